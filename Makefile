@@ -1,0 +1,71 @@
+# `make` lists the targets. Each one sets up the environment in .venv first where it needs one, and
+# again when pyproject.toml or constraints.txt has changed.
+
+PYTHON  ?= python3
+WORKERS ?= 2
+
+BIN   := .venv/bin
+READY := .venv/.ready
+PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SAY   := @printf '\n== %s\n'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo dist clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## Make the environment in .venv (PYTHON=python3.12 to choose another Python)
+
+test: lint  ## Check style, types and architecture, then run the tests (WORKERS=2)
+	$(SAY) "pytest"
+	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+
+lint: $(READY)  ## Check style, types and architecture
+	$(SAY) "ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	$(SAY) "mypy"
+	@$(BIN)/mypy optdsl
+	$(SAY) "import-linter"
+	@$(BIN)/lint-imports --no-logo
+
+format: $(READY)  ## Rewrite the code in the project's style
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+demo: $(READY)  ## List the specs, show one, and train a small model with three of them
+	$(SAY) "optdsl list"
+	@$(BIN)/optdsl list
+	$(SAY) "optdsl show adam"
+	@$(BIN)/optdsl show adam
+	$(SAY) "optdsl train"
+	@$(BIN)/optdsl train --steps 150 --optimizers adam,lion,mada_legacy --out demo
+	@printf '\nThe picture is demo/training.png\n'
+
+dist: $(READY)  ## Build the sdist and the wheel into dist/
+	@$(BIN)/python -m build --no-isolation
+
+clean:  ## Remove the environment and everything else that the targets above wrote
+	@rm -rf .venv build dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+		.ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "There is no '$(PYTHON)' here. optdsl needs Python 3.11 or newer: make PYTHON=..." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "optdsl needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+			"Name a newer one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make a virtual environment: its venv or ensurepip module is missing." \
+			"On Debian and Ubuntu, install the package python3-venv." >&2; \
+		exit 1; }
+	@echo "Setting up .venv; PyTorch is large, so the first time can take minutes"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --constraint constraints.txt --upgrade pip
+	@$(PIP) install --constraint constraints.txt --build-constraint constraints.txt \
+		--group dev --editable '.[train]'
+	@touch $(READY)

@@ -1,0 +1,50 @@
+"""optdsl: optimizers written once, as equations, and compiled to PyTorch.
+
+>>> import optdsl
+>>> Adam = optdsl.load("adam")
+>>> optimizer = Adam(model.parameters(), lr=3e-4)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optdsl.compiler import compile, load
+    from optdsl.diagnostics import SpecError
+    from optdsl.library import list_specs
+    from optdsl.options import Learn, OptionError
+    from optdsl.resources import UnknownSpecError
+
+__version__ = "0.1.0"
+__all__ = [
+    "Learn",
+    "OptionError",
+    "SpecError",
+    "UnknownSpecError",
+    "compile",
+    "list_specs",
+    "load",
+]
+
+# Imported on first use: `optdsl check` must start without pydantic and torch.
+_HOMES = {
+    "Learn": "optdsl.options",
+    "OptionError": "optdsl.options",
+    "SpecError": "optdsl.diagnostics",
+    "UnknownSpecError": "optdsl.resources",
+    "compile": "optdsl.compiler",
+    "list_specs": "optdsl.library",
+    "load": "optdsl.compiler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'optdsl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

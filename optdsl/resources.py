@@ -1,0 +1,82 @@
+"""The grammar, the prelude and the specs that travel with optdsl.
+
+In a checkout, and so in an editable install, ``grammars/`` and ``specs/`` lie next to the package;
+in a wheel they lie inside it, as ``_grammars`` and ``_specs``. Both are plain directories on disk:
+importing optdsl from a zip archive is not supported.
+
+Nothing is cached, so an edited spec is seen at once. The module imports nothing heavy, for it is on
+the path of every command.
+"""
+
+from pathlib import Path
+
+from optdsl.diagnostics import nearest
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class UnknownSpecError(LookupError):
+    """No spec of the library has the requested name.
+
+    Attributes:
+        name: The name that was asked for.
+        known: The names that exist, sorted.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        hint = nearest(self.name, self.known) or f"the specs are {', '.join(self.known)}"
+        return f"no spec is named {self.name!r}: {hint}"
+
+
+def grammar_text() -> str:
+    """Return the definition of the syntax, ``grammars/optdsl.lark``."""
+    return _read(_directory("grammars") / "optdsl.lark")
+
+
+def prelude_text() -> str:
+    """Return the functions that every spec can use, ``grammars/prelude.opt``."""
+    return _read(_directory("grammars") / "prelude.opt")
+
+
+def spec_names() -> tuple[str, ...]:
+    """Return the name of every spec, the stem of its file, sorted."""
+    names = (path.stem for path in _directory("specs").glob("*.opt"))
+    return tuple(sorted(name for name in names if not name.startswith(".")))
+
+
+def spec_path(name: str) -> Path:
+    """Return the file of the spec called ``name``.
+
+    Only a name that ``spec_names`` lists is accepted: a path, with or without ``.opt``, is not one.
+
+    Raises:
+        UnknownSpecError: There is no such spec.
+    """
+    known = spec_names()
+    if name not in known:
+        raise UnknownSpecError(name, known)
+    return _directory("specs") / f"{name}.opt"
+
+
+def spec_text(name: str) -> str:
+    """Return the text of the spec called ``name``.
+
+    Raises:
+        UnknownSpecError: There is no such spec.
+    """
+    return _read(spec_path(name))
+
+
+def _directory(name: str) -> Path:
+    # The inside comes first: what lies next to an installed package belongs to someone else.
+    inside = _PACKAGE / f"_{name}"
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
