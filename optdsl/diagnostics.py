@@ -1,0 +1,166 @@
+"""Mistakes in a specification: where they are, what is wrong, what to do.
+
+Everything that can be wrong with a text becomes a `Diagnostic`; a stage collects them in a
+`Report` and raises one `SpecError` with all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A text and the name under which diagnostics show it (a path, or ``<text>``)."""
+
+    name: str
+    text: str = field(repr=False)
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column, both from 1, of a character offset."""
+        before = self.text[:offset]
+        return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+    def line(self, number: int) -> str:
+        """Line `number` (from 1) without its end; empty when there is no such line."""
+        lines = self.text.split("\n")
+        return lines[number - 1].rstrip("\r") if number <= len(lines) else ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The half-open range of characters [start, end) of a source."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """The characters of the span."""
+        return self.source.text[self.start : self.end]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A second place, or a remark, that explains a diagnostic."""
+
+    message: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One mistake: a stable `code`, the smallest `span` at fault, words, and a way out."""
+
+    code: str
+    message: str
+    span: Span
+    label: str = ""
+    notes: tuple[Note, ...] = ()
+    hint: str = ""
+
+
+class SpecError(ValueError):
+    """A specification is wrong; `diagnostics` holds every mistake found, in source order."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n\n".join(render(d) for d in self.diagnostics))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Diagnostic, ...]]]:
+        return type(self), (self.diagnostics,)
+
+
+class Report:
+    """Collects the diagnostics of a stage."""
+
+    def __init__(self) -> None:
+        self._found: list[Diagnostic] = []
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        *,
+        label: str = "",
+        notes: Iterable[Note] = (),
+        hint: str = "",
+    ) -> None:
+        """Add a mistake; the same one at the same place is kept once."""
+        found = Diagnostic(code, message, span, label, tuple(notes), hint)
+        if found not in self._found:
+            self._found.append(found)
+
+    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Add the mistakes that another stage found."""
+        self._found.extend(diagnostics)
+
+    def check(self) -> None:
+        """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
+        if self._found:
+            raise SpecError(sorted(self._found, key=lambda d: (d.span.start, d.span.end)))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The words ``did you mean `x`?`` for the known name most like `name`, or nothing."""
+    known = sorted(known)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not matches:
+        folded = {k.lower(): k for k in known}
+        matches = [folded[name.lower()]] if name.lower() in folded else []
+    return f"did you mean `{matches[0]}`?" if matches else ""
+
+
+def _width(text: str) -> int:
+    """Terminal columns that `text` takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+# A longer source line is shown in part, around the mistake.
+_LONG = 100
+
+
+def _excerpt(span: Span, mark: str, label: str, gutter: int) -> list[str]:
+    """The source line of a span, with the span underlined by `mark`."""
+    number, column = span.source.position(span.start)
+    line = span.source.line(number).replace("\t", " ")
+    if len(line) > _LONG:
+        cut = max(0, min(column - 1 - _LONG // 2, len(line) - _LONG))
+        column -= cut - (1 if cut else 0)
+        more = "…" if cut + _LONG < len(line) else ""
+        line = ("…" if cut else "") + line[cut : cut + _LONG] + more
+    inside = line[column - 1 : column - 1 + max(span.end - span.start, 1)]
+    underline = " " * _width(line[: column - 1]) + mark * max(_width(inside), 1)
+    return [
+        f"{number:>{gutter}} | {line}".rstrip(),
+        f"{'':>{gutter}} | {underline} {label}".rstrip(),
+    ]
+
+
+def render(diagnostic: Diagnostic) -> str:
+    """A diagnostic as plain text: place, message, the marked source line, notes, hint."""
+    spans = [diagnostic.span, *(n.span for n in diagnostic.notes if n.span)]
+    gutter = max(len(str(s.source.position(s.start)[0])) for s in spans)
+    line, column = diagnostic.span.source.position(diagnostic.span.start)
+    place = f"{diagnostic.span.source.name}:{line}:{column}"
+    out = [f"{place}: error[{diagnostic.code}]: {diagnostic.message}"]
+    out += _excerpt(diagnostic.span, "^", diagnostic.label, gutter)
+    for note in diagnostic.notes:
+        if note.span is None:
+            out.append(f"{'':>{gutter}} = note: {note.message}")
+        else:
+            number, start = note.span.source.position(note.span.start)
+            where = f"{note.span.source.name}:{number}:{start}"
+            out.append(f"{'':>{gutter}} = note: {note.message} ({where})")
+            out += _excerpt(note.span, "-", "", gutter)
+    if diagnostic.hint:
+        out.append(f"{'':>{gutter}} = hint: {diagnostic.hint}")
+    return "\n".join(out)

@@ -1,0 +1,163 @@
+"""From lark's parse tree of one statement to the typed syntax tree."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import TypeVar
+
+from lark import Token, Tree
+
+from optdsl.diagnostics import Report, Source, Span
+from optdsl.syntax import ast
+from optdsl.syntax.layout import LogicalLine
+
+Node = TypeVar("Node")
+Child = Tree[Token] | Token | None
+
+# The spellings of the field where they differ from the letter's own name.
+_GREEK = {"ε": "eps", "ϵ": "eps"}
+
+
+def latin(name: str) -> str:
+    """A name with every Greek letter spelled out: ``β1`` is ``beta1``, ``ε`` is ``eps``."""
+    return "".join(_latin_letter(c) for c in name)
+
+
+def _latin_letter(character: str) -> str:
+    if character.isascii():
+        return character
+    if character in _GREEK:
+        return _GREEK[character]
+    # "GREEK SMALL LETTER BETA", "GREEK THETA SYMBOL", "GREEK SMALL LETTER IOTA WITH TONOS", ...
+    words = unicodedata.name(character, "GREEK UNKNOWN").split()
+    plain = [w for w in words if w not in {"GREEK", "SMALL", "CAPITAL", "LETTER", "SYMBOL"}]
+    word = plain[0] if plain else "UNKNOWN"
+    word = {"LAMDA": "LAMBDA"}.get(word, word)
+    return word.capitalize() if "CAPITAL" in words else word.lower()
+
+
+class Builder:
+    """Builds the node of one logical line."""
+
+    def __init__(
+        self,
+        source: Source,
+        line: LogicalLine,
+        comments: list[tuple[int, str]],
+        report: Report,
+    ) -> None:
+        self._source = source
+        self._line = line
+        self._report = report
+        last_line = source.text.rfind("\n", line.start, line.end)
+        trailing = [c for at, c in comments if line.start + at > last_line]
+        inside = [c for at, c in comments if line.start + at <= last_line]
+        self._trivia = ast.Trivia(
+            line.blank_before, (*line.leading, *inside), trailing[0] if trailing else ""
+        )
+
+    def build(self, tree: Tree[Token]) -> ast.Declaration | ast.Statement:
+        """The node for a tree of the rules ``header`` or ``statement``."""
+        c = tree.children
+        span = self._span(tree)
+        if tree.data == "header":
+            documentation = tuple(str(self._token(s))[1:-1] for s in c[1:])
+            return ast.Declaration(self._name(c[0]), documentation, (), span, self._trivia)
+        if tree.data == "hyper":
+            domain = self._domain(self._tree(c[2])) if c[2] else None
+            return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, span, self._trivia)
+        if tree.data == "state":
+            kind = self._name(c[1]) if c[1] else None
+            return ast.State(self._name(c[0]), kind, self._expr(c[2]), span, self._trivia)
+        if tree.data == "function":
+            parameters = tuple(self._parameter(self._tree(p)) for p in c[1:-1])
+            body = self._expr(c[-1])
+            return ast.Function(self._name(c[0]), parameters, body, span, self._trivia)
+        if tree.data == "equation":
+            primed = self._token(c[0]).type == "PRIMED"
+            return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), span, self._trivia)
+        if tree.data == "learn_after":
+            return ast.LearnAfter(self._number(c[0]), span, self._trivia)
+        return self._learn(tree)
+
+    def _learn(self, tree: Tree[Token]) -> ast.Learn:
+        names, bounds, rule, options, after = tree.children
+        bound = self._domain(self._tree(bounds)) if bounds else None
+        assert bound is None or isinstance(bound, ast.Interval)
+        found = [self._tree(o) for o in self._tree(options).children if o] if options else []
+        return ast.Learn(
+            tuple(self._name(n) for n in self._tree(names).children),
+            bound,
+            self._name(rule),
+            tuple(ast.Option(self._name(o.children[0]), self._expr(o.children[1])) for o in found),
+            self._number(after) if after else None,
+            self._span(tree),
+            self._trivia,
+        )
+
+    def _parameter(self, tree: Tree[Token]) -> ast.Parameter:
+        name, kind = tree.children
+        return ast.Parameter(self._name(name), self._name(kind) if kind else None)
+
+    def _domain(self, tree: Tree[Token]) -> ast.Interval | ast.Choice:
+        c = tree.children
+        if tree.data == "choice":
+            return ast.Choice(tuple(self._expr(v) for v in c), self._span(tree))
+        opened, closed = self._token(c[0]).type, self._token(c[3]).type
+        return ast.Interval(
+            self._expr(c[1]), self._expr(c[2]), opened == "LPAR", closed == "RPAR", self._span(tree)
+        )
+
+    def _expr(self, child: Child) -> ast.Expression:
+        tree = self._tree(child)
+        c = tree.children
+        span = self._span(tree)
+        if tree.data == "number":
+            return self._number(c[0])
+        if tree.data == "name":
+            name = self._name(c[0])
+            return ast.Name(name.text, self._token(c[0]).type == "PRIMED", span)
+        if tree.data == "call":
+            arguments = tuple(self._expr(a) for a in c[1:] if a is not None)
+            return ast.Call(self._name(c[0]), arguments, span)
+        if tree.data == "negation":
+            return ast.Negate(self._expr(c[0]), span)
+        if tree.data == "exponentiation":
+            return ast.Binary("^", self._expr(c[0]), self._expr(c[1]), span)
+        return ast.Binary(str(c[1]), self._expr(c[0]), self._expr(c[2]), span)
+
+    def _number(self, child: Child) -> ast.Number:
+        token = self._token(child)
+        value = float(token)
+        span = self._token_span(token)
+        if math.isinf(value):
+            self._report.error(
+                "number",
+                f"{token} is too large for double precision",
+                span,
+                hint="write `inf` for infinity",
+            )
+        return ast.Number(value, str(token), span)
+
+    def _name(self, child: Child) -> ast.Identifier:
+        token = self._token(child)
+        return ast.Identifier(latin(str(token).rstrip("'′")), self._token_span(token))
+
+    def _span(self, tree: Tree[Token]) -> Span:
+        start, end = tree.meta.start_pos, tree.meta.end_pos
+        return Span(self._source, self._line.start + start, self._line.start + end)
+
+    def _token_span(self, token: Token) -> Span:
+        start, end = token.start_pos or 0, token.end_pos or 0
+        return Span(self._source, self._line.start + start, self._line.start + end)
+
+    @staticmethod
+    def _tree(child: Child) -> Tree[Token]:
+        assert isinstance(child, Tree)
+        return child
+
+    @staticmethod
+    def _token(child: Child) -> Token:
+        assert isinstance(child, Token)
+        return child

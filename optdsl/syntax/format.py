@@ -1,0 +1,166 @@
+"""Syntax tree to text, in one canonical layout: ``parse(format(tree)) == tree``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from optdsl.syntax import ast
+
+WIDTH = 88
+
+# Binding strength; a child that binds less than its place demands gets parentheses.
+_COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(6)
+_LEVEL = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "^": _POWER}
+
+
+def expression(node: ast.Expression) -> str:
+    """An expression with as few parentheses as its meaning allows."""
+    return _expression(node, _COMPARISON)
+
+
+def _expression(node: ast.Expression, demanded: int) -> str:
+    text, level = _spell(node)
+    return f"({text})" if level < demanded else text
+
+
+def _spell(node: ast.Expression) -> tuple[str, int]:
+    match node:
+        case ast.Number():
+            return node.text, _ATOM
+        case ast.Name():
+            return node.name + ("'" if node.primed else ""), _ATOM
+        case ast.Call():
+            arguments = ", ".join(expression(a) for a in node.arguments)
+            return f"{node.function.text}({arguments})", _ATOM
+        case ast.Negate():
+            return f"-{_expression(node.operand, _UNARY)}", _UNARY
+        case ast.Binary(operator="^"):
+            base = _expression(node.left, _ATOM)
+            return f"{base}^{_expression(node.right, _UNARY)}", _POWER
+        case ast.Binary():
+            level = _LEVEL.get(node.operator, _COMPARISON)
+            left = _expression(node.left, max(level, _SUM))
+            right = _expression(node.right, level + 1)
+            return f"{left} {node.operator} {right}", level
+
+
+def domain(node: ast.Interval | ast.Choice) -> str:
+    """``[a, b)`` or ``{a, b}``."""
+    if isinstance(node, ast.Choice):
+        return "{" + ", ".join(expression(v) for v in node.values) + "}"
+    opening, closing = "(" if node.lower_open else "[", ")" if node.upper_open else "]"
+    return f"{opening}{expression(node.lower)}, {expression(node.upper)}{closing}"
+
+
+def format(declaration: ast.Declaration) -> str:
+    """The whole file, ending with one newline; columns of neighbouring statements align."""
+    out = list(declaration.trivia.leading)
+    out.append(f"optimizer {declaration.name.text}")
+    out += [f'  "{line}"' for line in declaration.documentation]
+    out[-1] = _comment(out[-1], declaration.trivia.trailing)
+    groups = _groups(declaration.statements)
+    for index, group in enumerate(groups):
+        if index == 0 or group[0].trivia.blank_before or not _mergeable(groups[index - 1], group):
+            out.append("")
+        out += _align(group)
+    if declaration.closing:
+        out += ["", *declaration.closing]
+    return "\n".join(out) + "\n"
+
+
+def _groups(statements: Sequence[ast.Statement]) -> list[list[ast.Statement]]:
+    """Runs of neighbours of one kind, with no blank line between them."""
+    groups: list[list[ast.Statement]] = []
+    for statement in statements:
+        if groups and not statement.trivia.blank_before and type(groups[-1][0]) is type(statement):
+            groups[-1].append(statement)
+        else:
+            groups.append([statement])
+    return groups
+
+
+def _mergeable(before: list[ast.Statement], after: list[ast.Statement]) -> bool:
+    """Whether two groups may stand without a blank line between them."""
+    learning = (ast.Learn, ast.LearnAfter)
+    return isinstance(before[0], learning) and isinstance(after[0], learning)
+
+
+def _align(group: list[ast.Statement]) -> list[str]:
+    rows = [_columns(statement) for statement in group]
+    widths = [max(len(c) for c in column) for column in itertools.zip_longest(*rows, fillvalue="")]
+    lines: list[str] = []
+    for statement, row in zip(group, rows, strict=True):
+        # The last column of a row needs no padding.
+        cells = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=False)]
+        line = " ".join([*cells, row[-1]])
+        if isinstance(statement, ast.Equation) and len(line) > WIDTH:
+            line = _wrap(statement.value, " ".join(cells) + " = ")
+        lines.append(line)
+    commented = [x for x, s in zip(lines, group, strict=True) if s.trivia.trailing]
+    column = max((len(x.rpartition("\n")[2]) for x in commented), default=0)
+    out: list[str] = []
+    for statement, line in zip(group, lines, strict=True):
+        padding = " " * (column - len(line.rpartition("\n")[2]))
+        out += statement.trivia.leading
+        trailing = statement.trivia.trailing
+        out.append(_comment(line + padding if trailing else line, trailing))
+    return out
+
+
+def _columns(statement: ast.Statement) -> list[str]:
+    match statement:
+        case ast.Hyper():
+            cells = [f"hyper {statement.name.text}", f"= {expression(statement.default)}"]
+            return cells + ([f"in {domain(statement.domain)}"] if statement.domain else [])
+        case ast.State():
+            kind = f" : {statement.type.text}" if statement.type else ""
+            return [f"state {statement.name.text}{kind}", f"= {expression(statement.initial)}"]
+        case ast.Function():
+            parameters = ", ".join(
+                p.name.text + (f" : {p.type.text}" if p.type else "") for p in statement.parameters
+            )
+            head = f"def {statement.name.text}({parameters})"
+            return [head, f"= {expression(statement.body)}"]
+        case ast.Equation():
+            prime = "'" if statement.primed else ""
+            return [f"{statement.name.text}{prime}", f"= {expression(statement.value)}"]
+        case ast.LearnAfter():
+            return [f"learn after {statement.after.text}"]
+        case ast.Learn():
+            return [_learn(statement)]
+
+
+def _learn(node: ast.Learn) -> str:
+    names = ", ".join(n.text for n in node.names)
+    bounds = f" in {domain(node.bounds)}" if node.bounds else ""
+    options = ", ".join(f"{o.name.text} = {expression(o.value)}" for o in node.options)
+    called = f"({options})" if node.options else ""
+    after = f" after {node.after.text}" if node.after else ""
+    return f"learn {names}{bounds} by {node.rule.text}{called}{after}"
+
+
+def _comment(line: str, comment: str) -> str:
+    return f"{line}  {comment}" if comment else line
+
+
+def _wrap(node: ast.Expression, head: str) -> str:
+    """A long sum or product over several lines, operators in front of the later terms."""
+    level = _spell(node)[1]
+    terms: list[str] = []
+    while isinstance(node, ast.Binary) and _LEVEL.get(node.operator) == level < _UNARY:
+        terms.append(f"{node.operator} {_expression(node.right, level + 1)}")
+        node = node.left
+    terms.append(_expression(node, level))
+    return head + _lines(reversed(terms), len(head))
+
+
+def _lines(terms: Iterable[str], indent: int) -> str:
+    """Terms packed into lines of at most `WIDTH`, continued under the first one."""
+    lines = [""]
+    for term in terms:
+        if lines[-1] and indent + len(lines[-1]) + 1 + len(term) > WIDTH:
+            lines.append(term)
+        else:
+            lines[-1] = f"{lines[-1]} {term}".strip()
+    return ("\n" + " " * indent).join(lines)

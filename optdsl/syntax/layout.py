@@ -1,0 +1,85 @@
+"""The layout rule: which physical lines make one statement.
+
+A statement starts in the column of the file's first statement, and the lines below it that are
+indented more continue it. Cutting the text this way before parsing means that one broken
+statement never hides the mistakes in the others.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Report, Source, Span
+
+MAX_CHARACTERS = 100_000
+MAX_STATEMENTS = 1_000
+
+_LINE = re.compile(r"[^\n]*(\n|\Z)")
+
+
+@dataclass(frozen=True)
+class LogicalLine:
+    """The characters [start, end) of one statement, and the comment lines above it."""
+
+    start: int
+    end: int
+    blank_before: bool
+    leading: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A text cut into statements, and the comments after the last one."""
+
+    lines: tuple[LogicalLine, ...]
+    closing: tuple[str, ...]
+
+
+def cut(source: Source, report: Report) -> Layout:
+    """Cut `source` into logical lines; oversized texts are reported, not parsed."""
+    text = source.text
+    if len(text) > MAX_CHARACTERS:
+        report.error(
+            "too-large",
+            f"the file has {len(text):,} characters",
+            Span(source, 0, 1),
+            label=f"at most {MAX_CHARACTERS:,} are read",
+            hint="a specification holds one rule; is this the right file?",
+        )
+        return Layout((), ())
+    lines: list[LogicalLine] = []
+    comments: list[str] = []
+    blank = False
+    base: int | None = None
+    for match in _LINE.finditer(text):
+        content = match.group().rstrip()
+        stripped = content.lstrip()
+        indent = len(content) - len(stripped)
+        if not stripped:
+            blank = True
+        elif stripped.startswith("#"):
+            comments.append(stripped)
+        elif base is not None and indent > base and lines:
+            # Comments inside a statement are inside its range: its own lexer sees them.
+            comments, blank = [], False
+            first = lines[-1]
+            lines[-1] = LogicalLine(
+                first.start, match.start() + len(content), first.blank_before, first.leading
+            )
+        else:
+            base = indent if base is None else base
+            start, end = match.start() + indent, match.start() + len(content)
+            lines.append(LogicalLine(start, end, blank, tuple(comments)))
+            comments, blank = [], False
+    if len(lines) > MAX_STATEMENTS:
+        extra = lines[MAX_STATEMENTS]
+        report.error(
+            "too-large",
+            f"the file has {len(lines):,} statements",
+            Span(source, extra.start, extra.end),
+            label=f"at most {MAX_STATEMENTS:,} are read",
+            hint="a specification holds one rule; is this the right file?",
+        )
+        return Layout((), ())
+    return Layout(tuple(lines), tuple(comments))
