@@ -1,0 +1,1 @@
+"""The intermediate representation: a flat, typed SSA program that every stage shares."""

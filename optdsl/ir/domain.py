@@ -1,0 +1,79 @@
+"""Sets of numbers: the bounds of a hyperparameter, and interval arithmetic over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The numbers between `lower` and `upper`; an open end is not included."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    lower_open: bool = False
+    upper_open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or math.isnan(value):
+            return False
+        above = value > self.lower if self.lower_open else value >= self.lower
+        below = value < self.upper if self.upper_open else value <= self.upper
+        return above and below
+
+    def __str__(self) -> str:
+        opening, closing = "(" if self.lower_open else "[", ")" if self.upper_open else "]"
+        return f"{opening}{spell(self.lower)}, {spell(self.upper)}{closing}"
+
+    @property
+    def empty(self) -> bool:
+        """Whether no number lies inside."""
+        open_end = self.lower_open or self.upper_open
+        return self.lower > self.upper or (self.lower == self.upper and open_end)
+
+    def includes(self, other: Interval) -> bool:
+        """Whether every number of `other` lies inside."""
+        lower = other.lower in self or (other.lower == self.lower and other.lower_open)
+        upper = other.upper in self or (other.upper == self.upper and other.upper_open)
+        return lower and upper
+
+    def project(self, value: float) -> float:
+        """The number of a closed interval that is nearest to `value`."""
+        return min(max(value, self.lower), self.upper)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A finite set of numbers."""
+
+    values: tuple[float, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(spell(v) for v in self.values) + "}"
+
+
+Domain = Interval | Choice
+
+EVERYTHING = Interval(-math.inf, math.inf, True, True)
+# What interval arithmetic knows of a value about which it knows nothing (NaN aside).
+ANYTHING = Interval()
+
+
+def spell(value: float) -> str:
+    """A number as the language writes it."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return repr(value)
+
+
+def hull(domain: Domain) -> Interval:
+    """The smallest interval around a domain."""
+    if isinstance(domain, Choice):
+        return Interval(min(domain.values), max(domain.values))
+    return domain

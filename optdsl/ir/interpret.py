@@ -1,0 +1,148 @@
+"""The reference meaning of a program: float64 tensors, one operation at a time.
+
+Slow and plain on purpose: it is the oracle of every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.types import Extent, Type
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step makes of a tensor; all float64.
+
+    Attributes:
+        parameter: the new parameter.
+        state: the new states by name; shaped like the parameter, or () for scalars.
+        tangents: the derivatives of `parameter` by hyperparameter, shaped like it.
+    """
+
+    parameter: Tensor
+    state: dict[str, Tensor]
+    tangents: dict[str, Tensor]
+
+
+def _sign(x: Tensor) -> Tensor:
+    return torch.where(torch.isnan(x), x, torch.sign(x))
+
+
+_APPLY: dict[str, Callable[..., Tensor]] = {
+    "define": lambda x: x,
+    "stop_gradient": lambda x: x.detach(),
+    "neg": torch.neg,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "pow": torch.pow,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "tanh": torch.tanh,
+    "abs": torch.abs,
+    "sign": _sign,
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "where": torch.where,
+    "lt": torch.lt,
+    "le": torch.le,
+    "gt": torch.gt,
+    "ge": torch.ge,
+    "eq": torch.eq,
+    "ne": torch.ne,
+    "sum": torch.sum,
+    "mean": torch.mean,
+}
+_LEAVES = frozenset({"constant", "hyper", "step", "gradient", "parameter", "state", "size"})
+
+
+def spellings() -> frozenset[str]:
+    """The operations that the interpreter knows."""
+    return frozenset(_APPLY) | _LEAVES
+
+
+def initial_state(
+    program: Program, parameter: Tensor, gradient: Tensor, hypers: Mapping[str, float | Tensor]
+) -> dict[str, Tensor]:
+    """The states before the first step, given the first gradient.
+
+    Args:
+        program: any program, blended, differentiated or neither.
+        parameter: the parameter, of any shape.
+        gradient: the first gradient, of the same shape.
+        hypers: a value for every hyperparameter; tensors stay on autograd's tape.
+    """
+    values = _evaluate(program, program.initial_values, parameter, gradient, {}, hypers, 1)
+    return {s.name: _extend(values[s.initial], s.type, parameter) for s in program.states}
+
+
+def step(
+    program: Program,
+    parameter: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    hypers: Mapping[str, float | Tensor],
+    t: int,
+) -> Step:
+    """One step; see `initial_state` for the arguments, `t` counts from 1."""
+    values = _evaluate(program, program.step_values, parameter, gradient, state, hypers, t)
+    tensor = Type(Extent.TENSOR)
+    return Step(
+        _extend(values[program.parameter], tensor, parameter),
+        {s.name: _extend(values[s.next], s.type, parameter) for s in program.states},
+        {t.hyper: _extend(values[t.value], tensor, parameter) for t in program.tangents},
+    )
+
+
+def _extend(value: Tensor, kind: Type, like: Tensor) -> Tensor:
+    """A value of smaller extent at its full extent."""
+    return value.expand(like.shape) if kind.extent is Extent.TENSOR else value
+
+
+def _evaluate(
+    program: Program,
+    roots: tuple[Value, ...],
+    parameter: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    hypers: Mapping[str, float | Tensor],
+    t: int,
+) -> dict[int, Tensor]:
+    def leaf(operation: Operation) -> Tensor:
+        match operation.opcode:
+            case "constant":
+                return _double(operation.attribute)
+            case "hyper":
+                return _double(hypers[str(operation.attribute)])
+            case "step":
+                return _double(t)
+            case "gradient":
+                return _double(gradient)
+            case "parameter":
+                return _double(parameter)
+            case "size":
+                return _double(parameter.numel())
+            case _:
+                return _double(state[str(operation.attribute)])
+
+    values: dict[int, Tensor] = {}
+    for index in program.needed(roots):
+        operation = program.operations[index]
+        if operation.opcode in _LEAVES:
+            values[index] = leaf(operation)
+        else:
+            arguments = [values[a] for a in operation.arguments]
+            values[index] = _APPLY[operation.opcode](*arguments)
+    return values
+
+
+def _double(value: object) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)

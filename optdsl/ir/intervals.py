@@ -1,0 +1,177 @@
+"""Interval arithmetic: one function an operation, each an enclosure of its true range.
+
+Open ends matter: that ``1 - beta^t`` is never zero rests on ``beta < 1``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+
+from optdsl.ir.domain import ANYTHING, Interval
+
+# A number that may be an open end: (value, open).
+_End = tuple[float, bool]
+
+
+def _ends(x: Interval) -> tuple[_End, _End]:
+    return (x.lower, x.lower_open), (x.upper, x.upper_open)
+
+
+def _around(ends: Iterable[_End]) -> Interval:
+    """The smallest interval around some ends; where two coincide, a closed one wins."""
+    found = list(ends)
+    if any(math.isnan(v) for v, _ in found):
+        return ANYTHING
+    lower, upper = min(v for v, _ in found), max(v for v, _ in found)
+    return Interval(
+        lower,
+        upper,
+        all(o for v, o in found if v == lower),
+        all(o for v, o in found if v == upper),
+    )
+
+
+def point(value: float) -> Interval:
+    """The interval of one number."""
+    return Interval(value, value)
+
+
+def negate(x: Interval) -> Interval:
+    """-x."""
+    return Interval(-x.upper, -x.lower, x.upper_open, x.lower_open)
+
+
+def add(x: Interval, y: Interval) -> Interval:
+    """x + y."""
+    lower, upper = x.lower + y.lower, x.upper + y.upper
+    if math.isnan(lower) or math.isnan(upper):
+        return ANYTHING
+    return Interval(lower, upper, x.lower_open or y.lower_open, x.upper_open or y.upper_open)
+
+
+def subtract(x: Interval, y: Interval) -> Interval:
+    """x - y."""
+    return add(x, negate(y))
+
+
+def multiply(x: Interval, y: Interval) -> Interval:
+    """x * y; an unbounded factor times zero is taken as zero, as its limit from inside is."""
+    ends = []
+    for (a, a_open), (b, b_open) in itertools.product(_ends(x), _ends(y)):
+        product = 0.0 if a == 0 or b == 0 else a * b
+        # Zero is attained when either factor attains it, whatever the other one does.
+        attained = (a == 0 and not a_open) or (b == 0 and not b_open)
+        ends.append((product, (a_open or b_open) and not attained))
+    return _around(ends)
+
+
+def excludes_zero(x: Interval) -> bool:
+    """Whether zero is certainly not a value of `x`."""
+    return 0.0 not in x
+
+
+def divide(x: Interval, y: Interval) -> Interval:
+    """x / y; anything, where y can be zero."""
+    if not excludes_zero(y):
+        return ANYTHING
+    inverse = []
+    for value, is_open in _ends(y):
+        if value == 0:
+            inverse.append((math.copysign(math.inf, y.lower + y.upper), True))
+        else:
+            inverse.append((1 / value, is_open or math.isinf(value)))
+    return multiply(x, _around(inverse))
+
+
+def power(x: Interval, y: Interval) -> Interval:
+    """x^y for non-negative x; squares of anything are non-negative."""
+    if y.lower == y.upper == 2:
+        return absolute(multiply(absolute(x), absolute(x)))
+    if x.lower < 0 or y.lower < 0:
+        return ANYTHING
+    ends = []
+    for (a, a_open), (b, _) in itertools.product(_ends(x), _ends(y)):
+        if a in (0, 1) and math.isinf(b):
+            ends.append((a, a_open))
+        else:
+            ends.append((_power(a, b), a_open if b > 0 else False))
+    # x^0 is 1 wherever y can be 0; ends of y do not open the range.
+    return _around(ends)
+
+
+def _power(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return math.inf
+
+
+def absolute(x: Interval) -> Interval:
+    """|x|."""
+    if x.lower >= 0:
+        return x
+    if x.upper <= 0:
+        return negate(x)
+    return _around([(0.0, False), (-x.lower, x.lower_open), (x.upper, x.upper_open)])
+
+
+def increasing(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
+    """The range of an increasing function that is defined for every number of the interval."""
+
+    def image(x: Interval) -> Interval:
+        return _around((function(v), o) for v, o in _ends(x))
+
+    return image
+
+
+def square_root(x: Interval) -> Interval:
+    """sqrt(x); non-negative whatever x is (NaN aside)."""
+    lower = math.sqrt(x.lower) if x.lower > 0 else 0.0
+    upper = math.sqrt(x.upper) if x.upper > 0 else 0.0
+    return Interval(lower, upper, x.lower_open and x.lower >= 0, x.upper_open)
+
+
+def exponential(x: Interval) -> Interval:
+    """exp(x)."""
+
+    def value(v: float) -> float:
+        try:
+            return math.exp(v)
+        except OverflowError:
+            return math.inf
+
+    return increasing(value)(x)
+
+
+def logarithm(x: Interval) -> Interval:
+    """log(x); anything, where x can be negative."""
+    if x.lower < 0:
+        return ANYTHING
+    return increasing(lambda v: math.log(v) if v > 0 else -math.inf)(x)
+
+
+def sign(x: Interval) -> Interval:
+    """-1, 0 or 1."""
+    return Interval(
+        -1.0 if x.lower < 0 else 1.0 if x.lower > 0 or x.lower_open else 0.0,
+        1.0 if x.upper > 0 else -1.0 if x.upper < 0 or x.upper_open else 0.0,
+    )
+
+
+def maximum(x: Interval, y: Interval) -> Interval:
+    """max(x, y)."""
+    return negate(minimum(negate(x), negate(y)))
+
+
+def minimum(x: Interval, y: Interval) -> Interval:
+    """min(x, y)."""
+    lower, lower_open = min((x.lower, x.lower_open), (y.lower, y.lower_open))
+    upper, not_open = min((x.upper, not x.upper_open), (y.upper, not y.upper_open))
+    return Interval(lower, upper, lower_open, not not_open)
+
+
+def union(x: Interval, y: Interval) -> Interval:
+    """The smallest interval around both."""
+    return _around([*_ends(x), *_ends(y)])

@@ -1,0 +1,125 @@
+"""`Program`: one step of an optimizer as a flat list of typed operations in SSA form.
+
+A value is the index of the operation that makes it; an operation uses only earlier values. The
+same type serves every stage before and after every rewrite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NewType
+
+from optdsl.diagnostics import Span
+from optdsl.ir.domain import Domain, Interval
+from optdsl.ir.types import TENSOR, Type
+
+Value = NewType("Value", int)
+Attribute = float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation; `hint` names its value for readers and, like `span`, means nothing."""
+
+    opcode: str
+    arguments: tuple[Value, ...]
+    attribute: Attribute
+    type: Type
+    hint: str | None = field(default=None, compare=False)
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """A number that a user sets, a scheduler drives, or the optimizer learns."""
+
+    name: str
+    default: float
+    domain: Domain
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an optimizer remembers: its value before the first step and after each one."""
+
+    name: str
+    type: Type
+    initial: Value
+    next: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How a hyperparameter is learned by hyper-gradient descent.
+
+    Attributes:
+        hyper: the learned hyperparameter.
+        rule: the library's rule that runs on it as on a parameter of one element.
+        options: the hyperparameters of that rule that differ from their defaults.
+        clip: the hyper-gradient is limited to [-clip, clip] first; None for no limit.
+        bounds: a closed interval to which every update is projected.
+        after: the number of steps at the start that leave it as it is.
+    """
+
+    hyper: str
+    rule: str
+    options: tuple[tuple[str, float], ...]
+    clip: float | None
+    bounds: Interval
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """The derivative of the new parameter by a hyperparameter, the old state held constant."""
+
+    hyper: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A rule: its declarations, its operations, and which values are its results."""
+
+    name: str
+    documentation: tuple[str, ...]
+    hypers: tuple[Hyper, ...]
+    learned: tuple[Learned, ...]
+    operations: tuple[Operation, ...]
+    states: tuple[State, ...]
+    parameter: Value
+    tangents: tuple[Tangent, ...] = ()
+    parameter_type: Type = TENSOR
+
+    def hyper(self, name: str) -> Hyper:
+        """The hyperparameter of that name; KeyError when there is none."""
+        for hyper in self.hypers:
+            if hyper.name == name:
+                return hyper
+        raise KeyError(name)
+
+    def type(self, value: Value) -> Type:
+        """The type of a value."""
+        return self.operations[value].type
+
+    @property
+    def initial_values(self) -> tuple[Value, ...]:
+        """What is computed once, before the first step of a tensor."""
+        return tuple(s.initial for s in self.states)
+
+    @property
+    def step_values(self) -> tuple[Value, ...]:
+        """What every step computes: the parameter, the states, the tangents."""
+        return (
+            self.parameter,
+            *(s.next for s in self.states),
+            *(t.value for t in self.tangents),
+        )
+
+    def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
+        """The values that `roots` depend on, themselves included, in program order."""
+        wanted = set(roots)
+        for index in range(len(self.operations) - 1, -1, -1):
+            if index in wanted:
+                wanted.update(self.operations[index].arguments)
+        return tuple(sorted(wanted))

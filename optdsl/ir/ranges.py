@@ -1,0 +1,24 @@
+"""The range of every value of a program, by interval arithmetic over the declared bounds."""
+
+from __future__ import annotations
+
+from optdsl.ir import intervals
+from optdsl.ir.domain import Interval, hull
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Program
+
+
+def ranges(program: Program) -> tuple[Interval, ...]:
+    """An enclosure of each value; NaN aside, which arithmetic may make of infinities."""
+    found: list[Interval] = []
+    for operation in program.operations:
+        if operation.opcode == "constant":
+            assert isinstance(operation.attribute, float)
+            found.append(intervals.point(operation.attribute))
+        elif operation.opcode == "hyper":
+            assert isinstance(operation.attribute, str)
+            found.append(hull(program.hyper(operation.attribute).domain))
+        else:
+            arguments = (found[a] for a in operation.arguments)
+            found.append(TABLE[operation.opcode].interval(*arguments))
+    return tuple(found)

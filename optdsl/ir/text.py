@@ -1,0 +1,188 @@
+"""Programs as text, for reading, for tests and for goldens: ``parse(print(p)) == p``."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+
+from optdsl.ir.domain import Choice, Domain, Interval
+from optdsl.ir.program import (
+    Hyper,
+    Learned,
+    Operation,
+    Program,
+    State,
+    Tangent,
+    Value,
+)
+from optdsl.ir.types import BY_NAME, TENSOR, Type
+
+
+def print_program(program: Program) -> str:
+    """One declaration, operation or result a line; results refer to values as ``%7``."""
+    out = [f"program {program.name}"]
+    out += [f"  doc {json.dumps(line)}" for line in program.documentation]
+    out += [f"  hyper {h.name} = {h.default!r} in {_domain(h.domain)}" for h in program.hypers]
+    out += [f"  learn {_learned(x)}" for x in program.learned]
+    for index, operation in enumerate(program.operations):
+        words = [operation.opcode]
+        if operation.attribute is not None:
+            value = operation.attribute
+            words.append(json.dumps(value) if isinstance(value, str) else repr(value))
+        words += [f"%{a}" for a in operation.arguments]
+        hint = f"  # {operation.hint}" if operation.hint else ""
+        out.append(f"  %{index} = {' '.join(words)} : {operation.type}{hint}")
+    for state in program.states:
+        out.append(f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}")
+    out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
+    out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
+    return "\n".join(out) + "\n"
+
+
+def _domain(domain: Domain) -> str:
+    if isinstance(domain, Choice):
+        return "{" + ", ".join(repr(v) for v in domain.values) + "}"
+    opening, closing = "(" if domain.lower_open else "[", ")" if domain.upper_open else "]"
+    return f"{opening}{domain.lower!r}, {domain.upper!r}{closing}"
+
+
+def _learned(x: Learned) -> str:
+    options = ", ".join(f"{name}={value!r}" for name, value in x.options)
+    clip = "" if x.clip is None else f" clip {x.clip!r}"
+    return f"{x.hyper} in {_domain(x.bounds)} by {x.rule}({options}){clip} after {x.after}"
+
+
+class IRSyntaxError(ValueError):
+    """A line of a program's text that is none."""
+
+
+def parse_program(text: str) -> Program:
+    """Read what `print_program` wrote; hints come back too, spans do not.
+
+    Raises:
+        IRSyntaxError: with the number of the line.
+    """
+    reader = _Reader()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                reader.line(line.strip())
+            except (ValueError, KeyError) as error:
+                raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
+    return reader.program()
+
+
+_NUMBER = r"[-+.\w]+"
+_DOMAIN = r"[\[({].*?[\])}]"
+_OPERATION = re.compile(
+    r'%(?P<index>\d+) = (?P<opcode>\w+)(?: (?P<attribute>"[^"]*"|[-+.\w]+))?'
+    r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z ]+?)(?:  # (?P<hint>.*))?"
+)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.name = ""
+        self.documentation: list[str] = []
+        self.hypers: list[Hyper] = []
+        self.learned: list[Learned] = []
+        self.operations: list[Operation] = []
+        self.states: list[State] = []
+        self.parameter = Value(-1)
+        self.parameter_type = TENSOR
+        self.tangents: list[Tangent] = []
+        self._lines: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], None]], ...] = (
+            (re.compile(r"program (\S+)"), self._program),
+            (re.compile(r"doc (.*)"), self._doc),
+            (re.compile(rf"hyper (\w+) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
+            (
+                re.compile(
+                    rf"learn (\w+) in ({_DOMAIN}) by (\w+)\((.*)\)(?: clip ({_NUMBER}))?"
+                    r" after (\d+)"
+                ),
+                self._learn,
+            ),
+            (_OPERATION, self._operation),
+            (re.compile(r"state (\w+) : (\w+) from %(\d+) to %(\d+)"), self._state),
+            (re.compile(r"theta : (\w+) to %(\d+)"), self._theta),
+            (re.compile(r"tangent (\w+) %(\d+)"), self._tangent),
+        )
+
+    def line(self, line: str) -> None:
+        for pattern, action in self._lines:
+            match = pattern.fullmatch(line)
+            if match:
+                action(match)
+                return
+        raise ValueError("not a line of a program")
+
+    def program(self) -> Program:
+        return Program(
+            self.name,
+            tuple(self.documentation),
+            tuple(self.hypers),
+            tuple(self.learned),
+            tuple(self.operations),
+            tuple(self.states),
+            self.parameter,
+            tuple(self.tangents),
+            self.parameter_type,
+        )
+
+    def _program(self, m: re.Match[str]) -> None:
+        self.name = m[1]
+
+    def _doc(self, m: re.Match[str]) -> None:
+        self.documentation.append(json.loads(m[1]))
+
+    def _hyper(self, m: re.Match[str]) -> None:
+        self.hypers.append(Hyper(m[1], float(m[2]), _read_domain(m[3])))
+
+    def _learn(self, m: re.Match[str]) -> None:
+        bounds = _read_domain(m[2])
+        if isinstance(bounds, Choice):
+            raise ValueError("the bounds of learning are an interval")
+        pairs = [option.split("=") for option in m[4].split(", ") if option]
+        options = tuple((name, float(value)) for name, value in pairs)
+        clip = None if m[5] is None else float(m[5])
+        self.learned.append(Learned(m[1], m[3], options, clip, bounds, int(m[6])))
+
+    def _operation(self, m: re.Match[str]) -> None:
+        if int(m["index"]) != len(self.operations):
+            raise ValueError(f"expected %{len(self.operations)}")
+        attribute: float | str | None = None
+        if m["attribute"]:
+            quoted = m["attribute"].startswith('"')
+            attribute = json.loads(m["attribute"]) if quoted else float(m["attribute"])
+        arguments = tuple(Value(int(a[1:])) for a in m["arguments"].split())
+        self.operations.append(
+            Operation(m["opcode"], arguments, attribute, _read_type(m["type"]), m["hint"])
+        )
+
+    def _state(self, m: re.Match[str]) -> None:
+        self.states.append(State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4]))))
+
+    def _theta(self, m: re.Match[str]) -> None:
+        self.parameter_type, self.parameter = _read_type(m[1]), Value(int(m[2]))
+
+    def _tangent(self, m: re.Match[str]) -> None:
+        self.tangents.append(Tangent(m[1], Value(int(m[2]))))
+
+
+def _read_type(text: str) -> Type:
+    extent, space, condition = text.partition(" ")
+    if space and condition != "condition":
+        raise ValueError(f"no type {text!r}")
+    return Type(BY_NAME[extent].extent, condition=bool(space))
+
+
+def _read_domain(text: str) -> Domain:
+    numbers = [float(n) for n in text[1:-1].split(", ")]
+    if text[0] == "{":
+        return Choice(tuple(numbers))
+    lower, upper = numbers
+    if math.isnan(lower) or math.isnan(upper):
+        raise ValueError("a bound is not a number")
+    return Interval(lower, upper, text[0] == "(", text[-1] == ")")

@@ -1,0 +1,108 @@
+"""The laws of a well-formed program, checked around every rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optdsl.ir.domain import Choice
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.types import TypeMismatch
+
+
+class InvalidProgram(Exception):
+    """A rewrite broke the program: a defect of the compiler, never of a specification."""
+
+
+def verify(program: Program) -> Program:
+    """Return the program when it is well formed.
+
+    Raises:
+        InvalidProgram: with what is wrong and at which operation.
+    """
+    _unique("hyperparameter", (h.name for h in program.hypers))
+    _unique("state", (s.name for s in program.states))
+    _unique("learned hyperparameter", (x.hyper for x in program.learned))
+    _unique("tangent", (x.hyper for x in program.tangents))
+    hypers = {h.name for h in program.hypers}
+    states = {s.name: s.type for s in program.states}
+    for index, operation in enumerate(program.operations):
+        _operation(program, index, operation)
+        if operation.opcode == "hyper" and operation.attribute not in hypers:
+            raise InvalidProgram(f"%{index} reads no hyperparameter: {operation.attribute}")
+        if (
+            operation.opcode in {"gradient", "parameter"}
+            and operation.type != program.parameter_type
+        ):
+            raise InvalidProgram(f"%{index} reads the {operation.opcode} as {operation.type}")
+        if operation.opcode == "state":
+            if operation.attribute not in states:
+                raise InvalidProgram(f"%{index} reads no state: {operation.attribute}")
+            if operation.type != states[str(operation.attribute)]:
+                raise InvalidProgram(f"%{index} reads {operation.attribute} as {operation.type}")
+    for hyper in program.hypers:
+        if hyper.default not in hyper.domain:
+            raise InvalidProgram(f"{hyper.name} = {hyper.default} is outside {hyper.domain}")
+    _results(program, hypers)
+    return program
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InvalidProgram(f"two of the {what} {name}")
+        seen.add(name)
+
+
+def _operation(program: Program, index: int, operation: Operation) -> None:
+    row = TABLE.get(operation.opcode)
+    if row is None:
+        raise InvalidProgram(f"%{index}: no operation {operation.opcode}")
+    if len(operation.arguments) != row.arity:
+        raise InvalidProgram(f"%{index}: {row.opcode} takes {row.arity} arguments")
+    if row.attribute is None and operation.attribute is not None:
+        raise InvalidProgram(f"%{index}: {row.opcode} takes no attribute")
+    if row.attribute is not None and not isinstance(operation.attribute, row.attribute):
+        raise InvalidProgram(f"%{index}: {row.opcode} needs a {row.attribute.__name__}")
+    if any(not 0 <= a < index for a in operation.arguments):
+        raise InvalidProgram(f"%{index}: an argument is not defined before its use")
+    if row.leaf:
+        if operation.type.condition:
+            raise InvalidProgram(f"%{index}: {row.opcode} is a number, not a condition")
+        return
+    try:
+        kind = row.infer(tuple(program.type(a) for a in operation.arguments))
+    except TypeMismatch as error:
+        raise InvalidProgram(f"%{index}: {error.message}") from error
+    if kind != operation.type:
+        raise InvalidProgram(f"%{index}: {row.opcode} makes {kind}, not {operation.type}")
+
+
+def _results(program: Program, hypers: set[str]) -> None:
+    count = len(program.operations)
+    for value in (*program.initial_values, *program.step_values):
+        if not 0 <= value < count:
+            raise InvalidProgram(f"a result is no value: %{value}")
+        if program.type(value).condition:
+            raise InvalidProgram(f"the result %{value} is a condition")
+    for state in program.states:
+        for value in (state.initial, state.next):
+            if program.type(value).extent > state.type.extent:
+                raise InvalidProgram(f"state {state.name} is a {state.type}")
+    _reads_only(program, program.initial_values, {"state", "step"})
+    for learned in program.learned:
+        if learned.hyper not in hypers:
+            raise InvalidProgram(f"learns no hyperparameter: {learned.hyper}")
+        domain = program.hyper(learned.hyper).domain
+        if isinstance(domain, Choice) or not domain.includes(learned.bounds):
+            raise InvalidProgram(f"{learned.hyper} is learned outside {domain}")
+    for tangent in program.tangents:
+        if tangent.hyper not in hypers:
+            raise InvalidProgram(f"tangent by no hyperparameter: {tangent.hyper}")
+
+
+def _reads_only(program: Program, roots: tuple[Value, ...], forbidden: set[str]) -> None:
+    for value in program.needed(roots):
+        if program.operations[value].opcode in forbidden:
+            raise InvalidProgram(f"an initial value reads %{value}, which is not there yet")

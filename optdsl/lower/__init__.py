@@ -1,0 +1,167 @@
+"""Lowering: syntax tree to program, with names, types and bounds checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set as AbstractSet
+
+from optdsl.diagnostics import Report, nearest
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Hyper, Program, State, Value
+from optdsl.ir.types import BY_NAME, Extent, Type
+from optdsl.ir.verify import verify
+from optdsl.lower.expressions import Lowering, named_type, state_type
+from optdsl.lower.learning import Rules, learning
+from optdsl.lower.numbers import domain, number
+from optdsl.lower.order import order
+from optdsl.lower.resolve import resolve
+from optdsl.lower.scope import Scope, collect
+from optdsl.syntax import ast
+
+__all__ = ["Rules", "lower"]
+
+
+def lower(
+    declaration: ast.Declaration,
+    prelude: Mapping[str, ast.Function],
+    rules: Rules,
+    report: Report,
+    broken: AbstractSet[str] = frozenset(),
+) -> Program:
+    """The program of a specification.
+
+    Args:
+        declaration: the syntax tree.
+        prelude: the functions that every specification may use, by name.
+        rules: the library, for ``learn ... by RULE``.
+        report: the mistakes that parsing found; those of lowering are added.
+        broken: names that stand in statements with a syntax error; their absence is no mistake.
+
+    Raises:
+        SpecError: with every mistake in `report`.
+    """
+    scope, undefined = collect(declaration, prelude, report, broken)
+    broken = broken | undefined
+    resolve(scope, broken, report)
+    hypers = _hypers(scope, report)
+    learned = learning(declaration, hypers, scope, rules, report)
+    _types(scope, report)
+    lowering = Lowering(scope, Builder(), report)
+    environment: dict[str, Value | None] = {}
+    for name, primed in order(scope, report):
+        equation = scope.equations[name, primed]
+        spelled = name + ("'" if primed else "")
+        value = lowering.expression(equation.value, environment)
+        if value is not None:
+            value = _fit(lowering, equation, value, scope, report)
+        environment[spelled] = value
+    states = [_state(lowering, state, environment, report) for state in scope.states.values()]
+    report.check()
+    parameter = environment["theta'"]
+    assert parameter is not None
+    program = Program(
+        declaration.name.text,
+        declaration.documentation,
+        tuple(hypers.values()),
+        learned,
+        lowering.builder.operations,
+        tuple(s for s in states if s is not None),
+        parameter,
+    )
+    return verify(program)
+
+
+def _hypers(scope: Scope, report: Report) -> dict[str, Hyper]:
+    hypers: dict[str, Hyper] = {}
+    for name, node in scope.hypers.items():
+        default = number(node.default, "a default", scope, report)
+        bounds = domain(node.domain, scope, report)
+        if default is None or bounds is None:
+            continue
+        if default not in bounds:
+            report.error(
+                "out-of-bounds",
+                f"the default of `{name}` is out of bounds",
+                node.default.span,
+                label=f"must lie in {bounds}",
+                hint="change the default or the bounds",
+            )
+            continue
+        hypers[name] = Hyper(name, default, bounds)
+    return hypers
+
+
+def _types(scope: Scope, report: Report) -> None:
+    """Report type names that are none, and states of a type that no state has."""
+    for function in scope.functions.values():
+        for parameter in function.parameters:
+            _type(parameter.type, report)
+    for state in scope.states.values():
+        kind = _type(state.type, report)
+        if kind is not None and kind.extent is Extent.UNIFORM and state.type is not None:
+            report.error(
+                "type",
+                "a state is a tensor or a scalar",
+                state.type.span,
+                label="one number per tensor is the least that is remembered",
+                hint=f"write `state {state.name.text} : scalar = ...`",
+            )
+
+
+def _type(name: ast.Identifier | None, report: Report) -> Type | None:
+    if name is not None and name.text not in BY_NAME:
+        report.error(
+            "unknown-type",
+            f"unknown type `{name.text}`",
+            name.span,
+            hint=nearest(name.text, BY_NAME) or f"the types are {', '.join(BY_NAME)}",
+        )
+    return named_type(name)
+
+
+def _fit(
+    lowering: Lowering, equation: ast.Equation, value: Value, scope: Scope, report: Report
+) -> Value | None:
+    """The value under its equation's name, if it fits what the name stands for."""
+    name, kind = equation.name.text, lowering.builder[value].type
+    if equation.primed:
+        state = scope.states.get(name)
+        if state is not None and not _assignable(state, kind, equation.value, report):
+            return None
+        if state is None and kind.condition:
+            report.error("type", "the parameter is a number", equation.value.span, label=kind.noun)
+            return None
+    spelled = name + ("'" if equation.primed else "")
+    return lowering.builder.emit(
+        "define", value, attribute=spelled, hint=spelled, span=equation.span
+    )
+
+
+def _assignable(state: ast.State, kind: Type, node: ast.Expression, report: Report) -> bool:
+    declared = state_type(state)
+    if kind.condition:
+        message, hint = "a state is a number", "write `where(condition, 1, 0)`"
+    elif kind.extent > declared.extent:
+        message = f"`{state.name.text}` is {declared.noun}"
+        hint = "reduce the tensor with `sum`, `mean`, `norm`, `rms` or `dot`"
+    else:
+        return True
+    report.error(
+        "type", message, node.span, label=f"{kind.noun}, where {declared.noun} is needed", hint=hint
+    )
+    return False
+
+
+def _state(
+    lowering: Lowering,
+    node: ast.State,
+    environment: Mapping[str, Value | None],
+    report: Report,
+) -> State | None:
+    name = node.name.text
+    initial = lowering.expression(node.initial, {})
+    if initial is None or not _assignable(
+        node, lowering.builder[initial].type, node.initial, report
+    ):
+        return None
+    after = environment.get(f"{name}'")
+    return None if after is None else State(name, state_type(node), initial, after)

@@ -1,0 +1,216 @@
+"""Expressions to operations: names are resolved, functions inlined, types checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
+from optdsl.ir.ops import FUNCTIONS, OPERATORS
+from optdsl.ir.program import Value
+from optdsl.ir.types import BY_NAME, TENSOR, Type, TypeMismatch
+from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.syntax import ast
+
+# What a name stands for: a value, or None after a mistake that is already reported.
+Environment = Mapping[str, Value | None]
+
+
+# Expanding functions must end: parts visited, and calls and expressions nested in each other.
+MAX_VISITS = 200_000
+MAX_DEPTH = 150
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The calls that led into the body of a function: where it was called, and by what name."""
+
+    call: Span
+    function: ast.Function
+    outer: Frame | None = None
+
+    @property
+    def site(self) -> Span:
+        """The call in the author's own file."""
+        return self.outer.site if self.outer else self.call
+
+    def expands(self, name: str) -> bool:
+        """Whether the function is being expanded already."""
+        return self.function.name.text == name or (
+            self.outer is not None and self.outer.expands(name)
+        )
+
+
+class Lowering:
+    """Adds the operations of expressions to a builder."""
+
+    def __init__(self, scope: Scope, builder: Builder, report: Report) -> None:
+        self.builder = builder
+        self._scope = scope
+        self._report = report
+        self._full = False
+        self._visits = 0
+        self._depth = 0
+
+    def leaf(self, name: str, span: Span) -> Value:
+        """The value of a built-in name, a hyperparameter or a state before the step."""
+        if name in self._scope.hypers:
+            return self.builder.emit("hyper", attribute=name, hint=name, span=span)
+        if name in self._scope.states:
+            kind = state_type(self._scope.states[name])
+            return self.builder.emit("state", attribute=name, type=kind, hint=name, span=span)
+        return self.builder.emit(BUILTINS[name], hint=name, span=span)
+
+    def expression(
+        self, node: ast.Expression, environment: Environment, frame: Frame | None = None
+    ) -> Value | None:
+        """The value of an expression, or None when it, or something it uses, is mistaken."""
+        span = frame.site if frame else node.span
+        if self._full or self._overgrown(span):
+            return None
+        self._depth += 1
+        value = self._dispatch(node, span, environment, frame)
+        self._depth -= 1
+        return value
+
+    def _overgrown(self, span: Span) -> bool:
+        """Whether functions have expanded beyond the limits; reported once."""
+        self._visits += 1
+        if self._visits <= MAX_VISITS and self._depth < MAX_DEPTH:
+            return False
+        self._too_large(span)
+        return True
+
+    def _too_large(self, span: Span) -> None:
+        self._full = True
+        self._report.error(
+            "too-large",
+            f"the rule needs more than {MAX_OPERATIONS:,} operations, or functions nested more "
+            f"than {MAX_DEPTH} deep",
+            span,
+            label="the limit is reached here",
+            hint="functions that call functions grow fast; name results in equations",
+        )
+
+    def _dispatch(
+        self, node: ast.Expression, span: Span, environment: Environment, frame: Frame | None
+    ) -> Value | None:
+        match node:
+            case ast.Number():
+                return self.builder.constant(node.value)
+            case ast.Name(name="inf", primed=False):
+                return self.builder.constant(float("inf"))
+            case ast.Name():
+                key = node.name + ("'" if node.primed else "")
+                if key in environment:
+                    return environment[key]
+                known = node.name in {*self._scope.hypers, *self._scope.states, *BUILTINS}
+                return self.leaf(node.name, span) if known and not node.primed else None
+            case ast.Negate():
+                # A literal's sign belongs to the literal.
+                if isinstance(node.operand, ast.Number):
+                    return self.builder.constant(-node.operand.value)
+                return self._emit("neg", (node.operand,), span, environment, frame)
+            case ast.Binary():
+                opcode = OPERATORS[node.operator]
+                return self._emit(opcode, (node.left, node.right), span, environment, frame)
+            case ast.Call():
+                return self._call(node, span, environment, frame)
+
+    def _call(
+        self, node: ast.Call, span: Span, environment: Environment, frame: Frame | None
+    ) -> Value | None:
+        name = node.function.text
+        function = self._scope.functions.get(name)
+        if function is None:
+            row = FUNCTIONS.get(name)
+            if row is None or len(node.arguments) != row.arity:
+                return None
+            return self._emit(row.opcode, node.arguments, span, environment, frame)
+        if len(node.arguments) != len(function.parameters):
+            return None
+        if frame is not None and frame.expands(name):
+            self._report.error(
+                "recursion",
+                f"`{name}` calls itself",
+                function.name.span,
+                label="functions are expanded where they are used, so none may call itself",
+                hint="write the equation out",
+            )
+            return None
+        arguments: dict[str, Value | None] = {}
+        for parameter, argument in zip(function.parameters, node.arguments, strict=True):
+            value = self.expression(argument, environment, frame)
+            if value is not None:
+                where = frame.site if frame else argument.span
+                value = self._demand(value, parameter, function, where)
+            arguments[parameter.name.text] = value
+        return self.expression(function.body, arguments, Frame(node.span, function, frame))
+
+    def _demand(
+        self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
+    ) -> Value | None:
+        """The value, if it has the type that the parameter asks for."""
+        demanded = named_type(parameter.type)
+        actual = self.builder[value].type
+        if demanded is None or (actual.extent <= demanded.extent and not actual.condition):
+            return value
+        what = f"`{parameter.name.text}` of `{function.name.text}`"
+        self._report.error(
+            "type",
+            f"{what} must be {demanded.noun}, not {actual.noun}",
+            span,
+            label=f"{actual.noun}, where {demanded.noun} is needed",
+            notes=[Note("declared here", parameter.name.span)],
+            hint=_narrower(actual, demanded),
+        )
+        return None
+
+    def _emit(
+        self,
+        opcode: str,
+        nodes: tuple[ast.Expression, ...],
+        span: Span,
+        environment: Environment,
+        frame: Frame | None,
+    ) -> Value | None:
+        values = [self.expression(n, environment, frame) for n in nodes]
+        arguments = tuple(v for v in values if v is not None)
+        if len(arguments) != len(values):
+            return None
+        try:
+            return self.builder.emit(opcode, *arguments, span=span)
+        except TypeMismatch as error:
+            where = frame.site if frame else nodes[error.position].span
+            place = nodes[error.position].span
+            notes = [Note(f"in `{frame.function.name.text}`", place)] if frame else []
+            self._report.error(
+                "type",
+                error.message,
+                where,
+                label=self.builder[arguments[error.position]].type.noun,
+                notes=notes,
+                hint=error.hint,
+            )
+        except TooManyOperations:
+            self._too_large(span)
+        return None
+
+
+def named_type(name: ast.Identifier | None) -> Type | None:
+    """The type of that name; None when there is none."""
+    return None if name is None else BY_NAME.get(name.text)
+
+
+def state_type(state: ast.State) -> Type:
+    """The type of a state, tensor where none is declared."""
+    return named_type(state.type) or TENSOR
+
+
+def _narrower(actual: Type, demanded: Type) -> str:
+    if actual.condition:
+        return "write `where(condition, 1, 0)`"
+    if demanded.extent.name == "SCALAR":
+        return "reduce it with `sum`, `mean`, `norm`, `rms` or `dot`"
+    return "uniform are numbers, hyperparameters, `t`, and what is computed from them alone"

@@ -1,0 +1,178 @@
+"""Checks that every name in an expression is known, before anything is lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set as AbstractSet
+
+from optdsl.diagnostics import Note, Report, Span, nearest
+from optdsl.ir.ops import FUNCTIONS
+from optdsl.lower.scope import Scope
+from optdsl.syntax import ast
+
+# What other texts call the built-in names.
+_SYNONYMS = {
+    "grad": "g",
+    "gradient": "g",
+    "gradients": "g",
+    "p": "theta",
+    "param": "theta",
+    "parameter": "theta",
+    "w": "theta",
+    "weight": "theta",
+    "step": "t",
+    "iteration": "t",
+}
+
+
+def walk(node: ast.Expression) -> Iterator[ast.Expression]:
+    """The expression and every part of it."""
+    yield node
+    match node:
+        case ast.Negate():
+            yield from walk(node.operand)
+        case ast.Binary():
+            yield from walk(node.left)
+            yield from walk(node.right)
+        case ast.Call():
+            for argument in node.arguments:
+                yield from walk(argument)
+        case _:
+            pass
+
+
+def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
+    """Report unknown names and functions and wrong numbers of arguments.
+
+    `broken` are names that stand in statements with a syntax error: what they mean is not known,
+    so they are not reported.
+    """
+    names = scope.values() | broken | {f"{name}'" for name in broken}
+    for equation in scope.equations.values():
+        _expression(equation.value, scope, names, broken, report)
+    initial = {"g", "theta", *scope.hypers, *broken}
+    for state in scope.states.values():
+        _initial(state, scope, initial, broken, report)
+    for function in scope.functions.values():
+        parameters = _parameters(function, report)
+        _expression(
+            function.body, scope, parameters | {"t"} | broken, broken, report, inside=function
+        )
+
+
+def _parameters(function: ast.Function, report: Report) -> set[str]:
+    seen: dict[str, Span] = {}
+    for parameter in function.parameters:
+        name = parameter.name
+        if name.text in seen:
+            report.error(
+                "duplicate",
+                f"`{name.text}` is defined twice",
+                name.span,
+                label="two parameters of one name",
+                notes=[Note("first defined here", seen[name.text])],
+            )
+        seen[name.text] = name.span
+    return set(seen)
+
+
+def _initial(
+    state: ast.State,
+    scope: Scope,
+    allowed: AbstractSet[str],
+    broken: AbstractSet[str],
+    report: Report,
+) -> None:
+    known = scope.values()
+    for node in walk(state.initial):
+        spelled = _spelled(node)
+        if spelled in known and spelled not in allowed:
+            report.error(
+                "initial-value",
+                f"`{spelled}` has no value before the first step",
+                node.span,
+                label="not available to an initial value",
+                hint="an initial value may use hyperparameters, `theta` and the first gradient `g`",
+            )
+            return
+    _expression(state.initial, scope, allowed, broken, report)
+
+
+def _spelled(node: ast.Expression) -> str | None:
+    return node.name + ("'" if node.primed else "") if isinstance(node, ast.Name) else None
+
+
+def _expression(
+    root: ast.Expression,
+    scope: Scope,
+    names: AbstractSet[str],
+    broken: AbstractSet[str],
+    report: Report,
+    inside: ast.Function | None = None,
+) -> None:
+    for node in walk(root):
+        spelled = _spelled(node)
+        if spelled is not None and spelled not in names and spelled != "inf":
+            assert isinstance(node, ast.Name)
+            _unknown(node, spelled, scope, names, report, inside)
+        elif isinstance(node, ast.Call):
+            _call(node, scope, broken, report)
+
+
+def _unknown(
+    node: ast.Name,
+    spelled: str,
+    scope: Scope,
+    names: AbstractSet[str],
+    report: Report,
+    inside: ast.Function | None,
+) -> None:
+    if node.primed and node.name in names:
+        report.error(
+            "prime",
+            f"`{spelled}` is primed, but `{node.name}` is not a state",
+            node.span,
+            label="only states and theta have a value after the step",
+            hint=f"write `{node.name}`",
+        )
+        return
+    if node.name in scope.callables():
+        hint = f"`{node.name}` is a function: call it, as in `{node.name}(...)`"
+    elif inside is not None and node.name in scope.values():
+        hint = f"a function sees its own parameters only: pass `{node.name}` to it"
+    else:
+        known = _SYNONYMS.get(node.name.lower())
+        hint = f"did you mean `{known}`?" if known else nearest(spelled, names)
+        hint = hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
+    where = f"not a parameter of `{inside.name.text}`" if inside else "not defined in this file"
+    report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=where, hint=hint)
+
+
+def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report) -> None:
+    name = node.function.text
+    function = scope.functions.get(name)
+    row = FUNCTIONS.get(name)
+    if function is None and row is None:
+        if name not in broken:
+            report.error(
+                "unknown-function",
+                f"unknown function `{name}`",
+                node.function.span,
+                label="neither built in nor defined in this file",
+                hint=nearest(name, scope.callables()) or f"define `def {name}(...) = ...`",
+            )
+        return
+    if function is not None:
+        arity = len(function.parameters)
+        usage = ", ".join(p.name.text for p in function.parameters)
+    else:
+        assert row is not None
+        arity, usage = row.arity, ", ".join("xyz"[: row.arity])
+        usage = "condition, x, y" if name == "where" else usage
+    if len(node.arguments) != arity:
+        plural = "argument" if arity == 1 else "arguments"
+        report.error(
+            "arity",
+            f"`{name}` takes {arity} {plural}, not {len(node.arguments)}",
+            node.span,
+            hint=f"write `{name}({usage})`",
+        )

@@ -1,0 +1,155 @@
+"""What every name of a specification stands for, and the mistakes of naming."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Set as AbstractSet
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Note, Report, Span, nearest
+from optdsl.ir.ops import FUNCTIONS
+from optdsl.syntax import ast
+
+BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
+# `inf` is a number; `params` is the first argument of every torch optimizer.
+_RESERVED = {**dict.fromkeys(BUILTINS, "built in"), "inf": "infinity"}
+_RESERVED_HYPERS = {"params": "torch optimizers take the parameters under this name"}
+_RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The definitions of a file by name, the prelude's functions among them."""
+
+    hypers: Mapping[str, ast.Hyper]
+    states: Mapping[str, ast.State]
+    functions: Mapping[str, ast.Function]
+    equations: Mapping[tuple[str, bool], ast.Equation]
+
+    def values(self) -> set[str]:
+        """Every name that stands for a value, as written (primes included)."""
+        after = {f"{name}'" for name in (*self.states, "theta")}
+        equations = {name + ("'" if primed else "") for name, primed in self.equations}
+        return {*BUILTINS, *self.hypers, *self.states, *after, *equations}
+
+    def callables(self) -> set[str]:
+        """Every name that can be called."""
+        return {*self.functions, *FUNCTIONS}
+
+
+def collect(
+    declaration: ast.Declaration,
+    prelude: Mapping[str, ast.Function],
+    report: Report,
+    broken: AbstractSet[str],
+) -> tuple[Scope, AbstractSet[str]]:
+    """Gather the definitions; duplicates and misplaced primes go to `report`.
+
+    What a broken statement may define is not reported as missing.
+
+    Returns:
+        The scope, and the names that could not be defined, of which enough is said.
+    """
+    hypers: dict[str, ast.Hyper] = {}
+    states: dict[str, ast.State] = {}
+    functions: dict[str, ast.Function] = dict(prelude)
+    equations: dict[tuple[str, bool], ast.Equation] = {}
+    first: dict[str, Span] = {}
+    undefined: set[str] = set()
+
+    for statement in declaration.statements:
+        if not isinstance(statement, ast.Hyper | ast.State | ast.Function | ast.Equation):
+            continue
+        name = statement.name.text
+        primed = isinstance(statement, ast.Equation) and statement.primed
+        spelled = f"{name}'" if primed else name
+        if not primed and _reserved(statement, report):
+            undefined.add(name)
+            continue
+        if spelled in first:
+            report.error(
+                "duplicate",
+                f"`{spelled}` is defined twice",
+                statement.name.span,
+                label="defined again here",
+                notes=[Note("first defined here", first[spelled])],
+                hint=_duplicate_hint(statement, states),
+            )
+            continue
+        first[spelled] = statement.name.span
+        match statement:
+            case ast.Hyper():
+                hypers[name] = statement
+            case ast.State():
+                states[name] = statement
+            case ast.Function():
+                functions[name] = statement
+            case ast.Equation():
+                equations[name, primed] = statement
+    scope = Scope(hypers, states, functions, equations)
+    _check_states(declaration, scope, report, broken | undefined)
+    return scope, undefined
+
+
+def _reserved(
+    statement: ast.Hyper | ast.State | ast.Function | ast.Equation, report: Report
+) -> bool:
+    name = statement.name.text
+    reason = _RESERVED.get(name)
+    hint = ""
+    if isinstance(statement, ast.Function) and name in FUNCTIONS:
+        reason = "a built-in function"
+    if isinstance(statement, ast.Hyper):
+        reason = reason or _RESERVED_HYPERS.get(name)
+        if keyword.iskeyword(name):
+            reason = "a keyword of Python, where hyperparameters are arguments"
+    if isinstance(statement, ast.State):
+        reason = reason or _RESERVED_STATES.get(name)
+    if isinstance(statement, ast.Equation) and name == "theta":
+        hint = "write `theta' = ...` for the parameter after the step"
+    if reason is None:
+        return False
+    span = statement.name.span
+    report.error(
+        "reserved", f"`{name}` cannot be defined", span, label=reason, hint=hint or "rename it"
+    )
+    return True
+
+
+def _duplicate_hint(statement: ast.Statement, states: Mapping[str, ast.State]) -> str:
+    if isinstance(statement, ast.Equation) and statement.name.text in states:
+        name = statement.name.text
+        return f"write `{name}' = ...` for the value of the state after the step"
+    return "each name is defined once; rename one of the two"
+
+
+def _check_states(
+    declaration: ast.Declaration, scope: Scope, report: Report, broken: AbstractSet[str]
+) -> None:
+    for (name, primed), equation in scope.equations.items():
+        if primed and name not in {"theta", *scope.states, *broken}:
+            report.error(
+                "prime",
+                f"`{name}'` is primed, but `{name}` is not a state",
+                equation.name.span,
+                label="only states and theta have a value after the step",
+                hint=nearest(name, scope.states)
+                or f"declare `state {name} = 0`, or leave out the prime",
+            )
+    for name, state in scope.states.items():
+        if (name, True) not in scope.equations and name not in broken:
+            report.error(
+                "state-not-updated",
+                f"the state `{name}` is never updated",
+                state.name.span,
+                label=f"there is no equation for `{name}'`",
+                hint=f"write `{name}' = ...`, or make it a `hyper` if it never changes",
+            )
+    if ("theta", True) not in scope.equations and "theta" not in broken:
+        report.error(
+            "no-update",
+            "there is no equation for `theta'`",
+            declaration.name.span,
+            label="this rule never changes the parameter",
+            hint="write `theta' = theta - lr * ...`",
+        )
