@@ -1,0 +1,1 @@
+"""From kernels to source text, one backend a file."""

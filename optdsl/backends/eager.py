@@ -1,0 +1,163 @@
+"""The eager backend: one readable Python function with torch operations.
+
+Uniform values are Python floats, that is, doubles on the host. The order of every operation is
+the program's, so the result is the same to the bit as evaluating the program in that precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.backends.naming import Names, identifier
+from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
+from optdsl.ir.program import Program, Value
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel, Result
+
+WIDTH = 96
+# An unnamed value longer than this gets a line of its own.
+_INLINE = 56
+
+
+class EagerBackend:
+    """Emits plain torch code."""
+
+    name = "eager"
+
+    def emit(self, kernels: Sequence[Kernel]) -> SourceModule:
+        """The module of a rule; see `optdsl.backends.base.Backend`."""
+        program = kernels[0].program
+        functions = [_Function(kernel) for kernel in kernels]
+        bodies = [f.text() for f in functions]
+        needed = frozenset().union(*(f.helpers for f in functions))
+        helpers = [HELPERS[name] for name in HELPERS if name in needed]
+        text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
+        entries = {f.entry.name: f.entry for f in functions}
+        return SourceModule(
+            program.name, "python", text + "\n", entries["initialize"], entries["step"]
+        )
+
+    def spellings(self) -> frozenset[str]:
+        """The operations that the backend can spell."""
+        return spelled_operations()
+
+
+def _header(program: Program, code: str) -> str:
+    documentation = "\n".join([program.name + ".", "", *program.documentation])
+    lines = [f'"""{documentation.rstrip()}\n"""'.replace("\\", "\\\\"), ""]
+    if "math." in code:
+        lines.append("import math")
+    if "math." in code and "torch" in code:
+        lines.append("")
+    if "torch" in code:
+        lines.append("import torch")
+    if "Tensor" in code:
+        lines.append("from torch import Tensor")
+    return "\n".join(lines).rstrip()
+
+
+class _Function:
+    """The text of one kernel as a Python function."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._program = kernel.program
+        states = tuple(s.name for s in self._program.states) if kernel.name == "step" else ()
+        used = set(kernel.reads("hyper"))
+        hypers = tuple(h.name for h in self._program.hypers if h.name in used)
+        results = tuple(r.name for r in kernel.results)
+        takes_step = bool(kernel.reads("step"))
+        self._names = Names(["theta", "g", "t", *HELPERS])
+        keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
+        self._states = {s: self._names.fresh(identifier(s)) for s in states}
+        self.entry = EntryPoint(kernel.name, states, hypers, keywords, takes_step, results)
+        self._printer = Printer(
+            self._program, dict(zip(hypers, keywords, strict=True)), self._states
+        )
+        self._uses = kernel.uses()
+
+    @property
+    def helpers(self) -> frozenset[str]:
+        return frozenset(self._printer.helpers)
+
+    def text(self) -> str:
+        lines = [f"    {line}" for line in self._assignments()]
+        results = [self._result(r) for r in self._kernel.results]
+        returned = _wrapped("    return (", results, ")")
+        if len(results) != 1:
+            flat = f"    return {', '.join(results)}" if results else "    return ()"
+            returned = [flat] if len(flat) <= WIDTH else returned
+        else:
+            returned = [f"    return ({results[0]},)"]
+        return "\n".join([*self._signature(), f'    """{self._docstring()}"""', *lines, *returned])
+
+    def _signature(self) -> list[str]:
+        kind = "float" if self._uniform else "Tensor"
+        positional = [f"{name}: {kind}" for name in ("theta", "g", *self._states.values())]
+        keywords = ["t: float"] if self.entry.takes_step else []
+        keywords += [f"{name}: float" for name in self.entry.keywords]
+        arguments = [*positional, *(["*", *keywords] if keywords else [])]
+        return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
+
+    @property
+    def _uniform(self) -> bool:
+        return self._program.parameter_type.extent is Extent.UNIFORM
+
+    def _docstring(self) -> str:
+        if self._kernel.name == "initialize":
+            return "The states before the first step, whose gradient is g."
+        return "The parameter after the step, then the states, then the tangents, if any."
+
+    def _assignments(self) -> list[str]:
+        lines: list[str] = []
+        for value in self._kernel.values:
+            if self._printer.leaf(value):
+                continue
+            text = self._printer.text(value)
+            if not self._deserves_name(value, text):
+                continue
+            name = self._names.fresh(self._suggestion(value))
+            lines += self._assignment(name, text, value)
+            self._printer.bind(value, name)
+        return lines
+
+    def _assignment(self, name: str, text: str, value: Value) -> list[str]:
+        parts = self._printer.parts(value)
+        if len(name) + len(text) + 7 <= WIDTH or parts is None:
+            return [f"{name} = {text}"]
+        return [f"{name} = (", *(f"    {part}" for part in parts), ")"]
+
+    def _deserves_name(self, value: Value, text: str) -> bool:
+        operation = self._program.operations[value]
+        return operation.hint is not None or self._uses[value] > 1 or len(text) > _INLINE
+
+    def _suggestion(self, value: Value) -> str:
+        operation = self._program.operations[value]
+        if operation.hint is not None:
+            return identifier(operation.hint)
+        return self._printer.description(value)
+
+    def _result(self, result: Result) -> str:
+        actual = self._program.type(result.value).extent
+        text = self._printer.text(result.value)
+        if actual is result.type.extent:
+            # A new state must not share memory with the gradient or the parameter.
+            leaf = self._printer.leaf(result.value) and self._kernel.name == "initialize"
+            return f"{text}.clone()" if leaf and actual is not Extent.UNIFORM else text
+        if actual is Extent.SCALAR:
+            return f"{self._printer.atom(result.value)}.expand_as(theta)"
+        if result.type.extent is Extent.SCALAR:
+            return f"theta.new_tensor({text})"
+        if text in {"0", "0.0"}:
+            return "torch.zeros_like(theta)"
+        return f"torch.full_like(theta, {text})"
+
+
+def _wrapped(opening: str, parts: Sequence[str], closing: str) -> list[str]:
+    """A bracketed list on one line, or on several when it is too long."""
+    line = f"{opening}{', '.join(parts)}{closing}"
+    if len(line) <= WIDTH:
+        return [line]
+    indent = " " * (len(opening) - len(opening.lstrip()))
+    return [opening, *(f"{indent}    {part}," for part in parts), f"{indent}{closing}"]

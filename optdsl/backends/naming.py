@@ -1,0 +1,32 @@
+"""Names for the values of emitted code: readable, valid, and each one only once."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable
+
+# What emitted Python code uses for itself.
+_TAKEN = {"torch", "math", "Tensor", "initialize", "step", "abs", "float"}
+
+
+def identifier(name: str) -> str:
+    """A name of the language as a Python identifier: ``m'`` becomes ``m_next``."""
+    name = re.sub(r"\W", "_", name.replace("'", "_next"))
+    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) else name
+
+
+class Names:
+    """Gives out names that are not taken yet."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = {*_TAKEN, *taken}
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, or `wanted` with the first number that makes it new."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,279 @@
+"""Values of a program as Python expressions; parentheses come from precedence alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+from optdsl.ir.domain import Interval
+from optdsl.ir.intervals import excludes_zero
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.ranges import ranges
+from optdsl.ir.types import Extent
+
+# Binding strength in Python.
+_CONDITIONAL, _COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(7)
+
+_BINARY = {
+    "add": ("+", _SUM),
+    "sub": ("-", _SUM),
+    "mul": ("*", _PRODUCT),
+    "div": ("/", _PRODUCT),
+    "lt": ("<", _COMPARISON),
+    "le": ("<=", _COMPARISON),
+    "gt": (">", _COMPARISON),
+    "ge": (">=", _COMPARISON),
+    "eq": ("==", _COMPARISON),
+    "ne": ("!=", _COMPARISON),
+}
+_IN_WORDS = {"add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "pow"}
+# A described name is no longer than this.
+_DESCRIPTION = 28
+_LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
+_TENSOR_FUNCTIONS = {
+    "sqrt": "torch.sqrt",
+    "exp": "torch.exp",
+    "log": "torch.log",
+    "tanh": "torch.tanh",
+    "abs": "torch.abs",
+    "sign": "sign",
+    "sum": "torch.sum",
+    "mean": "torch.mean",
+}
+
+HELPERS = {
+    "sign": '''\
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN stays NaN, which torch.sign turns into 0."""
+    return torch.where(torch.isnan(x), x, torch.sign(x))''',
+    "divide": '''\
+def divide(x: float, y: float) -> float:
+    """x / y; infinite or NaN where Python raises."""
+    if y != 0:
+        return x / y
+    return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1, y)''',
+    "power": '''\
+def power(x: float, y: float) -> float:
+    """x ** y; infinite or NaN where Python raises or leaves the real numbers."""
+    try:
+        return math.pow(x, y)
+    except (OverflowError, ValueError):
+        odd = y % 2 == 1
+        if x < 0 and y != math.floor(y):
+            return math.nan
+        return math.copysign(math.inf, x) if odd else math.inf''',
+    "square_root": '''\
+def square_root(x: float) -> float:
+    """sqrt(x); NaN where Python raises."""
+    return math.nan if x < 0 else math.sqrt(x)''',
+    "exponential": '''\
+def exponential(x: float) -> float:
+    """exp(x); infinite where Python raises."""
+    return math.inf if x > 709.78 else math.exp(x)''',
+    "logarithm": '''\
+def logarithm(x: float) -> float:
+    """log(x); minus infinity at 0, NaN below, where Python raises."""
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan''',
+    "signum": '''\
+def signum(x: float) -> float:
+    """-1, 0 or 1; NaN stays NaN."""
+    return x if x != x else float((x > 0) - (x < 0))''',
+    "maximum": '''\
+def maximum(x: float, y: float) -> float:
+    """The larger; NaN if either is."""
+    return x if x > y or x != x else y''',
+    "minimum": '''\
+def minimum(x: float, y: float) -> float:
+    """The smaller; NaN if either is."""
+    return x if x < y or x != x else y''',
+}
+
+
+def spelled_operations() -> frozenset[str]:
+    """The operations that have a spelling, on the host and on tensors."""
+    return frozenset(
+        {*_BINARY, *_LEAVES, *_TENSOR_FUNCTIONS, "constant", "hyper", "state"}
+        | {"neg", "pow", "max", "min", "where", "define", "stop_gradient"}
+    )
+
+
+class Printer:
+    """Spells the values of a program; `helpers` are those functions it came to need."""
+
+    def __init__(
+        self, program: Program, hypers: Mapping[str, str], states: Mapping[str, str]
+    ) -> None:
+        self._program = program
+        self._ranges = ranges(program)
+        self._hypers = hypers
+        self._states = states
+        self._bound: dict[Value, str] = {}
+        self.helpers: set[str] = set()
+
+    def bind(self, value: Value, name: str) -> None:
+        """From now on spell `value` as the variable `name`."""
+        self._bound[value] = name
+
+    def leaf(self, value: Value) -> bool:
+        """Whether a value needs no variable: an argument of the function, or a literal."""
+        operation = self._program.operations[value]
+        return not operation.arguments
+
+    def text(self, value: Value) -> str:
+        """The expression of a value."""
+        return self._spell(value)[0]
+
+    def parts(self, value: Value) -> tuple[str, str] | None:
+        """A sum or product cut before its last operator, to be written on two lines."""
+        operation = self._program.operations[value]
+        if operation.opcode not in {"add", "sub", "mul", "div"}:
+            return None
+        text = self.text(value)
+        symbol, level = _BINARY[operation.opcode]
+        last = f"{symbol} {self._at(operation.arguments[1], level + 1)}"
+        if not text.endswith(f" {last}"):
+            return None  # a call of a helper
+        return text.removesuffix(f" {last}"), last
+
+    def atom(self, value: Value) -> str:
+        """The expression of a value, in parentheses unless it is one word."""
+        return self._at(value, _ATOM)
+
+    def description(self, value: Value) -> str:
+        """A name for a value that the specification does not name: what it is, in words."""
+        words = self._describe(value)
+        return words if words is not None and len(words) <= _DESCRIPTION else "x"
+
+    def _describe(self, value: Value) -> str | None:
+        text = self.text(value) if value in self._bound or self.leaf(value) else None
+        if text is not None:
+            return text if re.fullmatch(r"[A-Za-z_]\w*|\d+", text) else None
+        operation = self._program.operations[value]
+        words = [self._describe(a) for a in operation.arguments]
+        if None in words:
+            return None
+        if operation.opcode in _IN_WORDS:
+            if operation.opcode == "pow" and words[1] == "2":
+                return f"{words[0]}_squared"
+            left = {"1": "one", "2": "two"}.get(str(words[0]), str(words[0]))
+            spelled = f"{left}_{_IN_WORDS[operation.opcode]}_{words[1]}"
+        elif len(words) == 1:
+            spelled = f"{operation.opcode}_{words[0]}"
+        else:
+            return None
+        return spelled if spelled[0].isalpha() else None
+
+    def _at(self, value: Value, demanded: int) -> str:
+        text, level = self._spell(value)
+        return f"({text})" if level < demanded else text
+
+    def _spell(self, value: Value) -> tuple[str, int]:
+        if value in self._bound:
+            return self._bound[value], _ATOM
+        operation = self._program.operations[value]
+        uniform = operation.type.extent is Extent.UNIFORM
+        x = operation.arguments
+        match operation.opcode:
+            case "constant":
+                assert isinstance(operation.attribute, float)
+                return literal(operation.attribute)
+            case "hyper":
+                return self._hypers[str(operation.attribute)], _ATOM
+            case "state":
+                return self._states[str(operation.attribute)], _ATOM
+            case opcode if opcode in _LEAVES:
+                return _LEAVES[opcode], _ATOM
+            case "define" | "stop_gradient":
+                return self._spell(x[0])
+            case "neg":
+                return f"-{self._at(x[0], _UNARY)}", _UNARY
+            case "where":
+                return self._where(operation)
+            case "pow":
+                return self._power(operation, uniform)
+            case "div" if uniform and not excludes_zero(self._ranges[x[1]]):
+                return self._call("divide", *x)
+            case opcode if opcode in _BINARY:
+                symbol, level = _BINARY[opcode]
+                left = self._at(x[0], max(level, _SUM))
+                return f"{left} {symbol} {self._at(x[1], level + 1)}", level
+            case "max" | "min":
+                return self._extremum(operation, uniform)
+            case opcode:
+                return self._function(opcode, x[0], uniform)
+
+    def _call(self, name: str, *arguments: Value) -> tuple[str, int]:
+        """A call; names of helpers are remembered."""
+        if name in HELPERS:
+            self.helpers.add(name)
+        return f"{name}({', '.join(self.text(a) for a in arguments)})", _ATOM
+
+    def _where(self, operation: Operation) -> tuple[str, int]:
+        condition, then, otherwise = operation.arguments
+        if self._extent(condition) is Extent.UNIFORM:
+            spelled = (
+                f"{self._at(then, _COMPARISON)} if {self._at(condition, _COMPARISON)} "
+                f"else {self._at(otherwise, _CONDITIONAL)}"
+            )
+            return spelled, _CONDITIONAL
+        chosen = self.text(then)
+        if self._extent(then) is self._extent(otherwise) is Extent.UNIFORM:
+            # Two Python numbers would make a tensor of torch's default precision.
+            chosen = f"theta.new_tensor({chosen})"
+        return f"torch.where({self.text(condition)}, {chosen}, {self.text(otherwise)})", _ATOM
+
+    def _power(self, operation: Operation, uniform: bool) -> tuple[str, int]:
+        base, exponent = operation.arguments
+        if uniform and not _plain_power(self._ranges[base], self._ranges[exponent]):
+            return self._call("power", base, exponent)
+        return f"{self._at(base, _ATOM)}**{self._at(exponent, _UNARY)}", _POWER
+
+    def _extremum(self, operation: Operation, uniform: bool) -> tuple[str, int]:
+        name = "maximum" if operation.opcode == "max" else "minimum"
+        x, y = operation.arguments
+        if uniform:
+            return self._call(name, x, y)
+        if self._extent(x) is Extent.UNIFORM:
+            x, y = y, x
+        if self._extent(y) is Extent.UNIFORM:
+            side = "min" if operation.opcode == "max" else "max"
+            return f"torch.clamp({self.text(x)}, {side}={self.text(y)})", _ATOM
+        return self._call(f"torch.{name}", x, y)
+
+    def _function(self, opcode: str, x: Value, uniform: bool) -> tuple[str, int]:
+        if not uniform:
+            return self._call(_TENSOR_FUNCTIONS[opcode], x)
+        name, safe = _HOST_FUNCTIONS[opcode]
+        if safe is not None and safe(self._ranges[x]):
+            name = f"math.{opcode}"
+        return self._call(name, x)
+
+    def _extent(self, value: Value) -> Extent:
+        return self._program.type(value).extent
+
+
+# On the host: the helper's name, and when Python's own function never raises in its place.
+_HOST_FUNCTIONS: dict[str, tuple[str, Callable[[Interval], bool] | None]] = {
+    "sqrt": ("square_root", lambda x: x.lower >= 0),
+    "exp": ("exponential", lambda x: x.upper <= 709),
+    "log": ("logarithm", lambda x: x.lower >= 0 and excludes_zero(x)),
+    "tanh": ("math.tanh", None),
+    "abs": ("abs", None),
+    "sign": ("signum", None),
+}
+
+
+def _plain_power(base: Interval, exponent: Interval) -> bool:
+    """Whether Python's ``**`` neither raises nor leaves the real numbers."""
+    return 0 <= base.lower and base.upper <= 1 and exponent.lower >= 0
+
+
+def literal(number: float) -> tuple[str, int]:
+    """A number as Python reads it back to the bit; whole ones without a fraction."""
+    if math.isinf(number):
+        return ("math.inf", _ATOM) if number > 0 else ("-math.inf", _UNARY)
+    whole = number == math.floor(number) and abs(number) < 1e6
+    negative_zero = number == 0 and math.copysign(1, number) < 0
+    text = str(int(number)) if whole and not negative_zero else repr(number)
+    return text, _UNARY if text.startswith("-") else _ATOM

@@ -1,0 +1,130 @@
+"""The compiler: from the text of a specification to an optimizer class, one call a stage.
+
+text -> ast.Declaration -> ir.Program -> differentiated -> passes -> kernels -> source -> class
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from optdsl import library
+from optdsl.backends.base import Backend, SourceModule
+from optdsl.backends.eager import EagerBackend
+from optdsl.diagnostics import Source
+from optdsl.differentiate import differentiate
+from optdsl.ir.program import Learned, Program
+from optdsl.ir.verify import verify
+from optdsl.options import LearnOption, compile_options
+from optdsl.passes.pipeline import run_passes
+from optdsl.passes.scalarize import scalarize
+from optdsl.schedule import schedule
+from optdsl.selection import select
+
+if TYPE_CHECKING:
+    from optdsl.runtime.learning import Coefficient
+    from optdsl.runtime.optimizer import CompiledOptimizer
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (EagerBackend(),)}
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    backend: str = "eager",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+) -> type[CompiledOptimizer]:
+    """Compile an optimizer of the library, or a ``.opt`` file.
+
+    Args:
+        name: a name that `list_specs` lists, or the path of a ``.opt`` file.
+        backend: how it runs: "eager" is plain torch, on every device.
+        order: when learned coefficients move. "exact" is the order of Ozkara et al. (2024): they
+            learn from a gradient before the step that uses it. "overlapped" lets them act from
+            the next step on, so that a fused kernel needs one pass over memory only.
+        learn: True learns what the specification says, False nothing; a list of names learns a
+            part of what it says; a dict of `Learn` by name replaces it.
+
+    Returns:
+        A `torch.optim.Optimizer` class: ``cls(params, lr=..., ...)`` takes the hyperparameters
+        by their names in the specification. The same arguments give the same class.
+
+    Raises:
+        UnknownSpecError: (a LookupError) when the library has no such name.
+        OSError: when the file cannot be read.
+        SpecError: (a ValueError) with every mistake of the specification.
+        OptionError: (a ValueError) for an option that cannot be.
+    """
+    return _compile(library.open_source(name), backend, order, learn)
+
+
+def compile(
+    text: str,
+    *,
+    backend: str = "eager",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+) -> type[CompiledOptimizer]:
+    """Compile the text of a specification; see `load`."""
+    return _compile(Source("<text>", text), backend, order, learn)
+
+
+def derive(source: Source, learn: LearnOption = True) -> Program:
+    """The program that is scheduled: lowered, differentiated, and through all passes."""
+    program = select(library.read(source), learn, library.LIBRARY)
+    return _derive(program)
+
+
+def emit(source: Source, backend: str = "eager", learn: LearnOption = True) -> SourceModule:
+    """The source text that a backend makes of a specification; torch is not needed."""
+    options = compile_options(backend, "exact")
+    return BACKENDS[options.backend].emit(schedule(derive(source, learn)))
+
+
+def _derive(program: Program) -> Program:
+    derived = verify(differentiate(program, [x.hyper for x in program.learned]))
+    return run_passes(derived)
+
+
+def _compile(
+    source: Source, backend: str, order: str, learn: LearnOption
+) -> type[CompiledOptimizer]:
+    options = compile_options(backend, order)
+    program = select(library.read(source), learn, library.LIBRARY)
+    return make_class(source.name, source.text, options.backend, options.order, program.learned)
+
+
+@functools.lru_cache(maxsize=256)
+def make_class(
+    name: str, text: str, backend: str, order: str, learned: tuple[Learned, ...]
+) -> type[CompiledOptimizer]:
+    """The optimizer class of a specification; equal arguments give the same class.
+
+    Pickled optimizers name this function and its arguments.
+    """
+    from optdsl.runtime.build import build
+    from optdsl.runtime.make import make_optimizer
+    from optdsl.runtime.optimizer import Compiled
+
+    source = Source(name, text)
+    program = _derive(replace(library.read(source), learned=learned))
+    module = BACKENDS[backend].emit(schedule(program))
+    recipe = (make_class, (name, text, backend, order, learned))
+    coefficients = tuple(_coefficient(x) for x in learned)
+    return make_optimizer(Compiled(program, build(module), coefficients, order, recipe))
+
+
+def _coefficient(learned: Learned) -> Coefficient:
+    """The rule that runs on a learned hyperparameter, built for host numbers."""
+    from optdsl.runtime.build import build
+    from optdsl.runtime.learning import Coefficient
+
+    rule = library.read(library.open_source(learned.rule))
+    program = run_passes(verify(scalarize(replace(rule, learned=()))))
+    # On the host every backend's rule is the same few lines of Python.
+    built = build(BACKENDS["eager"].emit(schedule(program)))
+    hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)
+    return Coefficient(learned, built, tuple(s.name for s in program.states), hypers)

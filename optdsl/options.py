@@ -1,0 +1,85 @@
+"""What a user may ask of the compiler, validated where it enters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+BackendName = Literal["eager"]
+Order = Literal["overlapped", "exact"]
+
+
+class OptionError(ValueError):
+    """An option has a value that it cannot have."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class CompileOptions(_Options):
+    """How a specification is compiled."""
+
+    backend: BackendName = "eager"
+    order: Order = "overlapped"
+
+
+class Learn(BaseModel):
+    """How one hyperparameter is learned.
+
+    ``Learn("sgd", lr=0.1, momentum=0.9, clip=10, bounds=(0, 1), after=50)``: the first argument
+    is a rule of the library, which runs on the hyperparameter as on a parameter of one element;
+    keywords other than those below are that rule's own hyperparameters.
+
+    Attributes:
+        rule: the name of the rule.
+        clip: the hyper-gradient is limited to [-clip, clip]; None for no limit.
+        bounds: every update is projected to this closed interval; by default the
+            hyperparameter's own domain, which must then be closed.
+        after: this many steps at the start leave the hyperparameter as it is.
+
+    Raises:
+        OptionError: (a ValueError) for a value of the wrong kind or out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    rule: str
+    clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    bounds: tuple[float, float] | None = None
+    after: int = Field(default=0, ge=0)
+
+    def __init__(self, rule: str, /, **options: Any) -> None:
+        """See the class."""
+        try:
+            super().__init__(rule=rule, **options)
+        except ValidationError as error:
+            raise OptionError(f"Learn: {_sentence(error)}") from None
+
+    @property
+    def hypers(self) -> dict[str, Any]:
+        """The hyperparameters of the rule itself."""
+        return dict(self.model_extra or {})
+
+
+LearnOption = bool | Iterable[str] | Mapping[str, Learn]
+
+
+def compile_options(backend: str, order: str) -> CompileOptions:
+    """The options, or a one-line `OptionError` (a ValueError)."""
+    try:
+        return CompileOptions.model_validate({"backend": backend, "order": order})
+    except ValidationError as error:
+        raise OptionError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first complaints as one line: name, what is wrong, what was given."""
+    parts = []
+    for item in error.errors():
+        name = ".".join(str(p) for p in item["loc"])
+        message = item["msg"].removeprefix("Input ")
+        parts.append(f"{name}={item['input']!r} {message}")
+    return "; ".join(parts)

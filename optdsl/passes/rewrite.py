@@ -1,0 +1,36 @@
+"""The one way in which a pass rewrites a program: operation by operation, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, Value
+
+# (builder, operation, its arguments as already rewritten) -> its replacement, or None to keep it.
+Rule = Callable[[Builder, Operation, "tuple[Value, ...]"], "Value | None"]
+
+
+def rewrite(program: Program, rule: Rule) -> Program:
+    """Apply a rule to every operation; equal operations of the result become one.
+
+    A replaced operation hands its hint and the names of its results on.
+    """
+    builder = Builder()
+    new: list[Value] = []
+    for operation in program.operations:
+        arguments = tuple(new[a] for a in operation.arguments)
+        value = rule(builder, operation, arguments)
+        if value is None:
+            value = builder.copy(operation, arguments)
+        if operation.hint:
+            builder.suggest(value, operation.hint)
+        new.append(value)
+    return replace(
+        program,
+        operations=builder.operations,
+        states=tuple(replace(s, initial=new[s.initial], next=new[s.next]) for s in program.states),
+        parameter=new[program.parameter],
+        tangents=tuple(replace(t, value=new[t.value]) for t in program.tangents),
+    )

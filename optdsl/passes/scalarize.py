@@ -1,0 +1,41 @@
+"""A rule for one number: the parameter, its gradient and every state become uniform.
+
+This is how a coefficient's own optimizer is made: any rule of the library, run on the host.
+Not part of the default pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.types import UNIFORM
+from optdsl.passes.rewrite import rewrite
+
+
+def scalarize(program: Program) -> Program:
+    """The rule on a tensor of one element, as arithmetic on host numbers."""
+    rewritten = rewrite(program, _scalarize)
+    states = tuple(replace(s, type=UNIFORM) for s in rewritten.states)
+    return replace(rewritten, states=states, parameter_type=UNIFORM)
+
+
+def _scalarize(
+    builder: Builder, operation: Operation, arguments: tuple[Value, ...]
+) -> Value | None:
+    match operation.opcode:
+        case "gradient" | "parameter" | "state":
+            return builder.emit(
+                operation.opcode,
+                attribute=operation.attribute,
+                type=UNIFORM,
+                hint=operation.hint,
+                span=operation.span,
+            )
+        case "sum" | "mean":
+            return arguments[0]
+        case "size":
+            return builder.constant(1.0)
+        case _:
+            return None

@@ -1,0 +1,71 @@
+"""Identities that hold for every bit pattern, infinities and NaN included.
+
+``x + 0`` is not among them: it turns -0 into 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.passes.rewrite import rewrite
+
+
+def simplify(program: Program) -> Program:
+    """The program with operations that change nothing left out, and negations moved outwards."""
+    return rewrite(program, _simplify)
+
+
+def _simplify(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+    result = _identity(builder, operation, x)
+    # An operation may also broadcast; it is only left out when it does not.
+    if result is not None and builder[result].type == operation.type:
+        return result
+    return _sign(builder, operation, x)
+
+
+def _identity(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+    match operation.opcode:
+        case "mul" if builder.is_constant(x[0], 1.0):
+            return x[1]
+        case "mul" | "div" | "pow" if builder.is_constant(x[1], 1.0):
+            return x[0]
+        case "sub" if builder.is_constant(x[1], 0.0) and _positive(builder, x[1]):
+            return x[0]
+        case "neg" if _negated(builder, x[0]) is not None:
+            return _negated(builder, x[0])
+        case "where" if x[1] == x[2]:
+            return x[1]
+    return None
+
+
+def _sign(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+    """Negations cost nothing to move: a product, quotient or sum rounds the same either way."""
+    opcode = operation.opcode
+    if opcode not in {"mul", "div", "add", "sub"}:
+        return None
+    left, right = (_negated(builder, a) for a in x)
+    if opcode in {"mul", "div"} and (left is not None or right is not None):
+        product = builder.emit(
+            opcode, x[0] if left is None else left, x[1] if right is None else right
+        )
+        return product if left is not None and right is not None else builder.emit("neg", product)
+    if opcode == "mul" and builder.is_constant(x[0], -1.0):
+        return builder.emit("neg", x[1])
+    if right is not None:
+        return builder.emit("sub" if opcode == "add" else "add", x[0], right)
+    if opcode == "add" and left is not None:
+        return builder.emit("sub", x[1], left)
+    return None
+
+
+def _negated(builder: Builder, value: Value) -> Value | None:
+    """What `value` is the negation of."""
+    operation = builder[value]
+    return operation.arguments[0] if operation.opcode == "neg" else None
+
+
+def _positive(builder: Builder, zero: Value) -> bool:
+    attribute = builder[zero].attribute
+    return isinstance(attribute, float) and math.copysign(1.0, attribute) > 0
