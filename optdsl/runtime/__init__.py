@@ -1,0 +1,1 @@
+"""What runs when a model trains: built modules, the optimizer, learned coefficients."""

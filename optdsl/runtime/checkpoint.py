@@ -1,0 +1,73 @@
+"""Loading states without loss.
+
+`torch.optim.Optimizer.load_state_dict` casts every floating state to its parameter's dtype, which
+would round the float32 moments of a bfloat16 parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from optdsl.runtime.optimizer import CompiledOptimizer
+
+
+@contextmanager
+def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
+    """Within, `load_state_dict` checks what it is given and keeps every tensor's dtype.
+
+    The hooks come after the user's own pre-hooks, which may replace the state, and before the
+    user's own post-hooks, which may look at the result.
+    """
+    loaded: dict[str, Any] = {}
+
+    def check(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        _check(optimizer, state_dict)
+        loaded.update(state_dict)
+
+    def restore(_: torch.optim.Optimizer) -> None:
+        _restore(optimizer, loaded)
+
+    handles = [
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    program = optimizer.compiled.program
+    name = type(optimizer).__name__
+    for group in state_dict["param_groups"]:
+        missing = [h.name for h in program.hypers if h.name not in group]
+        if missing:
+            raise ValueError(
+                f"this state is not one of {name}: its groups have no {', '.join(missing)}"
+            )
+    states = {s.name for s in program.states} | {"step"}
+    for state in state_dict["state"].values():
+        kept = {key for key in state if not str(key).startswith("tangent/")}
+        if state and kept != states:
+            raise ValueError(
+                f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
+                f"not {', '.join(sorted(states))}"
+            )
+
+
+def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+    own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
+    for index, parameter in zip(saved, own, strict=True):
+        for key, value in state_dict["state"].get(index, {}).items():
+            if isinstance(value, torch.Tensor):
+                device = value.device if key == "step" else parameter.device
+                optimizer.state[parameter][key] = value.detach().to(device, copy=True)
