@@ -1,0 +1,88 @@
+"""Every diagnostic has a bad program beside its rendered text; an unpinned diagnostic rots.
+
+After a deliberate change of words: ``OPTDSL_BLESS=1 pytest tests/language/test_diagnostics.py``,
+then read the difference.
+"""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+import optdsl
+from optdsl import library
+from optdsl.diagnostics import Diagnostic, Source, Span, SpecError, render
+
+BAD = Path(__file__).parent / "bad"
+PROGRAMS = sorted(BAD.glob("*.opt"))
+
+
+def errors(path: Path) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        library.read(Source(path.name, path.read_text()))
+    return caught.value
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
+def test_rendered_text_is_pinned(path: Path) -> None:
+    rendered = str(errors(path)) + "\n"
+    golden = path.with_suffix(".txt")
+    if os.environ.get("OPTDSL_BLESS"):
+        golden.write_text(rendered)
+    assert rendered == golden.read_text()
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
+def test_spans_lie_in_the_file_and_are_small(path: Path) -> None:
+    for diagnostic in errors(path).diagnostics:
+        span = diagnostic.span
+        assert span.source.name == path.name
+        assert 0 <= span.start <= span.end <= len(span.source.text)
+        assert "\n" not in span.text
+
+
+def test_every_code_has_a_bad_program() -> None:
+    package = Path(optdsl.__file__).parent
+    code = re.compile(r'report\.error\(\s*"([a-z-]+)"')
+    used = {c for p in package.rglob("*.py") for c in code.findall(p.read_text())}
+    pinned = {d.code for p in PROGRAMS for d in errors(p).diagnostics}
+    assert used == pinned
+
+
+def test_the_mistakes_of_the_issue_are_covered() -> None:
+    codes = {d.code for p in PROGRAMS for d in errors(p).diagnostics}
+    assert codes >= {
+        "syntax", "unknown-name", "duplicate", "cycle", "prime", "state-not-updated", "no-update",
+        "type", "out-of-bounds", "empty-interval", "unknown-function", "arity", "too-deep",
+        "too-large",
+    }  # fmt: skip
+
+
+def test_all_errors_of_a_file_come_at_once_in_order() -> None:
+    found = errors(BAD / "several.opt").diagnostics
+    assert [d.code for d in found] == ["syntax", "unknown-name", "unknown-name"]
+    assert [d.span.start for d in found] == sorted(d.span.start for d in found)
+
+
+def test_an_oversized_file_is_refused_before_parsing() -> None:
+    text = "optimizer A\n" + "x = g\n" * 1200
+    with pytest.raises(SpecError, match="too-large"):
+        library.read(Source("a.opt", text))
+    with pytest.raises(SpecError, match="too-large"):
+        library.read(Source("a.opt", "# " + "x" * 100_001))
+
+
+def test_wide_and_combining_characters_keep_the_marker_in_place() -> None:
+    source = Source("a.opt", "x = 漢e\u0301 + y")
+    start = source.text.index("y")
+    text = render(Diagnostic("c", "m", Span(source, start, start + 1), "here"))
+    _, line, marker = text.split("\n")
+    # The ideograph takes two columns, the combining accent none: the sum is as without them.
+    assert marker.index("^") == line.index("y")
+
+
+def test_errors_survive_pickling() -> None:
+    error = errors(BAD / "arity.opt")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,0 +1,188 @@
+"""Parsing and formatting are inverse, on the library and on trees drawn at random."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, strategies as st
+
+from optdsl import library
+from optdsl.diagnostics import Report, Source, Span, SpecError
+from optdsl.ir.program import Program
+from optdsl.syntax import ast
+from optdsl.syntax.build import latin
+from optdsl.syntax.format import format
+from optdsl.syntax.parse import parse, parse_partial
+
+NOWHERE = Span(Source("", ""), 0, 0)
+KEYWORDS = {"optimizer", "hyper", "state", "def", "learn", "in", "by", "after"}
+
+
+def read(text: str) -> ast.Declaration:
+    return parse(Source("t.opt", text))
+
+
+@pytest.mark.parametrize("name", library.list_specs())
+def test_library_is_in_the_canonical_layout(name: str) -> None:
+    source = library.open_source(name)
+    assert format(parse(source)) == source.text
+
+
+words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True).filter(
+    lambda w: w not in KEYWORDS
+)
+identifiers = words.map(lambda w: ast.Identifier(w, NOWHERE))
+numbers = st.one_of(
+    st.floats(0, 1e300, allow_nan=False).map(repr),
+    st.integers(0, 10**9).map(str),
+    st.sampled_from(["1e-8", ".5", "2.", "0.90"]),
+).map(lambda text: ast.Number(float(text), text, NOWHERE))
+leaves = st.one_of(numbers, st.builds(lambda n, p: ast.Name(n, p, NOWHERE), words, st.booleans()))
+expressions = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(lambda x: ast.Negate(x, NOWHERE), inner),
+        st.builds(
+            lambda o, x, y: ast.Binary(o, x, y, NOWHERE), st.sampled_from("+-*/^"), inner, inner
+        ),
+        st.builds(
+            lambda f, a: ast.Call(f, tuple(a), NOWHERE), identifiers, st.lists(inner, max_size=3)
+        ),
+    ),
+    max_leaves=12,
+)
+comparisons = st.one_of(
+    expressions,
+    st.builds(
+        lambda o, x, y: ast.Binary(o, x, y, NOWHERE),
+        st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+        expressions,
+        expressions,
+    ),
+)
+comments = st.text("abc 'é#\"", max_size=8).map(lambda c: ("# " + c).rstrip())
+trivia = st.builds(
+    ast.Trivia, st.booleans(), st.lists(comments, max_size=2).map(tuple), st.just("") | comments
+)
+intervals = st.builds(
+    lambda a, b, x, y: ast.Interval(a, b, x, y, NOWHERE),
+    expressions,
+    expressions,
+    st.booleans(),
+    st.booleans(),
+)
+choices = st.lists(expressions, min_size=1, max_size=3).map(lambda v: ast.Choice(tuple(v), NOWHERE))
+typed = st.none() | identifiers
+parameters = st.builds(ast.Parameter, identifiers, typed)
+several = st.lists(identifiers, min_size=1, max_size=3).map(tuple)
+options = st.lists(st.builds(ast.Option, identifiers, comparisons), max_size=2).map(tuple)
+statements = st.one_of(
+    st.builds(
+        lambda n, d, i, t: ast.Hyper(n, d, i, NOWHERE, t),
+        identifiers,
+        comparisons,
+        st.none() | intervals | choices,
+        trivia,
+    ),
+    st.builds(
+        lambda n, k, x, t: ast.State(n, k, x, NOWHERE, t), identifiers, typed, comparisons, trivia
+    ),
+    st.builds(
+        lambda n, p, x, t: ast.Function(n, tuple(p), x, NOWHERE, t),
+        identifiers,
+        st.lists(parameters, min_size=1, max_size=3),
+        comparisons,
+        trivia,
+    ),
+    st.builds(
+        lambda n, p, x, t: ast.Equation(n, p, x, NOWHERE, t),
+        identifiers,
+        st.booleans(),
+        comparisons,
+        trivia,
+    ),
+    st.builds(
+        lambda n, b, r, o, a, t: ast.Learn(n, b, r, o, a, NOWHERE, t),
+        several,
+        st.none() | intervals,
+        identifiers,
+        options,
+        st.none() | numbers,
+        trivia,
+    ),
+    st.builds(lambda n, t: ast.LearnAfter(n, NOWHERE, t), numbers, trivia),
+)
+declarations = st.builds(
+    lambda n, d, s, t, c: ast.Declaration(n, tuple(d), tuple(s), NOWHERE, t, tuple(c)),
+    identifiers,
+    st.lists(st.text("abc é.#()'", max_size=9), max_size=2),
+    st.lists(statements, max_size=6),
+    trivia,
+    st.lists(comments, max_size=2),
+)
+
+
+@given(declarations)
+def test_formatting_then_parsing_gives_the_same_tree(tree: ast.Declaration) -> None:
+    text = format(tree)
+    assert read(text) == tree
+    assert format(read(text)) == text
+
+
+@given(st.text("ab=+-*/^()[]{},:'\"#.<>!012 \n\tβθinhyper learn state def", max_size=80))
+def test_any_text_parses_or_is_reported_never_crashes(text: str) -> None:
+    report = Report()
+    parsed = parse_partial(Source("t.opt", "optimizer A\n" + text), report)
+    # An indented first line continues the header, and may break it.
+    try:
+        report.check()
+    except SpecError as error:
+        assert str(error)
+    else:
+        assert parsed.declaration is not None
+
+
+def test_precedence_and_associativity() -> None:
+    tree = read("optimizer A\nx = -a^2 - b - c * d^-e^f").statements[0]
+    same = read("optimizer A\nx = ((-(a^2)) - b) - (c * (d^(-(e^f))))").statements[0]
+    other = read("optimizer A\nx = -a^2 - (b - c * d^-e^f)").statements[0]
+    assert tree == same != other
+
+
+def test_greek_letters_are_spellings() -> None:
+    greek = read("optimizer A\nhyper β1 = 0.9\nθ' = θ - η * g / (√v + ε)".replace("√v", "v"))
+    plain = read("optimizer A\nhyper beta1 = 0.9\ntheta' = theta - eta * g / (v + eps)")
+    assert greek == plain
+    assert [latin(c) for c in ("ρ", "λ2", "Σ", "ϵ", "ϑ", "ϕ")] == [
+        "rho", "lambda2", "Sigma", "eps", "theta", "phi",
+    ]  # fmt: skip
+
+
+def test_an_indented_text_and_an_indented_continuation() -> None:
+    indented = '\n    optimizer A\n      "a"\n    x = g\n      + theta  # why\n'
+    tree = read(indented)
+    assert tree == read('optimizer A\n  "a"\nx = g + theta  # why\n')
+    assert tree.statements[0].trivia.trailing == "# why"
+
+
+def test_comments_are_kept_where_they_belong() -> None:
+    text = "# top\noptimizer A  # name\n\n# above\nx = g\n  # inside\n  + theta\n\n# end\n"
+    tree = read(text)
+    assert tree.trivia == ast.Trivia(leading=("# top",), trailing="# name")
+    assert tree.statements[0].trivia.leading == ("# above", "# inside")
+    assert tree.closing == ("# end",)
+
+
+def test_windows_line_ends_mean_the_same() -> None:
+    source = library.open_source("adam")
+    assert read(source.text.replace("\n", "\r\n")) == parse(source)
+
+
+def test_spans_take_no_part_in_equality() -> None:
+    def program(text: str) -> Program:
+        return library.read(Source("t.opt", text))
+
+    text = library.open_source("adam").text
+    moved = "# a comment\n" + text.replace("h^2", "( h ^ 2 )")
+    assert program(moved) == program(text)
+    assert program(text.replace("h^2", "h^3")) != program(text)
+    assert replace(program(text), name="B") != program(text)
