@@ -1,0 +1,7 @@
+"""``python -m optdsl``."""
+
+import sys
+
+from optdsl.cli import main
+
+sys.exit(main())

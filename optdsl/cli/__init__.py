@@ -1,0 +1,67 @@
+"""The command line: each command calls one library function and prints what it returns."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from optdsl import __version__
+from optdsl.cli import commands, train
+from optdsl.cli.errors import UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 (a specification is wrong) or 2 (a usage error)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"optdsl {options.command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output went away (`optdsl show adam | head`).
+        sys.stderr.close()
+        return 0
+    return int(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="optdsl", description="Optimizers written once, as equations, compiled to PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"optdsl {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = subparsers.add_parser("list", help="the specifications of the library")
+    command.set_defaults(run=commands.list_)
+
+    command = subparsers.add_parser("check", help="find the mistakes of specifications")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a .opt file, or - for the input")
+    command.set_defaults(run=commands.check)
+
+    command = subparsers.add_parser("show", help="what a specification says and becomes")
+    command.add_argument("name", metavar="NAME", help="a name of the library, or a .opt file")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--backend", metavar="BACKEND", help="print the code for this backend: eager")
+    what.add_argument("--ir", action="store_true", help="print the lowered program")
+    command.add_argument(
+        "--no-learn", action="store_true", help="with all coefficients fixed, without tangents"
+    )
+    command.set_defaults(run=commands.show)
+
+    command = subparsers.add_parser("fmt", help="lay out specifications in the canonical way")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a .opt file, or - for the input")
+    command.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if a file would change"
+    )
+    command.set_defaults(run=commands.format_)
+
+    command = subparsers.add_parser(
+        "train", help="train a small model on real text and compare optimizers"
+    )
+    train.add_arguments(command)
+    command.set_defaults(run=train.run)
+    return parser

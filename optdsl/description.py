@@ -1,0 +1,107 @@
+"""A specification described for a reader: equations, hyperparameters, states, bytes."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from optdsl.diagnostics import Source
+from optdsl.ir.domain import spell
+from optdsl.ir.program import Program
+from optdsl.ir.types import Extent
+from optdsl.syntax import ast
+from optdsl.syntax.format import expression
+from optdsl.syntax.parse import parse
+
+# States are kept in float32 whatever the parameter is, float64 aside.
+_BYTES = 4
+
+
+def describe(source: Source, program: Program) -> str:
+    """The page that ``optdsl show NAME`` prints; `program` says what is learned."""
+    declaration = parse(source)
+    blocks = [
+        [declaration.name.text, *(f"  {line}" for line in declaration.documentation)],
+        ["Equations", *_equations(declaration)],
+        ["Hyperparameters", *_hypers(program)],
+    ]
+    if program.learned:
+        blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
+    blocks.append(_states(program, declaration))
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def listing(programs: Mapping[str, Program], width: int) -> str:
+    """Each specification by name: bytes of state, where it comes from, what is learned."""
+    column = max(map(len, programs), default=0)
+    out = []
+    for name, program in programs.items():
+        head = f"{name:<{column}} {state_bytes(program):>3} B  "
+        text = program.documentation[0] if program.documentation else program.name
+        if program.learned:
+            text += f". Learns {', '.join(x.hyper for x in program.learned)}."
+        out.append(textwrap.fill(head + text, width, subsequent_indent=" " * len(head)))
+    return "\n".join(out) + "\n"
+
+
+def state_bytes(program: Program) -> int:
+    """Bytes of state per parameter in float32, tangents of learned hyperparameters included."""
+    tensors = sum(s.type.extent is Extent.TENSOR for s in program.states)
+    return _BYTES * (tensors + len(program.learned))
+
+
+def _equations(declaration: ast.Declaration) -> list[str]:
+    equations = [s for s in declaration.statements if isinstance(s, ast.Equation)]
+    names = [e.name.text + ("'" if e.primed else "") for e in equations]
+    width = max(map(len, names), default=0)
+    return [
+        f"  {name:<{width}} = {expression(e.value)}"
+        for name, e in zip(names, equations, strict=True)
+    ]
+
+
+def _hypers(program: Program) -> list[str]:
+    return table([(h.name, f"= {spell(h.default)}", f"in {h.domain}") for h in program.hypers])
+
+
+def _learned(program: Program) -> list[str]:
+    rows = []
+    for learned in program.learned:
+        options = [f"{name} = {spell(value)}" for name, value in learned.options]
+        options += [] if learned.clip is None else [f"clip = {spell(learned.clip)}"]
+        after = f"after {learned.after} steps" if learned.after else ""
+        rule = f"by {learned.rule}({', '.join(options)})"
+        rows.append((learned.hyper, f"in {learned.bounds}", rule, after))
+    return table(rows)
+
+
+def _states(program: Program, declaration: ast.Declaration) -> list[str]:
+    initial = {
+        s.name.text: expression(s.initial)
+        for s in declaration.statements
+        if isinstance(s, ast.State)
+    }
+    rows = [
+        (s.name, f"= {initial[s.name]}", str(s.type), f"{_BYTES} bytes per {_unit(s.type.extent)}")
+        for s in program.states
+    ]
+    rows += [
+        (f"tangent/{x.hyper}", "", "tensor", f"{_BYTES} bytes per parameter")
+        for x in program.learned
+    ]
+    total = f"State: {state_bytes(program)} bytes per parameter in float32"
+    return [total, *table(rows)]
+
+
+def _unit(extent: Extent) -> str:
+    return "parameter" if extent is Extent.TENSOR else "tensor"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows in aligned columns, indented by two."""
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+    return [
+        ("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False))).rstrip()
+        for row in rows
+    ]
