@@ -13,7 +13,9 @@ from optdsl.syntax import ast
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
 # `inf` is a number; `params` is the first argument of every torch optimizer.
 _RESERVED = {**dict.fromkeys(BUILTINS, "built in"), "inf": "infinity"}
-_RESERVED_HYPERS = {"params": "torch optimizers take the parameters under this name"}
+_RESERVED_HYPERS = dict.fromkeys(
+    ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
+)
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
 

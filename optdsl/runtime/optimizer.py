@@ -58,7 +58,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
 
     compiled: ClassVar[Compiled]
 
-    def __init__(self, params: Any, **hypers: Any) -> None:
+    def __init__(self, /, params: Any, **hypers: Any) -> None:
         """Make an optimizer.
 
         Args:

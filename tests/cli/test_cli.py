@@ -1,0 +1,151 @@
+"""The command line, as a user sees it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optdsl import library
+from optdsl.cli import main
+
+GOOD = library.open_source("adam").text
+BAD = GOOD.replace("beta2)", "beta3)")
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "optdsl", *arguments], input=stdin, capture_output=True, text=True,
+        check=False, env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+
+
+def test_check_says_nothing_of_a_good_file_and_all_of_bad_ones(tmp_path: Path) -> None:
+    good, bad, worse = (tmp_path / n for n in ("good.opt", "bad.opt", "worse.txt"))
+    good.write_text(GOOD)
+    bad.write_text(BAD)
+    worse.write_text("optimizer A\nx = \ntheta' = thet\n")
+    result = run("check", str(good))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = run("check", str(bad), str(good), str(worse))
+    assert result.returncode == 1
+    assert result.stderr.count("error[unknown-name]") == 3
+    assert result.stderr.count("error[syntax]") == 1
+    assert "did you mean `beta2`?" in result.stderr
+    assert result.stderr.rstrip().endswith("4 mistakes in 3 files")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "-"], ["list"], ["show", "mada_legacy"], ["show", "adam", "--ir"]]
+)
+def test_the_front_half_starts_without_torch_and_pydantic(arguments: list[str]) -> None:
+    code = (
+        "import sys; from optdsl.cli import main; main(sys.argv[1:]);"
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'matplotlib', 'networkx', 'sympy'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], input=GOOD, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_show_backend_needs_no_torch() -> None:
+    code = (
+        "import sys; from optdsl.cli import main; main(['show', 'adam', '--backend', 'eager']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["check", "nowhere.opt"], "cannot read"),
+        (["check", "."], "cannot read"),
+        (["show", "adamm"], "did you mean `adam`?"),
+        (["show", "adam", "--backend", "cuda"], "should be 'eager'"),
+        (["train", "--optimizers", "adamm", "--steps", "1"], "adamm"),
+        (["train", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--steps", "0"], "steps"),
+        (["train", "--set", "lion"], "NAME.HYPER=VALUE"),
+        ([], "COMMAND"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_usage_errors_are_one_clear_line_and_status_2(
+    arguments: list[str], complaint: str, tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "optdsl", *arguments], capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+    told = [x for x in result.stderr.splitlines() if not x.startswith(("usage:", " "))]
+    assert len(told) == 1
+
+
+def test_an_empty_text_is_one_line_and_status_2(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    result = run("train", "--text", str(empty), "--out", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert str(empty) in result.stderr.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fmt_rewrites_in_place_checks_and_filters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.opt"
+    loose = GOOD.replace(" = ", "=").replace("beta1)", "beta1 )")
+    path.write_text(loose)
+    path.chmod(0o640)
+    assert main(["fmt", "--check", str(path)]) == 1
+    assert path.read_text() == loose
+    assert main(["fmt", str(path)]) == 0
+    assert path.read_text() == GOOD
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert main(["fmt", "--check", str(path)]) == 0
+    assert run("fmt", "-", stdin=loose).stdout == GOOD
+    assert [p.name for p in tmp_path.iterdir()] == ["a.opt"]
+
+
+def test_fmt_leaves_a_broken_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.opt"
+    path.write_text("optimizer A\nx  =  \n")
+    assert main(["fmt", str(path)]) == 1
+    assert path.read_text() == "optimizer A\nx  =  \n"
+
+
+def test_show_tells_equations_hyperparameters_states_and_bytes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", "mada_legacy"]) == 0
+    text = capsys.readouterr().out
+    assert "vhat     = debias(rho * v' + (1 - rho) * stop_gradient(V'), beta2)" in text
+    assert "beta2         = 0.95    in [0, 1)" in text
+    assert "rho    in [0, 1]         by sgd(lr = 0.1, clip = 10)     after 50 steps" in text
+    # Six states and six stored tangents of four bytes.
+    assert "State: 48 bytes per parameter in float32" in text
+    assert max(map(len, text.splitlines())) <= 88
+    assert main(["show", "mada_legacy", "--no-learn"]) == 0
+    assert "State: 24 bytes per parameter" in capsys.readouterr().out
+
+
+def test_list_names_every_spec(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line[:1].strip()} >= set(library.list_specs())
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m optdsl show mada_legacy --ir | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("program MADALegacy\n", "")

@@ -1,0 +1,142 @@
+"""A specification is data: whatever it says, it is refused or computes, and never executes."""
+
+import math
+
+import pytest
+import torch
+
+import optdsl
+from optdsl.diagnostics import SpecError
+
+
+def stepped(text: str, **hypers: float) -> torch.Tensor:
+    """The parameter after one step from 2 with gradient 3."""
+    parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = optdsl.compile(text)([parameter], **hypers)
+    parameter.grad = torch.tensor([3.0], dtype=torch.float64)
+    optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize(
+    "citation",
+    [
+        "''' import os '''",
+        "\\",
+        "\\N{BULLET} \\x41 \\u0041 \\",
+        "{0} %s {__import__}",
+        "é 漢 \u202e right to left",
+        "# no comment",
+        "",
+    ],
+)
+def test_a_citation_is_only_text(citation: str) -> None:
+    text = f'optimizer A\n  "{citation}"\ntheta\' = theta - g\n'
+    assert stepped(text).item() == -1
+    assert citation in str(optdsl.compile(text).__doc__)
+
+
+NAMES = [
+    "torch", "math", "Tensor", "sign", "divide", "power", "step", "initialize", "m_next", "_",
+    "__import__", "__builtins__", "print", "float", "abs", "t_", "self", "hypers", "lambda", "def_",
+    "return", "None", "True", "match", "theta_next", "x", "state", "type", "params", "lr",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in {"lr", "state"}])
+def test_an_equation_may_be_called_anything(name: str) -> None:
+    text = (
+        f"optimizer A\nhyper lr = 0.5 in [0, 1]\nstate m = 0\nm' = m + sign(g)\n"
+        f"{name} = 2 * g + 2 * g^2\ntheta' = theta - lr * {name} - {name} * m'"
+    )
+    assert stepped(text).item() == 2 - 0.5 * 24 - 24
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in {"m_next", "lr", "state"}])
+def test_a_hyperparameter_works_or_is_refused_by_name(name: str) -> None:
+    text = (
+        f"optimizer A\nhyper {name} = 0.5 in [0, 1]\nstate m = 0\nm' = m + sign(g)\n"
+        f"theta' = theta - {name} * m' - (0.1 / (1 - {name}))"
+    )
+    try:
+        optdsl.compile(text)
+    except SpecError as error:
+        assert f"`{name}` cannot be defined" in str(error)  # noqa: PT017
+        assert name in {"lambda", "return", "None", "True", "params"}
+    else:
+        assert stepped(text, **{name: 0.25}).item() == pytest.approx(2 - 0.25 - 0.1 / 0.75)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in {"lr", "state"}])
+def test_a_state_works_or_is_refused_by_name(name: str) -> None:
+    text = f"optimizer A\nstate {name} = 0\n{name}' = {name} + sign(g)\ntheta' = theta - {name}'"
+    if name == "step":
+        with pytest.raises(SpecError, match="`step` cannot be defined"):
+            optdsl.compile(text)
+    else:
+        assert stepped(text).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("1 / 0", math.inf),
+        ("-1 / 0", -math.inf),
+        ("1 / (0 * -1)", -math.inf),
+        ("0 / 0", math.nan),
+        ("x / 0", math.inf),
+        ("sqrt(-x)", math.nan),
+        ("log(0 * x)", -math.inf),
+        ("log(-x)", math.nan),
+        ("exp(1000 * x)", math.inf),
+        ("(-x)^0.5", math.nan),
+        ("10^(400 * x)", math.inf),
+        ("(-10)^401", -math.inf),
+        ("(0 * x)^-1", math.inf),
+        ("(0 * -x)^-1", -math.inf),
+        ("max(x, 0 / (0 * x))", math.nan),
+        ("min(0 / (0 * x), x)", math.nan),
+        ("sign(0 / (0 * x))", math.nan),
+        ("abs(-x)", 1.0),
+        ("tanh(1000 * x)", 1.0),
+        ("where(x > 0, 3, 1 / 0)", 3.0),
+        ("inf - inf", math.nan),
+    ],
+)
+def test_host_arithmetic_is_ieee_and_never_raises(expression: str, expected: float) -> None:
+    text = f"optimizer A\nhyper x = 1 in (-inf, inf)\ntheta' = 0 * theta + ({expression})"
+    assert stepped(text).item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_deep_and_wide_texts_are_refused_in_bounded_time() -> None:
+    header = "optimizer A\ntheta' = theta - "
+    for hostile in (
+        "(" * 20_000,
+        "-" * 5_000 + "g",
+        "g" + " + g" * 5_000,
+        "g" + "^g" * 5_000,
+    ):
+        with pytest.raises(SpecError, match=r"syntax|too-deep"):
+            optdsl.compile(header + hostile)
+    chain = "optimizer A\n" + "".join(f"x{i} = x{i + 1}\n" for i in range(900))
+    assert stepped(chain + "x900 = g\ntheta' = theta - x0").item() == -1
+    calls = "".join(f"def f{i + 1}(x) = f{i}(x)\n" for i in range(500))
+    with pytest.raises(SpecError, match="too-large"):
+        optdsl.compile("optimizer A\ndef f0(x) = x\n" + calls + "theta' = theta - f500(g)")
+
+
+def test_functions_that_call_each_other_are_refused() -> None:
+    text = "optimizer A\ndef f(x) = h(x)\ndef h(x) = f(x)\ntheta' = theta - f(g)"
+    with pytest.raises(SpecError, match="calls itself"):
+        optdsl.compile(text)
+
+
+def test_nul_and_control_characters_are_reported() -> None:
+    with pytest.raises(SpecError, match="syntax"):
+        optdsl.compile("optimizer A\ntheta' = theta \x00 - g")
+
+
+def test_a_rule_learned_by_itself_is_refused(tmp_path: object) -> None:
+    text = "optimizer A\nhyper lr = 1 in [0, 2]\ntheta' = theta - lr * g\nlearn lr by A(lr = 1)"
+    with pytest.raises(SpecError, match="unknown rule `A`"):
+        optdsl.compile(text)
