@@ -67,6 +67,20 @@ class Learn(BaseModel):
 LearnOption = bool | Iterable[str] | Mapping[str, Learn]
 
 
+def real(value: Any) -> float:
+    """A number of any library as a float.
+
+    Raises:
+        TypeError: for anything else, text that spells a number included.
+    """
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError(f"must be a real number, not {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"must be a real number, not {value!r}") from error
+
+
 def compile_options(backend: str, order: str) -> CompileOptions:
     """The options, or a one-line `OptionError` (a ValueError)."""
     try:

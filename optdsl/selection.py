@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from optdsl.diagnostics import nearest
@@ -11,7 +11,7 @@ from optdsl.differentiate import moves
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Learned, Program
 from optdsl.lower.learning import Rules, learning_bounds_problem
-from optdsl.options import Learn, LearnOption, OptionError
+from optdsl.options import Learn, LearnOption, OptionError, real
 
 
 def select(program: Program, learn: LearnOption, rules: Rules) -> Program:
@@ -43,10 +43,12 @@ def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned
         learn = [learn]
     if isinstance(learn, Mapping):
         return tuple(_learned(program, name, how, rules) for name, how in learn.items())
+    if not isinstance(learn, Iterable):
+        raise OptionError(f"learn={learn!r} must be True, False, names, or optdsl.Learn by name")
     known = {x.hyper: x for x in program.learned}
     wanted = list(learn)
     for name in wanted:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             _require_hyper(program, name)
             raise OptionError(
                 f"{program.name} does not say how to learn {name}: "
@@ -72,12 +74,19 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> Learned:
         raise OptionError(f"Learn: no rule is called {how.rule!r}: {hint}")
     rule, hypers = found
     domains = {h.name: h.domain for h in hypers}
-    for option, value in how.hypers.items():
+    options = []
+    for option, given in how.hypers.items():
         if option not in domains:
-            hint = nearest(option, domains) or f"it has {', '.join(domains)}"
+            known = [*domains, *(n for n in Learn.model_fields if n != "rule")]
+            hint = nearest(option, known) or f"there are {', '.join(known)}"
             raise OptionError(f"Learn: {rule} has no hyperparameter {option!r}: {hint}")
-        if not isinstance(value, int | float) or value not in domains[option]:
-            raise OptionError(f"Learn: {option} = {value!r} must lie in {domains[option]}")
+        try:
+            value = real(given)
+        except TypeError as error:
+            raise OptionError(f"Learn: {option} = {given!r} {error}") from None
+        if value not in domains[option]:
+            raise OptionError(f"Learn: {option} = {given!r} must lie in {domains[option]}")
+        options.append((option, value))
     bounds = _interval(how.bounds)
     allowed = program.hyper(name).domain
     problem = learning_bounds_problem(name, bounds, allowed)
@@ -86,8 +95,7 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> Learned:
         raise OptionError(f"{message.replace('`', '')}: {label}; give Learn(..., bounds=(a, b))")
     chosen = allowed if bounds is None else bounds
     assert isinstance(chosen, Interval)
-    options = tuple((key, float(value)) for key, value in how.hypers.items())
-    return Learned(name, rule, options, how.clip, chosen, how.after)
+    return Learned(name, rule, tuple(options), how.clip, chosen, how.after)
 
 
 def _interval(bounds: tuple[float, float] | None) -> Interval | None:

@@ -139,19 +139,11 @@ class _Function:
         return self._printer.description(value)
 
     def _result(self, result: Result) -> str:
-        actual = self._program.type(result.value).extent
-        text = self._printer.text(result.value)
-        if actual is result.type.extent:
-            # A new state must not share memory with the gradient or the parameter.
-            leaf = self._printer.leaf(result.value) and self._kernel.name == "initialize"
-            return f"{text}.clone()" if leaf and actual is not Extent.UNIFORM else text
-        if actual is Extent.SCALAR:
-            return f"{self._printer.atom(result.value)}.expand_as(theta)"
-        if result.type.extent is Extent.SCALAR:
-            return f"theta.new_tensor({text})"
-        if text in {"0", "0.0"}:
-            return "torch.zeros_like(theta)"
-        return f"torch.full_like(theta, {text})"
+        text = self._printer.extended(result.value, result.type.extent)
+        # A new state must not share memory with the gradient or the parameter.
+        leaf = self._printer.leaf(result.value) and self._kernel.name == "initialize"
+        tensor = self._program.type(result.value).extent is not Extent.UNIFORM
+        return f"{text}.clone()" if leaf and tensor else text
 
 
 def _wrapped(opening: str, parts: Sequence[str], closing: str) -> list[str]:

@@ -164,6 +164,21 @@ class Printer:
             return None
         return spelled if spelled[0].isalpha() else None
 
+    def extended(self, value: Value, extent: Extent) -> str:
+        """The expression of a value, as large as `extent` even where its own is smaller."""
+        return self._extended(value, extent, _CONDITIONAL)
+
+    def _extended(self, value: Value, extent: Extent, demanded: int) -> str:
+        actual = self._extent(value)
+        if actual is extent or extent is Extent.UNIFORM:
+            return self._at(value, demanded)
+        if actual is Extent.SCALAR:
+            return f"{self.atom(value)}.expand_as(theta)"
+        text = self.text(value)
+        if extent is Extent.SCALAR:
+            return f"theta.new_tensor({text})"
+        return "torch.zeros_like(theta)" if text == "0" else f"torch.full_like(theta, {text})"
+
     def _at(self, value: Value, demanded: int) -> str:
         text, level = self._spell(value)
         return f"({text})" if level < demanded else text
@@ -212,11 +227,10 @@ class Printer:
     def _where(self, operation: Operation) -> tuple[str, int]:
         condition, then, otherwise = operation.arguments
         if self._extent(condition) is Extent.UNIFORM:
-            spelled = (
-                f"{self._at(then, _COMPARISON)} if {self._at(condition, _COMPARISON)} "
-                f"else {self._at(otherwise, _CONDITIONAL)}"
-            )
-            return spelled, _CONDITIONAL
+            extent = operation.type.extent
+            chosen = self._extended(then, extent, _COMPARISON)
+            other = self._extended(otherwise, extent, _CONDITIONAL)
+            return f"{chosen} if {self._at(condition, _COMPARISON)} else {other}", _CONDITIONAL
         chosen = self.text(then)
         if self._extent(then) is self._extent(otherwise) is Extent.UNIFORM:
             # Two Python numbers would make a tensor of torch's default precision.

@@ -44,9 +44,32 @@ def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
             handle.remove()
 
 
+def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state with the name of the specification that made it."""
+    return {**state_dict, "specification": optimizer.compiled.program.name}
+
+
+def drop_strangers(optimizer: CompiledOptimizer) -> None:
+    """Forget what a loaded state kept for coefficients that this optimizer does not learn.
+
+    A tangent that nobody takes up at the next step would be wrong at any later one.
+    """
+    learned = {c.name for c in optimizer.compiled.coefficients}
+    entries = [*optimizer.param_groups, *optimizer.state.values()]
+    for entry in entries:
+        for key in list(entry):
+            kind, slash, name = str(key).partition("/")
+            known = kind in {"tangent", "hypergradient", "learn"} and slash
+            if known and name.partition("/")[0] not in learned:
+                del entry[key]
+
+
 def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
+    other = state_dict.get("specification", program.name)
+    if other != program.name:
+        raise ValueError(f"this state is not one of {name}: it was saved by {other}")
     for group in state_dict["param_groups"]:
         missing = [h.name for h in program.hypers if h.name not in group]
         if missing:
@@ -68,6 +91,6 @@ def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
     for index, parameter in zip(saved, own, strict=True):
         for key, value in state_dict["state"].get(index, {}).items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
                 device = value.device if key == "step" else parameter.device
                 optimizer.state[parameter][key] = value.detach().to(device, copy=True)

@@ -8,6 +8,7 @@ from typing import Any
 from optdsl.diagnostics import nearest
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Hyper
+from optdsl.options import real
 
 
 def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper]) -> None:
@@ -32,12 +33,9 @@ def check_value(optimizer: str, hyper: Hyper, value: Any) -> float:
         ValueError: when it is out of bounds; the message names them.
     """
     try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"{optimizer}: {hyper.name} must be a real number, not {value!r}"
-        raise TypeError(message) from error
-    if isinstance(value, str):
-        raise TypeError(f"{optimizer}: {hyper.name} must be a real number, not {value!r}")
+        number = real(value)
+    except TypeError as error:
+        raise TypeError(f"{optimizer}: {hyper.name} {error}") from None
     if number not in hyper.domain:
         raise ValueError(
             f"{optimizer}: {hyper.name} = {spell_any(number)} is out of bounds, "

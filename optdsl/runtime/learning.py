@@ -57,15 +57,27 @@ class Coefficient:
         keys = [self.hypergradient_key, *(self.state_key(s) for s in self.states)]
         return {**dict.fromkeys(keys, 0.0), self.step_key: 0}
 
+    def adopt(self, group: Group) -> None:
+        """Make the entries of a loaded group this coefficient's; another rule's start anew."""
+        own = self.defaults()
+        prefix = f"learn/{self.name}/"
+        found = {key for key in group if key.startswith(prefix)}
+        if found != {key for key in own if key.startswith(prefix)}:
+            for key in found:
+                del group[key]
+        for key, value in own.items():
+            group.setdefault(key, value)
+
     def update(self, groups: Sequence[Group], hypergradient: float, steps: int) -> None:
         """Move the coefficient in every group.
 
         Args:
-            groups: the parameter groups, which share the coefficient.
+            groups: the parameter groups, which share the coefficient, and the defaults.
             hypergradient: the derivative of the loss by the coefficient.
             steps: how many steps were taken before this one; learning starts after some.
 
-        A hyper-gradient that is not finite is recorded and moves nothing.
+        A hyper-gradient that is not finite is recorded and moves nothing, and so is one that
+        would leave the coefficient or the memory of its rule not finite.
         """
         entries: dict[str, float] = {self.hypergradient_key: hypergradient}
         if steps >= self.learned.after and math.isfinite(hypergradient):
@@ -83,12 +95,10 @@ class Coefficient:
         else:
             state = self.rule.initialize(value, hypergradient, {}, self.hypers, 1.0)
         result = self.rule.step(value, hypergradient, state, self.hypers, float(count + 1))
-        moved = result.pop("theta")
-        if not math.isfinite(moved):
+        if not all(map(math.isfinite, result.values())):
             return {}
-        entries = {self.state_key(s): float(v) for s, v in result.items()}
         return {
-            **entries,
-            self.name: self.learned.bounds.project(float(moved)),
+            **{self.state_key(s): float(result[s]) for s in self.states},
+            self.name: self.learned.bounds.project(float(result["theta"])),
             self.step_key: count + 1,
         }

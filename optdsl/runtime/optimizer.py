@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optdsl.ir.program import Program
 from optdsl.runtime.build import Rule
-from optdsl.runtime.checkpoint import restored_bitwise
+from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.hyperparameters import check_names, check_value
 from optdsl.runtime.learning import Coefficient
 
@@ -87,13 +87,16 @@ class CompiledOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
         super().__setstate__(state)
-        for group in self.param_groups:
-            for coefficient in self.compiled.coefficients:
-                for key, value in coefficient.defaults().items():
-                    group.setdefault(key, value)
+        drop_strangers(self)
+        for coefficient in self.compiled.coefficients:
+            for group in self.param_groups:
+                coefficient.adopt(group)
+            # A group that is added later starts from what was learned so far.
+            for key in (coefficient.name, *coefficient.defaults()):
+                self.defaults[key] = self.param_groups[0][key]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; what it does not set comes from the defaults, learned values as they stand.
+        """Add a group; what it does not set is as in the constructor, or as learned since.
 
         Raises:
             TypeError, ValueError: as the constructor.
@@ -104,10 +107,6 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
                 param_group[hyper.name] = check_value(name, hyper, param_group[hyper.name])
-        if self.param_groups:
-            for coefficient in self.compiled.coefficients:
-                for key in (coefficient.name, *coefficient.defaults()):
-                    param_group.setdefault(key, self.param_groups[0][key])
         super().add_param_group(param_group)
         try:
             self._check_shared_coefficients()
@@ -116,6 +115,10 @@ class CompiledOptimizer(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as of torch, and under "specification" the name of the rule."""
+        return signed(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved.
@@ -161,7 +164,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         work = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         self._check_step(work)
         parameters = [p for ps in work for p in ps]
-        taken = max((_steps(self.state[p]) for p in parameters if self.state[p]), default=0)
+        taken = max((int(state["step"]) for state in self.state.values() if state), default=0)
         hypergradients = self._hypergradients(parameters)
         if self.compiled.order == "exact":
             self._learn(hypergradients, taken)
@@ -188,7 +191,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
 
     def _check_shared_coefficients(self) -> None:
         for coefficient in self.compiled.coefficients:
-            values = {group[coefficient.name] for group in self.param_groups}
+            values = {float(group[coefficient.name]) for group in self.param_groups}
             if len(values) > 1:
                 raise ValueError(
                     f"{type(self).__name__}: {coefficient.name} is learned for the whole "
@@ -225,7 +228,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for coefficient in self.compiled.coefficients:
             if coefficient.name in hypergradients:
                 value = hypergradients[coefficient.name]
-                coefficient.update(self.param_groups, value, taken)
+                coefficient.update([*self.param_groups, self.defaults], value, taken)
 
     def _advance(self, parameter: Tensor, hypers: dict[str, float]) -> None:
         """One step of one tensor."""
@@ -235,7 +238,8 @@ class CompiledOptimizer(torch.optim.Optimizer):
         theta, gradient = parameter.detach().to(compute), parameter.grad.to(compute)
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float64)
-            state |= rule.initialize(theta, gradient, {}, hypers, 1.0)
+            for name, value in rule.initialize(theta, gradient, {}, hypers, 1.0).items():
+                _keep(state, name, value)
         state["step"] += 1
         results = rule.step(theta, gradient, state, hypers, float(state["step"]))
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
@@ -243,13 +247,15 @@ class CompiledOptimizer(torch.optim.Optimizer):
         results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
         parameter.copy_(results.pop("theta"))
         for name, value in results.items():
-            if name not in state:
-                state[name] = torch.empty_like(value, memory_format=torch.contiguous_format)
-            state[name].copy_(value)
+            _keep(state, name, value)
 
 
-def _steps(state: dict[str, Any]) -> int:
-    return int(state["step"])
+def _keep(state: dict[str, Any], name: str, value: Tensor) -> None:
+    """Copy a value into memory that is the state's own."""
+    if name not in state:
+        # The value may be a view of one number, or the same tensor as another state.
+        state[name] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    state[name].copy_(value)
 
 
 def _check_dtype(optimizer: str, parameter: Tensor) -> None:
