@@ -1,0 +1,123 @@
+"""Loading optimizers and finding out, before any training, whether they work."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from optdsl.training.config import DEFAULT_LEARNING_RATES, TrainingConfig, TrainingError
+
+Loader = Callable[[str], type[Optimizer]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An optimizer that passed a trial.
+
+    Attributes:
+        label: Short name for tables and files.
+        build: Creates the optimizer for some parameters.
+        metrics: Names that `read_metrics` reports for it.
+    """
+
+    label: str
+    build: Callable[[Iterable[nn.Parameter]], Optimizer]
+    metrics: tuple[str, ...]
+
+
+def default_loader(name: str) -> type[Optimizer]:
+    """Loads an optimizer by name or path with `optdsl.load`."""
+    from optdsl import load
+
+    return load(name)
+
+
+def read_metrics(optimizer: Optimizer) -> dict[str, float]:
+    """Returns the coefficients an optimizer learns and their hyper-gradients, by name."""
+    metrics = getattr(optimizer, "metrics", None)
+    return dict(metrics()) if metrics else {}
+
+
+def load_candidates(
+    config: TrainingConfig, load: Loader, parameters: Iterable[nn.Parameter]
+) -> list[Candidate]:
+    """Loads the optimizers and tries each one on copies of the parameters.
+
+    Args:
+        config: Names the optimizers and their hyperparameters.
+        load: Returns an optimizer's class by name; LookupError, ValueError, TypeError and OSError
+            are taken as the user's mistake.
+        parameters: The parameters to be trained, which stay as they are.
+
+    Raises:
+        TrainingError: An optimizer is unknown, rejects its hyperparameters, or cannot take a step.
+    """
+    shapes = [parameter.detach() for parameter in parameters]
+    pairs = zip(config.optimizers, config.labels, strict=True)
+    return [_load_candidate(config, load, name.strip(), label, shapes) for name, label in pairs]
+
+
+def _load_candidate(
+    config: TrainingConfig, load: Loader, name: str, label: str, values: list[Tensor]
+) -> Candidate:
+    try:
+        cls = load(name)
+    except (LookupError, ValueError, TypeError, OSError) as error:
+        raise TrainingError(f"cannot load optimizer '{name}': {_first_line(error)}") from error
+
+    hypers: dict[str, float] = {}
+    if name in DEFAULT_LEARNING_RATES:
+        hypers["lr"] = DEFAULT_LEARNING_RATES[name]
+    hypers.update(config.overrides.get(label, {}))
+
+    def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        # The signature of an optimizer class is its own; the base class takes no such arguments.
+        factory: Callable[..., Optimizer] = cls
+        return factory(list(parameters), **hypers)
+
+    copies = [nn.Parameter(value.clone()) for value in values]
+    try:
+        optimizer = build(copies)
+    except (LookupError, ValueError, TypeError) as error:
+        given = ", ".join(f"{hyper}={value:g}" for hyper, value in hypers.items()) or "none given"
+        raise TrainingError(
+            f"optimizer '{label}' rejects its hyperparameters ({given}): {_first_line(error)}"
+        ) from error
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise TrainingError(
+            f"optimizer '{label}' has no hyperparameter 'lr', which the schedule needs"
+        )
+    return Candidate(label, build, _try(optimizer, label, copies))
+
+
+def _try(optimizer: Optimizer, label: str, copies: list[nn.Parameter]) -> tuple[str, ...]:
+    """Takes two steps on random gradients and returns the names of the optimizer's metrics."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        names = dict.fromkeys(read_metrics(optimizer))
+        schedule = LambdaLR(optimizer, lambda _: 1.0)
+        for _ in range(2):  # a hyper-gradient may need the gradient of an earlier step
+            for copy in copies:
+                copy.grad = 1e-3 * torch.randn(copy.shape, generator=generator)
+            optimizer.step()
+            schedule.step()
+            names.update(dict.fromkeys(read_metrics(optimizer)))
+    except Exception as error:
+        raise TrainingError(
+            f"optimizer '{label}' fails in a trial step: {_first_line(error)}"
+        ) from error
+    return tuple(names)
+
+
+def _first_line(error: Exception) -> str:
+    """Returns the gist of an error in one line."""
+    message = str(error)
+    if isinstance(error, KeyError) and error.args:  # its text is its argument's representation
+        message = str(error.args[0])
+    elif isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+    lines = (line.strip() for line in message.splitlines())
+    return next((line for line in lines if line), type(error).__name__)

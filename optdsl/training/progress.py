@@ -1,0 +1,136 @@
+"""Progress of the runs, as bars on a terminal and as plain lines elsewhere."""
+
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from optdsl.training.config import TrainingConfig
+from optdsl.training.results import Record, Run, Status
+
+
+class Reporter(Protocol):
+    """Receives what happens during a comparison."""
+
+    def advance(self, optimizer: str, record: Record) -> None:
+        """Reports a training step."""
+
+    def finish(self, run: Run) -> None:
+        """Reports the end of a run."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def advance(self, optimizer: str, record: Record) -> None:
+        """Does nothing."""
+
+    def finish(self, run: Run) -> None:
+        """Does nothing."""
+
+
+class Lines:
+    """Prints a line after every tenth of a run, and one at the end of a run that failed."""
+
+    def __init__(self, console: Console, config: TrainingConfig) -> None:
+        """Creates a reporter that prints to `console`."""
+        self._console = console
+        self._steps = config.steps
+        self._interval = max(1, config.steps // 10)
+        self._tokens = config.batch * config.block
+        self._width = max(map(len, config.labels))
+        self._validation: float | None = None
+
+    def advance(self, optimizer: str, record: Record) -> None:
+        """Prints a line now and then."""
+        if record.step == 1:
+            self._validation = None
+        if record.validation_loss is not None:
+            self._validation = record.validation_loss
+        if record.step % self._interval and record.step != self._steps:
+            return
+        left = record.seconds / record.step * (self._steps - record.step)
+        parts = [
+            f"{optimizer:<{self._width}}",
+            f"step {record.step:>{len(str(self._steps))}}/{self._steps}",
+            f"loss {record.train_loss:.3f}",
+            "" if self._validation is None else f"validation {self._validation:.3f}",
+            f"{self._tokens * record.step / record.seconds:.0f} tokens/s",
+            f"{left:.0f} s left",
+        ]
+        self._print("  ".join(part for part in parts if part))
+
+    def finish(self, run: Run) -> None:
+        """Prints how the run ended, unless it finished."""
+        if run.status is not Status.FINISHED:
+            self._print(f"{run.optimizer:<{self._width}}  {run.outcome}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """Shows a live progress bar per optimizer."""
+
+    def __init__(self, console: Console, config: TrainingConfig) -> None:
+        """Creates a reporter that draws on `console` while it is entered as a context."""
+        self._tokens = config.batch * config.block
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False, justify="right"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            expand=True,
+        )
+        self._tasks: dict[str, TaskID] = {
+            label: self._progress.add_task(label, start=False, total=config.steps, loss="", rate="")
+            for label in config.labels
+        }
+
+    def __enter__(self) -> Self:
+        """Starts drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops drawing and leaves the bars as they are."""
+        self._progress.stop()
+
+    def advance(self, optimizer: str, record: Record) -> None:
+        """Moves the optimizer's bar."""
+        task = self._tasks[optimizer]
+        if record.step == 1:
+            self._progress.start_task(task)
+        rate = self._tokens * record.step / record.seconds
+        self._progress.update(
+            task,
+            completed=record.step,
+            loss=f"loss {record.train_loss:.3f}",
+            rate=f"{rate / 1000:.1f}k tokens/s",
+        )
+
+    def finish(self, run: Run) -> None:
+        """Marks a run that did not finish."""
+        if run.status is not Status.FINISHED:
+            task = self._tasks[run.optimizer]
+            self._progress.update(task, loss=run.status.value)
+            self._progress.stop_task(task)
+
+
+def reporter(console: Console | None, config: TrainingConfig) -> AbstractContextManager[Reporter]:
+    """Returns the reporter that suits a console; without one, nothing is reported."""
+    if console is None:
+        return nullcontext(Silent())
+    if console.is_terminal:
+        return Bars(console, config)
+    return nullcontext(Lines(console, config))
