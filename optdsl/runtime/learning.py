@@ -72,7 +72,7 @@ class Coefficient:
         """Move the coefficient in every group.
 
         Args:
-            groups: the parameter groups, which share the coefficient, and the defaults.
+            groups: the parameter groups, which share the coefficient.
             hypergradient: the derivative of the loss by the coefficient.
             steps: how many steps were taken before this one; learning starts after some.
 

@@ -57,6 +57,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
     """
 
     compiled: ClassVar[Compiled]
+    _made = False
 
     def __init__(self, /, params: Any, **hypers: Any) -> None:
         """Make an optimizer.
@@ -77,6 +78,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for coefficient in self.compiled.coefficients:
             checked |= coefficient.defaults()
         super().__init__(params, checked)
+        self._made = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the recipe of the class instead of the class, which no module holds."""
@@ -91,9 +93,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for coefficient in self.compiled.coefficients:
             for group in self.param_groups:
                 coefficient.adopt(group)
-            # A group that is added later starts from what was learned so far.
-            for key in (coefficient.name, *coefficient.defaults()):
-                self.defaults[key] = self.param_groups[0][key]
+        self._made = True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; what it does not set is as in the constructor, or as learned since.
@@ -107,6 +107,11 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
                 param_group[hyper.name] = check_value(name, hyper, param_group[hyper.name])
+        if self._made:
+            # What was learned so far, or set by hand; the constructor's groups all start alike.
+            for coefficient in self.compiled.coefficients:
+                for key in (coefficient.name, *coefficient.defaults()):
+                    self.defaults[key] = self.param_groups[0][key]
         super().add_param_group(param_group)
         try:
             self._check_shared_coefficients()
@@ -228,7 +233,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         for coefficient in self.compiled.coefficients:
             if coefficient.name in hypergradients:
                 value = hypergradients[coefficient.name]
-                coefficient.update([*self.param_groups, self.defaults], value, taken)
+                coefficient.update(self.param_groups, value, taken)
 
     def _advance(self, parameter: Tensor, hypers: dict[str, float]) -> None:
         """One step of one tensor."""

@@ -139,6 +139,17 @@ def test_a_late_group_starts_with_the_learned_values(spec: str, order: str) -> N
     assert steps == [8, 8, 3]
 
 
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_late_group_starts_with_a_learned_value_that_was_set_by_hand(steps: int) -> None:
+    params = parameters()
+    optimizer = learner("mada_legacy")(params[:2], rho=0.25)
+    train(optimizer, range(steps))
+    optimizer.param_groups[0]["rho"] = 0.75
+    optimizer.add_param_group({"params": params[2:]})
+    assert optimizer.param_groups[1]["rho"] == 0.75
+    train(optimizer, range(steps, steps + 2))
+
+
 def test_a_late_group_takes_what_is_not_learned_from_the_defaults() -> None:
     params = parameters()
     optimizer = learner("adam")(params[:1], beta1=0.8, eps=1e-6)

@@ -239,3 +239,22 @@ def test_a_branch_that_is_a_number_counts_for_every_element(number: str) -> None
     parameter.grad = torch.tensor([1.0, 2.0, 3.0, -3.0], dtype=torch.float64)
     optdsl.compile(text % number)([parameter]).step()
     assert parameter.tolist() == [-12.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("equations", "expected"),
+    [
+        ("state a = 1\nstate b = 2\na' = b\nb' = a\ntheta' = theta", [(5, 2, 1), (5, 1, 2)]),
+        ("state a = 1\nstate b = 2\na' = theta\nb' = a\ntheta' = b", [(2, 5, 1), (1, 2, 5)]),
+        ("state a = 1\nstate b = 2\na' = g\nb' = a\ntheta' = theta + b", [(7, 9, 1), (8, 9, 9)]),
+    ],
+)
+def test_new_values_are_made_of_old_ones(equations: str, expected: list[Any]) -> None:
+    """Whatever the order in which they are written."""
+    parameter = nn.Parameter(torch.tensor([5.0]))
+    optimizer = optdsl.compile(f"optimizer Own\n{equations}\n")([parameter])
+    for values in expected:
+        parameter.grad = torch.tensor([9.0])
+        optimizer.step()
+        state = optimizer.state[parameter]
+        assert (parameter.item(), state["a"].item(), state["b"].item()) == values
