@@ -1,0 +1,205 @@
+"""Comparisons that end early, go wrong, or are asked for what cannot be."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from optdsl.training import (
+    Status,
+    TrainingConfig,
+    TrainingError,
+    candidates as candidates_module,
+    compare,
+    figure,
+)
+from optdsl.training.loop import learning_rate_factor
+
+from .fakes import Learner, Make, load, rows
+
+
+def test_an_interrupt_keeps_what_was_trained(
+    make: Make, quick_figure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure, "draw", quick_figure)
+    console = Console(file=io.StringIO(), width=80)
+    comparison = compare(make("sgd", "interrupting", "learner", "adam"), console, load=load)
+    assert comparison.interrupted
+    assert [run.outcome for run in comparison.runs] == [
+        "finished",
+        "interrupted at step 3",
+        "not started",
+        "not started",
+    ]
+    assert [row["step"] for row in rows(comparison)] == [*"123456", *"123"]
+    assert comparison.best is comparison.runs[0]
+    with Image.open(comparison.figure) as image:
+        image.load()
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "(interrupted)" in output
+    assert "not started" in output
+    assert json.loads(comparison.summary.read_text())["interrupted"] is True
+
+
+def test_an_interrupt_in_the_first_step_is_reported_too(make: Make) -> None:
+    class Immediate(Learner):
+        trials = 0
+
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            Immediate.trials += 1
+            if Immediate.trials > 2:  # the two trial steps pass
+                raise KeyboardInterrupt
+
+    comparison = compare(make("x"), load=lambda _: Immediate)
+    assert comparison.interrupted
+    assert comparison.best is None
+    assert rows(comparison) == []
+    assert comparison.figure.is_file()
+
+
+def test_the_log_is_on_disk_after_every_step(make: Make) -> None:
+    config = make("x")
+    lines: list[int] = []
+
+    class Reading(Learner):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            super().step()
+            if (config.out / "training.csv").exists():
+                lines.append(len((config.out / "training.csv").read_text().splitlines()))
+
+    compare(config, load=lambda _: Reading)
+    assert lines == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_diverging_optimizer_stops_and_the_others_go_on(make: Make) -> None:
+    comparison = compare(make("exploding", "learner", steps=9, evaluate_every=9), load=load)
+    exploding, learner = comparison.runs
+    assert exploding.outcome == "diverged at step 6"
+    assert len(exploding.records) == 6
+    assert not math.isfinite(exploding.records[-1].train_loss)
+    assert exploding.final_validation_loss is None
+    assert exploding.final_train_loss is None
+    assert learner.status is Status.FINISHED
+    assert comparison.best is learner
+    assert not comparison.interrupted
+    assert len(rows(comparison)) == 6 + 9
+    assert json.loads(comparison.summary.read_text(), parse_constant=pytest.fail)
+
+
+def test_divergence_in_the_last_step_is_noticed(make: Make) -> None:
+    comparison = compare(make("exploding", steps=5), load=load)
+    assert comparison.runs[0].outcome == "diverged at step 5"
+
+
+def test_names_overrides_and_paths(make: Make, tmp_path: Path) -> None:
+    overrides = {"other": {"rho": 1.0}, "sgd": {"lr": 0.5}}
+    config = make("dir/other.opt", "sgd", overrides=overrides)
+    comparison = compare(config, load=load)
+    other, sgd = comparison.runs
+    assert other.optimizer == "other"
+    assert other.records[0].metrics["rho"] == pytest.approx(0.9)
+    assert max(record.learning_rate for record in sgd.records) == 0.5
+    assert {row["optimizer"] for row in rows(comparison)} == {"other", "sgd"}
+
+
+def test_the_default_learning_rate_is_used_and_can_be_overridden(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates_module, "DEFAULT_LEARNING_RATES", {"sgd": 0.25})
+
+    def peak(config: TrainingConfig) -> list[float]:
+        runs = compare(config, load=load).runs
+        return [max(record.learning_rate for record in run.records) for run in runs]
+
+    assert peak(make("sgd", "learner")) == [0.25, 1e-3]
+    assert peak(make("sgd", overrides={"sgd": {"lr": 0.125}})) == [0.125]
+
+
+def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:
+    factor = learning_rate_factor(100)
+    rates = [factor(step) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate_factor(1)(0) == 1.0
+    assert learning_rate_factor(1)(1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "said"),
+    [
+        (("sgd", "nosuch"), {}, "cannot load optimizer 'nosuch'"),
+        (("learner",), {"overrides": {"learner": {"mass": 2.0}}}, "mass"),
+        (("learner",), {"overrides": {"learner": {"rho": 1.5}}}, "rho must be in [0, 1], not 1.5"),
+        (("sgd", "broken"), {}, "'broken' fails in a trial step: the state"),
+        (("rateless",), {}, "no hyperparameter 'lr'"),
+        (("sgd",), {"text": "no/such/file"}, "no/such/file"),
+        (("sgd",), {"block": 10_000}, "at least 100010"),
+    ],
+)
+def test_mistakes_are_found_before_training(
+    make: Make, names: tuple[str, ...], fields: dict[str, object], said: str
+) -> None:
+    config = make(*names, **fields)
+    with pytest.raises(TrainingError) as caught:
+        compare(config, load=load)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.out.exists()
+
+
+def test_an_output_directory_that_cannot_be_used(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "taken" / "training.csv").mkdir(parents=True)
+    for out, said in {
+        "file": "is a file",
+        "file/below": "cannot write",
+        "taken": "training.csv",
+    }.items():
+        with pytest.raises(TrainingError) as caught:
+            compare(make("sgd", out=tmp_path / out), load=load)
+        assert said in str(caught.value)
+        assert str(tmp_path / out) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_older_results_do_not_outlive_the_start_of_a_comparison(make: Make) -> None:
+    config = make("x")
+    config.out.mkdir()
+    stale = [config.out / "training.png", config.out / "summary.json"]
+    for path in stale:
+        path.write_text("old")
+    left: list[bool] = []
+
+    class Looking(Learner):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            super().step()
+            left.extend(path.exists() for path in stale)
+
+    compare(config, load=lambda _: Looking)
+    assert left[:4] == [True] * 4  # the trial steps
+    assert not any(left[4:])
+    assert {path.name for path in config.out.iterdir()} == {
+        "training.csv",
+        "training.png",
+        "summary.json",
+    }
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_and_table_on_a_console(make: Make, terminal: bool) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=terminal)
+    compare(make("sgd", "exploding", "learner"), console, load=load)
+    output = file.getvalue()
+    assert "diverged at step 6" in output
+    assert "rho=0.2657" in output
+    assert ("\x1b[" in output) == terminal
+    if not terminal:
+        assert "learner    step 6/6  loss " in output
+        assert " tokens/s  0 s left\n" in output
