@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,6 +175,28 @@ def test_gradients_of_zero_leave_tangents_finite(name: str) -> None:
         for t, before in ((1, runner.start(theta, zeros, hypers)), (3, state)):
             for hyper, tangent in runner.step(theta, zeros, before, hypers, t).tangents.items():
                 assert torch.isfinite(tangent).all(), hyper
+
+
+FLAT_AT_ZERO = """\
+optimizer FlatAtZero
+hyper lr    = 0.1 in (0, inf)
+hyper power = 1.5 in (0, 4)
+hyper scale = 2   in (0, inf)
+
+theta' = theta - lr * (abs(g)^power + sqrt(scale * g^2))
+"""
+
+
+def test_powers_and_roots_of_zero_do_not_move() -> None:
+    """0^p is 0 for every p near, and sqrt(0 * s) for every s; autograd has NaN for the second."""
+    program = differentiate(read_text(FLAT_AT_ZERO), ["power", "scale"])
+    theta = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    g = torch.tensor([0.0, 4.0], dtype=torch.float64)
+    hypers = {"lr": 0.1, "power": 1.5, "scale": 2.0}
+    for runner in (Interpreter(program), Eager(program)):
+        tangents = runner.step(theta, g, {}, hypers, 1).tangents
+        assert tangents["power"].tolist() == pytest.approx([0.0, -0.8 * math.log(4)], abs=1e-15)
+        assert tangents["scale"].tolist() == pytest.approx([0.0, -0.1 * 2**0.5], abs=1e-15)
 
 
 @pytest.mark.parametrize("mode", [0.0, 1.0, 2.0])

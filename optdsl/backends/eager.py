@@ -1,7 +1,7 @@
 """The eager backend: one readable Python function with torch operations.
 
-Uniform values are Python floats, that is, doubles on the host. The order of every operation is
-the program's, so the result is the same to the bit as evaluating the program in that precision.
+Uniform values are Python floats, that is, doubles on the host. Every operation of the program is
+done, in its order; nothing is reassociated.
 """
 
 from __future__ import annotations

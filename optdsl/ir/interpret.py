@@ -34,6 +34,11 @@ def _sign(x: Tensor) -> Tensor:
     return torch.where(torch.isnan(x), x, torch.sign(x))
 
 
+def _pow(x: Tensor, y: Tensor) -> Tensor:
+    """x^y; a plain number as exponent is given as one, so that a square is x * x to the bit."""
+    return torch.pow(x, y.item() if y.ndim == 0 and not y.requires_grad else y)
+
+
 _APPLY: dict[str, Callable[..., Tensor]] = {
     "define": lambda x: x,
     "stop_gradient": lambda x: x.detach(),
@@ -42,7 +47,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "sub": torch.sub,
     "mul": torch.mul,
     "div": torch.div,
-    "pow": torch.pow,
+    "pow": _pow,
     "sqrt": torch.sqrt,
     "exp": torch.exp,
     "log": torch.log,
