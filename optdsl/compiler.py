@@ -15,9 +15,10 @@ from optdsl.backends.base import Backend, SourceModule
 from optdsl.backends.eager import EagerBackend
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
+from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.verify import verify
-from optdsl.options import LearnOption, compile_options
+from optdsl.options import LearnOption, OptionError, compile_options
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.schedule import schedule
@@ -80,13 +81,19 @@ def derive(source: Source, learn: LearnOption = True) -> Program:
 
 def emit(source: Source, backend: str = "eager", learn: LearnOption = True) -> SourceModule:
     """The source text that a backend makes of a specification; torch is not needed."""
-    options = compile_options(backend, "exact")
+    options = compile_options(backend)
     return BACKENDS[options.backend].emit(schedule(derive(source, learn)))
 
 
 def _derive(program: Program) -> Program:
-    derived = verify(differentiate(program, [x.hyper for x in program.learned]))
-    return run_passes(derived)
+    try:
+        derived = verify(differentiate(program, [x.hyper for x in program.learned]))
+        return run_passes(derived)
+    except TooManyOperations:
+        raise OptionError(
+            f"{program.name}: its tangents need more than {MAX_OPERATIONS:,} operations; "
+            f"learn fewer hyperparameters"
+        ) from None
 
 
 def _compile(

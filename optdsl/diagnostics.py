@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+MAX_DIAGNOSTICS = 100
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -65,7 +67,10 @@ class Diagnostic:
 
 
 class SpecError(ValueError):
-    """A specification is wrong; `diagnostics` holds every mistake found, in source order."""
+    """A specification is wrong; `diagnostics` holds the mistakes in source order.
+
+    Of more than `MAX_DIAGNOSTICS`, the first ones found.
+    """
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -79,7 +84,17 @@ class Report:
     """Collects the diagnostics of a stage."""
 
     def __init__(self) -> None:
-        self._found: list[Diagnostic] = []
+        self._found: dict[tuple[object, ...], Diagnostic] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether no mistake was found so far."""
+        return not self._found
+
+    @property
+    def full(self) -> bool:
+        """Whether there are so many mistakes that no further one is kept."""
+        return len(self._found) >= MAX_DIAGNOSTICS
 
     def error(
         self,
@@ -92,18 +107,15 @@ class Report:
         hint: str = "",
     ) -> None:
         """Add a mistake; the same one at the same place is kept once."""
-        found = Diagnostic(code, message, span, label, tuple(notes), hint)
-        if found not in self._found:
-            self._found.append(found)
-
-    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Add the mistakes that another stage found."""
-        self._found.extend(diagnostics)
+        key = (code, span.start, span.end, message)
+        if not self.full and key not in self._found:
+            self._found[key] = Diagnostic(code, message, span, label, tuple(notes), hint)
 
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
         if self._found:
-            raise SpecError(sorted(self._found, key=lambda d: (d.span.start, d.span.end)))
+            found = self._found.values()
+            raise SpecError(sorted(found, key=lambda d: (d.span.start, d.span.end)))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -131,7 +143,9 @@ _LONG = 100
 def _excerpt(span: Span, mark: str, label: str, gutter: int) -> list[str]:
     """The source line of a span, with the span underlined by `mark`."""
     number, column = span.source.position(span.start)
-    line = span.source.line(number).replace("\t", " ")
+    # What is shown must not steer the terminal.
+    shown = span.source.line(number).replace("\t", " ")
+    line = "".join(c if c.isprintable() else "�" for c in shown)
     if len(line) > _LONG:
         cut = max(0, min(column - 1 - _LONG // 2, len(line) - _LONG))
         column -= cut - (1 if cut else 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 from optdsl import resources
 from optdsl.diagnostics import Report, Source
+from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program
 from optdsl.lower import lower
 from optdsl.resources import UnknownSpecError
@@ -50,7 +52,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         found = find(text)
         return Source(f"{found}.opt", resources.spec_text(found))
     try:
-        return Source(text, Path(text).read_text(encoding="utf-8"))
+        # A byte order mark is no text; the ends of lines stay as they are, for the formatter.
+        return Source(text, Path(text).read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
@@ -78,14 +81,32 @@ def _read(name: str, text: str) -> Program:
     if parsed.declaration is None:
         report.check()
     assert parsed.declaration is not None
-    return lower(parsed.declaration, prelude(), LIBRARY, report, parsed.broken)
+    program = lower(parsed.declaration, prelude(), LIBRARY, report, parsed.broken)
+    _check_learned(program, parsed.declaration, report)
+    report.check()
+    return program
+
+
+def _check_learned(program: Program, declaration: ast.Declaration, report: Report) -> None:
+    """Report hyperparameters that are to be learned and can never move."""
+    statements = [s for s in declaration.statements if isinstance(s, ast.Learn)]
+    for name in (n for s in statements for n in s.names):
+        if not moves(program, name.text):
+            report.error(
+                "flat",
+                f"`{name.text}` cannot be learned: its hyper-gradient is always zero",
+                name.span,
+                label="theta' does not move with it",
+                hint="theta' depends on it only through functions that are flat, or not at all",
+            )
+
+
+# The rules whose `learn` statements are being looked up, in this thread.
+_READING: ContextVar[frozenset[str]] = ContextVar("reading", default=frozenset())
 
 
 class Library:
     """The library's rules, for specifications that refer to them."""
-
-    def __init__(self) -> None:
-        self._reading: list[str] = []
 
     def names(self) -> Iterable[str]:
         """The names of all rules."""
@@ -100,13 +121,14 @@ class Library:
             found = find(name)
         except UnknownSpecError:
             return None
-        if found in self._reading:
+        reading = _READING.get()
+        if found in reading:
             return None
-        self._reading.append(found)
+        token = _READING.set(reading | {found})
         try:
             return found, read(open_source(found)).hypers
         finally:
-            self._reading.pop()
+            _READING.reset(token)
 
 
 LIBRARY = Library()

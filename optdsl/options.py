@@ -51,7 +51,7 @@ class Learn(BaseModel):
     bounds: tuple[float, float] | None = None
     after: int = Field(default=0, ge=0)
 
-    def __init__(self, rule: str, /, **options: Any) -> None:
+    def __init__(self, rule: str, **options: Any) -> None:
         """See the class."""
         try:
             super().__init__(rule=rule, **options)
@@ -81,7 +81,7 @@ def real(value: Any) -> float:
         raise TypeError(f"must be a real number, not {value!r}") from error
 
 
-def compile_options(backend: str, order: str) -> CompileOptions:
+def compile_options(backend: str, order: str = "overlapped") -> CompileOptions:
     """The options, or a one-line `OptionError` (a ValueError)."""
     try:
         return CompileOptions.model_validate({"backend": backend, "order": order})

@@ -385,3 +385,14 @@ def test_the_counterexample_reaches_its_published_figures() -> None:
     assert found["rho"] == pytest.approx(0.714730700, rel=0, abs=1e-9)
     assert found["beta3"] == pytest.approx(0.249674323, rel=0, abs=1e-9)
     assert found["c"] == pytest.approx(0.989502748, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("exponent", ["t - 1", "1 - 1", "0 * b"])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_powers_to_zero_have_derivative_zero(exponent: str, value: float) -> None:
+    """x^0 is 1 for every x; the rule p * x^(p - 1) would make NaN of 0 * 0^-1."""
+    text = f"optimizer A\nhyper b = 0.5 in [0, 1]\ntheta' = theta - (1 - b^({exponent})) * g"
+    program = differentiate(read_text(text), ["b"])
+    theta, g = torch.tensor([[0.3, -2.0], [1.5, 0.0]], dtype=torch.float64)
+    for runner in (Eager(program), Interpreter(program)):
+        assert runner.step(theta, g, {}, {"b": value}, 1).tangents["b"].tolist() == [0.0, 0.0]

@@ -13,7 +13,8 @@ _TAKEN = {"torch", "math", "Tensor", "initialize", "step", "abs", "float"}
 def identifier(name: str) -> str:
     """A name of the language as a Python identifier: ``m'`` becomes ``m_next``."""
     name = re.sub(r"\W", "_", name.replace("'", "_next"))
-    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) else name
+    reserved = keyword.iskeyword(name) or keyword.issoftkeyword(name) or name == "__debug__"
+    return f"{name}_" if reserved else name
 
 
 class Names:

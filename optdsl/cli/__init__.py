@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,11 +15,14 @@ from optdsl.cli.errors import UsageError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (a specification is wrong) or 2 (a usage error)."""
+    _survive_any_terminal()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
     except UsageError as error:
         print(f"optdsl {options.command}: {error}", file=sys.stderr)
         return 2
@@ -25,7 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`optdsl show adam | head`).
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # Nothing is left in the buffer that the interpreter would try to write once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"optdsl {options.command}: cannot write: {error.strerror}", file=sys.stderr)
+        return 2
     return int(status)
+
+
+def _survive_any_terminal() -> None:
+    """Escape what the terminal's encoding cannot show, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

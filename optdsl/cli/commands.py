@@ -27,9 +27,12 @@ def list_(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """``optdsl check FILE...``: every mistake of every file, exit status 1 when there are any."""
     wrong = 0
+    unreadable: list[str] = []
     for name in options.files:
         try:
             library.read(_file(name))
+        except UsageError as error:
+            unreadable.append(str(error))
         except SpecError as error:
             wrong += len(error.diagnostics)
             print(error, file=sys.stderr, end="\n\n")
@@ -37,6 +40,8 @@ def check(options: argparse.Namespace) -> int:
         files = "file" if len(options.files) == 1 else "files"
         mistakes = "mistake" if wrong == 1 else "mistakes"
         print(f"{wrong} {mistakes} in {len(options.files)} {files}", file=sys.stderr)
+    if unreadable:
+        raise UsageError("; ".join(unreadable))
     return 1 if wrong else 0
 
 
@@ -100,6 +105,9 @@ def format_(options: argparse.Namespace) -> int:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
+    path = path.resolve()  # a link stays a link
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"cannot write {path}: it is read-only")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -124,5 +132,10 @@ def _named(name: str) -> Source:
 def _file(name: str) -> Source:
     """A file whatever it is called, or the standard input."""
     if name == "-":
-        return Source("<stdin>", sys.stdin.read())
+        if sys.stdin is None:
+            raise UsageError("there is no standard input")
+        try:
+            return Source("<stdin>", sys.stdin.buffer.read().decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"<stdin> is not UTF-8 text (byte {error.start})") from None
     return _named(str(Path(name)) if name.endswith(".opt") else os.path.join(".", name))

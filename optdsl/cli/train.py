@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from optdsl import library
 from optdsl.cli.errors import UsageError
+from optdsl.resources import UnknownSpecError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _canonical(name: str) -> str:
+    """The library's own spelling of a name; others are left for the library to refuse."""
+    try:
+        return name if name.endswith(".opt") else library.find(name)
+    except UnknownSpecError:
+        return name
+
+
 def run(options: argparse.Namespace) -> int:
     """Compare the optimizers; 130 when interrupted, as for every interrupted program."""
     try:
@@ -44,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
     names = None if options.optimizers is None else options.optimizers.split(",")
     fields = {
-        "optimizers": None if names is None else tuple(name.strip() for name in names),
+        "optimizers": None if names is None else tuple(_canonical(name.strip()) for name in names),
         "steps": options.steps,
         "seed": options.seed,
         "text": options.text,

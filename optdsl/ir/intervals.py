@@ -1,6 +1,7 @@
 """Interval arithmetic: one function an operation, each an enclosure of its true range.
 
-Open ends matter: that ``1 - beta^t`` is never zero rests on ``beta < 1``.
+Open ends matter: that ``1 - beta^t`` is never zero rests on ``beta < 1``. They are those of
+floating-point arithmetic: an end that rounding or underflow can reach is closed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,13 @@ def add(x: Interval, y: Interval) -> Interval:
     lower, upper = x.lower + y.lower, x.upper + y.upper
     if math.isnan(lower) or math.isnan(upper):
         return ANYTHING
-    return Interval(lower, upper, x.lower_open or y.lower_open, x.upper_open or y.upper_open)
+    # Rounding can reach an end, except zero: unequal numbers never cancel (gradual underflow).
+    return Interval(
+        lower,
+        upper,
+        lower == 0 and (x.lower_open or y.lower_open),
+        upper == 0 and (x.upper_open or y.upper_open),
+    )
 
 
 def subtract(x: Interval, y: Interval) -> Interval:
@@ -57,14 +64,12 @@ def subtract(x: Interval, y: Interval) -> Interval:
 
 
 def multiply(x: Interval, y: Interval) -> Interval:
-    """x * y; an unbounded factor times zero is taken as zero, as its limit from inside is."""
-    ends = []
-    for (a, a_open), (b, b_open) in itertools.product(_ends(x), _ends(y)):
-        product = 0.0 if a == 0 or b == 0 else a * b
-        # Zero is attained when either factor attains it, whatever the other one does.
-        attained = (a == 0 and not a_open) or (b == 0 and not b_open)
-        ends.append((product, (a_open or b_open) and not attained))
-    return _around(ends)
+    """x * y; an unbounded factor times zero is taken as zero, as its limit from inside is.
+
+    Every end can be reached, by rounding or by underflow.
+    """
+    pairs = itertools.product((x.lower, x.upper), (y.lower, y.upper))
+    return _around((0.0 if 0 in (a, b) else a * b, False) for a, b in pairs)
 
 
 def excludes_zero(x: Interval) -> bool:
@@ -76,13 +81,8 @@ def divide(x: Interval, y: Interval) -> Interval:
     """x / y; anything, where y can be zero."""
     if not excludes_zero(y):
         return ANYTHING
-    inverse = []
-    for value, is_open in _ends(y):
-        if value == 0:
-            inverse.append((math.copysign(math.inf, y.lower + y.upper), True))
-        else:
-            inverse.append((1 / value, is_open or math.isinf(value)))
-    return multiply(x, _around(inverse))
+    far = math.copysign(math.inf, y.lower + y.upper)
+    return multiply(x, _around((far if v == 0 else 1 / v, False) for v in (y.lower, y.upper)))
 
 
 def power(x: Interval, y: Interval) -> Interval:
@@ -91,14 +91,11 @@ def power(x: Interval, y: Interval) -> Interval:
         return absolute(multiply(absolute(x), absolute(x)))
     if x.lower < 0 or y.lower < 0:
         return ANYTHING
-    ends = []
-    for (a, a_open), (b, _) in itertools.product(_ends(x), _ends(y)):
-        if a in (0, 1) and math.isinf(b):
-            ends.append((a, a_open))
-        else:
-            ends.append((_power(a, b), a_open if b > 0 else False))
-    # x^0 is 1 wherever y can be 0; ends of y do not open the range.
-    return _around(ends)
+    pairs = itertools.product((x.lower, x.upper), (y.lower, y.upper))
+    values = [a if a in (0, 1) and math.isinf(b) else _power(a, b) for a, b in pairs]
+    # No power of at least 1 of a number below 1 rounds up to 1; every other end can be reached.
+    below_one = x.upper == 1 and x.upper_open and y.lower >= 1
+    return Interval(min(values), max(values), False, below_one)
 
 
 def _power(a: float, b: float) -> float:
@@ -118,10 +115,13 @@ def absolute(x: Interval) -> Interval:
 
 
 def increasing(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
-    """The range of an increasing function that is defined for every number of the interval."""
+    """The range of an increasing function that is defined for every number of the interval.
+
+    Rounding can reach its ends.
+    """
 
     def image(x: Interval) -> Interval:
-        return _around((function(v), o) for v, o in _ends(x))
+        return Interval(function(x.lower), function(x.upper))
 
     return image
 
@@ -130,7 +130,7 @@ def square_root(x: Interval) -> Interval:
     """sqrt(x); non-negative whatever x is (NaN aside)."""
     lower = math.sqrt(x.lower) if x.lower > 0 else 0.0
     upper = math.sqrt(x.upper) if x.upper > 0 else 0.0
-    return Interval(lower, upper, x.lower_open and x.lower >= 0, x.upper_open)
+    return Interval(lower, upper, x.lower_open and x.lower >= 0)
 
 
 def exponential(x: Interval) -> Interval:

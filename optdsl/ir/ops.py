@@ -115,7 +115,12 @@ def _pow(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]
         else:
             lower = b.emit("sub", exponent, b.constant(1.0))
         power = base if b.is_constant(lower, 1.0) else b.emit("pow", base, lower)
-        total = b.times(d[0], b.emit("mul", exponent, power))
+        slope = b.emit("mul", exponent, power)
+        if operation.opcode != "step" and (operation.attribute or 0.0) == 0.0:
+            # x^0 is 1 everywhere, and 0 * 0^-1 no number.
+            flat = b.emit("eq", exponent, b.constant(0.0))
+            slope = b.emit("where", flat, b.constant(0.0), slope)
+        total = b.times(d[0], slope)
     if d[1] is not None:
         # 0^p does not move with p > 0, but its logarithm is infinite.
         rate = b.emit("mul", y, b.emit("log", base))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from optdsl.diagnostics import Note, Report, Span, nearest
-from optdsl.ir.domain import Choice, Domain, Interval
+from optdsl.ir.domain import Choice, Domain, Interval, spell
 from optdsl.ir.program import Hyper, Learned
 from optdsl.lower.numbers import domain, number
 from optdsl.lower.scope import Scope
@@ -55,7 +55,7 @@ def learning(
                     hint=nearest(name.text, scope.hypers) or f"declare `hyper {name.text} = ...`",
                 )
             elif name.text in hypers:
-                within = _bounds(name, statement, bounds, hypers[name.text].domain, report)
+                within = _bounds(name, statement, bounds, hypers[name.text], report)
                 if rule and within:
                     learned = Learned(name.text, *rule, within, after)
                     found[name.text] = learned, name.span
@@ -71,7 +71,7 @@ def _default_after(declaration: ast.Declaration, report: Report) -> int:
 
 
 def _steps(node: ast.Number, report: Report) -> int:
-    if node.value != math.floor(node.value):
+    if math.isinf(node.value) or node.value != math.floor(node.value):
         report.error("number", "steps are whole", node.span, label="not a whole number")
         return 0
     return int(node.value)
@@ -122,19 +122,28 @@ def _bounds(
     name: ast.Identifier,
     node: ast.Learn,
     bounds: Domain | None,
-    allowed: Domain,
+    hyper: Hyper,
     report: Report,
 ) -> Interval | None:
     """The closed interval to which the hyperparameter is projected."""
     if node.bounds is not None and bounds is None:
         return None  # already reported
     span = node.bounds.span if node.bounds else name.span
-    reason = learning_bounds_problem(name.text, bounds, allowed)
+    reason = learning_bounds_problem(name.text, bounds, hyper.domain)
     if reason:
         report.error("learn-bounds", reason[0], span, label=reason[1], hint=reason[2])
         return None
-    chosen = allowed if bounds is None else bounds
+    chosen = hyper.domain if bounds is None else bounds
     assert isinstance(chosen, Interval)
+    if hyper.default not in chosen:
+        report.error(
+            "learn-bounds",
+            f"`{name.text}` starts at {spell(hyper.default)}, outside {chosen}",
+            span,
+            label="the first update would jump to the bounds",
+            hint="change the default or the bounds",
+        )
+        return None
     return chosen
 
 

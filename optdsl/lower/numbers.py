@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from optdsl.diagnostics import Report
+from optdsl.ir import host
 from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval
+from optdsl.ir.ops import OPERATORS
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
@@ -30,30 +32,13 @@ def _evaluate(node: ast.Expression, what: str, scope: Scope, report: Report) -> 
             operand = _evaluate(node.operand, what, scope, report)
             return None if operand is None else -operand
         case ast.Binary(operator="+" | "-" | "*" | "/" | "^"):
+            apply = host.APPLY[OPERATORS[node.operator]]
             left = _evaluate(node.left, what, scope, report)
             right = _evaluate(node.right, what, scope, report)
-            return None if left is None or right is None else _apply(node.operator, left, right)
+            return None if left is None or right is None else apply(left, right)
         case _:
             _not_constant(node, what, scope, report)
             return None
-
-
-def _apply(operator: str, left: float, right: float) -> float:
-    try:
-        match operator:
-            case "+":
-                return left + right
-            case "-":
-                return left - right
-            case "*":
-                return left * right
-            case "/":
-                return left / right
-            case _:
-                power = left**right
-                return power if isinstance(power, float) else math.nan
-    except ArithmeticError:
-        return math.nan
 
 
 def _not_constant(node: ast.Expression, what: str, scope: Scope, report: Report) -> None:

@@ -63,6 +63,8 @@ def _parameters(function: ast.Function, report: Report) -> set[str]:
     seen: dict[str, Span] = {}
     for parameter in function.parameters:
         name = parameter.name
+        if name.text == "inf":
+            report.error("reserved", "`inf` cannot be defined", name.span, label="infinity")
         if name.text in seen:
             report.error(
                 "duplicate",
@@ -110,6 +112,8 @@ def _expression(
     inside: ast.Function | None = None,
 ) -> None:
     for node in walk(root):
+        if report.full:
+            return
         spelled = _spelled(node)
         if spelled is not None and spelled not in names and spelled != "inf":
             assert isinstance(node, ast.Name)

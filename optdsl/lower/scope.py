@@ -103,7 +103,7 @@ def _reserved(
         reason = "a built-in function"
     if isinstance(statement, ast.Hyper):
         reason = reason or _RESERVED_HYPERS.get(name)
-        if keyword.iskeyword(name):
+        if keyword.iskeyword(name) or name == "__debug__":
             reason = "a keyword of Python, where hyperparameters are arguments"
     if isinstance(statement, ast.State):
         reason = reason or _RESERVED_STATES.get(name)

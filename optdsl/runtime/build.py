@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import linecache
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType
+from types import ModuleType
 from typing import Any
 
 from optdsl.backends.base import EntryPoint, SourceModule
@@ -43,13 +45,15 @@ class Rule:
 
 def build(source: SourceModule) -> Rule:
     """Execute an emitted Python module; a traceback through it shows its lines."""
-    filename = f"<optdsl {source.name} {source.language} {abs(hash(source.text)):x}>"
+    digest = hashlib.sha256(source.text.encode()).hexdigest()[:12]
+    name = f"optdsl_generated_{source.name}_{digest}"
+    filename = f"<{name}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(True), filename)
-    code: CodeType = compile(source.text, filename, "exec")
-    namespace: dict[str, Any] = {"__name__": f"optdsl.generated.{source.name}"}
-    exec(code, namespace)
+    # torch.compile looks for the module of every function that it traces.
+    module = sys.modules[name] = ModuleType(name)
+    exec(compile(source.text, filename, "exec"), module.__dict__)
     functions = {
-        entry.name: Function(entry, namespace[entry.name])
+        entry.name: Function(entry, getattr(module, entry.name))
         for entry in (source.initialize, source.step)
     }
     return Rule(source, functions["initialize"], functions["step"])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optdsl.ir.types import Extent
+
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer
 
@@ -67,6 +69,8 @@ def drop_strangers(optimizer: CompiledOptimizer) -> None:
 def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
     other = state_dict.get("specification", program.name)
     if other != program.name:
         raise ValueError(f"this state is not one of {name}: it was saved by {other}")
@@ -84,12 +88,28 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
                 f"not {', '.join(sorted(states))}"
             )
+    scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
+    for index, parameter in _pairs(optimizer, state_dict):
+        for key, value in state_dict["state"].get(index, {}).items():
+            expected = torch.Size() if key in scalars else parameter.shape
+            if isinstance(value, torch.Tensor) and value.shape != expected:
+                raise ValueError(
+                    f"this state is not one of these parameters: {key} has shape "
+                    f"{tuple(value.shape)}, not {tuple(expected)}"
+                )
+
+
+def _pairs(
+    optimizer: CompiledOptimizer, state_dict: dict[str, Any]
+) -> list[tuple[Any, torch.Tensor]]:
+    """The index under which each parameter was saved; as many as both sides have."""
+    saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+    own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
+    return list(zip(saved, own, strict=False))
 
 
 def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
-    saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
-    own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
-    for index, parameter in zip(saved, own, strict=True):
+    for index, parameter in _pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
                 device = value.device if key == "step" else parameter.device

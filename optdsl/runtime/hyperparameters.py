@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optdsl.diagnostics import nearest
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import Interval, spell
 from optdsl.ir.program import Hyper
 from optdsl.options import real
 
@@ -23,10 +24,30 @@ def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}: {hint}")
 
 
-def check_value(optimizer: str, hyper: Hyper, value: Any) -> float:
+def check_keys(optimizer: str, group: Iterable[str], hypers: Iterable[str]) -> None:
+    """Refuse keys of a parameter group that look like misspelt hyperparameters.
+
+    Other keys are the user's own, as with torch.
+
+    Raises:
+        TypeError: with the name that was probably meant.
+    """
+    known = set(hypers)
+    for key in group:
+        close = [] if key in known else difflib.get_close_matches(str(key), known, 1, cutoff=0.85)
+        if close:
+            raise TypeError(
+                f"{optimizer} has no hyperparameter {key!r}: did you mean `{close[0]}`?"
+            )
+
+
+def check_value(
+    optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, Interval] | None = None
+) -> float:
     """The value as a Python float, if the hyperparameter may have it.
 
-    Accepts ints, floats, bools, numpy scalars and tensors of one element.
+    A learned one must also lie within the bounds of learning, `learned` by name. Accepts ints,
+    floats, bools, numpy scalars and tensors of one element.
 
     Raises:
         TypeError: when it is no real number.
@@ -40,6 +61,12 @@ def check_value(optimizer: str, hyper: Hyper, value: Any) -> float:
         raise ValueError(
             f"{optimizer}: {hyper.name} = {spell_any(number)} is out of bounds, "
             f"it must lie in {hyper.domain}"
+        )
+    bounds = (learned or {}).get(hyper.name)
+    if bounds is not None and number not in bounds:
+        raise ValueError(
+            f"{optimizer}: {hyper.name} = {spell(number)} is out of bounds, "
+            f"it is learned in {bounds}"
         )
     return number
 

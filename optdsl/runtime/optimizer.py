@@ -9,10 +9,10 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 
-from optdsl.ir.program import Program
+from optdsl.ir.program import Hyper, Program
 from optdsl.runtime.build import Rule
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
-from optdsl.runtime.hyperparameters import check_names, check_value
+from optdsl.runtime.hyperparameters import check_keys, check_names, check_value
 from optdsl.runtime.learning import Coefficient
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
@@ -74,7 +74,7 @@ class CompiledOptimizer(torch.optim.Optimizer):
         declared = {h.name: h for h in self.compiled.program.hypers}
         check_names(type(self).__name__, hypers, declared)
         defaults = {name: hypers.get(name, h.default) for name, h in declared.items()}
-        checked = {n: check_value(type(self).__name__, declared[n], v) for n, v in defaults.items()}
+        checked = {name: self._checked(declared[name], value) for name, value in defaults.items()}
         for coefficient in self.compiled.coefficients:
             checked |= coefficient.defaults()
         super().__init__(params, checked)
@@ -104,9 +104,10 @@ class CompiledOptimizer(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group is a dict, not {type(param_group).__name__}")
         name = type(self).__name__
+        check_keys(name, param_group, [h.name for h in self.compiled.program.hypers])
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
-                param_group[hyper.name] = check_value(name, hyper, param_group[hyper.name])
+                param_group[hyper.name] = self._checked(hyper, param_group[hyper.name])
         if self._made:
             # What was learned so far, or set by hand; the constructor's groups all start alike.
             for coefficient in self.compiled.coefficients:
@@ -181,15 +182,19 @@ class CompiledOptimizer(torch.optim.Optimizer):
             self._learn(hypergradients, taken)
         return loss
 
+    def _checked(self, hyper: Hyper, value: Any) -> float:
+        learned = {c.name: c.learned.bounds for c in self.compiled.coefficients}
+        return check_value(type(self).__name__, hyper, value, learned)
+
     def _check_step(self, work: list[list[Tensor]]) -> None:
         name = type(self).__name__
         for group in self.param_groups:
             for hyper in self.compiled.program.hypers:
-                check_value(name, hyper, group[hyper.name])
+                self._checked(hyper, group[hyper.name])
         self._check_shared_coefficients()
         for parameter in (p for ps in work for p in ps):
             assert parameter.grad is not None
-            if parameter.grad.is_sparse:
+            if parameter.grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{name} does not take sparse gradients; make the layer with sparse=False"
                 )
@@ -245,6 +250,10 @@ class CompiledOptimizer(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float64)
             for name, value in rule.initialize(theta, gradient, {}, hypers, 1.0).items():
                 _keep(state, name, value)
+        for name, value in state.items():
+            # The model may have become more precise since (`model.double()`).
+            if torch.promote_types(value.dtype, compute) is not value.dtype:
+                state[name] = value.to(compute)
         state["step"] += 1
         results = rule.step(theta, gradient, state, hypers, float(state["step"]))
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).

@@ -31,8 +31,8 @@ def _latin_letter(character: str) -> str:
         return _GREEK[character]
     # "GREEK SMALL LETTER BETA", "GREEK THETA SYMBOL", "GREEK SMALL LETTER IOTA WITH TONOS", ...
     words = unicodedata.name(character, "GREEK UNKNOWN").split()
-    plain = [w for w in words if w not in {"GREEK", "SMALL", "CAPITAL", "LETTER", "SYMBOL"}]
-    word = plain[0] if plain else "UNKNOWN"
+    extra = {"GREEK", "SMALL", "CAPITAL", "LETTER", "SYMBOL", "FINAL", "LUNATE"}
+    word = next((w for w in words if w not in extra), "UNKNOWN")
     word = {"LAMDA": "LAMBDA"}.get(word, word)
     return word.capitalize() if "CAPITAL" in words else word.lower()
 

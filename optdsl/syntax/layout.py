@@ -15,6 +15,7 @@ from optdsl.diagnostics import Report, Source, Span
 MAX_CHARACTERS = 100_000
 MAX_STATEMENTS = 1_000
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LINE = re.compile(r"[^\n]*(\n|\Z)")
 
 
@@ -46,6 +47,15 @@ def cut(source: Source, report: Report) -> Layout:
             Span(source, 0, 1),
             label=f"at most {MAX_CHARACTERS:,} are read",
             hint="a specification holds one rule; is this the right file?",
+        )
+        return Layout((), ())
+    broken = _SURROGATE.search(text)
+    if broken:
+        report.error(
+            "syntax",
+            "the text is not valid Unicode",
+            Span(source, broken.start(), broken.end()),
+            label="half of a surrogate pair",
         )
         return Layout((), ())
     lines: list[LogicalLine] = []

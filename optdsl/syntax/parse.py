@@ -59,6 +59,8 @@ def parse(source: Source) -> ast.Declaration:
 def parse_partial(source: Source, report: Report) -> Parsed:
     """Parse what can be parsed; mistakes go to `report`, broken statements are left out."""
     layout = cut(source, report)
+    if not layout.lines and not report.empty:
+        return Parsed(None, frozenset())
     if not layout.lines:
         report.error(
             "syntax",

@@ -117,6 +117,60 @@ def test_fmt_rewrites_in_place_checks_and_filters(
     assert [p.name for p in tmp_path.iterdir()] == ["a.opt"]
 
 
+def test_fmt_follows_links_and_respects_read_only(tmp_path: Path) -> None:
+    target, link = tmp_path / "a.opt", tmp_path / "link.opt"
+    target.write_bytes(GOOD.replace("\n", "\r\n").encode("utf-8-sig"))
+    link.symlink_to(target)
+    assert main(["fmt", "--check", str(link)]) == 1
+    assert main(["fmt", str(link)]) == 0
+    assert link.is_symlink()
+    assert target.read_bytes() == GOOD.encode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_fmt_does_not_overwrite_a_read_only_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.opt"
+    path.write_text(GOOD.replace(" = ", "="))
+    path.chmod(0o444)
+    assert main(["fmt", str(path)]) == 2
+
+
+def test_an_unreadable_file_does_not_hide_the_mistakes_of_others(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.opt"
+    bad.write_text(BAD)
+    result = run("check", str(tmp_path / "missing.opt"), str(bad))
+    assert result.returncode == 2
+    assert "error[unknown-name]" in result.stderr
+    assert "missing.opt: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"),
+    [
+        ("check - <&-", 2, "standard input"),
+        ("check - < <(printf '\\377')", 2, "UTF-8"),
+        ("show adam > /dev/full", 2, "cannot write"),
+    ],
+)
+def test_odd_streams_are_no_tracebacks(command: str, status: int, words: str) -> None:
+    line = f"{sys.executable} -m optdsl {command}"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert result.returncode == status
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_terminal_without_unicode_shows_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "a.opt"
+    path.write_text(GOOD.replace("Adam:", "Ädam:"), encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "optdsl", "show", str(path)], capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert "\\xc4dam" in result.stdout
+
+
 def test_fmt_leaves_a_broken_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.opt"
     path.write_text("optimizer A\nx  =  \n")

@@ -38,8 +38,8 @@ def test_a_citation_is_only_text(citation: str) -> None:
 
 NAMES = [
     "torch", "math", "Tensor", "sign", "divide", "power", "step", "initialize", "m_next", "_",
-    "__import__", "__builtins__", "print", "float", "abs", "t_", "self", "hypers", "lambda", "def_",
-    "return", "None", "True", "match", "theta_next", "x", "state", "type", "params", "lr",
+    "__import__", "__builtins__", "__debug__", "print", "float", "abs", "t_", "self", "hypers", "lambda",
+    "def_",    "return", "None", "True", "match", "theta_next", "x", "state", "type", "params", "lr",
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_a_hyperparameter_works_or_is_refused_by_name(name: str) -> None:
         optdsl.compile(text)
     except SpecError as error:
         assert f"`{name}` cannot be defined" in str(error)  # noqa: PT017
-        assert name in {"lambda", "return", "None", "True", "params"}
+        assert name in {"lambda", "return", "None", "True", "params", "__debug__"}
     else:
         assert stepped(text, **{name: 0.25}).item() == pytest.approx(2 - 0.25 - 0.1 / 0.75)
 
@@ -106,6 +106,57 @@ def test_a_state_works_or_is_refused_by_name(name: str) -> None:
 def test_host_arithmetic_is_ieee_and_never_raises(expression: str, expected: float) -> None:
     text = f"optimizer A\nhyper x = 1 in (-inf, inf)\ntheta' = 0 * theta + ({expression})"
     assert stepped(text).item() == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "expression"),
+    [
+        ("1e-200 in (0, inf)", "1 / (x * x)"),
+        ("1e17 in (0, inf)", "1 / (1 - exp(-1 / x))"),
+        (f"{1 - 2**-53} in [0, 1)", "1 / (1 - x^0.1)"),
+        ("1e-200 in (0, inf)", "-log(x * x)"),
+        ("1e200 in (0, inf)", "1 / (1 / (x * x))"),
+        ("1e-300 in (0, 1)", "1 / x^2"),
+        ("5e-324 in (0, 1)", "1 / (x / 2)"),
+    ],
+)
+def test_what_underflows_or_rounds_to_zero_divides_as_zero(hyper: str, expression: str) -> None:
+    """The bounds exclude zero, floating-point arithmetic reaches it."""
+    text = f"optimizer A\nhyper x = {hyper}\ntheta' = 0 * theta + ({expression})"
+    assert stepped(text).item() == math.inf
+
+
+def test_bias_correction_holds_next_to_one() -> None:
+    text = f"optimizer A\nhyper b = {1 - 2**-53} in [0, 1)\ntheta' = debias(g, b)"
+    assert stepped(text).item() == 3 * 2.0**53
+
+
+def test_thousands_of_mistakes_are_a_hundred_diagnostics() -> None:
+    text = "optimizer A\n" + "".join(f"e{i} = {' + '.join(['q'] * 20)}\n" for i in range(900))
+    with pytest.raises(SpecError) as caught:
+        optdsl.compile(text + "theta' = theta")
+    assert len(caught.value.diagnostics) == 100
+
+
+@pytest.mark.parametrize("after", ["1e999", "1.5"])
+def test_steps_that_are_no_whole_number(after: str) -> None:
+    header = "optimizer A\nhyper lr = 0.1 in [0, 1]\ntheta' = theta - lr * g\n"
+    for learn in (f"learn lr by SGD after {after}", f"learn lr by SGD\nlearn after {after}"):
+        with pytest.raises(SpecError, match="number"):
+            optdsl.compile(header + learn)
+
+
+def test_text_that_is_no_unicode_and_text_that_steers_a_terminal() -> None:
+    with pytest.raises(SpecError, match="not valid Unicode"):
+        optdsl.compile('optimizer A\n "\ud800"\ntheta\' = theta - g')
+    with pytest.raises(SpecError) as caught:
+        optdsl.compile("optimizer A\ntheta' = theta - g \x1b[2J")
+    assert "\x1b[2J" not in str(caught.value).split("\n", 1)[1]
+
+
+def test_infinity_is_no_parameter_of_a_function() -> None:
+    with pytest.raises(SpecError, match="`inf` cannot be defined"):
+        optdsl.compile("optimizer A\ndef f(inf) = inf + 1\ntheta' = theta - f(g)")
 
 
 def test_deep_and_wide_texts_are_refused_in_bounded_time() -> None:

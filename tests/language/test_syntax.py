@@ -153,8 +153,8 @@ def test_greek_letters_are_spellings() -> None:
     greek = read("optimizer A\nhyper β1 = 0.9\nθ' = θ - η * g / (√v + ε)".replace("√v", "v"))
     plain = read("optimizer A\nhyper beta1 = 0.9\ntheta' = theta - eta * g / (v + eps)")
     assert greek == plain
-    assert [latin(c) for c in ("ρ", "λ2", "Σ", "ϵ", "ϑ", "ϕ")] == [
-        "rho", "lambda2", "Sigma", "eps", "theta", "phi",
+    assert [latin(c) for c in ("ρ", "λ2", "Σ", "ϵ", "ϑ", "ϕ", "ς")] == [
+        "rho", "lambda2", "Sigma", "eps", "theta", "phi", "sigma",
     ]  # fmt: skip
 
 

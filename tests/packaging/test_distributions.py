@@ -144,6 +144,14 @@ class TestReading:
         wheel = read_everything(tmp_path, unpacked)
         assert wheel.file == (unpacked / "optdsl/resources.py").resolve()
         assert wheel.texts == checkout.texts
+        code = (
+            "import optdsl; [optdsl.load(n) for n in optdsl.list_specs()]; print(optdsl.__file__)"
+        )
+        loaded = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(unpacked)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert Path(loaded.stdout.strip()).is_relative_to(unpacked)
 
     def test_editable_install_reads_as_the_checkout(
         self, checkout: Reading, tmp_path: Path

@@ -51,9 +51,16 @@ def test_a_corner_can_be_left(order: str) -> None:
     assert Probe(learn, order, w=0.0).feed([9.0, 1.0, -1.0, -1.0]) == [0.0, 0.0, 0.25, 0.5]
 
 
-def test_a_start_out_of_the_bounds_of_learning_is_projected_by_the_first_update() -> None:
-    probe = Probe(Learn("sgd", lr=0.25, bounds=(0, 1), after=2), w=5.0)
-    assert probe.feed([0.0, 0.0, -1.0, 1.0]) == [5.0, 1.0, 1.0, 0.75]
+def test_a_value_out_of_the_bounds_of_learning_is_refused() -> None:
+    """The first update would jump to the bounds."""
+    learn = Learn("sgd", lr=0.25, bounds=(0, 1), after=2)
+    with pytest.raises(ValueError, match=r"w = 5 is out of bounds, it is learned in \[0, 1\]"):
+        Probe(learn, w=5.0)
+    cls = optdsl.compile(PROBE, learn={"w": learn})
+    optimizer = cls([nn.Parameter(torch.zeros(1))])
+    optimizer.param_groups[0]["w"] = -1.0
+    with pytest.raises(ValueError, match="w = -1 is out of bounds"):
+        train(optimizer, [0])
 
 
 def test_bounds_of_a_single_point_hold_the_coefficient() -> None:
