@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
 
+from optdsl.ir import host
 from optdsl.ir.domain import Interval
 from optdsl.ir.intervals import excludes_zero
 from optdsl.ir.program import Operation, Program, Value
@@ -42,51 +44,24 @@ _TENSOR_FUNCTIONS = {
     "mean": "torch.mean",
 }
 
-HELPERS = {
-    "sign": '''\
+_SIGN = '''\
 def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; NaN stays NaN, which torch.sign turns into 0."""
-    return torch.where(torch.isnan(x), x, torch.sign(x))''',
-    "divide": '''\
-def divide(x: float, y: float) -> float:
-    """x / y; infinite or NaN where Python raises."""
-    if y != 0:
-        return x / y
-    return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1, y)''',
-    "power": '''\
-def power(x: float, y: float) -> float:
-    """x ** y; infinite or NaN where Python raises or leaves the real numbers."""
-    try:
-        return math.pow(x, y)
-    except (OverflowError, ValueError):
-        odd = y % 2 == 1
-        if x < 0 and y != math.floor(y):
-            return math.nan
-        return math.copysign(math.inf, x) if odd else math.inf''',
-    "square_root": '''\
-def square_root(x: float) -> float:
-    """sqrt(x); NaN where Python raises."""
-    return math.nan if x < 0 else math.sqrt(x)''',
-    "exponential": '''\
-def exponential(x: float) -> float:
-    """exp(x); infinite where Python raises."""
-    return math.inf if x > 709.78 else math.exp(x)''',
-    "logarithm": '''\
-def logarithm(x: float) -> float:
-    """log(x); minus infinity at 0, NaN below, where Python raises."""
-    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan''',
-    "signum": '''\
-def signum(x: float) -> float:
-    """-1, 0 or 1; NaN stays NaN."""
-    return x if x != x else float((x > 0) - (x < 0))''',
-    "maximum": '''\
-def maximum(x: float, y: float) -> float:
-    """The larger; NaN if either is."""
-    return x if x > y or x != x else y''',
-    "minimum": '''\
-def minimum(x: float, y: float) -> float:
-    """The smaller; NaN if either is."""
-    return x if x < y or x != x else y''',
+    return torch.where(torch.isnan(x), x, torch.sign(x))'''
+
+# Functions that emitted code brings along, by name.
+HELPERS = {"sign": _SIGN} | {
+    function.__name__: inspect.getsource(function).rstrip()
+    for function in (
+        host.divide,
+        host.power,
+        host.square_root,
+        host.exponential,
+        host.logarithm,
+        host.signum,
+        host.maximum,
+        host.minimum,
+    )
 }
 
 

@@ -1,4 +1,7 @@
-"""The operations on single Python floats, with the results of IEEE 754 where Python raises."""
+"""The operations on single Python floats, with the results of IEEE 754 where Python raises.
+
+Each function stands on its own: emitted Python code carries a copy of those that it calls.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +12,28 @@ from collections.abc import Callable
 
 def divide(x: float, y: float) -> float:
     """x / y; infinite or NaN where Python raises."""
-    try:
+    if y != 0:
         return x / y
-    except ZeroDivisionError:
-        return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * _sign_of(y)
-
-
-def _sign_of(zero: float) -> float:
-    return math.copysign(1.0, zero)
+    return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1, y)
 
 
 def power(x: float, y: float) -> float:
-    """x^y; infinite or NaN where Python raises or leaves the real numbers."""
+    """x ** y; infinite or NaN where Python raises or leaves the real numbers."""
     try:
         return math.pow(x, y)
-    except OverflowError:
-        odd = y == math.floor(y) and y % 2 == 1
-        return -math.inf if x < 0 and odd else math.inf
-    except ValueError:
-        # 0^negative is infinite, negative^fraction is no real number.
-        odd = y == math.floor(y) and y % 2 == 1
-        return math.nan if x != 0 else math.copysign(math.inf, x) if odd else math.inf
+    except (OverflowError, ValueError):
+        if x < 0 and y != math.floor(y):
+            return math.nan
+        return math.copysign(math.inf, x) if y % 2 == 1 else math.inf
 
 
 def square_root(x: float) -> float:
-    """sqrt(x); NaN for a negative x."""
+    """sqrt(x); NaN where Python raises."""
     return math.nan if x < 0 else math.sqrt(x)
 
 
 def exponential(x: float) -> float:
-    """exp(x); infinite beyond the range of doubles."""
+    """exp(x); infinite where Python raises."""
     try:
         return math.exp(x)
     except OverflowError:
@@ -46,23 +41,23 @@ def exponential(x: float) -> float:
 
 
 def logarithm(x: float) -> float:
-    """log(x); minus infinity at 0, NaN below."""
+    """log(x); minus infinity at 0, NaN below, where Python raises."""
     return math.nan if x < 0 else -math.inf if x == 0 else math.log(x)
 
 
-def sign(x: float) -> float:
+def signum(x: float) -> float:
     """-1, 0 or 1; NaN stays NaN."""
-    return x if math.isnan(x) else float((x > 0) - (x < 0))
+    return x if x != x else float((x > 0) - (x < 0))
 
 
 def maximum(x: float, y: float) -> float:
     """The larger; NaN if either is."""
-    return x if x > y or math.isnan(x) else y
+    return x if x > y or x != x else y
 
 
 def minimum(x: float, y: float) -> float:
     """The smaller; NaN if either is."""
-    return x if x < y or math.isnan(x) else y
+    return x if x < y or x != x else y
 
 
 APPLY: dict[str, Callable[..., float]] = {
@@ -79,7 +74,7 @@ APPLY: dict[str, Callable[..., float]] = {
     "log": logarithm,
     "tanh": math.tanh,
     "abs": abs,
-    "sign": sign,
+    "sign": signum,
     "max": maximum,
     "min": minimum,
 }

@@ -38,8 +38,9 @@ def test_a_citation_is_only_text(citation: str) -> None:
 
 NAMES = [
     "torch", "math", "Tensor", "sign", "divide", "power", "step", "initialize", "m_next", "_",
-    "__import__", "__builtins__", "__debug__", "print", "float", "abs", "t_", "self", "hypers", "lambda",
-    "def_",    "return", "None", "True", "match", "theta_next", "x", "state", "type", "params", "lr",
+    "__import__", "__builtins__", "__debug__", "print", "float", "abs", "t_", "self", "hypers",
+    "lambda", "def_", "return", "None", "True", "match", "theta_next", "x", "state", "type",
+    "params", "lr", "inspect", "torch_2",
 ]  # fmt: skip
 
 

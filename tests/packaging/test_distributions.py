@@ -145,12 +145,19 @@ class TestReading:
         assert wheel.file == (unpacked / "optdsl/resources.py").resolve()
         assert wheel.texts == checkout.texts
         code = (
-            "import optdsl; [optdsl.load(n) for n in optdsl.list_specs()]; print(optdsl.__file__)"
+            "import optdsl\n"
+            "for name in optdsl.list_specs(): optdsl.load(name)\n"
+            "print(optdsl.__file__)"
         )
+        environment = {**os.environ, "PYTHONPATH": str(unpacked)}
         loaded = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(unpacked)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert Path(loaded.stdout.strip()).is_relative_to(unpacked)
 
     def test_editable_install_reads_as_the_checkout(
