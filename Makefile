@@ -9,9 +9,6 @@ READY := .venv/.ready
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
-# An OpenMP thread that spins while it waits takes a core from everyone else on the machine.
-export OMP_WAIT_POLICY ?= passive
-
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format demo dist clean
 
