@@ -52,7 +52,7 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 
 def test_the_example_of_the_language_compiles() -> None:
-    optdsl.compile(blocks(LANGUAGE)[0])
+    assert optdsl.compile(blocks(LANGUAGE)[0]).__name__ == "Momentum"
 
 
 def test_the_language_page_names_every_function() -> None:
