@@ -14,6 +14,7 @@ from optdsl.runtime.build import Rule
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.hyperparameters import check_keys, check_names, check_value
 from optdsl.runtime.learning import Coefficient
+from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
 _COMPUTE = {
@@ -48,7 +49,7 @@ def tangent_key(hyper: str) -> str:
     return f"tangent/{hyper}"
 
 
-class CompiledOptimizer(torch.optim.Optimizer):
+class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     """An optimizer compiled from a specification.
 
     Learned coefficients live in ``param_groups`` like every hyperparameter; all groups share
@@ -81,10 +82,10 @@ class CompiledOptimizer(torch.optim.Optimizer):
         self._made = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle the recipe of the class instead of the class, which no module holds."""
-        if "compiled" not in type(self).__dict__:
-            return super().__reduce_ex__(protocol)  # a subclass that somebody wrote in a module
-        return _blank, self.compiled.recipe, self.__getstate__()
+        """Pickle the class, which pickles as its recipe, and the state."""
+        if not made_by_recipe(type(self)):
+            return super().__reduce_ex__(protocol)
+        return blank, (type(self),), self.__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
@@ -280,11 +281,3 @@ def _check_dtype(optimizer: str, parameter: Tensor) -> None:
     if parameter.dtype not in _COMPUTE:
         known = ", ".join(str(d).removeprefix("torch.") for d in _COMPUTE)
         raise ValueError(f"{optimizer} takes parameters of {known}, not {parameter.dtype}")
-
-
-def _blank(
-    make: Callable[..., type[CompiledOptimizer]], arguments: tuple[Any, ...]
-) -> CompiledOptimizer:
-    """An optimizer without state, for pickle to fill."""
-    cls = make(*arguments)
-    return cls.__new__(cls)

@@ -193,3 +193,11 @@ def test_another_process_goes_on_the_same(mine: ModuleType, tmp_path: Path) -> N
             optimizer.step()
         assert fingerprint(other) == fingerprint(optimizer)
         assert all(isinstance(p, Tensor) for p in held(other))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_class_pickles_too(spec: str) -> None:
+    """As `mp.spawn(work, args=(cls,))` and `functools.partial(cls, lr=0.1)` need."""
+    cls = learner(spec)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+    assert copy.deepcopy(cls) is cls
