@@ -41,9 +41,7 @@ def check_keys(optimizer: str, group: Iterable[str], hypers: Iterable[str]) -> N
             )
 
 
-def check_value(
-    optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, Interval] | None = None
-) -> float:
+def check_value(optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, Interval]) -> float:
     """The value as a Python float, if the hyperparameter may have it.
 
     A learned one must also lie within the bounds of learning, `learned` by name. Accepts ints,
@@ -62,7 +60,7 @@ def check_value(
             f"{optimizer}: {hyper.name} = {spell_any(number)} is out of bounds, "
             f"it must lie in {hyper.domain}"
         )
-    bounds = (learned or {}).get(hyper.name)
+    bounds = learned.get(hyper.name)
     if bounds is not None and number not in bounds:
         raise ValueError(
             f"{optimizer}: {hyper.name} = {spell(number)} is out of bounds, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 
+from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
 from optdsl.runtime.build import Rule
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
@@ -42,6 +44,11 @@ class Compiled:
     coefficients: tuple[Coefficient, ...]
     order: str
     recipe: tuple[Callable[..., type[CompiledOptimizer]], tuple[Any, ...]]
+
+    @functools.cached_property
+    def bounds(self) -> dict[str, Interval]:
+        """The bounds of learning by coefficient."""
+        return {c.name: c.learned.bounds for c in self.coefficients}
 
 
 def tangent_key(hyper: str) -> str:
@@ -184,8 +191,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         return loss
 
     def _checked(self, hyper: Hyper, value: Any) -> float:
-        learned = {c.name: c.learned.bounds for c in self.compiled.coefficients}
-        return check_value(type(self).__name__, hyper, value, learned)
+        return check_value(type(self).__name__, hyper, value, self.compiled.bounds)
 
     def _check_step(self, work: list[list[Tensor]]) -> None:
         name = type(self).__name__

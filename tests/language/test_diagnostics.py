@@ -51,7 +51,7 @@ def test_every_code_has_a_bad_program() -> None:
     assert used == pinned
 
 
-def test_the_mistakes_of_the_issue_are_covered() -> None:
+def test_the_mistakes_that_people_make_are_covered() -> None:
     codes = {d.code for p in PROGRAMS for d in errors(p).diagnostics}
     assert codes >= {
         "syntax", "unknown-name", "duplicate", "cycle", "prime", "state-not-updated", "no-update",
