@@ -58,6 +58,9 @@ class Choice:
 
 Domain = Interval | Choice
 
+# How far from one a weight vector may sum: more than rounding needs, less than a mistake makes.
+SUM_TOLERANCE = 1e-6
+
 EVERYTHING = Interval(-math.inf, math.inf, True, True)
 # What interval arithmetic knows of a value about which it knows nothing (NaN aside).
 ANYTHING = Interval()

@@ -39,6 +39,14 @@ def _pow(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y.item() if y.ndim == 0 and not y.requires_grad else y)
 
 
+def _weigh(weight: Tensor, x: Tensor) -> Tensor:
+    """See the table; on autograd's tape a weight of 0 keeps its derivative, and its zero a sign."""
+    off = weight == 0
+    if weight.requires_grad or x.requires_grad:
+        return weight * torch.where(off & ~torch.isfinite(x), torch.zeros_like(x), x)
+    return torch.where(off, -0.0, weight * x)
+
+
 _APPLY: dict[str, Callable[..., Tensor]] = {
     "define": lambda x: x,
     "stop_gradient": lambda x: x.detach(),
@@ -48,6 +56,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "mul": torch.mul,
     "div": torch.div,
     "pow": _pow,
+    "weigh": _weigh,
     "sqrt": torch.sqrt,
     "exp": torch.exp,
     "log": torch.log,

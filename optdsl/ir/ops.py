@@ -129,6 +129,12 @@ def _pow(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]
     return total
 
 
+def _weigh(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
+    # A weight of 0 can grow, so the derivative by it is x there too.
+    still = None if d[1] is None else b.emit("weigh", x[0], d[1])
+    return b.plus(b.times(d[0], x[1]), still)
+
+
 def _sqrt(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
     if d[0] is None:
         return None
@@ -220,6 +226,8 @@ _ROWS = (
         lambda b, y, x, d: b.minus(b.over(d[0], x[1]), b.over(b.times(d[1], y), x[1])),
         intervals.divide, "x / y"),
     Row("pow", 2, _elementwise, _pow, intervals.power, "x^y"),
+    Row("weigh", 2, _elementwise, _weigh, intervals.multiply,
+        "w * x; -0, which changes no sum, where the weight w is 0, whatever x is"),
     # Functions.
     Row("sqrt", 1, _elementwise, _sqrt, intervals.square_root, "square root", function="sqrt"),
     Row("exp", 1, _elementwise, lambda b, y, x, d: b.times(d[0], y), intervals.exponential,

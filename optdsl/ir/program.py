@@ -40,12 +40,29 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an optimizer remembers: its value before the first step and after each one."""
+    """What an optimizer remembers: its value before the first step and after each one.
+
+    `origins` names, in a blend, the members' states that it stands for, as in ``Adam.m``.
+    """
 
     name: str
     type: Type
     initial: Value
     next: Value
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Simplex:
+    """A weight vector: hyperparameters that are in [0, 1] and sum to one.
+
+    `labels` are what its components are called in the language: ``w.Adam`` is the hyperparameter
+    ``w_adam``.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    hypers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +74,10 @@ class Learned:
         rule: the library's rule that runs on it as on a parameter of one element.
         options: the hyperparameters of that rule that differ from their defaults.
         clip: the hyper-gradient is limited to [-clip, clip] first; None for no limit.
-        bounds: a closed interval to which every update is projected.
+        bounds: a closed interval to which every update is projected; a weight vector is
+            projected to its simplex as a whole.
         after: the number of steps at the start that leave it as it is.
+        exponentiated: whether the rule runs on the logarithms of a weight vector.
     """
 
     hyper: str
@@ -67,6 +86,7 @@ class Learned:
     clip: float | None
     bounds: Interval
     after: int
+    exponentiated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +110,7 @@ class Program:
     parameter: Value
     tangents: tuple[Tangent, ...] = ()
     parameter_type: Type = TENSOR
+    simplexes: tuple[Simplex, ...] = ()
 
     def hyper(self, name: str) -> Hyper:
         """The hyperparameter of that name; KeyError when there is none."""
@@ -97,6 +118,10 @@ class Program:
             if hyper.name == name:
                 return hyper
         raise KeyError(name)
+
+    def simplex_of(self, hyper: str) -> Simplex | None:
+        """The weight vector that a hyperparameter is a component of; None for others."""
+        return next((s for s in self.simplexes if hyper in s.hypers), None)
 
     def type(self, value: Value) -> Type:
         """The type of a value."""

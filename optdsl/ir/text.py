@@ -13,6 +13,7 @@ from optdsl.ir.program import (
     Learned,
     Operation,
     Program,
+    Simplex,
     State,
     Tangent,
     Value,
@@ -25,6 +26,7 @@ def print_program(program: Program) -> str:
     out = [f"program {program.name}"]
     out += [f"  doc {json.dumps(line)}" for line in program.documentation]
     out += [f"  hyper {h.name} = {h.default!r} in {_domain(h.domain)}" for h in program.hypers]
+    out += [f"  simplex {_simplex(s)}" for s in program.simplexes]
     out += [f"  learn {_learned(x)}" for x in program.learned]
     for index, operation in enumerate(program.operations):
         words = [operation.opcode]
@@ -35,7 +37,8 @@ def print_program(program: Program) -> str:
         hint = f"  # {operation.hint}" if operation.hint else ""
         out.append(f"  %{index} = {' '.join(words)} : {operation.type}{hint}")
     for state in program.states:
-        out.append(f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}")
+        line = f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}"
+        out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
     return "\n".join(out) + "\n"
@@ -51,7 +54,13 @@ def _domain(domain: Domain) -> str:
 def _learned(x: Learned) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in x.options)
     clip = "" if x.clip is None else f" clip {x.clip!r}"
-    return f"{x.hyper} in {_domain(x.bounds)} by {x.rule}({options}){clip} after {x.after}"
+    by = "by exponentiated" if x.exponentiated else "by"
+    return f"{x.hyper} in {_domain(x.bounds)} {by} {x.rule}({options}){clip} after {x.after}"
+
+
+def _simplex(x: Simplex) -> str:
+    pairs = zip(x.labels, x.hypers, strict=True)
+    return f"{x.name} of {', '.join(f'{label} = {hyper}' for label, hyper in pairs)}"
 
 
 class IRSyntaxError(ValueError):
@@ -93,19 +102,24 @@ class _Reader:
         self.parameter = Value(-1)
         self.parameter_type = TENSOR
         self.tangents: list[Tangent] = []
+        self.simplexes: list[Simplex] = []
         self._lines: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], None]], ...] = (
             (re.compile(r"program (\S+)"), self._program),
             (re.compile(r"doc (.*)"), self._doc),
             (re.compile(rf"hyper (\w+) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
             (
                 re.compile(
-                    rf"learn (\w+) in ({_DOMAIN}) by (\w+)\((.*)\)(?: clip ({_NUMBER}))?"
-                    r" after (\d+)"
+                    rf"learn (\w+) in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
+                    rf"(?: clip ({_NUMBER}))? after (\d+)"
                 ),
                 self._learn,
             ),
             (_OPERATION, self._operation),
-            (re.compile(r"state (\w+) : (\w+) from %(\d+) to %(\d+)"), self._state),
+            (re.compile(r"simplex (\S+) of (.*)"), self._simplex),
+            (
+                re.compile(r"state (\w+) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?"),
+                self._state,
+            ),
             (re.compile(r"theta : (\w+) to %(\d+)"), self._theta),
             (re.compile(r"tangent (\w+) %(\d+)"), self._tangent),
         )
@@ -129,6 +143,7 @@ class _Reader:
             self.parameter,
             tuple(self.tangents),
             self.parameter_type,
+            tuple(self.simplexes),
         )
 
     def _program(self, m: re.Match[str]) -> None:
@@ -144,10 +159,15 @@ class _Reader:
         bounds = _read_domain(m[2])
         if isinstance(bounds, Choice):
             raise ValueError("the bounds of learning are an interval")
-        pairs = [option.split("=") for option in m[4].split(", ") if option]
+        pairs = [option.split("=") for option in m[5].split(", ") if option]
         options = tuple((name, float(value)) for name, value in pairs)
-        clip = None if m[5] is None else float(m[5])
-        self.learned.append(Learned(m[1], m[3], options, clip, bounds, int(m[6])))
+        clip = None if m[6] is None else float(m[6])
+        exponentiated = m[3] is not None
+        self.learned.append(Learned(m[1], m[4], options, clip, bounds, int(m[7]), exponentiated))
+
+    def _simplex(self, m: re.Match[str]) -> None:
+        labels, hypers = zip(*(pair.split(" = ") for pair in m[2].split(", ")), strict=True)
+        self.simplexes.append(Simplex(m[1], labels, hypers))
 
     def _operation(self, m: re.Match[str]) -> None:
         if int(m["index"]) != len(self.operations):
@@ -162,7 +182,9 @@ class _Reader:
         )
 
     def _state(self, m: re.Match[str]) -> None:
-        self.states.append(State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4]))))
+        origins = tuple(m[5].split(", ")) if m[5] else ()
+        kind, initial, after = _read_type(m[2]), Value(int(m[3])), Value(int(m[4]))
+        self.states.append(State(m[1], kind, initial, after, origins))
 
     def _theta(self, m: re.Match[str]) -> None:
         self.parameter_type, self.parameter = _read_type(m[1]), Value(int(m[2]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optdsl.ir.domain import Choice
+from optdsl.ir.domain import SUM_TOLERANCE, Choice
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TypeMismatch
@@ -43,8 +43,26 @@ def verify(program: Program) -> Program:
     for hyper in program.hypers:
         if hyper.default not in hyper.domain:
             raise InvalidProgram(f"{hyper.name} = {hyper.default} is outside {hyper.domain}")
+    _simplexes(program, hypers)
     _results(program, hypers)
     return program
+
+
+def _simplexes(program: Program, hypers: set[str]) -> None:
+    _unique("weight", (h for s in program.simplexes for h in s.hypers))
+    for simplex in program.simplexes:
+        if not set(simplex.hypers) <= hypers or len(simplex.labels) != len(simplex.hypers):
+            raise InvalidProgram(f"{simplex.name} weighs no hyperparameters")
+        total = sum(program.hyper(h).default for h in simplex.hypers)
+        if abs(total - 1) > SUM_TOLERANCE:
+            raise InvalidProgram(f"the weights {simplex.name} sum to {total}")
+        ways = {x.exponentiated for x in program.learned if x.hyper in simplex.hypers}
+        learned = {x.hyper for x in program.learned} & set(simplex.hypers)
+        if learned not in (set(), set(simplex.hypers)) or len(ways) > 1:
+            raise InvalidProgram(f"a part of the weights {simplex.name} is learned")
+    for entry in program.learned:
+        if entry.exponentiated and program.simplex_of(entry.hyper) is None:
+            raise InvalidProgram(f"{entry.hyper} is no weight")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Set as AbstractSet
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Hyper, Program, State, Value
+from optdsl.ir.program import Program, State, Value
 from optdsl.ir.types import BY_NAME, Extent, Type
 from optdsl.ir.verify import verify
+from optdsl.lower.declarations import declared
 from optdsl.lower.expressions import Lowering, named_type, state_type
 from optdsl.lower.learning import Rules, learning
-from optdsl.lower.numbers import domain, number
 from optdsl.lower.order import order
 from optdsl.lower.resolve import resolve
-from optdsl.lower.scope import Scope, collect
+from optdsl.lower.scope import Scope, check_states, collect
 from optdsl.syntax import ast
 
 __all__ = ["Rules", "lower"]
@@ -41,10 +41,12 @@ def lower(
     """
     scope, undefined = collect(declaration, prelude, report, broken)
     broken = broken | undefined
+    _blend_only(declaration, report)
+    check_states(declaration, scope, report, broken)
     resolve(scope, broken, report)
-    hypers = _hypers(scope, report)
-    learned = learning(declaration, hypers, scope, rules, report)
-    _types(scope, report)
+    hypers = declared(scope, report)
+    learned = learning(declaration, hypers.learnable, hypers.hypers, scope, rules, report)
+    check_types(scope, report)
     lowering = Lowering(scope, Builder(), report)
     environment: dict[str, Value | None] = {}
     for name, primed in order(scope, report):
@@ -61,36 +63,38 @@ def lower(
     program = Program(
         declaration.name.text,
         declaration.documentation,
-        tuple(hypers.values()),
+        tuple(hypers.hypers.values()),
         learned,
         lowering.builder.operations,
         tuple(s for s in states if s is not None),
         parameter,
+        simplexes=hypers.simplexes,
     )
     return verify(program)
 
 
-def _hypers(scope: Scope, report: Report) -> dict[str, Hyper]:
-    hypers: dict[str, Hyper] = {}
-    for name, node in scope.hypers.items():
-        default = number(node.default, "a default", scope, report)
-        bounds = domain(node.domain, scope, report)
-        if default is None or bounds is None:
-            continue
-        if default not in bounds:
+_ELSEWHERE = {
+    ast.Use: "use",
+    ast.Share: "share",
+    ast.Binding: "bind",
+}
+
+
+def _blend_only(declaration: ast.Declaration, report: Report) -> None:
+    """Report statements that only a blend has."""
+    for statement in declaration.statements:
+        word = _ELSEWHERE.get(type(statement))
+        if word:
             report.error(
-                "out-of-bounds",
-                f"the default of `{name}` is out of bounds",
-                node.default.span,
-                label=f"must lie in {bounds}",
-                hint="change the default or the bounds",
+                "statement",
+                f"an optimizer has no members to {word}",
+                statement.span,
+                label="this belongs to a blend",
+                hint=f"begin the file with `blend {declaration.name.text}`",
             )
-            continue
-        hypers[name] = Hyper(name, default, bounds)
-    return hypers
 
 
-def _types(scope: Scope, report: Report) -> None:
+def check_types(scope: Scope, report: Report) -> None:
     """Report type names that are none, and states of a type that no state has."""
     for function in scope.functions.values():
         for parameter in function.parameters:

@@ -55,8 +55,9 @@ class Lowering:
 
     def leaf(self, name: str, span: Span) -> Value:
         """The value of a built-in name, a hyperparameter or a state before the step."""
-        if name in self._scope.hypers:
-            return self.builder.emit("hyper", attribute=name, hint=name, span=span)
+        hyper = self._scope.components.get(name, name)
+        if name in self._scope.hypers or name in self._scope.components:
+            return self.builder.emit("hyper", attribute=hyper, hint=hyper, span=span)
         if name in self._scope.states:
             kind = state_type(self._scope.states[name])
             return self.builder.emit("state", attribute=name, type=kind, hint=name, span=span)
@@ -102,11 +103,11 @@ class Lowering:
             case ast.Name(name="inf", primed=False):
                 return self.builder.constant(float("inf"))
             case ast.Name():
-                key = node.name + ("'" if node.primed else "")
-                if key in environment:
-                    return environment[key]
-                known = node.name in {*self._scope.hypers, *self._scope.states, *BUILTINS}
-                return self.leaf(node.name, span) if known and not node.primed else None
+                if node.spelled in environment:
+                    return environment[node.spelled]
+                scope = self._scope
+                known = {*scope.hypers, *scope.components, *scope.states, *BUILTINS}
+                return self.leaf(node.spelled, span) if node.spelled in known else None
             case ast.Negate():
                 # A literal's sign belongs to the literal.
                 if isinstance(node.operand, ast.Number):

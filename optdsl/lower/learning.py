@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from optdsl.diagnostics import Note, Report, Span, nearest
@@ -26,14 +26,18 @@ class Rules(Protocol):
 
 def learning(
     declaration: ast.Declaration,
-    hypers: dict[str, Hyper],
+    learnable: Mapping[str, tuple[str, ...]],
+    hypers: Mapping[str, Hyper],
     scope: Scope,
     rules: Rules,
     report: Report,
 ) -> tuple[Learned, ...]:
-    """The learned hyperparameters, in the order of the file."""
+    """The learned hyperparameters, in the order of the file.
+
+    `learnable` says which of the `hypers` each name stands for: a weight vector for several.
+    """
     default_after = _default_after(declaration, report)
-    found: dict[str, tuple[Learned, Span]] = {}
+    found: dict[str, tuple[tuple[Learned, ...], Span]] = {}
     for statement in declaration.statements:
         if not isinstance(statement, ast.Learn):
             continue
@@ -46,20 +50,61 @@ def learning(
                 report.error(
                     "duplicate", f"`{name.text}` is learned twice", name.span, notes=[first]
                 )
-            elif name.text not in scope.hypers:
-                report.error(
-                    "unknown-name",
-                    f"`{name.text}` is not a hyperparameter",
-                    name.span,
-                    label="only hyperparameters are learned",
-                    hint=nearest(name.text, scope.hypers) or f"declare `hyper {name.text} = ...`",
-                )
-            elif name.text in hypers:
-                within = _bounds(name, statement, bounds, hypers[name.text], report)
-                if rule and within:
-                    learned = Learned(name.text, *rule, within, after)
+            elif name.text in learnable:
+                parts = learnable[name.text]
+                if not _way(name, statement, len(parts) > 1, report):
+                    continue
+                within = [_bounds(name, statement, bounds, hypers[h], report) for h in parts]
+                if rule and all(within):
+                    learned = tuple(
+                        Learned(h, *rule, interval, after, statement.exponentiated)
+                        for h, interval in zip(parts, within, strict=True)
+                        if interval is not None
+                    )
                     found[name.text] = learned, name.span
-    return tuple(learned for learned, _ in found.values())
+            elif name.text not in scope.hypers and name.text not in scope.weights:
+                _unknown(name, learnable, scope, report)
+    return tuple(x for learned, _ in found.values() for x in learned)
+
+
+def _unknown(
+    name: ast.Identifier, learnable: Iterable[str], scope: Scope, report: Report
+) -> None:
+    known = [*learnable, *scope.hypers]
+    owner, _, label = name.text.partition(".")
+    hint = nearest(name.text, known) or f"declare `hyper {name.text} = ...`"
+    if owner in scope.weights and label:
+        hint = f"a weight vector is learned as a whole: `learn {owner} by ...`"
+    report.error(
+        "unknown-name",
+        f"`{name.text}` is not a hyperparameter",
+        name.span,
+        label="only hyperparameters are learned",
+        hint=hint,
+    )
+
+
+def _way(name: ast.Identifier, node: ast.Learn, vector: bool, report: Report) -> bool:
+    """Whether a name can be learned in the way that the statement says."""
+    if node.exponentiated and not vector:
+        report.error(
+            "learn-bounds",
+            f"`{name.text}` is no weight vector",
+            name.span,
+            label="only weights on a simplex are learned by their logarithms",
+            hint="leave out `exponentiated`",
+        )
+        return False
+    if vector and node.bounds is not None:
+        report.error(
+            "learn-bounds",
+            f"`{name.text}` has its bounds already",
+            node.bounds.span,
+            label="weights lie in [0, 1] and sum to one",
+            hint="leave out the bounds",
+        )
+        return False
+    return True
 
 
 def _default_after(declaration: ast.Declaration, report: Report) -> int:

@@ -37,7 +37,8 @@ def order(scope: Scope, report: Report) -> list[Key]:
 
 
 def _uses(equation: ast.Equation, scope: Scope) -> set[Key]:
-    names = {(n.name, n.primed) for n in walk(equation.value) if isinstance(n, ast.Name)}
+    used = (n for n in walk(equation.value) if isinstance(n, ast.Name) and not n.owner)
+    names = {(n.name, n.primed) for n in used}
     return {key for key in names if key in scope.equations}
 
 

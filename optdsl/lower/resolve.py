@@ -48,13 +48,18 @@ def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
     """
     names = scope.values() | broken | {f"{name}'" for name in broken}
     for equation in scope.equations.values():
-        _expression(equation.value, scope, names, broken, report)
-    initial = {"g", "theta", *scope.hypers, *broken}
+        resolve_expression(equation.value, scope, names, broken, report)
+    initial = {"g", "theta", *scope.hypers, *scope.components, *broken}
     for state in scope.states.values():
         _initial(state, scope, initial, broken, report)
+    resolve_functions(scope, broken, report)
+
+
+def resolve_functions(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
+    """Report what the bodies of functions use and may not see."""
     for function in scope.functions.values():
         parameters = _parameters(function, report)
-        _expression(
+        resolve_expression(
             function.body, scope, parameters | {"t"} | broken, broken, report, inside=function
         )
 
@@ -86,7 +91,7 @@ def _initial(
 ) -> None:
     known = scope.values()
     for node in walk(state.initial):
-        spelled = _spelled(node)
+        spelled = spelled_name(node)
         if spelled in known and spelled not in allowed:
             report.error(
                 "initial-value",
@@ -96,14 +101,15 @@ def _initial(
                 hint="an initial value may use hyperparameters, `theta` and the first gradient `g`",
             )
             return
-    _expression(state.initial, scope, allowed, broken, report)
+    resolve_expression(state.initial, scope, allowed, broken, report)
 
 
-def _spelled(node: ast.Expression) -> str | None:
-    return node.name + ("'" if node.primed else "") if isinstance(node, ast.Name) else None
+def spelled_name(node: ast.Expression) -> str | None:
+    """A use of a name as it is written; None for other expressions."""
+    return node.spelled if isinstance(node, ast.Name) else None
 
 
-def _expression(
+def resolve_expression(
     root: ast.Expression,
     scope: Scope,
     names: AbstractSet[str],
@@ -111,10 +117,11 @@ def _expression(
     report: Report,
     inside: ast.Function | None = None,
 ) -> None:
+    """Report what an expression uses that is not among `names`, and wrong calls."""
     for node in walk(root):
         if report.full:
             return
-        spelled = _spelled(node)
+        spelled = spelled_name(node)
         if spelled is not None and spelled not in names and spelled != "inf":
             assert isinstance(node, ast.Name)
             _unknown(node, spelled, scope, names, report, inside)
@@ -130,7 +137,7 @@ def _unknown(
     report: Report,
     inside: ast.Function | None,
 ) -> None:
-    if node.primed and node.name in names:
+    if node.primed and not node.owner and node.name in names:
         report.error(
             "prime",
             f"`{spelled}` is primed, but `{node.name}` is not a state",
@@ -138,6 +145,9 @@ def _unknown(
             label="only states and theta have a value after the step",
             hint=f"write `{node.name}`",
         )
+        return
+    if node.owner:
+        _unknown_member(node, spelled, scope, names, report)
         return
     if node.name in scope.callables():
         hint = f"`{node.name}` is a function: call it, as in `{node.name}(...)`"
@@ -149,6 +159,24 @@ def _unknown(
         hint = hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
     where = f"not a parameter of `{inside.name.text}`" if inside else "not defined in this file"
     report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=where, hint=hint)
+
+
+def _unknown_member(
+    node: ast.Name, spelled: str, scope: Scope, names: AbstractSet[str], report: Report
+) -> None:
+    """Report ``owner.name``, where nothing is called so."""
+    weights = scope.weights.get(node.owner)
+    if weights is not None:
+        label = f"`{node.owner}` has no weight of this name"
+        hint = f"its weights are {', '.join(x.text for x in weights.labels)}"
+    elif any(name.startswith(f"{node.owner}.") for name in names):
+        label = f"the member `{node.owner}` has none of this name"
+        hint = "`optdsl show` lists the equations of a rule"
+    else:
+        label = f"`{node.owner}` is neither a member nor a weight vector"
+        hint = "list members in `use`, as in `use Adam, Lion`"
+    hint = nearest(spelled, (n for n in names if "." in n)) or hint
+    report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=hint)
 
 
 def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report) -> None:

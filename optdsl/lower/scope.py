@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
@@ -19,20 +20,38 @@ _RESERVED_HYPERS = dict.fromkeys(
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
 
-@dataclass(frozen=True)
+Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation
+
+
+def component(weights: str, label: str) -> str:
+    """The hyperparameter behind a component: ``w.Adam`` is ``w_adam``."""
+    return f"{weights}_{label.lower()}"
+
+
+@dataclass(frozen=True, eq=False)
 class Scope:
     """The definitions of a file by name, the prelude's functions among them."""
 
     hypers: Mapping[str, ast.Hyper]
+    weights: Mapping[str, ast.Weights]
     states: Mapping[str, ast.State]
     functions: Mapping[str, ast.Function]
     equations: Mapping[tuple[str, bool], ast.Equation]
 
+    @functools.cached_property
+    def components(self) -> dict[str, str]:
+        """The hyperparameter behind each component of a weight vector, by its spelling."""
+        return {
+            f"{name}.{label.text}": component(name, label.text)
+            for name, node in self.weights.items()
+            for label in node.labels
+        }
+
     def values(self) -> set[str]:
-        """Every name that stands for a value, as written (primes included)."""
+        """Every name that stands for a value, as written (owners and primes included)."""
         after = {f"{name}'" for name in (*self.states, "theta")}
         equations = {name + ("'" if primed else "") for name, primed in self.equations}
-        return {*BUILTINS, *self.hypers, *self.states, *after, *equations}
+        return {*BUILTINS, *self.hypers, *self.components, *self.states, *after, *equations}
 
     def callables(self) -> set[str]:
         """Every name that can be called."""
@@ -53,6 +72,7 @@ def collect(
         The scope, and the names that could not be defined, of which enough is said.
     """
     hypers: dict[str, ast.Hyper] = {}
+    weights: dict[str, ast.Weights] = {}
     states: dict[str, ast.State] = {}
     functions: dict[str, ast.Function] = dict(prelude)
     equations: dict[tuple[str, bool], ast.Equation] = {}
@@ -60,7 +80,7 @@ def collect(
     undefined: set[str] = set()
 
     for statement in declaration.statements:
-        if not isinstance(statement, ast.Hyper | ast.State | ast.Function | ast.Equation):
+        if not isinstance(statement, Definition):
             continue
         name = statement.name.text
         primed = isinstance(statement, ast.Equation) and statement.primed
@@ -82,26 +102,44 @@ def collect(
         match statement:
             case ast.Hyper():
                 hypers[name] = statement
+            case ast.Weights():
+                weights[name] = statement
             case ast.State():
                 states[name] = statement
             case ast.Function():
                 functions[name] = statement
             case ast.Equation():
                 equations[name, primed] = statement
-    scope = Scope(hypers, states, functions, equations)
-    _check_states(declaration, scope, report, broken | undefined)
+    scope = Scope(hypers, weights, states, functions, equations)
+    _check_components(scope, first, report)
     return scope, undefined
 
 
-def _reserved(
-    statement: ast.Hyper | ast.State | ast.Function | ast.Equation, report: Report
-) -> bool:
+def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -> None:
+    """Report labels that are listed twice, and components that are called like something else."""
+    taken = dict(first)
+    for name, node in scope.weights.items():
+        for label in node.labels:
+            flat = component(name, label.text)
+            if flat in taken:
+                report.error(
+                    "duplicate",
+                    f"`{name}.{label.text}` is defined twice",
+                    label.span,
+                    label=f"as a hyperparameter it is called {flat}",
+                    notes=[Note("first defined here", taken[flat])],
+                    hint="rename one of the two",
+                )
+            taken[flat] = label.span
+
+
+def _reserved(statement: Definition, report: Report) -> bool:
     name = statement.name.text
     reason = _RESERVED.get(name)
     hint = ""
     if isinstance(statement, ast.Function) and name in FUNCTIONS:
         reason = "a built-in function"
-    if isinstance(statement, ast.Hyper):
+    if isinstance(statement, ast.Hyper | ast.Weights):
         reason = reason or _RESERVED_HYPERS.get(name)
         if keyword.iskeyword(name) or name == "__debug__":
             reason = "a keyword of Python, where hyperparameters are arguments"
@@ -125,9 +163,10 @@ def _duplicate_hint(statement: ast.Statement, states: Mapping[str, ast.State]) -
     return "each name is defined once; rename one of the two"
 
 
-def _check_states(
+def check_states(
     declaration: ast.Declaration, scope: Scope, report: Report, broken: AbstractSet[str]
 ) -> None:
+    """Report primes that belong to no state, states that never change, and a missing update."""
     for (name, primed), equation in scope.equations.items():
         if primed and name not in {"theta", *scope.states, *broken}:
             report.error(

@@ -26,11 +26,21 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A use of a name; `primed` marks the value after the step."""
+    """A use of a name; `primed` marks the value after the step.
+
+    In ``Adam.h`` the name ``h`` is the member Adam's; in ``w.Adam`` it is a component of a weight
+    vector.
+    """
 
     name: str
     primed: bool
     span: Span = field(compare=False, repr=False)
+    owner: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """The name as it is written, owner and prime included."""
+        return (f"{self.owner}." if self.owner else "") + self.name + ("'" if self.primed else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,20 @@ class Hyper:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """``hyper name = start on simplex(labels)``: a vector of weights that sum to one.
+
+    The start is one number for each label, or the name ``uniform``, or the label of a corner.
+    """
+
+    name: Identifier
+    start: tuple[Expression, ...]
+    labels: tuple[Identifier, ...]
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = Trivia()
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """``state name : type = initial``."""
 
@@ -144,8 +168,51 @@ class Equation:
 
 
 @dataclass(frozen=True, slots=True)
+class Binding:
+    """``owner.name = value``: a member's hyperparameter, bound by a blend."""
+
+    owner: Identifier
+    name: Identifier
+    value: Expression
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = Trivia()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """``rule as alias`` in ``use``; without an alias the rule's own name serves."""
+
+    rule: Identifier
+    alias: Identifier | None
+
+    @property
+    def name(self) -> Identifier:
+        """What the blend calls the member."""
+        return self.alias or self.rule
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """``use members``: the rules that a blend is made of."""
+
+    members: tuple[Member, ...]
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = Trivia()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``share names among members``: hyperparameters that several members have in common."""
+
+    names: tuple[Identifier, ...]
+    among: tuple[Identifier, ...]
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = Trivia()
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
-    """``name = value`` among the options of a learning rule."""
+    """``name = value`` among the options of a rule, or the settings of a claim."""
 
     name: Identifier
     value: Expression
@@ -153,7 +220,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """``learn names in bounds by rule(options) after steps``."""
+    """``learn names in bounds by rule(options) after steps``; a name may be a member's."""
 
     names: tuple[Identifier, ...]
     bounds: Interval | None
@@ -162,6 +229,7 @@ class Learn:
     after: Number | None
     span: Span = field(compare=False, repr=False)
     trivia: Trivia = Trivia()
+    exponentiated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +241,36 @@ class LearnAfter:
     trivia: Trivia = Trivia()
 
 
-Statement = Hyper | State | Function | Equation | Learn | LearnAfter
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``recovers rule(options) at settings``, or ``misses`` for the opposite claim."""
+
+    holds: bool
+    rule: Identifier
+    options: tuple[Option, ...]
+    settings: tuple[Option, ...]
+    span: Span = field(compare=False, repr=False)
+    trivia: Trivia = Trivia()
+
+
+Statement = (
+    Hyper
+    | Weights
+    | State
+    | Function
+    | Equation
+    | Binding
+    | Use
+    | Share
+    | Learn
+    | LearnAfter
+    | Claim
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A whole specification file."""
+    """A whole specification file: an ``optimizer``, or a ``blend`` of several."""
 
     name: Identifier
     documentation: tuple[str, ...]
@@ -186,6 +278,7 @@ class Declaration:
     span: Span = field(compare=False, repr=False)
     trivia: Trivia = Trivia()
     closing: tuple[str, ...] = ()
+    blend: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from optdsl.syntax.layout import LogicalLine
 Node = TypeVar("Node")
 Child = Tree[Token] | Token | None
 
+PRIMES = "'′"
 # The spellings of the field where they differ from the letter's own name.
 _GREEK = {"ε": "eps", "ϵ": "eps"}
 
@@ -62,11 +63,17 @@ class Builder:
         c = tree.children
         span = self._span(tree)
         if tree.data == "header":
-            documentation = tuple(str(self._token(s))[1:-1] for s in c[1:])
-            return ast.Declaration(self._name(c[0]), documentation, (), span, self._trivia)
+            documentation = tuple(str(self._token(s))[1:-1] for s in c[2:])
+            blend = self._token(c[0]).type == "BLEND"
+            return ast.Declaration(
+                self._name(c[1]), documentation, (), span, self._trivia, blend=blend
+            )
         if tree.data == "hyper":
             domain = self._domain(self._tree(c[2])) if c[2] else None
             return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, span, self._trivia)
+        if tree.data == "weights":
+            start = tuple(self._expr(x) for x in self._tree(c[1]).children)
+            return ast.Weights(self._name(c[0]), start, self._names(c[2]), span, self._trivia)
         if tree.data == "state":
             kind = self._name(c[1]) if c[1] else None
             return ast.State(self._name(c[0]), kind, self._expr(c[2]), span, self._trivia)
@@ -75,26 +82,56 @@ class Builder:
             body = self._expr(c[-1])
             return ast.Function(self._name(c[0]), parameters, body, span, self._trivia)
         if tree.data == "equation":
+            if self._token(c[0]).type == "MEMBER":
+                owner, name = self._halves(c[0])
+                if self._token(c[0])[-1] in PRIMES:
+                    self._report.error(
+                        "prime",
+                        f"`{owner.text}.{name.text}'` cannot be bound",
+                        self._token_span(self._token(c[0])),
+                        label="what a blend binds are members' hyperparameters",
+                        hint=f"write `{name.text}' = ...` for a mixture of the members' own",
+                    )
+                return ast.Binding(owner, name, self._expr(c[1]), span, self._trivia)
             primed = self._token(c[0]).type == "PRIMED"
             return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), span, self._trivia)
         if tree.data == "learn_after":
             return ast.LearnAfter(self._number(c[0]), span, self._trivia)
+        if tree.data == "use":
+            members = (self._tree(m).children for m in c)
+            used = tuple(ast.Member(self._name(r), self._name(a) if a else None) for r, a in members)
+            return ast.Use(used, span, self._trivia)
+        if tree.data == "share":
+            among = self._names(c[1]) if c[1] else ()
+            return ast.Share(self._names(c[0]), among, span, self._trivia)
+        if tree.data == "claim":
+            holds = self._token(c[0]).type == "RECOVERS"
+            return ast.Claim(
+                holds, self._name(c[1]), self._options(c[2]), self._options(c[3]), span, self._trivia
+            )
         return self._learn(tree)
 
     def _learn(self, tree: Tree[Token]) -> ast.Learn:
-        names, bounds, rule, options, after = tree.children
+        names, bounds, exponentiated, rule, options, after = tree.children
         bound = self._domain(self._tree(bounds)) if bounds else None
         assert bound is None or isinstance(bound, ast.Interval)
-        found = [self._tree(o) for o in self._tree(options).children if o] if options else []
         return ast.Learn(
-            tuple(self._name(n) for n in self._tree(names).children),
+            self._names(names),
             bound,
             self._name(rule),
-            tuple(ast.Option(self._name(o.children[0]), self._expr(o.children[1])) for o in found),
+            self._options(options),
             self._number(after) if after else None,
             self._span(tree),
             self._trivia,
+            exponentiated is not None,
         )
+
+    def _names(self, child: Child) -> tuple[ast.Identifier, ...]:
+        return tuple(self._name(n) for n in self._tree(child).children)
+
+    def _options(self, child: Child) -> tuple[ast.Option, ...]:
+        found = [self._tree(o).children for o in self._tree(child).children if o] if child else []
+        return tuple(ast.Option(self._name(name), self._expr(value)) for name, value in found)
 
     def _parameter(self, tree: Tree[Token]) -> ast.Parameter:
         name, kind = tree.children
@@ -116,8 +153,8 @@ class Builder:
         if tree.data == "number":
             return self._number(c[0])
         if tree.data == "name":
-            name = self._name(c[0])
-            return ast.Name(name.text, self._token(c[0]).type == "PRIMED", span)
+            owner, _, name = self._name(c[0]).text.rpartition(".")
+            return ast.Name(name, self._token(c[0])[-1] in PRIMES, span, owner)
         if tree.data == "call":
             arguments = tuple(self._expr(a) for a in c[1:] if a is not None)
             return ast.Call(self._name(c[0]), arguments, span)
@@ -142,7 +179,18 @@ class Builder:
 
     def _name(self, child: Child) -> ast.Identifier:
         token = self._token(child)
-        return ast.Identifier(latin(str(token).rstrip("'′")), self._token_span(token))
+        return ast.Identifier(latin(str(token).rstrip(PRIMES)), self._token_span(token))
+
+    def _halves(self, child: Child) -> tuple[ast.Identifier, ast.Identifier]:
+        """The two names of ``owner.name``, the prime of the second one left out."""
+        whole = self._name(child)
+        owner, _, name = whole.text.partition(".")
+        start, end = whole.span.start, whole.span.end
+        dot = start + self._token(child).index(".")
+        return (
+            ast.Identifier(owner, Span(self._source, start, dot)),
+            ast.Identifier(name, Span(self._source, dot + 1, end)),
+        )
 
     def _span(self, tree: Tree[Token]) -> Span:
         start, end = tree.meta.start_pos, tree.meta.end_pos

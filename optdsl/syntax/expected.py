@@ -21,10 +21,15 @@ _WORDS = {
     "NAME": "a name",
     "NUMBER": "a number",
     "STRING": "a citation in double quotes",
+    "MEMBER": "a member's name",
+    "AS": "`as`",
+    "AMONG": "`among`",
+    "ON": "`on`",
+    "AT": "`at`",
     "OPTIMIZER": "`optimizer`",
     "$END": "the end of the statement",
 }
-_EXPRESSION = frozenset({"NUMBER", "NAME", "PRIMED", "MINUS", "LPAR"})
+_EXPRESSION = frozenset({"NUMBER", "NAME", "PRIMED", "MEMBER", "MINUS", "LPAR"})
 _OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARISON"})
 _STATEMENT = frozenset({"HYPER", "STATE", "DEF", "LEARN", "NAME", "PRIMED"})
 
@@ -41,7 +46,7 @@ _FOREIGN = {
     '"': 'a text in quotes ends on the line where it starts, with `"`',
     "!": "there is no negation; turn the comparison round or use `where`",
     "@": "tensors are combined element by element: use `*`, or `dot(x, y)` for a dot product",
-    ".": "a name has no dots",
+    ".": "a name has no dots; only a blend's members do, as in `Adam.h`",
     "'": "a prime follows its name at once, as in `m'`",
     ";": "put each statement on a line of its own",
 }

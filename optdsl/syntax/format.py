@@ -29,7 +29,7 @@ def _spell(node: ast.Expression) -> tuple[str, int]:
         case ast.Number():
             return node.text, _ATOM
         case ast.Name():
-            return node.name + ("'" if node.primed else ""), _ATOM
+            return node.spelled, _ATOM
         case ast.Call():
             arguments = ", ".join(expression(a) for a in node.arguments)
             return f"{node.function.text}({arguments})", _ATOM
@@ -56,7 +56,7 @@ def domain(node: ast.Interval | ast.Choice) -> str:
 def format(declaration: ast.Declaration) -> str:
     """The whole file, ending with one newline; columns of neighbouring statements align."""
     out = list(declaration.trivia.leading)
-    out.append(f"optimizer {declaration.name.text}")
+    out.append(f"{'blend' if declaration.blend else 'optimizer'} {declaration.name.text}")
     out += [f'  "{line}"' for line in declaration.documentation]
     out[-1] = _comment(out[-1], declaration.trivia.trailing)
     groups = _groups(declaration.statements)
@@ -82,8 +82,8 @@ def _groups(statements: Sequence[ast.Statement]) -> list[list[ast.Statement]]:
 
 def _mergeable(before: list[ast.Statement], after: list[ast.Statement]) -> bool:
     """Whether two groups may stand without a blank line between them."""
-    learning = (ast.Learn, ast.LearnAfter)
-    return isinstance(before[0], learning) and isinstance(after[0], learning)
+    kinds = (ast.Learn, ast.LearnAfter), (ast.Use, ast.Share, ast.Binding), (ast.Hyper, ast.Weights)
+    return any(isinstance(before[0], k) and isinstance(after[0], k) for k in kinds)
 
 
 def _align(group: list[ast.Statement]) -> list[str]:
@@ -113,6 +113,10 @@ def _columns(statement: ast.Statement) -> list[str]:
         case ast.Hyper():
             cells = [f"hyper {statement.name.text}", f"= {expression(statement.default)}"]
             return cells + ([f"in {domain(statement.domain)}"] if statement.domain else [])
+        case ast.Weights():
+            start = ", ".join(expression(x) for x in statement.start)
+            labels = _names(statement.labels)
+            return [f"hyper {statement.name.text}", f"= {start} on simplex({labels})"]
         case ast.State():
             kind = f" : {statement.type.text}" if statement.type else ""
             return [f"state {statement.name.text}{kind}", f"= {expression(statement.initial)}"]
@@ -125,19 +129,47 @@ def _columns(statement: ast.Statement) -> list[str]:
         case ast.Equation():
             prime = "'" if statement.primed else ""
             return [f"{statement.name.text}{prime}", f"= {expression(statement.value)}"]
+        case ast.Binding():
+            head = f"{statement.owner.text}.{statement.name.text}"
+            return [head, f"= {expression(statement.value)}"]
+        case ast.Use():
+            return [f"use {', '.join(_member(m) for m in statement.members)}"]
+        case ast.Share():
+            among = f" among {_names(statement.among)}" if statement.among else ""
+            return [f"share {_names(statement.names)}{among}"]
+        case ast.Claim():
+            cells = ["recovers" if statement.holds else "misses"]
+            cells.append(f"{statement.rule.text}{_options(statement.options)}")
+            settings = _settings(statement.settings)
+            return cells + ([f"at {settings}"] if settings else [])
         case ast.LearnAfter():
             return [f"learn after {statement.after.text}"]
         case ast.Learn():
             return [_learn(statement)]
 
 
+def _names(identifiers: Iterable[ast.Identifier]) -> str:
+    return ", ".join(n.text for n in identifiers)
+
+
+def _member(node: ast.Member) -> str:
+    return node.rule.text + (f" as {node.alias.text}" if node.alias else "")
+
+
+def _settings(options: Iterable[ast.Option]) -> str:
+    return ", ".join(f"{o.name.text} = {expression(o.value)}" for o in options)
+
+
+def _options(options: tuple[ast.Option, ...]) -> str:
+    return f"({_settings(options)})" if options else ""
+
+
 def _learn(node: ast.Learn) -> str:
-    names = ", ".join(n.text for n in node.names)
+    names = _names(node.names)
     bounds = f" in {domain(node.bounds)}" if node.bounds else ""
-    options = ", ".join(f"{o.name.text} = {expression(o.value)}" for o in node.options)
-    called = f"({options})" if node.options else ""
+    rule = ("exponentiated " if node.exponentiated else "") + node.rule.text
     after = f" after {node.after.text}" if node.after else ""
-    return f"learn {names}{bounds} by {node.rule.text}{called}{after}"
+    return f"learn {names}{bounds} by {rule}{_options(node.options)}{after}"
 
 
 def _comment(line: str, comment: str) -> str:

@@ -165,7 +165,10 @@ def _report_syntax(
     )
 
 
-_KEYWORDS = {"OPTIMIZER", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER"}
+_KEYWORDS = {
+    "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
+    "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
+}  # fmt: skip
 
 
 def _too_deep(tree: Tree[Token]) -> tuple[int, int] | None:
