@@ -37,6 +37,7 @@ def load(
     backend: str = "eager",
     order: str = "overlapped",
     learn: LearnOption = True,
+    verify: bool = True,
 ) -> type[CompiledOptimizer]:
     """Compile an optimizer of the library, or a ``.opt`` file.
 
@@ -48,6 +49,8 @@ def load(
             the next step on, so that a fused kernel needs one pass over memory only.
         learn: True learns what the specification says, False nothing; a list of names learns a
             part of what it says; a dict of `Learn` by name replaces it.
+        verify: whether a claim of the specification (``recovers``, ``misses``) that is refuted is
+            an error.
 
     Returns:
         A `torch.optim.Optimizer` class: ``cls(params, lr=..., ...)`` takes the hyperparameters
@@ -59,7 +62,7 @@ def load(
         SpecError: (a ValueError) with every mistake of the specification.
         OptionError: (a ValueError) for an option that cannot be.
     """
-    return _compile(library.open_source(name), backend, order, learn)
+    return _compile(library.open_source(name), backend, order, learn, verify)
 
 
 def compile(
@@ -68,9 +71,10 @@ def compile(
     backend: str = "eager",
     order: str = "overlapped",
     learn: LearnOption = True,
+    verify: bool = True,
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
-    return _compile(Source("<text>", text), backend, order, learn)
+    return _compile(Source("<text>", text), backend, order, learn, verify)
 
 
 def derive(source: Source, learn: LearnOption = True) -> Program:
@@ -97,31 +101,32 @@ def _derive(program: Program) -> Program:
 
 
 def _compile(
-    source: Source, backend: str, order: str, learn: LearnOption
+    source: Source, backend: str, order: str, learn: LearnOption, verify: bool
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
-    program = select(library.read(source), learn, library.LIBRARY)
-    return make_class(source.name, source.text, options.backend, options.order, program.learned)
+    program = select(library.read(source, verify), learn, library.LIBRARY)
+    return make_class(library.recipe(source), options.backend, options.order, program.learned)
 
 
 @functools.lru_cache(maxsize=256)
 def make_class(
-    name: str, text: str, backend: str, order: str, learned: tuple[Learned, ...]
+    recipe: library.Recipe, backend: str, order: str, learned: tuple[Learned, ...]
 ) -> type[CompiledOptimizer]:
     """The optimizer class of a specification; equal arguments give the same class.
 
-    Pickled optimizers name this function and its arguments.
+    Pickled optimizers name this function and its arguments, the texts of members included.
     """
     from optdsl.runtime.build import build
     from optdsl.runtime.make import make_optimizer
     from optdsl.runtime.optimizer import Compiled
 
-    source = Source(name, text)
-    program = _derive(replace(library.read(source), learned=learned))
+    # What was verified when the class was first made need not be again.
+    specified = library.read(library.from_recipe(recipe), verify=False)
+    program = _derive(replace(specified, learned=learned))
     module = BACKENDS[backend].emit(schedule(program))
-    recipe = (make_class, (name, text, backend, order, learned))
+    again = (make_class, (recipe, backend, order, learned))
     coefficients = tuple(_coefficient(x) for x in learned)
-    return make_optimizer(Compiled(program, build(module), coefficients, order, recipe))
+    return make_optimizer(Compiled(program, build(module), coefficients, order, again))
 
 
 def _coefficient(learned: Learned) -> Coefficient:

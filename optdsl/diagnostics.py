@@ -16,10 +16,25 @@ MAX_DIAGNOSTICS = 100
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A text and the name under which diagnostics show it (a path, or ``<text>``)."""
+    """A text and the name under which diagnostics show it (a path, or ``<text>``).
+
+    Attributes:
+        name: the name.
+        text: the text.
+        directory: where the file lies; None for the library's and for texts without a file.
+        rules: the specifications that the text refers to, by the names it has for them; None as
+            long as nobody has looked them up.
+    """
 
     name: str
     text: str = field(repr=False)
+    directory: str | None = None
+    rules: tuple[tuple[str, Source], ...] | None = field(default=None, repr=False)
+
+    @property
+    def loadable(self) -> str:
+        """What `optdsl.load` takes for it."""
+        return self.name if self.directory is not None else self.name.removesuffix(".opt")
 
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of a character offset."""

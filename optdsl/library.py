@@ -6,13 +6,19 @@ import functools
 import os
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from optdsl import resources
+from optdsl import references, resources
+from optdsl.blend import Combination, blend
+from optdsl.blend.claims import Claim, Names, claims, names_of, names_of_blend
 from optdsl.diagnostics import Report, Source
 from optdsl.differentiate import moves
-from optdsl.ir.program import Hyper, Program
+from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import lower
+from optdsl.lower.scope import collect
+from optdsl.prove import refuted_claims
 from optdsl.resources import UnknownSpecError
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial, parse_prelude
@@ -29,14 +35,10 @@ def find(name: str) -> str:
     Raises:
         UnknownSpecError: when it has none.
     """
-    known = {_folded(spec): spec for spec in list_specs()}
-    if _folded(name) not in known:
+    known = {references.folded(spec): spec for spec in list_specs()}
+    if references.folded(name) not in known:
         raise UnknownSpecError(name, list_specs())
-    return known[_folded(name)]
-
-
-def _folded(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
+    return known[references.folded(name)]
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:
@@ -53,7 +55,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         return Source(f"{found}.opt", resources.spec_text(found))
     try:
         # A byte order mark is no text; the ends of lines stay as they are, for the formatter.
-        return Source(text, Path(text).read_bytes().decode("utf-8-sig"))
+        content = Path(text).read_bytes().decode("utf-8-sig")
+        return Source(text, content, directory=os.path.dirname(text) or os.curdir)
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
@@ -65,40 +68,123 @@ def prelude() -> Mapping[str, ast.Function]:
     return {function.name.text: function for function in tree.functions}
 
 
-def read(source: Source) -> Program:
-    """The program of a specification.
+@dataclass(frozen=True, eq=False)
+class Specification:
+    """What a text says.
+
+    Attributes:
+        program: what it computes.
+        claims: what it says about itself.
+        combinations: of a blend, its slots, each shown to be a convex combination.
+        separate: of a blend, the states that its members would keep without sharing.
+    """
+
+    program: Program
+    claims: tuple[Claim, ...]
+    combinations: tuple[Combination, ...] = ()
+    separate: tuple[State, ...] = ()
+
+
+def read(source: Source, verify: bool = True) -> Program:
+    """The program of a specification; see `specification`."""
+    return specification(source, verify).program
+
+
+def specification(source: Source, verify: bool = True) -> Specification:
+    """What a specification says, with the rules that it refers to looked up.
+
+    Args:
+        source: the text.
+        verify: whether a claim that is refuted is a mistake.
 
     Raises:
-        SpecError: with every mistake of the text.
+        SpecError: with every mistake of the text, or of a rule that it refers to.
     """
-    return _read(source.name, source.text)
+    return _specification(recipe(source), verify)
+
+
+# A source as plain values: name, text, directory, and the same for the rules it refers to.
+Recipe = tuple[str, str, str | None, tuple[tuple[str, Any], ...]]
+
+
+def recipe(source: Source) -> Recipe:
+    """The source and all that it refers to, as plain values: equal ones mean the same."""
+    source = references.attached(source, open_source, list_specs())
+    rules = tuple((name, recipe(rule)) for name, rule in source.rules or ())
+    return source.name, source.text, source.directory, rules
+
+
+def from_recipe(values: Recipe) -> Source:
+    """The source that `recipe` took apart."""
+    name, text, directory, rules = values
+    return Source(name, text, directory, tuple((n, from_recipe(r)) for n, r in rules))
 
 
 @functools.lru_cache(maxsize=256)
-def _read(name: str, text: str) -> Program:
+def _specification(values: Recipe, verify: bool) -> Specification:
+    source = from_recipe(values)
     report = Report()
-    parsed = parse_partial(Source(name, text), report)
+    parsed = parse_partial(source, report)
     if parsed.declaration is None:
         report.check()
-    assert parsed.declaration is not None
-    program = lower(parsed.declaration, prelude(), LIBRARY, report, parsed.broken)
-    _check_learned(program, parsed.declaration, report)
+    declaration = parsed.declaration
+    assert declaration is not None
+    sources = dict(source.rules or ())
+    programs = {name: _specification(recipe(rule), verify).program for name, rule in sources.items()}
+    references.report_unknown(declaration, sources, list_specs(), report)
+    found = _lowered(declaration, programs, parsed.broken, report)
+    _check_learned(found.program, declaration, report)
+    claimed = claims(declaration, found.names, programs, sources, parsed.broken, report)
     report.check()
-    return program
+    if verify:
+        refuted_claims(found.program, claimed, report)
+    report.check()
+    return Specification(found.program, claimed, found.combinations, found.separate)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lowered:
+    program: Program
+    names: Names
+    combinations: tuple[Combination, ...] = ()
+    separate: tuple[State, ...] = ()
+
+
+def _lowered(
+    declaration: ast.Declaration,
+    programs: Mapping[str, Program],
+    broken: frozenset[str],
+    report: Report,
+) -> _Lowered:
+    if declaration.blend:
+        blended = blend(declaration, prelude(), LIBRARY, programs, report, broken)
+        separate = tuple(s for m in blended.members.values() for s in m.program.states)
+        names = names_of_blend(blended)
+        return _Lowered(blended.program, names, blended.combinations, separate)
+    program = lower(declaration, prelude(), LIBRARY, report, broken)
+    scope, _ = collect(declaration, prelude(), Report(), broken)
+    return _Lowered(program, names_of(program, scope))
 
 
 def _check_learned(program: Program, declaration: ast.Declaration, report: Report) -> None:
     """Report hyperparameters that are to be learned and can never move."""
-    statements = [s for s in declaration.statements if isinstance(s, ast.Learn)]
-    for name in (n for s in statements for n in s.names):
-        if not moves(program, name.text):
-            report.error(
-                "flat",
-                f"`{name.text}` cannot be learned: its hyper-gradient is always zero",
-                name.span,
-                label="theta' does not move with it",
-                hint="theta' depends on it only through functions that are flat, or not at all",
-            )
+    flat = [x.hyper for x in program.learned if not moves(program, x.hyper)]
+    spans = {
+        n.text.replace(".", "_").lower(): n.span
+        for s in declaration.statements
+        if isinstance(s, ast.Learn)
+        for n in s.names
+    }
+    for hyper in flat:
+        simplex = program.simplex_of(hyper)
+        name = simplex.name if simplex else hyper
+        report.error(
+            "flat",
+            f"`{name}` cannot be learned: its hyper-gradient is always zero",
+            spans[name.replace(".", "_").lower()],
+            label="theta' does not move with it",
+            hint="theta' depends on it only through functions that are flat, or not at all",
+        )
 
 
 # The rules whose `learn` statements are being looked up, in this thread.

@@ -1,0 +1,127 @@
+"""A program with some hyperparameters fixed, simplified over the reals."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+from optdsl.algebra.normal_form import decimal
+from optdsl.ir import host
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, State, Value
+from optdsl.ir.types import Extent
+from optdsl.passes.eliminate_dead import eliminate_dead
+from optdsl.passes.rewrite import rewrite
+
+_EXACT: dict[str, Callable[..., Fraction]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "weigh": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
+}
+_COMPARE = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+
+
+def fix(program: Program, values: Mapping[str, float]) -> Program:
+    """The program at given values of some hyperparameters, without states that no longer matter.
+
+    Sums with 0, products with 0 and 1, and decided conditions are gone, and so is what only they
+    needed. NaN and infinities are not kept: the result is for reading and proving, not for running.
+    """
+
+    def rule(
+        builder: Builder, operation: Operation, arguments: tuple[Value, ...]
+    ) -> Value | None:
+        if operation.opcode == "hyper" and operation.attribute in values:
+            return builder.constant(values[str(operation.attribute)])
+        return _simplified(builder, operation, arguments)
+
+    return eliminate_dead(live_states(rewrite(program, rule)))
+
+
+def live_states(program: Program) -> Program:
+    """The program without the states on which the parameter never depends."""
+    states = {s.name: s for s in program.states}
+    live: set[str] = set()
+    waiting = [program.parameter]
+    while waiting:
+        for value in program.needed((waiting.pop(),)):
+            operation = program.operations[value]
+            if operation.opcode == "state" and operation.attribute not in live:
+                name = str(operation.attribute)
+                live.add(name)
+                waiting.append(states[name].next)
+    kept: tuple[State, ...] = tuple(s for s in program.states if s.name in live)
+    return replace(program, states=kept)
+
+
+def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+    if operation.opcode in {"sum", "mean"} and builder[x[0]].type.extent is not Extent.TENSOR:
+        # What is reduced has become one number.
+        return x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
+    numbers = [_number(builder, a) for a in x]
+    if operation.opcode == "where":
+        return _chosen(builder, x)
+    if numbers and None not in numbers and operation.opcode in host.APPLY:
+        return _folded(builder, operation.opcode, numbers)
+    match operation.opcode:
+        case "mul" | "weigh" if 0 in numbers:
+            return builder.constant(0.0)
+        case "mul" | "weigh" if numbers[0] == 1:
+            return x[1]
+        case "mul" | "div" if numbers[1] == 1:
+            return x[0]
+        case "div" if numbers[0] == 0:
+            return builder.constant(0.0)
+        case "pow" if numbers[1] == 1:
+            return x[0]
+        case "add" if numbers[0] == 0:
+            return x[1]
+        case "add" | "sub" if numbers[1] == 0:
+            return x[0]
+        case "sub" if numbers[0] == 0:
+            return builder.emit("neg", x[1])
+    return None
+
+
+def _number(builder: Builder, value: Value) -> float | None:
+    operation = builder[value]
+    if operation.opcode == "define":
+        return _number(builder, operation.arguments[0])
+    number = operation.attribute
+    return number if operation.opcode == "constant" and isinstance(number, float) else None
+
+
+def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value | None:
+    """An operation on literals, where its result is a decimal of double precision itself."""
+    result = host.APPLY[opcode](*numbers)
+    if not all(map(math.isfinite, (result, *(x for x in numbers if x is not None)))):
+        return None
+    exact = _EXACT.get(opcode)
+    if exact is None:
+        return builder.constant(result) if result == int(result) else None
+    wanted = exact(*(decimal(x) for x in numbers if x is not None))
+    # 1 - 0.98 is 0.02, although rounding makes something else of it.
+    near = float(wanted)
+    return builder.constant(near) if decimal(near) == wanted else None
+
+
+def _chosen(builder: Builder, x: tuple[Value, ...]) -> Value | None:
+    condition = builder[x[0]]
+    if condition.opcode in _COMPARE:
+        left, right = (_number(builder, a) for a in condition.arguments)
+        if left is not None and right is not None:
+            return x[1] if _COMPARE[condition.opcode](left, right) else x[2]
+    return x[1] if x[1] == x[2] else None

@@ -1,0 +1,130 @@
+"""Claims settled: proved by algebra, tested by runs, or refuted by a counterexample."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from optdsl.algebra.fix import fix
+from optdsl.blend.claims import Claim
+from optdsl.diagnostics import Note, Report
+from optdsl.ir.domain import spell
+from optdsl.ir.evaluate import number
+from optdsl.ir.program import Program
+from optdsl.prove.equality import equal
+from optdsl.prove.equations import differences
+from optdsl.prove.trial import RUNS, STEPS, TOLERANCE, Counterexample, counterexample
+
+__all__ = ["Settlement", "Verdict", "refuted_claims", "settle"]
+
+
+class Verdict(enum.Enum):
+    """How a claim was settled."""
+
+    PROVED = "proved"
+    """Equal over the reals, by algebra."""
+    TESTED = "tested"
+    """Not proved, and no run showed a difference."""
+    REFUTED = "refuted"
+    """A run shows the opposite, or, of a `misses`, none does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settlement:
+    """A claim and how it was settled.
+
+    Attributes:
+        claim: the claim.
+        verdict: the verdict on the claim as it stands.
+        reason: how the verdict was reached, in a few words.
+        equations: of the specification and of the rule, those that differ.
+        difference: a run in which specification and rule part, if one was found.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    reason: str
+    equations: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    difference: Counterexample | None = None
+
+
+def settle(program: Program, claim: Claim) -> Settlement:
+    """Prove a claim, or else test it, or refute it."""
+    settings = dict(claim.settings)
+    left, right = fix(program, settings), fix(claim.reference, settings)
+    if equal(left, right):
+        if claim.holds:
+            return Settlement(claim, Verdict.PROVED, "equal over the reals")
+        return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
+    found = counterexample(program, claim.reference, settings)
+    if found is None:
+        reason = f"{RUNS} runs of {STEPS} steps agree to {TOLERANCE:g}"
+        return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
+    reason = f"they differ after step {len(found.run.gradients)}"
+    if not claim.holds:
+        return Settlement(claim, Verdict.PROVED, reason, difference=found)
+    mine, theirs = differences(left, right)
+    return Settlement(claim, Verdict.REFUTED, reason, (tuple(mine), tuple(theirs)), found)
+
+
+def refuted_claims(program: Program, claims: Iterable[Claim], report: Report) -> None:
+    """Report the claims that are wrong: with the equations that differ, and a run to paste."""
+    for claim in claims:
+        settlement = settle(program, claim)
+        if settlement.verdict is Verdict.REFUTED:
+            report.error(
+                "refuted",
+                f"`{claim.text}` is wrong",
+                claim.span,
+                label=settlement.reason,
+                notes=[Note(text) for text in explanation(program, settlement)],
+                hint="change the claim, or the equations",
+            )
+
+
+def explanation(program: Program, settlement: Settlement) -> list[str]:
+    """What differs, and a test that shows it; nothing for a claim that holds."""
+    found = []
+    claim = settlement.claim
+    for owner, lines in zip((program.name, claim.rule), settlement.equations, strict=True):
+        if lines:
+            indented = "".join(f"\n    {line}" for line in lines)
+            found.append(f"where they differ, {owner} has{indented}")
+    if settlement.difference is not None and settlement.verdict is Verdict.REFUTED:
+        indented = "".join(f"\n    {x}".rstrip() for x in snippet(program, settlement))
+        found.append(f"a test that shows it:{indented}")
+    return found
+
+
+def snippet(program: Program, settlement: Settlement) -> list[str]:
+    """Python that takes the steps of a counterexample with both optimizers, ready to be run."""
+    claim, found = settlement.claim, settlement.difference
+    assert found is not None
+    hypers = dict(found.run.hypers)
+    own = ", ".join(f"{name}={value!r}" for name, value in hypers.items())
+    bound = {name: number(claim.reference, value, hypers) for name, value in claim.bindings}
+    theirs = ", ".join(f"{name}={value!r}" for name, value in bound.items())
+    gradients = ", ".join(str(list(g)) for g in found.run.gradients)
+    source, rule = claim.span.source.loadable, claim.rule_source
+    return [
+        "import optdsl, torch",
+        "",
+        "def run(name, **hypers):",
+        "    optimizer = optdsl.load(name, learn=False, verify=False)",
+        f"    p = torch.nn.Parameter(torch.tensor({list(found.run.theta)}, dtype=torch.float64))",
+        "    optimizer = optimizer([p], **hypers)",
+        f"    for g in [{gradients}]:",
+        "        p.grad = torch.tensor(g, dtype=torch.float64)",
+        "        optimizer.step()",
+        "    return p.detach()",
+        "",
+        f"x = run({source!r}, {own})  # {_numbers(found.left)}",
+        f"y = run({rule!r}, {theirs})  # {_numbers(found.right)}",
+        "torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)",
+    ]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(spell(v) for v in values)
+

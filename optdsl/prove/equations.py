@@ -1,0 +1,75 @@
+"""The equations of a program for readers, in the language, as far as they differ from another's."""
+
+from __future__ import annotations
+
+from optdsl.diagnostics import Source, Span
+from optdsl.ir.ops import OPERATORS, TABLE
+from optdsl.ir.program import Program, Value
+from optdsl.prove.equality import matched
+from optdsl.syntax import ast
+from optdsl.syntax.format import expression
+
+_NOWHERE = Span(Source("", ""), 0, 0)
+_SYMBOLS = {opcode: symbol for symbol, opcode in OPERATORS.items()} | {"weigh": "*"}
+_WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
+
+
+def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
+    """The equations of each program that have no equal in the other one, in the language.
+
+    States that are equal in both are called alike: as the left one calls them.
+    """
+    algebra, classes = matched(left, right)
+    defined = [_defined(p) for p in (left, right)]
+    forms = [
+        algebra.forms(p, d.values(), c)
+        for p, d, c in zip((left, right), defined, classes, strict=True)
+    ]
+    found: tuple[list[str], list[str]] = ([], [])
+    for side, program in enumerate((left, right)):
+        known = {forms[1 - side][v] for v in defined[1 - side].values()}
+        for name, value in defined[side].items():
+            if forms[side][value] not in known:
+                inner = program.operations[value].arguments[0]
+                found[side].append(f"{name} = {expression(_node(program, inner))}")
+    return found
+
+
+def _defined(program: Program) -> dict[str, Value]:
+    """The named equations, without the members' names where those are not needed."""
+    full = {
+        str(o.attribute): Value(v)
+        for v, o in enumerate(program.operations)
+        if o.opcode == "define"
+    }
+    return full
+
+
+def _node(program: Program, value: Value) -> ast.Expression:
+    operation = program.operations[value]
+    arguments = operation.arguments
+    match operation.opcode:
+        case "define" | "hyper" | "state":
+            return _name(str(operation.attribute))
+        case opcode if opcode in _WORDS:
+            return _name(_WORDS[opcode])
+        case "constant":
+            assert isinstance(operation.attribute, float)
+            text = f"{abs(operation.attribute):.15g}"
+            literal = ast.Number(abs(operation.attribute), text, _NOWHERE)
+            return ast.Negate(literal, _NOWHERE) if operation.attribute < 0 else literal
+        case "stop_gradient":
+            return _node(program, arguments[0])
+        case "neg":
+            return ast.Negate(_node(program, arguments[0]), _NOWHERE)
+        case opcode if opcode in _SYMBOLS:
+            left, right = (_node(program, a) for a in arguments)
+            return ast.Binary(_SYMBOLS[opcode], left, right, _NOWHERE)
+        case opcode:
+            function = ast.Identifier(TABLE[opcode].function or opcode, _NOWHERE)
+            return ast.Call(function, tuple(_node(program, a) for a in arguments), _NOWHERE)
+
+
+def _name(spelled: str) -> ast.Name:
+    owner, _, name = spelled.rpartition(".")
+    return ast.Name(name.rstrip("'"), name.endswith("'"), _NOWHERE, owner)

@@ -1,0 +1,97 @@
+"""Runs of two programs side by side, in double precision, in search of a difference."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from optdsl.ir.domain import Choice, Domain, hull
+from optdsl.ir.evaluate import Run, Tensor, trajectory
+from optdsl.ir.program import Hyper, Program
+
+RUNS = 24
+STEPS = 10
+# Rounding, through as many steps, stays far below; what is another rule does not.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A run after which two programs differ.
+
+    Attributes:
+        run: the run, as short as it can be.
+        left: the parameter that the specification ends with.
+        right: the parameter that the rule ends with.
+    """
+
+    run: Run
+    left: Tensor
+    right: Tensor
+
+
+def counterexample(
+    left: Program, right: Program, settings: Mapping[str, float]
+) -> Counterexample | None:
+    """A run in which two programs part by more than `TOLERANCE`, relative to the parameter or 1.
+
+    None when they agree in all `RUNS` runs of `STEPS` steps.
+
+    Args:
+        left: a program.
+        right: another one over the same hyperparameters.
+        settings: those that have a given value; others are as by default at first, then random.
+    """
+    for run in _runs(left, settings):
+        pairs = zip(trajectory(left, run), trajectory(right, run), strict=True)
+        for step, (x, y) in enumerate(pairs, start=1):
+            if not all(map(math.isfinite, (*x, *y))):
+                break  # beyond double precision, where the reals are no guide
+            if any(_apart(a, b) for a, b in zip(x, y, strict=True)):
+                shortened = Run(run.hypers, run.theta, run.gradients[:step])
+                return Counterexample(shortened, x, y)
+    return None
+
+
+def _apart(a: float, b: float) -> bool:
+    return abs(a - b) > TOLERANCE * max(1.0, abs(a), abs(b))
+
+
+def _runs(program: Program, settings: Mapping[str, float]) -> Iterator[Run]:
+    """The same runs every time: simple ones first, then others of many scales."""
+    source = random.Random(0)
+    for index in range(RUNS):
+        hypers = _hypers(program, source, index) | dict(settings)
+        elements = 1 if index < RUNS // 3 else 3
+        scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
+        theta = tuple(_drawn(source, 1.0) for _ in range(elements))
+        gradients = tuple(
+            tuple(_drawn(source, scale) for _ in range(elements)) for _ in range(STEPS)
+        )
+        yield Run(tuple(hypers.items()), theta, gradients)
+
+
+def _drawn(source: random.Random, scale: float) -> float:
+    """A number with few digits, for readers."""
+    return float(f"{source.gauss(0, scale):.2g}")
+
+
+def _hypers(program: Program, source: random.Random, index: int) -> dict[str, float]:
+    found = {h.name: h.default if index < 2 else _random(h, source) for h in program.hypers}
+    for simplex in program.simplexes if index >= 2 else ():
+        weights = [source.expovariate(1) for _ in simplex.hypers]
+        found |= {h: w / sum(weights) for h, w in zip(simplex.hypers, weights, strict=True)}
+    return found
+
+
+def _random(hyper: Hyper, source: random.Random) -> float:
+    domain: Domain = hyper.domain
+    if isinstance(domain, Choice):
+        return source.choice(domain.values)
+    bounds = hull(domain)
+    if math.isinf(bounds.upper - bounds.lower):
+        drawn = (hyper.default or 0.1) * source.uniform(0.3, 3)
+        return drawn if drawn in domain else hyper.default
+    return float(f"{bounds.lower + (bounds.upper - bounds.lower) * source.uniform(0.02, 0.98):.3g}")
