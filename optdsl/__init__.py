@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optdsl.compiler import compile, load
+    from optdsl.compiler import blend, compile, load
     from optdsl.diagnostics import SpecError
     from optdsl.library import list_specs
     from optdsl.options import Learn, OptionError
@@ -23,6 +23,7 @@ __all__ = [
     "OptionError",
     "SpecError",
     "UnknownSpecError",
+    "blend",
     "compile",
     "list_specs",
     "load",
@@ -34,6 +35,7 @@ _HOMES = {
     "OptionError": "optdsl.options",
     "SpecError": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",
+    "blend": "optdsl.compiler",
     "compile": "optdsl.compiler",
     "list_specs": "optdsl.library",
     "load": "optdsl.compiler",

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optdsl import library
 from optdsl.backends.base import Backend, SourceModule
 from optdsl.backends.eager import EagerBackend
+from optdsl.compose import compose, member_name
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
@@ -23,6 +26,8 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.schedule import schedule
 from optdsl.selection import select
+from optdsl.syntax.format import format
+from optdsl.syntax.parse import parse
 
 if TYPE_CHECKING:
     from optdsl.runtime.learning import Coefficient
@@ -75,6 +80,65 @@ def compile(
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
     return _compile(Source("<text>", text), backend, order, learn, verify)
+
+
+def blend(
+    *rules: str | os.PathLike[str],
+    name: str | None = None,
+    backend: str = "eager",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+) -> type[CompiledOptimizer]:
+    """Compile a mixture of any rules: their updates with weights that are learned while training.
+
+    ``blend("adam", "lion")`` is an optimizer with the weights ``w_adam`` and ``w_lion``, which sum
+    to one; with one of them at 1 it is that rule to the bit. ``optdsl blend`` writes the same as a
+    specification to go on from.
+
+    Args:
+        *rules: two or more, each a name of the library or the path of a ``.opt`` file.
+        name: the class's name; by default the rules' names in a row.
+        backend: as of `load`.
+        order: as of `load`.
+        learn: as of `load`; the weights are called ``w``.
+
+    Raises:
+        UnknownSpecError, OSError, SpecError, OptionError: as `load`.
+    """
+    return _compile(blend_source(rules, name), backend, order, learn, verify=True)
+
+
+def blend_source(
+    rules: Sequence[str | os.PathLike[str]],
+    name: str | None = None,
+    directory: str | None = None,
+) -> Source:
+    """The specification that mixes some rules, with the rules' own texts.
+
+    Args:
+        rules: names of the library or paths.
+        name: the blend's name.
+        directory: where the specification will lie; the rules that are files must lie there too.
+
+    Raises:
+        OptionError: for rules that cannot be blended, or not in that directory; and as `load`.
+    """
+    opened = [library.open_source(rule) for rule in rules]
+    members: dict[str, Source] = {}
+    for source in opened:
+        stem = Path(source.name).stem
+        member = member_name(stem, library.read(source))
+        if member in members:
+            raise OptionError(f"{member} is listed twice; name each rule once")
+        beside = directory is None or source.directory is None
+        if not beside and not os.path.samefile(directory or "", source.directory or ""):
+            raise OptionError(
+                f"{source.name} is in another directory; a blend finds rules beside itself"
+            )
+        members[member] = source
+    text = compose({m: library.read(s) for m, s in members.items()}, name)
+    text = format(parse(Source("<text>", text)))
+    return Source("<text>", text, directory, tuple(members.items()))
 
 
 def derive(source: Source, learn: LearnOption = True) -> Program:

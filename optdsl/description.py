@@ -8,27 +8,38 @@ from collections.abc import Mapping, Sequence
 
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import spell
-from optdsl.ir.program import Program
+from optdsl.ir.program import Program, State
 from optdsl.ir.types import Extent
 from optdsl.syntax import ast
-from optdsl.syntax.format import expression
+from optdsl.syntax.format import expression, statement
 from optdsl.syntax.parse import parse
 
 # States are kept in float32 whatever the parameter is, float64 aside.
 _BYTES = 4
 
 
-def describe(source: Source, program: Program) -> str:
-    """The page that ``optdsl show NAME`` prints; `program` says what is learned."""
+def describe(source: Source, program: Program, separate: Sequence[State] = ()) -> str:
+    """The page that ``optdsl show NAME`` prints.
+
+    Args:
+        source: the specification.
+        program: its program, which says what is learned.
+        separate: of a blend, the states that its members would keep each for itself.
+    """
     declaration = parse(source)
     blocks = [
         [declaration.name.text, *(f"  {line}" for line in declaration.documentation)],
+        *_members(declaration),
         ["Equations", *_equations(declaration)],
         ["Hyperparameters", *_hypers(program)],
     ]
+    blocks = [block for block in blocks if len(block) > 1 or block[0] != "Equations"]
     if program.learned:
         blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
-    blocks.append(_states(program, declaration))
+    blocks.append(_states(program, declaration, separate))
+    claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
+    if claimed:
+        blocks.append(["Claims (`optdsl verify` settles them)", *_claims(claimed)])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -47,8 +58,7 @@ def listing(programs: Mapping[str, Program], width: int) -> str:
 
 def state_bytes(program: Program) -> int:
     """Bytes of state per parameter in float32, tangents of learned hyperparameters included."""
-    tensors = sum(s.type.extent is Extent.TENSOR for s in program.states)
-    return _BYTES * (tensors + len(program.learned))
+    return _BYTES * (_tensors(program.states) + len(program.learned))
 
 
 def _equations(declaration: ast.Declaration) -> list[str]:
@@ -61,8 +71,26 @@ def _equations(declaration: ast.Declaration) -> list[str]:
     ]
 
 
+def _members(declaration: ast.Declaration) -> list[list[str]]:
+    """Of a blend, its members and what is settled for them."""
+    if not declaration.blend:
+        return []
+    kinds = (ast.Use, ast.Share, ast.Binding)
+    settled = [s for s in declaration.statements if isinstance(s, kinds)]
+    return [["Members", *(f"  {statement(s)}" for s in settled)]]
+
+
+def _claims(claimed: Sequence[ast.Claim]) -> list[str]:
+    return [f"  {statement(c)}" for c in claimed]
+
+
 def _hypers(program: Program) -> list[str]:
-    return table([(h.name, f"= {spell(h.default)}", f"in {h.domain}") for h in program.hypers])
+    rows = []
+    for hyper in program.hypers:
+        simplex = program.simplex_of(hyper.name)
+        where = f"in {hyper.domain}" if simplex is None else f"on the simplex {simplex.name}"
+        rows.append((hyper.name, f"= {spell(hyper.default)}", where))
+    return table(rows)
 
 
 def _learned(program: Program) -> list[str]:
@@ -71,19 +99,25 @@ def _learned(program: Program) -> list[str]:
         options = [f"{name} = {spell(value)}" for name, value in learned.options]
         options += [] if learned.clip is None else [f"clip = {spell(learned.clip)}"]
         after = f"after {learned.after} steps" if learned.after else ""
-        rule = f"by {learned.rule}({', '.join(options)})"
+        way = "exponentiated " if learned.exponentiated else ""
+        rule = f"by {way}{learned.rule}({', '.join(options)})"
         rows.append((learned.hyper, f"in {learned.bounds}", rule, after))
     return table(rows)
 
 
-def _states(program: Program, declaration: ast.Declaration) -> list[str]:
+def _states(program: Program, declaration: ast.Declaration, separate: Sequence[State]) -> list[str]:
     initial = {
-        s.name.text: expression(s.initial)
+        s.name.text: f"= {expression(s.initial)}"
         for s in declaration.statements
         if isinstance(s, ast.State)
     }
     rows = [
-        (s.name, f"= {initial[s.name]}", str(s.type), f"{_BYTES} bytes per {_unit(s.type.extent)}")
+        (
+            s.name,
+            initial.get(s.name, _origins(s)),
+            str(s.type),
+            f"{_BYTES} bytes per {_unit(s.type.extent)}",
+        )
         for s in program.states
     ]
     rows += [
@@ -91,7 +125,23 @@ def _states(program: Program, declaration: ast.Declaration) -> list[str]:
         for x in program.learned
     ]
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
-    return [total, *table(rows)]
+    if separate:
+        own = _BYTES * _tensors(program.states)
+        apart = _BYTES * _tensors(separate)
+        total += (
+            f"; {len(program.states)} buffers of {own} bytes for the members, which without "
+            f"sharing keep {len(separate)} of {apart}"
+        )
+    return [*textwrap.wrap(total, 88), *table(rows)]
+
+
+def _tensors(states: Sequence[State]) -> int:
+    return sum(s.type.extent is Extent.TENSOR for s in states)
+
+
+def _origins(state: State) -> str:
+    """The members' states that one buffer stands for."""
+    return f"for {', '.join(state.origins)}"
 
 
 def _unit(extent: Extent) -> str:

@@ -184,7 +184,9 @@ def render(diagnostic: Diagnostic) -> str:
     out += _excerpt(diagnostic.span, "^", diagnostic.label, gutter)
     for note in diagnostic.notes:
         if note.span is None:
-            out.append(f"{'':>{gutter}} = note: {note.message}")
+            first, *rest = note.message.split("\n")
+            out.append(f"{'':>{gutter}} = note: {first}")
+            out += [f"{'':>{gutter}}   {line}".rstrip() for line in rest]
         else:
             number, start = note.span.source.position(note.span.start)
             where = f"{note.span.source.name}:{number}:{start}"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from optdsl import references, resources
-from optdsl.blend import Combination, blend
-from optdsl.blend.claims import Claim, Names, claims, names_of, names_of_blend
+from optdsl.blending import Combination, blend
+from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_blend
 from optdsl.diagnostics import Report, Source
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
@@ -130,7 +130,9 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     declaration = parsed.declaration
     assert declaration is not None
     sources = dict(source.rules or ())
-    programs = {name: _specification(recipe(rule), verify).program for name, rule in sources.items()}
+    programs = {
+        name: _specification(recipe(rule), verify).program for name, rule in sources.items()
+    }
     references.report_unknown(declaration, sources, list_specs(), report)
     found = _lowered(declaration, programs, parsed.broken, report)
     _check_learned(found.program, declaration, report)

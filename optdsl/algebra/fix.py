@@ -41,9 +41,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     needed. NaN and infinities are not kept: the result is for reading and proving, not for running.
     """
 
-    def rule(
-        builder: Builder, operation: Operation, arguments: tuple[Value, ...]
-    ) -> Value | None:
+    def rule(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
         if operation.opcode == "hyper" and operation.attribute in values:
             return builder.constant(values[str(operation.attribute)])
         return _simplified(builder, operation, arguments)
@@ -70,7 +68,9 @@ def live_states(program: Program) -> Program:
 def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
     if operation.opcode in {"sum", "mean"} and builder[x[0]].type.extent is not Extent.TENSOR:
         # What is reduced has become one number.
-        return x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
+        return (
+            x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
+        )
     numbers = [_number(builder, a) for a in x]
     if operation.opcode == "where":
         return _chosen(builder, x)

@@ -27,7 +27,7 @@ _FOLDED: dict[tuple[str, Fraction], Fraction] = {
 
 
 class Algebra:
-    """Makes normal forms; forms of one algebra can be compared, whatever programs they come from."""
+    """Makes normal forms; those of one algebra can be compared, whatever programs they are of."""
 
     def __init__(self) -> None:
         self._atoms: dict[Hashable, int] = {}

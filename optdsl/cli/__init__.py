@@ -77,6 +77,27 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=commands.format_)
 
     command = subparsers.add_parser(
+        "verify", help="prove what specifications say of themselves, or refute it"
+    )
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="a name, a .opt file, or a directory of them"
+    )
+    command.set_defaults(run=commands.verify)
+
+    command = subparsers.add_parser(
+        "blend", help="mix the updates of any rules, with weights that are learned"
+    )
+    command.add_argument(
+        "rules", nargs="+", metavar="RULE", help="a name of the library, or a .opt file"
+    )
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="write the specification (default: print it)"
+    )
+    command.add_argument("--name", metavar="NAME", help="of the blend (default: the rules' names)")
+    command.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    command.set_defaults(run=commands.blend)
+
+    command = subparsers.add_parser(
         "train", help="train a small model on real text and compare optimizers"
     )
     train.add_arguments(command)

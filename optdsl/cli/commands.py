@@ -6,6 +6,9 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from optdsl import library
@@ -53,14 +56,13 @@ def show(options: argparse.Namespace) -> int:
         if options.backend is not None:
             print(_emitted(source, options.backend, learn), end="")
             return 0
-        from dataclasses import replace
-
         from optdsl.description import describe
         from optdsl.ir.text import print_program
 
-        program = library.read(source)
-        program = program if learn else replace(program, learned=())
-        print(print_program(program) if options.ir else describe(source, program), end="")
+        specified = library.specification(source)
+        program = specified.program if learn else replace(specified.program, learned=())
+        page = describe(source, program, specified.separate)
+        print(print_program(program) if options.ir else page, end="")
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
@@ -101,6 +103,93 @@ def format_(options: argparse.Namespace) -> int:
                 _replace(Path(name), text)
                 print(f"formatted {name}")
     return status
+
+
+def verify(options: argparse.Namespace) -> int:
+    """``optdsl verify FILE...``: a line a statement; exit status 1 when one is refuted."""
+    from optdsl.prove import Verdict
+    from optdsl.verification import verify as settle
+
+    counts = dict.fromkeys(Verdict, 0)
+    wrong = 0
+    for name in _files(options.files):
+        try:
+            statements = settle(_named(name))
+        except SpecError as error:
+            wrong += 1
+            print(error, file=sys.stderr, end="\n\n")
+            continue
+        print(name)
+        column = max((len(s.text) for s in statements if len(s.text) <= _LONG), default=0)
+        for statement in statements:
+            counts[statement.verdict] += 1
+            # A long statement has its reason on a line of its own.
+            gap = f"\n{'':{column + 13}}" if len(statement.text) > column else "  "
+            line = f"{statement.verdict.value:<9}{statement.text:<{column}}{gap}{statement.reason}"
+            print(f"  {line}")
+            for detail in statement.details:
+                print(textwrap.indent(f"\n{detail}", " " * 11))
+        if not statements:
+            print("  makes no claims")
+    print(", ".join(f"{count} {verdict.value}" for verdict, count in counts.items()))
+    return 1 if wrong or counts[Verdict.REFUTED] else 0
+
+
+_LONG = 72
+
+
+def _files(names: Sequence[str]) -> list[str]:
+    """The files, with the specifications in a directory in its place."""
+    found: list[str] = []
+    for name in names:
+        if not os.path.isdir(name):
+            found.append(name)
+            continue
+        inside = sorted(str(p) for p in Path(name).glob("*.opt") if not p.name.startswith("."))
+        if not inside:
+            raise UsageError(f"{name} has no .opt files")
+        found += inside
+    return found
+
+
+def blend(options: argparse.Namespace) -> int:
+    """``optdsl blend RULE...``: the specification of a mixture of rules, printed or written."""
+    from optdsl.compiler import blend_source
+    from optdsl.options import OptionError
+
+    output = options.output
+    directory = None
+    if output is not None:
+        directory = os.path.dirname(output) or os.curdir
+        if not output.endswith(".opt"):
+            raise UsageError(f"{output} must end in .opt")
+        if os.path.exists(output) and not options.force:
+            raise UsageError(f"{output} exists already; --force replaces it")
+        if not os.path.isdir(directory):
+            raise UsageError(f"cannot write {output}: there is no directory {directory}")
+    for rule in options.rules:
+        _named(rule)
+    try:
+        source = blend_source(options.rules, options.name, directory)
+        library.read(replace(source, name=output or source.name))
+    except OptionError as error:
+        raise UsageError(str(error)) from None
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if output is None:
+        print(source.text, end="")
+    else:
+        _write(Path(output), source.text)
+        print(f"wrote {output}")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _replace(path: Path, text: str) -> None:

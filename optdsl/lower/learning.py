@@ -67,9 +67,7 @@ def learning(
     return tuple(x for learned, _ in found.values() for x in learned)
 
 
-def _unknown(
-    name: ast.Identifier, learnable: Iterable[str], scope: Scope, report: Report
-) -> None:
+def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope, report: Report) -> None:
     known = [*learnable, *scope.hypers]
     owner, _, label = name.text.partition(".")
     hint = nearest(name.text, known) or f"declare `hyper {name.text} = ...`"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optdsl.algebra.fix import fix
-from optdsl.blend.claims import Claim
+from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import spell
 from optdsl.ir.evaluate import number
@@ -92,7 +93,8 @@ def explanation(program: Program, settlement: Settlement) -> list[str]:
             indented = "".join(f"\n    {line}" for line in lines)
             found.append(f"where they differ, {owner} has{indented}")
     if settlement.difference is not None and settlement.verdict is Verdict.REFUTED:
-        indented = "".join(f"\n    {x}".rstrip() for x in snippet(program, settlement))
+        lines = (f"    {line}".rstrip() for line in snippet(program, settlement))
+        indented = "".join(f"\n{line}" for line in lines)
         found.append(f"a test that shows it:{indented}")
     return found
 
@@ -102,13 +104,12 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     claim, found = settlement.claim, settlement.difference
     assert found is not None
     hypers = dict(found.run.hypers)
-    own = ", ".join(f"{name}={value!r}" for name, value in hypers.items())
     bound = {name: number(claim.reference, value, hypers) for name, value in claim.bindings}
-    theirs = ", ".join(f"{name}={value!r}" for name, value in bound.items())
     gradients = ", ".join(str(list(g)) for g in found.run.gradients)
     source, rule = claim.span.source.loadable, claim.rule_source
     return [
-        "import optdsl, torch",
+        "import optdsl",
+        "import torch",
         "",
         "def run(name, **hypers):",
         "    optimizer = optdsl.load(name, learn=False, verify=False)",
@@ -119,12 +120,19 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "        optimizer.step()",
         "    return p.detach()",
         "",
-        f"x = run({source!r}, {own})  # {_numbers(found.left)}",
-        f"y = run({rule!r}, {theirs})  # {_numbers(found.right)}",
-        "torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)",
+        *_called("x", source, hypers),
+        *_called("y", rule, bound),
+        f"# x is {_numbers(found.left)}",
+        f"# y is {_numbers(found.right)}",
+        f"torch.testing.assert_close(x, y, rtol={TOLERANCE:g}, atol={TOLERANCE:g})",
     ]
+
+
+def _called(result: str, name: str, hypers: Mapping[str, float]) -> list[str]:
+    arguments = ", ".join(f"{hyper}={value!r}" for hyper, value in hypers.items())
+    indented = textwrap.wrap(f"{arguments},", 80, initial_indent="    ", subsequent_indent="    ")
+    return [f"{result} = run(", f"    {name!r},", *indented, ")"]
 
 
 def _numbers(values: Iterable[float]) -> str:
     return ", ".join(spell(v) for v in values)
-

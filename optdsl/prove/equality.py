@@ -25,7 +25,7 @@ def equal(left: Program, right: Program) -> bool:
 
 
 def matched(left: Program, right: Program) -> tuple[Algebra, tuple[Classes, Classes]]:
-    """The states of two programs in classes of equal ones, and the algebra that tells them apart."""
+    """The states of two programs in classes of equal ones, and the algebra that compared them."""
     algebra = Algebra()
     programs = (left, right)
     keys: list[Hashable] = [

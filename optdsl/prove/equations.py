@@ -38,9 +38,7 @@ def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
 def _defined(program: Program) -> dict[str, Value]:
     """The named equations, without the members' names where those are not needed."""
     full = {
-        str(o.attribute): Value(v)
-        for v, o in enumerate(program.operations)
-        if o.opcode == "define"
+        str(o.attribute): Value(v) for v, o in enumerate(program.operations) if o.opcode == "define"
     }
     return full
 

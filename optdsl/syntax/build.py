@@ -99,7 +99,9 @@ class Builder:
             return ast.LearnAfter(self._number(c[0]), span, self._trivia)
         if tree.data == "use":
             members = (self._tree(m).children for m in c)
-            used = tuple(ast.Member(self._name(r), self._name(a) if a else None) for r, a in members)
+            used = tuple(
+                ast.Member(self._name(r), self._name(a) if a else None) for r, a in members
+            )
             return ast.Use(used, span, self._trivia)
         if tree.data == "share":
             among = self._names(c[1]) if c[1] else ()
@@ -107,7 +109,12 @@ class Builder:
         if tree.data == "claim":
             holds = self._token(c[0]).type == "RECOVERS"
             return ast.Claim(
-                holds, self._name(c[1]), self._options(c[2]), self._options(c[3]), span, self._trivia
+                holds,
+                self._name(c[1]),
+                self._options(c[2]),
+                self._options(c[3]),
+                span,
+                self._trivia,
             )
         return self._learn(tree)
 

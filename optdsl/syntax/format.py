@@ -45,6 +45,11 @@ def _spell(node: ast.Expression) -> tuple[str, int]:
             return f"{left} {node.operator} {right}", level
 
 
+def statement(node: ast.Statement) -> str:
+    """A statement in one line, without its comments."""
+    return " ".join(_columns(node))
+
+
 def domain(node: ast.Interval | ast.Choice) -> str:
     """``[a, b)`` or ``{a, b}``."""
     if isinstance(node, ast.Choice):
@@ -96,6 +101,8 @@ def _align(group: list[ast.Statement]) -> list[str]:
         line = " ".join([*cells, row[-1]])
         if isinstance(statement, ast.Equation) and len(line) > WIDTH:
             line = _wrap(statement.value, " ".join(cells) + " = ")
+        if isinstance(statement, ast.Claim) and len(line) > WIDTH:
+            line = f"{' '.join(cells).rstrip()}\n  {row[-1]}"
         lines.append(line)
     commented = [x for x, s in zip(lines, group, strict=True) if s.trivia.trailing]
     column = max((len(x.rpartition("\n")[2]) for x in commented), default=0)

@@ -1,0 +1,222 @@
+"""`recovers` and `misses`: what a specification says it is at some values of its coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set as AbstractSet
+from dataclasses import dataclass, replace
+
+from optdsl.blending import Blended
+from optdsl.blending.world import World
+from optdsl.diagnostics import Report, Source, Span, nearest
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import Domain, spell
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.verify import verify
+from optdsl.lower.declarations import Declared, corner_weights
+from optdsl.lower.expressions import Lowering
+from optdsl.lower.numbers import number
+from optdsl.lower.resolve import resolve_expression
+from optdsl.lower.scope import Scope
+from optdsl.passes.rewrite import rewrite
+from optdsl.syntax import ast
+from optdsl.syntax.format import expression
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A specification takes the same steps as a rule, or does not, when coefficients are fixed.
+
+    Attributes:
+        holds: whether it says that it does (`recovers`), or that it does not (`misses`).
+        text: the claim in one line.
+        span: where it is made.
+        rule: the rule's name, as the claim has it.
+        rule_source: the name of the rule's own file.
+        reference: the rule as a program over the specification's hyperparameters.
+        bindings: the values in `reference` of the rule's own hyperparameters.
+        settings: the coefficients that are fixed, by hyperparameter.
+    """
+
+    holds: bool
+    text: str
+    span: Span
+    rule: str
+    rule_source: str
+    reference: Program
+    bindings: tuple[tuple[str, Value], ...]
+    settings: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """What the claims of a file may speak of.
+
+    Attributes:
+        scope: the definitions of the file.
+        program: the program that they make.
+        learnable: the hyperparameters behind each name that can be set.
+        spellings: the hyperparameter behind each name that an option's value may use.
+        world: of a blend, what its members' hyperparameters are.
+    """
+
+    scope: Scope
+    program: Program
+    learnable: Mapping[str, tuple[str, ...]]
+    spellings: Mapping[str, str]
+    world: World | None = None
+
+
+def claims(
+    declaration: ast.Declaration,
+    names: Names,
+    programs: Mapping[str, Program],
+    sources: Mapping[str, Source],
+    broken: AbstractSet[str],
+    report: Report,
+) -> tuple[Claim, ...]:
+    """The claims of a file; mistakes go to `report`.
+
+    Args:
+        declaration: the syntax tree.
+        names: what its statements may use.
+        programs: the rules that it refers to, by the names it has for them.
+        sources: their texts.
+        broken: names of which enough is said.
+        report: for unknown rules, options and coefficients, and for values out of bounds.
+    """
+    found = []
+    for node in declaration.statements:
+        if isinstance(node, ast.Claim) and node.rule.text in programs:
+            settings = _settings(node, names, report)
+            rule = programs[node.rule.text]
+            bound = _reference(node, rule, names, broken, report)
+            if bound is not None:
+                name = node.rule.text
+                origin = sources[name].loadable
+                text = _spelled(node)
+                found.append(Claim(node.holds, text, node.span, name, origin, *bound, settings))
+    return tuple(found)
+
+
+def _spelled(node: ast.Claim) -> str:
+    def joined(options: tuple[ast.Option, ...]) -> str:
+        return ", ".join(f"{o.name.text} = {expression(o.value)}" for o in options)
+
+    text = f"{'recovers' if node.holds else 'misses'} {node.rule.text}"
+    text += f"({joined(node.options)})" if node.options else ""
+    return text + (f" at {joined(node.settings)}" if node.settings else "")
+
+
+def _settings(node: ast.Claim, names: Names, report: Report) -> tuple[tuple[str, float], ...]:
+    found: dict[str, float] = {}
+    for setting in node.settings:
+        name = setting.name.text
+        hypers = names.learnable.get(name)
+        if hypers is None:
+            report.error(
+                "unknown-name",
+                f"`{name}` is not a hyperparameter",
+                setting.name.span,
+                hint=nearest(name, names.learnable),
+            )
+        elif len(hypers) > 1:
+            found |= _vector(setting, hypers, names, report)
+        else:
+            value = number(setting.value, f"`{name}`", names.scope, report)
+            domain = names.program.hyper(hypers[0]).domain
+            if value is not None and _within(value, domain, setting, report):
+                found[hypers[0]] = value
+    return tuple(found.items())
+
+
+def _vector(
+    setting: ast.Option, hypers: tuple[str, ...], names: Names, report: Report
+) -> dict[str, float]:
+    simplex = next(s for s in names.program.simplexes if s.hypers == hypers)
+    weights = corner_weights(setting.value, list(simplex.labels))
+    if weights is None:
+        report.error(
+            "weights",
+            f"`{setting.name.text}` has no such weights",
+            setting.value.span,
+            hint=f"write `uniform`, or one of {', '.join(simplex.labels)}",
+        )
+        return {}
+    return dict(zip(hypers, weights, strict=True))
+
+
+def _within(value: float, domain: Domain, setting: ast.Option, report: Report) -> bool:
+    if value in domain:
+        return True
+    report.error(
+        "out-of-bounds",
+        f"`{setting.name.text}` = {spell(value)} is out of bounds",
+        setting.value.span,
+        label=f"must lie in {domain}",
+    )
+    return False
+
+
+def _reference(
+    node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
+) -> tuple[Program, tuple[tuple[str, Value], ...]] | None:
+    """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
+    known = [h.name for h in rule.hypers]
+    options: dict[str, ast.Expression] = {}
+    allowed = {*names.spellings, *names.scope.components, *broken}
+    for option in node.options:
+        if option.name.text not in known:
+            report.error(
+                "unknown-option",
+                f"`{node.rule.text}` has no hyperparameter `{option.name.text}`",
+                option.name.span,
+                hint=nearest(option.name.text, known) or f"it has {', '.join(known)}",
+            )
+        resolve_expression(option.value, names.scope, allowed, broken, report)
+        options[option.name.text] = option.value
+    if not report.empty:
+        return None
+    bindings: dict[str, Value] = {}
+
+    def given(lowering: Lowering, hyper: str) -> Value | None:
+        builder = lowering.builder
+        if hyper in options:
+            environment = {
+                name: builder.emit("hyper", attribute=flat)
+                for name, flat in names.spellings.items()
+            }
+            return lowering.expression(options[hyper], environment)
+        if names.world is not None and (node.rule.text, hyper) in names.world.bound:
+            return names.world.value(lowering, node.rule.text, hyper)
+        if names.spellings.get(hyper) == hyper:
+            return builder.emit("hyper", attribute=hyper, hint=hyper)
+        return builder.constant(rule.hyper(hyper).default)
+
+    def substitute(
+        builder: Builder, operation: Operation, arguments: tuple[Value, ...]
+    ) -> Value | None:
+        if operation.opcode != "hyper":
+            return None
+        hyper = str(operation.attribute)
+        value = given(Lowering(names.scope, builder, report), hyper)
+        if value is not None:
+            bindings[hyper] = value
+        return value
+
+    bound = rewrite(rule, substitute)
+    own = names.program
+    bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
+    return verify(bound), tuple(bindings.items())
+
+
+def names_of(program: Program, scope: Scope) -> Names:
+    """What the claims of an optimizer may speak of."""
+    own = Declared({h.name: h for h in program.hypers}, program.simplexes)
+    single = {name: name for name, hypers in own.learnable.items() if hypers == (name,)}
+    return Names(scope, program, own.learnable, single)
+
+
+def names_of_blend(blended: Blended) -> Names:
+    """What the claims of a blend may speak of: its members, too."""
+    world = blended.world
+    return Names(blended.scope, blended.program, world.learnable, world.spellings, world)

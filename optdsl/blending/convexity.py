@@ -1,0 +1,224 @@
+"""Slots are convex combinations: their weights sum to one and stay within [0, 1].
+
+The weights are multi-affine in the coefficients, so their extremes over the declared bounds lie at
+the corners of the box, and of a weight vector at the corners of its simplex. All of it is exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from optdsl.algebra.normal_form import Algebra, decimal
+from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.diagnostics import Report, Span
+from optdsl.ir.domain import hull, spell
+from optdsl.ir.program import Hyper, Program, Simplex, Value
+from optdsl.syntax import ast
+
+MAX_CORNERS = 4_096
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A slot that was shown to be a convex combination.
+
+    Attributes:
+        slot: its name.
+        parts: what it combines, as spelled in the blend.
+        corners: how many corners of the coefficients' bounds were looked at.
+    """
+
+    slot: str
+    parts: tuple[str, ...]
+    corners: int
+
+
+class _NotConvex(Exception):
+    def __init__(self, message: str, label: str, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.label, self.hint = message, label, hint
+
+
+def combination(
+    slot: str,
+    equation: ast.Equation,
+    program: Program,
+    value: Value,
+    originals: Mapping[str, Value],
+    report: Report,
+) -> Combination | None:
+    """The slot as a convex combination of what it takes from members; None, and a report, if not.
+
+    Args:
+        slot: its name.
+        equation: its definition.
+        program: where the values are; for its hyperparameters' bounds, too.
+        value: the slot's value.
+        originals: what the equation takes from members, by its spelling.
+        report: for weights that are none.
+    """
+    algebra = Algebra()
+    try:
+        weights = _weights(slot, algebra, program, value, originals)
+        corners = _check(algebra, weights, program)
+    except _NotConvex as problem:
+        report.error(
+            "convex",
+            f"`{slot}` {problem.message}",
+            _span(equation),
+            label=problem.label,
+            hint=problem.hint,
+        )
+        return None
+    return Combination(slot, tuple(weights), corners)
+
+
+def _span(equation: ast.Equation) -> Span:
+    span = equation.value.span
+    newline = span.text.find("\n")
+    return span if newline < 0 else Span(span.source, span.start, span.start + newline)
+
+
+_FORM = "a slot is a sum of members' values, each with a weight made of hyperparameters"
+_EXAMPLE = "write for instance `w * A.x + (1 - w) * B.x` with `hyper w = 1 in [0, 1]`"
+
+
+def _weights(
+    slot: str,
+    algebra: Algebra,
+    program: Program,
+    value: Value,
+    originals: Mapping[str, Value],
+) -> dict[str, Polynomial]:
+    """The weight of each part, a polynomial over hyperparameters."""
+    opaque = set(originals.values())
+    form = algebra.forms(program, (value,), opaque=opaque)[value]
+    atoms = {algebra.atom("opaque", name): name for name in originals}
+    hypers = {algebra.hyper(h.name) for h in program.hypers}
+    weights = dict.fromkeys(originals, ZERO)
+    for monomial, coefficient in form:
+        parts = [(atom, power) for atom, power in monomial if atom in atoms]
+        rest = [(atom, power) for atom, power in monomial if atom not in atoms]
+        if not parts:
+            raise _NotConvex("adds something that is no member's", _FORM, _EXAMPLE)
+        if len(parts) > 1 or parts[0][1] != 1:
+            raise _NotConvex("is not linear in what it takes from members", _FORM, _EXAMPLE)
+        if any(atom not in hypers or power < 0 for atom, power in rest):
+            raise _NotConvex(
+                "has a weight that is not made of hyperparameters alone", _FORM, _EXAMPLE
+            )
+        weight = constant(coefficient)
+        for atom, power in rest:
+            weight *= variable(atom, power)
+        weights[atoms[parts[0][0]]] += weight
+    return weights
+
+
+def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program) -> int:
+    atoms = frozenset().union(*(w.atoms for w in weights.values()))
+    hypers = [h for h in program.hypers if algebra.hyper(h.name) in atoms]
+    simplexes = [s for s in program.simplexes if {h.name for h in hypers} & set(s.hypers)]
+    for part, weight in weights.items():
+        _multi_affine(algebra, part, weight, hypers, simplexes)
+    total = sum(weights.values(), start=ZERO)
+    # The last weight of a vector is what the others leave.
+    last = {algebra.hyper(s.hypers[-1]): _rest(algebra, s) for s in simplexes}
+    corners = list(_corners(hypers, simplexes))
+    if total.substituted(last) != ONE:
+        at, sums = next(
+            ((c, x) for c in corners if (x := _at(algebra, total, c)) != 1),
+            (corners[0], Fraction(1)),
+        )
+        sums_to = f"{_spell(sums)}{_spelled(at)}"
+        raise _NotConvex(
+            f"has weights that sum to {sums_to}, not to one",
+            "the weights must sum to one whatever the coefficients are",
+            _EXAMPLE,
+        )
+    for corner in corners:
+        for part, weight in weights.items():
+            found = _at(algebra, weight, corner)
+            if not 0 <= found <= 1:
+                raise _NotConvex(
+                    f"can leave the convex hull: the weight of `{part}` is "
+                    f"{_spell(found)}{_spelled(corner)}",
+                    "weights must stay in [0, 1] over the bounds of the coefficients",
+                    "narrow the bounds of the coefficients, or change the weights",
+                )
+    return len(corners)
+
+
+def _rest(algebra: Algebra, simplex: Simplex) -> Polynomial:
+    others = (variable(algebra.hyper(h)) for h in simplex.hypers[:-1])
+    return ONE - sum(others, start=ZERO)
+
+
+def _multi_affine(
+    algebra: Algebra,
+    part: str,
+    weight: Polynomial,
+    hypers: list[Hyper],
+    simplexes: list[Simplex],
+) -> None:
+    groups = [{h.name} for h in hypers if not any(h.name in s.hypers for s in simplexes)]
+    groups += [set(s.hypers) for s in simplexes]
+    for group in groups:
+        inside = {algebra.hyper(name) for name in group}
+        degree = max((sum(e for a, e in m if a in inside) for m, _ in weight), default=0)
+        if degree > 1:
+            raise _NotConvex(
+                f"has a weight of `{part}` that is not linear in {', '.join(sorted(group))}",
+                "each coefficient may occur once in a product",
+                "weights are linear in each coefficient, as in `a * b` and `1 - a * b`",
+            )
+
+
+def _corners(hypers: list[Hyper], simplexes: list[Simplex]) -> Iterator[dict[str, Fraction]]:
+    """The corners of the product of the coefficients' bounds and of the simplexes."""
+    choices: list[list[dict[str, Fraction]]] = []
+    for hyper in hypers:
+        if any(hyper.name in s.hypers for s in simplexes):
+            continue
+        bounds = hull(hyper.domain)
+        if bounds.lower - bounds.lower != 0 or bounds.upper - bounds.upper != 0:
+            raise _NotConvex(
+                f"has a weight with `{hyper.name}`, which is unbounded",
+                f"`{hyper.name}` lies in {bounds}",
+                "give it bounds, as in `in [0, 1]`",
+            )
+        ends = dict.fromkeys((decimal(bounds.upper), decimal(bounds.lower)))
+        choices.append([{hyper.name: end} for end in ends])
+    for simplex in simplexes:
+        choices.append(
+            [{h: Fraction(int(h == one)) for h in simplex.hypers} for one in simplex.hypers]
+        )
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > MAX_CORNERS:
+        raise _NotConvex(
+            f"has weights of too many coefficients: their bounds have {count:,} corners",
+            f"at most {MAX_CORNERS:,} are looked at",
+            "use a weight vector, `hyper w = uniform on simplex(...)`, which has few",
+        )
+    for chosen in itertools.product(*choices):
+        yield {name: value for part in chosen for name, value in part.items()}
+
+
+def _at(algebra: Algebra, weight: Polynomial, corner: Mapping[str, Fraction]) -> Fraction:
+    values = {algebra.hyper(name): constant(value) for name, value in corner.items()}
+    number = weight.substituted(values).number
+    assert number is not None
+    return number
+
+
+def _spell(number: Fraction) -> str:
+    return spell(float(number))
+
+
+def _spelled(corner: Mapping[str, Fraction]) -> str:
+    settings = ", ".join(f"{name} = {_spell(value)}" for name, value in corner.items())
+    return f" at {settings}" if settings else ""

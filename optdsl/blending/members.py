@@ -1,0 +1,78 @@
+"""The members of a blend: which rules it uses, and what it calls them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.program import Hyper, Program, Value
+from optdsl.syntax import ast
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A rule under the name by which a blend knows it."""
+
+    name: str
+    program: Program
+    span: Span
+
+    @functools.cached_property
+    def equations(self) -> dict[str, Value]:
+        """The rule's named equations, as written (primes included): the values that name them.
+
+        What a member blend keeps of its own members (``Adam.num``) is not among them.
+        """
+        named = enumerate(self.program.operations)
+        found = {str(o.attribute): Value(i) for i, o in named if o.opcode == "define"}
+        return {name: value for name, value in found.items() if "." not in name}
+
+    def hyper(self, name: str) -> Hyper | None:
+        """A hyperparameter of the rule, or None."""
+        return next((h for h in self.program.hypers if h.name == name), None)
+
+    def flat(self, hyper: str) -> str:
+        """What the member's own hyperparameter is called outside the language."""
+        return f"{self.name.lower()}_{hyper}"
+
+
+def members(
+    declaration: ast.Declaration, rules: Mapping[str, Program], report: Report
+) -> dict[str, Member]:
+    """The members by name, in the order of the file.
+
+    Args:
+        declaration: the blend.
+        rules: the programs of the rules it names, by the names it uses for them.
+        report: for members that are unknown or named twice.
+    """
+    found: dict[str, Member] = {}
+    folded: dict[str, ast.Identifier] = {}
+    uses = [s for s in declaration.statements if isinstance(s, ast.Use)]
+    for node in (m for use in uses for m in use.members):
+        name = node.name
+        if name.text.lower() in folded:
+            first = folded[name.text.lower()]
+            report.error(
+                "duplicate",
+                f"two members are called `{name.text}`",
+                name.span,
+                label="a member's name tells it from the others, in upper or lower case",
+                notes=[Note("the first one", first.span)],
+                hint=f"write `{node.rule.text} as {name.text}2`, for instance",
+            )
+            continue
+        folded[name.text.lower()] = name
+        if name.text in rules:
+            found[name.text] = Member(name.text, rules[name.text], name.span)
+    if not uses:
+        report.error(
+            "no-members",
+            "the blend has no members",
+            declaration.name.span,
+            label="nothing is blended",
+            hint="write `use Adam, Lion`, for instance",
+        )
+    return found

@@ -1,0 +1,213 @@
+"""Late binding: the members' equations copied into one program, each using the blend's slots."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
+from dataclasses import replace
+
+from optdsl.blending.members import Member
+from optdsl.blending.world import World
+from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.program import Operation, State, Value
+from optdsl.lower.expressions import Lowering
+from optdsl.lower.resolve import walk
+from optdsl.syntax import ast
+
+# An equation: of a member, or of the blend itself, whose name is empty.
+Node = tuple[str, str]
+
+
+def qualified(member: str, name: str) -> str:
+    """How the blend spells what is a member's."""
+    return f"{member}.{name}" if member else name
+
+
+class Weaver:
+    """Copies members into the program that `lowering` builds.
+
+    A slot is an equation that the blend redefines; `slots` has its new definition by name. The
+    members use it wherever they used their own.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        slots: Mapping[str, ast.Equation],
+        world: World,
+        lowering: Lowering,
+        report: Report,
+    ) -> None:
+        self._members = members
+        self._slots = slots
+        self._world = world
+        self._lowering = lowering
+        self._builder = lowering.builder
+        self._report = report
+        self._copies: dict[str, dict[Value, Value]] = {name: {} for name in members}
+        self._values: dict[Node, Value | None] = {}
+        self._environment = world.environment(self._builder)
+
+    def weave(self) -> None:
+        """Make every equation; cycles that only the blend creates are reported."""
+        uses = {("", slot): self._slot_uses(slot) for slot in self._slots}
+        for member in self._members.values():
+            uses |= _member_uses(member, self._slots)
+        try:
+            order = list(graphlib.TopologicalSorter(uses).static_order())
+        except graphlib.CycleError as error:
+            self._report_cycle(list(reversed(error.args[1]))[:-1])
+            return
+        for node in order:
+            self._values[node] = self._make(*node)
+
+    def value(self, member: str, name: str) -> Value | None:
+        """An equation of a member in the blend: the blend's slot where it redefines it."""
+        return self._values.get(("", name) if name in self._slots else (member, name))
+
+    def slot(self, name: str) -> Value | None:
+        """A slot of the blend; None after a mistake."""
+        return self._values.get(("", name))
+
+    def originals(self, slot: str) -> dict[str, Value]:
+        """What a slot's equation takes from members, by its spelling."""
+        found = {qualified(*node): self._values.get(node) for node in self._slot_uses(slot)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def states(self) -> list[State]:
+        """The members' states under their qualified names."""
+        found = []
+        for member in self._members.values():
+            for state in member.program.states:
+                after = self.value(member.name, f"{state.name}'")
+                initial = self._copied(member, state.initial)
+                if after is not None and initial is not None:
+                    name = qualified(member.name, state.name)
+                    found.append(State(name, state.type, initial, after, (name,)))
+        return found
+
+    def _slot_uses(self, slot: str) -> list[Node]:
+        names = (n for n in walk(self._slots[slot].value) if isinstance(n, ast.Name) and n.owner)
+        spelled = {(n.owner, n.name + ("'" if n.primed else "")): None for n in names}
+        return [(m, n) for m, n in spelled if m in self._members and self._is_equation(m, n)]
+
+    def _is_equation(self, member: str, name: str) -> bool:
+        return name in self._members[member].equations
+
+    def _make(self, member: str, name: str) -> Value | None:
+        if not member:
+            return self._slot(name)
+        owner = self._members[member]
+        definition = owner.program.operations[owner.equations[name]]
+        value = self._copied(owner, definition.arguments[0])
+        if value is None:
+            return None
+        return self._builder.emit(
+            "define",
+            value,
+            attribute=qualified(member, name),
+            hint=f"{name}_{member.lower()}" if name in self._slots else name,
+            span=definition.span,
+        )
+
+    def _slot(self, name: str) -> Value | None:
+        """The blend's own definition, in which a product with a weight is a weighing."""
+        equation = self._slots[name]
+        taken = {qualified(*node): self._values[node] for node in self._slot_uses(name)}
+        value = self._lowering.expression(equation.value, {**self._environment, **taken})
+        if value is None:
+            return None
+        value = self._weighed(value, {v for v in taken.values() if v is not None})
+        return self._builder.emit("define", value, attribute=name, hint=name, span=equation.span)
+
+    def _weighed(self, value: Value, taken: AbstractSet[Value]) -> Value:
+        """The expression with ``weight * part`` as `weigh`: what weighs nothing takes no part."""
+        new: dict[Value, Value] = {v: v for v in taken}
+        parts = set(taken)
+        for index in needed(self._builder.operations, value):
+            operation = self._builder[index]
+            if index in taken or parts.isdisjoint(operation.arguments):
+                new[index] = index
+                continue
+            parts.add(index)
+            arguments = tuple(new[a] for a in operation.arguments)
+            inside = [a in parts for a in operation.arguments]
+            if operation.opcode == "mul" and inside != [True, True]:
+                weight, part = arguments if inside[1] else reversed(arguments)
+                new[index] = self._builder.emit("weigh", weight, part, span=operation.span)
+            else:
+                new[index] = self._builder.copy(operation, arguments)
+        return new[value]
+
+    def _copied(self, member: Member, root: Value) -> Value | None:
+        """A value of a member's program in the blend's; None after a mistake."""
+        copies = self._copies[member.name]
+        equations = member.equations
+        for index in needed(member.program.operations, root, stop=set(equations.values())):
+            operation = member.program.operations[index]
+            arguments = [copies.get(a) for a in operation.arguments]
+            if index in equations.values():
+                value = self.value(member.name, str(operation.attribute))
+            elif operation.opcode == "hyper":
+                value = self._world.value(self._lowering, member.name, str(operation.attribute))
+            else:
+                value = self._copy(member, operation, arguments)
+            if value is not None:
+                copies[index] = value
+        return copies.get(root)
+
+    def _copy(
+        self, member: Member, operation: Operation, arguments: list[Value | None]
+    ) -> Value | None:
+        """An operation that is none of the member's own equations."""
+        found = tuple(a for a in arguments if a is not None)
+        if len(found) < len(arguments):
+            return None
+        if operation.opcode in {"state", "define"}:
+            name = qualified(member.name, str(operation.attribute))
+            operation = replace(operation, attribute=name)
+        return self._builder.copy(operation, found)
+
+    def _report_cycle(self, cycle: list[Node]) -> None:
+        start = next(i for i, (member, _) in enumerate(cycle) if not member)
+        cycle = cycle[start:] + cycle[:start]
+        spelled = [f"`{qualified(*node)}`" for node in cycle]
+        notes = []
+        for member, name in cycle[1:]:
+            span: Span | None = self._slots[name].span if not member else None
+            if member:
+                owner = self._members[member]
+                span = owner.program.operations[owner.equations[name]].span
+            notes.append(Note(f"through `{qualified(member, name)}`", span))
+        self._report.error(
+            "blend-cycle",
+            f"{spelled[0]} depends on itself once the members are blended",
+            self._slots[cycle[0][1]].span,
+            label=" -> ".join([*spelled, spelled[0]]),
+            notes=notes,
+            hint="leave one of these slots to the members",
+        )
+
+
+def needed(
+    operations: Sequence[Operation], root: Value, stop: AbstractSet[Value] = frozenset()
+) -> list[Value]:
+    """What a value depends on, itself included, in order; nothing behind the values in `stop`."""
+    wanted = {root}
+    for index in range(root, -1, -1):
+        if index in wanted and (index not in stop):
+            wanted.update(operations[index].arguments)
+    return sorted(wanted)
+
+
+def _member_uses(member: Member, slots: Collection[str]) -> dict[Node, list[Node]]:
+    """The equations that each equation of a member uses, slots in the place of its own."""
+    equations = member.equations
+    names = {value: name for name, value in equations.items()}
+    uses: dict[Node, list[Node]] = {}
+    for name, value in equations.items():
+        inner = member.program.operations[value].arguments[0]
+        found = needed(member.program.operations, inner, stop=names.keys())
+        used = [names[v] for v in found if v in names]
+        uses[member.name, name] = [("" if n in slots else member.name, n) for n in used]
+    return uses

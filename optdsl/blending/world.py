@@ -1,0 +1,284 @@
+"""The hyperparameters of a blend: its own, those that members share, and what is bound or left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from optdsl.blending.members import Member
+from optdsl.diagnostics import Note, Report, Span, nearest
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import Choice, Domain
+from optdsl.ir.program import Hyper, Simplex, Value
+from optdsl.lower.declarations import Declared
+from optdsl.lower.expressions import Lowering
+from optdsl.lower.resolve import resolve_expression
+from optdsl.lower.scope import Scope, component
+from optdsl.syntax import ast
+
+# A member's hyperparameter: (member, name).
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What every hyperparameter of every member is in the blend.
+
+    Attributes:
+        declared: the blend's own hyperparameters, in order.
+        names: those that belong to one member alone, by their spelling in the blend.
+        bound: the hyperparameter of the blend that stands for a member's, or its equation.
+    """
+
+    declared: Declared
+    names: Mapping[str, tuple[str, ...]]
+    bound: Mapping[Key, str | ast.Binding]
+
+    @property
+    def learnable(self) -> dict[str, tuple[str, ...]]:
+        """The hyperparameters behind each name that can be learned or set."""
+        parts = {h for s in self.declared.simplexes for h in s.hypers}
+        own = {n: h for n, h in self.names.items() if len(h) > 1 or h[0] not in parts}
+        flat = {h for hypers in self.names.values() for h in hypers}
+        dotted = {s.name for s in self.declared.simplexes if "." in s.name}
+        others = self.declared.learnable.items()
+        return own | {n: h for n, h in others if n not in flat and n not in dotted}
+
+    def value(self, lowering: Lowering, member: str, hyper: str) -> Value | None:
+        """The value of a member's hyperparameter, made where `lowering` makes operations."""
+        bound = self.bound[member, hyper]
+        if isinstance(bound, str):
+            return lowering.builder.emit("hyper", attribute=bound, hint=bound)
+        return lowering.expression(bound.value, self.environment(lowering.builder))
+
+    def environment(self, builder: Builder) -> dict[str, Value | None]:
+        """The blend's hyperparameters under all their spellings."""
+        return {
+            name: builder.emit("hyper", attribute=hyper, hint=hyper)
+            for name, hyper in self.spellings.items()
+        }
+
+    @property
+    def spellings(self) -> dict[str, str]:
+        """The hyperparameter behind each name that an equation may use."""
+        alone = {name: hypers[0] for name, hypers in self.names.items() if len(hypers) == 1}
+        parts = {h for s in self.declared.simplexes for h in s.hypers}
+        hidden = {*alone.values(), *parts}
+        return {h: h for h in self.declared.hypers if h not in hidden} | alone
+
+
+def world(
+    declaration: ast.Declaration,
+    members: Mapping[str, Member],
+    scope: Scope,
+    own: Declared,
+    broken: frozenset[str],
+    report: Report,
+) -> World:
+    """Settle the hyperparameters; mistakes go to `report`."""
+    gathering = _Gathering(members, scope, own, broken, report)
+    for statement in declaration.statements:
+        if isinstance(statement, ast.Share):
+            gathering.share(statement)
+        elif isinstance(statement, ast.Binding):
+            gathering.bind(statement)
+    return gathering.world(_order(declaration, scope))
+
+
+def _order(declaration: ast.Declaration, scope: Scope) -> list[str]:
+    """The blend's own hyperparameters in the order in which the file first mentions them."""
+    found: list[str] = []
+    for statement in declaration.statements:
+        if isinstance(statement, ast.Hyper):
+            found.append(statement.name.text)
+        elif isinstance(statement, ast.Share):
+            found += [name.text for name in statement.names]
+        elif isinstance(statement, ast.Weights):
+            found += [component(statement.name.text, x.text) for x in statement.labels]
+    return found
+
+
+class _Gathering:
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        scope: Scope,
+        own: Declared,
+        broken: frozenset[str],
+        report: Report,
+    ) -> None:
+        self._members = members
+        self._scope = scope
+        self._own = own
+        self._broken = broken
+        self._report = report
+        self._shared: dict[str, list[tuple[Member, Span]]] = {}
+        self._bound: dict[Key, str | ast.Binding] = {}
+        self._places: dict[Key, Span] = {}
+
+    def share(self, node: ast.Share) -> None:
+        chosen = list(self._listed(node.among))
+        for name in node.names:
+            sharing = [m for m, _ in chosen] or list(self._members.values())
+            having = [m for m in sharing if m.hyper(name.text) is not None]
+            for member, span in chosen:
+                if member not in having:
+                    self._no_hyper(member, name.text, span)
+            if not chosen and not having and self._members:
+                every = {h.name for m in sharing for h in m.program.hypers}
+                self._report.error(
+                    "unknown-name",
+                    f"no member has a hyperparameter `{name.text}`",
+                    name.span,
+                    hint=nearest(name.text, every),
+                )
+            for member in having:
+                if self._claim(member, name.text, name.span):
+                    self._bound[member.name, name.text] = name.text
+                    self._shared.setdefault(name.text, []).append((member, name.span))
+
+    def _listed(self, names: Iterable[ast.Identifier]) -> Iterator[tuple[Member, Span]]:
+        for name in names:
+            member = self._member(name)
+            if member is not None:
+                yield member, name.span
+
+    def bind(self, node: ast.Binding) -> None:
+        member = self._member(node.owner)
+        if member is None:
+            return
+        if member.hyper(node.name.text) is None:
+            self._no_hyper(member, node.name.text, node.name.span)
+        elif self._claim(member, node.name.text, node.name.span):
+            self._bound[member.name, node.name.text] = node
+
+    def _member(self, name: ast.Identifier) -> Member | None:
+        if name.text not in self._members and name.text not in self._broken:
+            self._report.error(
+                "unknown-member",
+                f"`{name.text}` is not a member",
+                name.span,
+                label="not listed in `use`",
+                hint=nearest(name.text, self._members) or f"write `use {name.text}`",
+            )
+        return self._members.get(name.text)
+
+    def _no_hyper(self, member: Member, name: str, span: Span) -> None:
+        names = [h.name for h in member.program.hypers]
+        self._report.error(
+            "unknown-name",
+            f"`{member.name}` has no hyperparameter `{name}`",
+            span,
+            hint=nearest(name, names) or f"it has {', '.join(names)}",
+        )
+
+    def _claim(self, member: Member, name: str, span: Span) -> bool:
+        """Whether nothing else has settled the member's hyperparameter already."""
+        if member.program.simplex_of(name) is not None:
+            self._report.error(
+                "unknown-name",
+                f"`{name}` of `{member.name}` is a part of a weight vector",
+                span,
+                label="a member's weights are its own",
+            )
+            return False
+        first = self._places.setdefault((member.name, name), span)
+        if first is not span:
+            self._report.error(
+                "duplicate",
+                f"`{member.name}.{name}` is settled twice",
+                span,
+                notes=[Note("first settled here", first)],
+                hint="it is shared once, or bound once",
+            )
+        return first is span
+
+    def world(self, order: Sequence[str]) -> World:
+        hypers = dict(self._own.hypers)
+        declared = {*self._scope.hypers, *self._scope.components.values()}
+        for name, sharing in self._shared.items():
+            if name in self._scope.hypers:
+                self._check_domains(name, sharing)
+            elif name in self._scope.weights:
+                self._collision(name, name, sharing[0][1])
+            else:
+                hyper = self._common(name, sharing)
+                if hyper is not None:
+                    hypers[name] = hyper
+                declared.add(name)
+        hypers = {name: hypers[name] for name in order if name in hypers}
+        names: dict[str, tuple[str, ...]] = {}
+        simplexes = list(self._own.simplexes)
+        for member in self._members.values():
+            for hyper in member.program.hypers:
+                if (member.name, hyper.name) in self._places:
+                    continue
+                flat = member.flat(hyper.name)
+                if flat in declared:
+                    self._collision(f"{member.name}.{hyper.name}", flat, member.span)
+                declared.add(flat)
+                self._bound[member.name, hyper.name] = flat
+                names[f"{member.name}.{hyper.name}"] = (flat,)
+                hypers[flat] = Hyper(flat, hyper.default, hyper.domain)
+            for simplex in member.program.simplexes:
+                flats = tuple(member.flat(h) for h in simplex.hypers)
+                names[f"{member.name}.{simplex.name}"] = flats
+                simplexes.append(Simplex(f"{member.name}.{simplex.name}", simplex.labels, flats))
+        found = World(Declared(hypers, tuple(simplexes)), names, self._bound)
+        for bound in self._bound.values():
+            if isinstance(bound, ast.Binding):
+                allowed = {*found.spellings, *self._scope.components, "t", *self._broken}
+                resolve_expression(bound.value, self._scope, allowed, self._broken, self._report)
+        return found
+
+    def _collision(self, spelled: str, flat: str, span: Span) -> None:
+        self._report.error(
+            "duplicate",
+            f"`{spelled}` would be called {flat}, and so is another hyperparameter",
+            span,
+            hint="rename the other one, or give the member another name with `as`",
+        )
+
+    def _common(self, name: str, sharing: list[tuple[Member, Span]]) -> Hyper | None:
+        """What undeclared sharing makes: the members' own, when it is the same in all of them."""
+        found = {m.name: m.hyper(name) for m, _ in sharing}
+        kinds = {(h.default, str(h.domain)): h for h in found.values() if h is not None}
+        if len(kinds) == 1:
+            return next(iter(kinds.values()))
+        notes = [
+            Note(f"`{member}` has {name} = {h.default:g} in {h.domain}")
+            for member, h in found.items()
+            if h is not None
+        ]
+        first = next(h for h in found.values() if h is not None)
+        self._report.error(
+            "share",
+            f"the members that share `{name}` disagree about it",
+            sharing[0][1],
+            label="which default and bounds shall it have?",
+            notes=notes,
+            hint=f"declare it: `hyper {name} = {first.default:g} in {first.domain}`",
+        )
+        return None
+
+    def _check_domains(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
+        hyper = self._own.hypers.get(name)
+        for member, _ in sharing if hyper else []:
+            theirs = member.hyper(name)
+            assert hyper is not None
+            assert theirs is not None
+            if not includes(theirs.domain, hyper.domain):
+                self._report.error(
+                    "share",
+                    f"`{name}` can leave the bounds that `{member.name}` gives it",
+                    self._scope.hypers[name].span,
+                    label=f"must lie within {theirs.domain}",
+                    hint="narrow the bounds",
+                )
+
+
+def includes(outer: Domain, inner: Domain) -> bool:
+    """Whether a domain holds every number of another one."""
+    if isinstance(inner, Choice):
+        return all(v in outer for v in inner.values)
+    return not isinstance(outer, Choice) and outer.includes(inner)

@@ -1,0 +1,123 @@
+"""The text of a blend of given rules: a mixture of their updates on a learned simplex."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+
+from optdsl.ir.domain import spell
+from optdsl.ir.program import Hyper, Program
+from optdsl.options import OptionError
+from optdsl.references import folded
+
+
+def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
+    """A specification that mixes ``theta'`` of some rules, ready to be edited.
+
+    Hyperparameters of one name, default and domain are shared. The learning rate is the first
+    rule's; the others' are multiples of it, so that every rule starts at its own.
+
+    Args:
+        rules: the rules by the names under which the blend uses them, two or more.
+        name: the blend's name; by default the rules' names in a row.
+
+    Raises:
+        OptionError: for too few rules, or a name that is none.
+    """
+    if len(rules) < 2:
+        raise OptionError("a blend needs two rules or more, as in blend('adam', 'lion')")
+    members = list(rules)
+    title = "".join(members) if name is None else name
+    if not re.fullmatch(r"[A-Za-z_]\w*", title, flags=re.ASCII):
+        raise OptionError(f"{title!r} is no name; use letters, digits and underscores")
+    listed = ", ".join(members)
+    taken = {h.name for p in rules.values() for h in p.hypers}
+    w = next(n for n in ("w", "weights", "mixture", "simplex_weights") if n not in taken)
+    mixture = [f"{w}.{m} * {m}.theta'" for m in members]
+    blocks = [
+        [f"blend {title}", f'  "A mixture of {_words(members)}, with learned weights"'],
+        [f"use {listed}"],
+        _shared(rules),
+        _rates(rules),
+        [f"hyper {w} = uniform on simplex({listed})"],
+        [f"theta' = {mixture[0]}", *(f"         + {part}" for part in mixture[1:])],
+        [f"learn {w} by SGD(lr = 0.1, clip = 10)"],
+        [f"recovers {m} at {w} = {m}" for m in members],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def member_name(path_or_name: str, program: Program) -> str:
+    """What a blend calls a rule: its own name, or its file's where that differs.
+
+    Args:
+        path_or_name: the stem of the rule's file, by which it will be found.
+        program: the rule.
+    """
+    if folded(path_or_name) == folded(program.name):
+        return program.name
+    words = re.findall(r"[A-Za-z0-9]+", path_or_name)
+    name = "".join(word[:1].upper() + word[1:] for word in words)
+    return f"_{name}" if not name or name[0].isdigit() or keyword.iskeyword(name) else name
+
+
+def _words(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+def _shared(rules: Mapping[str, Program]) -> list[str]:
+    """One ``share`` for each set of members that agree about hyperparameters."""
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for name in dict.fromkeys(h.name for p in rules.values() for h in p.hypers):
+        members = _agreeing(rules, name)
+        if len(members) > 1 and (name != "lr" or len(members) == len(_having(rules, name))):
+            sharing.setdefault(members, []).append(name)
+    lines = []
+    for members, names in sharing.items():
+        everyone = all(_having(rules, n) == members for n in names)
+        among = "" if everyone else f" among {', '.join(members)}"
+        lines.append(f"share {', '.join(names)}{among}")
+    return lines
+
+
+def _having(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
+    """The members with a hyperparameter, components of their weight vectors aside."""
+    return tuple(
+        m
+        for m, p in rules.items()
+        if p.simplex_of(hyper) is None and any(h.name == hyper for h in p.hypers)
+    )
+
+
+def _agreeing(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
+    """The largest set of members with the same default and domain; the first of several."""
+    kinds: dict[tuple[float, str], list[str]] = {}
+    for member in _having(rules, hyper):
+        found = rules[member].hyper(hyper)
+        kinds.setdefault((found.default, str(found.domain)), []).append(member)
+    size = max(map(len, kinds.values()), default=0)
+    return next((tuple(members) for members in kinds.values() if len(members) == size), ())
+
+
+def _rates(rules: Mapping[str, Program]) -> list[str]:
+    """One learning rate for schedulers to drive, where the members' differ."""
+    having = _having(rules, "lr")
+    if not having or _agreeing(rules, "lr") == having:
+        return [] if len(having) > 1 or not having else [f"share lr among {having[0]}"]
+    first: Hyper = rules[having[0]].hyper("lr")
+    lines = [f"hyper lr = {spell(first.default)} in {first.domain}"]
+    bindings = []
+    for member in having:
+        rate = rules[member].hyper("lr").default
+        if rate == first.default:
+            bindings.append(f"{member}.lr = lr")
+        else:
+            ratio = f"{member.lower()}_lr_ratio"
+            lines.append(f"hyper {ratio} = {_ratio(rate, first.default)} in [0, inf)")
+            bindings.append(f"{member}.lr = {ratio} * lr")
+    return [*lines, "", *bindings]
+
+
+def _ratio(rate: float, first: float) -> str:
+    return spell(float(f"{rate / first:.12g}")) if first else "1"

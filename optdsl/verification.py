@@ -1,0 +1,184 @@
+"""Everything that a specification says of itself, settled, one line a statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optdsl.blending import Combination
+from optdsl.blending.claims import Claim
+from optdsl.diagnostics import Source
+from optdsl.differentiate import differentiate
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import Choice, hull
+from optdsl.ir.interpret import initial_state, step
+from optdsl.ir.program import Operation, Program, State, Value
+from optdsl.ir.verify import verify as verify_program
+from optdsl.library import specification
+from optdsl.passes.pipeline import run_passes
+from optdsl.passes.rewrite import rewrite
+from optdsl.prove import Verdict, explanation, settle
+
+# Rounding keeps well below; a derivative that is another one does not.
+AUTOGRAD_TOLERANCE = 1e-9
+DIFFERENCES_TOLERANCE = 1e-5
+_WIDTH = 1e-5
+_STEPS = 4
+_ELEMENTS = 7
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of a specification about itself.
+
+    Attributes:
+        text: the statement.
+        verdict: how it was settled.
+        reason: why, in a few words.
+        details: of a refuted one, what differs and a test that shows it.
+    """
+
+    text: str
+    verdict: Verdict
+    reason: str
+    details: tuple[str, ...] = ()
+
+
+def verify(source: Source) -> tuple[Statement, ...]:
+    """Settle the claims, the convexity and the hyper-gradients of a specification.
+
+    Raises:
+        SpecError: for a specification with mistakes; refuted claims are none here.
+    """
+    found = specification(source, verify=False)
+    statements = [_claim(found.program, claim) for claim in found.claims]
+    statements += [_convex(c) for c in found.combinations]
+    if found.program.learned:
+        statements += _hypergradients(replace(found.program, learned=()), found.program)
+    return tuple(statements)
+
+
+def _claim(program: Program, claim: Claim) -> Statement:
+    settled = settle(program, claim)
+    details = tuple(explanation(program, settled))
+    return Statement(claim.text, settled.verdict, settled.reason, details)
+
+
+def _convex(combination: Combination) -> Statement:
+    corners = "corner" if combination.corners == 1 else "corners"
+    reason = f"weights sum to one and lie in [0, 1] at {combination.corners} {corners}"
+    return Statement(
+        f"{combination.slot} is a convex combination of {', '.join(combination.parts)}",
+        Verdict.PROVED,
+        reason,
+    )
+
+
+def _hypergradients(program: Program, learned: Program) -> list[Statement]:
+    """The tangents that the compiler derived, against autograd and against central differences."""
+    names = [x.hyper for x in learned.learned]
+    derived = run_passes(differentiate(program, names))
+    frozen = _Frozen(program)
+    points = _points(program)
+    tangents = [step(derived, *p).tangents for p in points]
+    statements = []
+    for name in names:
+        found = [t[name] for t in tangents]
+        tape = _distance(found, [_autograd(program, p, name) for p in points])
+        differences = _distance(found, [frozen.central(p, name) for p in points])
+        good = tape < AUTOGRAD_TOLERANCE and differences < DIFFERENCES_TOLERANCE
+        reason = f"{tape:.0e} from autograd, {differences:.0e} from central differences"
+        verdict = Verdict.TESTED if good else Verdict.REFUTED
+        statements.append(Statement(f"hyper-gradient of {name}", verdict, reason))
+    return statements
+
+
+# A step: parameter, gradient, states before it, hyperparameters, t.
+Point = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, float], int]
+
+
+def _points(program: Program) -> list[Point]:
+    """The steps of a short run, coefficients inside their bounds, so that all takes part."""
+    generator = torch.Generator().manual_seed(0)
+    hypers = {h.name: h.default for h in program.hypers}
+    for hyper in program.hypers:
+        bounds = hull(hyper.domain)
+        inside = not isinstance(hyper.domain, Choice) and bounds.upper - bounds.lower <= 1
+        if inside and program.simplex_of(hyper.name) is None:
+            hypers[hyper.name] = 0.7 * hyper.default + 0.15 * (bounds.lower + bounds.upper)
+    theta = torch.randn(_ELEMENTS, generator=generator, dtype=torch.float64)
+    state: dict[str, Tensor] = {}
+    points = []
+    for t in range(1, _STEPS + 1):
+        g = torch.randn(_ELEMENTS, generator=generator, dtype=torch.float64)
+        state = state or initial_state(program, theta, g, hypers)
+        points.append((theta, g, state, hypers, t))
+        after = step(program, theta, g, state, hypers, t)
+        theta, state = after.parameter, after.state
+    return points
+
+
+def _autograd(program: Program, point: Point, name: str) -> Tensor:
+    """The derivative of the new parameter by a hyperparameter, from autograd's tape."""
+    theta, g, state, hypers, t = point
+
+    def parameter(value: Tensor) -> Tensor:
+        return step(program, theta, g, state, {**hypers, name: value}, t).parameter
+
+    at = torch.tensor(hypers[name], dtype=torch.float64)
+    found = torch.autograd.functional.jacobian(parameter, at)  # type: ignore[no-untyped-call]
+    assert isinstance(found, Tensor)
+    return found
+
+
+class _Frozen:
+    """A program in which what is behind a ``stop_gradient`` can be held still.
+
+    Central differences know nothing of constants, so these become states that are read.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._constants: list[State] = []
+        recording = replace(program, states=(*program.states, *self._recorded(program)))
+        self._recording = verify_program(recording)
+        self._reading = verify_program(rewrite(recording, self._read))
+
+    def _recorded(self, program: Program) -> list[State]:
+        for index, operation in enumerate(program.operations):
+            if operation.opcode == "stop_gradient":
+                # Its initial value is never used.
+                first, name = program.states[0].initial, f"constant {index}"
+                self._constants.append(State(name, operation.type, first, operation.arguments[0]))
+        return self._constants
+
+    def _read(
+        self, builder: Builder, operation: Operation, arguments: tuple[Value, ...]
+    ) -> Value | None:
+        if operation.opcode != "stop_gradient":
+            return None
+        names = [s.name for s in self._constants]
+        seen = sum(o.opcode == "state" and o.attribute in names for o in builder.operations)
+        return builder.emit("state", attribute=names[seen], type=operation.type)
+
+    def central(self, point: Point, name: str) -> Tensor:
+        """The difference of two steps beside a point, over their distance."""
+        theta, g, state, hypers, t = point
+        if self._constants:
+            blank = {s.name: torch.zeros_like(theta) for s in self._constants}
+            after = step(self._recording, theta, g, {**state, **blank}, hypers, t)
+            state = {**state, **{s.name: after.state[s.name] for s in self._constants}}
+        width = _WIDTH * max(abs(hypers[name]), 0.1)
+        ahead, behind = (
+            step(self._reading, theta, g, state, {**hypers, name: hypers[name] + d}, t).parameter
+            for d in (width, -width)
+        )
+        return (ahead - behind) / (2 * width)
+
+
+def _distance(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference of two lists of vectors, relative to the largest number in them."""
+    x, y = torch.stack(found), torch.stack(expected)
+    scale = max(float(x.abs().max()), float(y.abs().max()), torch.finfo(x.dtype).tiny)
+    return float((x - y).abs().max()) / scale
