@@ -27,7 +27,7 @@ class CompileOptions(_Options):
 
 
 class Learn(BaseModel):
-    """How one hyperparameter is learned.
+    """How one hyperparameter, or one weight vector, is learned.
 
     ``Learn("sgd", lr=0.1, momentum=0.9, clip=10, bounds=(0, 1), after=50)``: the first argument
     is a rule of the library, which runs on the hyperparameter as on a parameter of one element;
@@ -37,8 +37,11 @@ class Learn(BaseModel):
         rule: the name of the rule.
         clip: the hyper-gradient is limited to [-clip, clip]; None for no limit.
         bounds: every update is projected to this closed interval; by default the
-            hyperparameter's own domain, which must then be closed.
+            hyperparameter's own domain, which must then be closed. A weight vector has none but
+            its simplex.
         after: this many steps at the start leave the hyperparameter as it is.
+        exponentiated: a weight vector moves by the exponentiated gradient: the rule runs on the
+            logarithms of the weights. By default it moves by Euclidean projection.
 
     Raises:
         OptionError: (a ValueError) for a value of the wrong kind or out of range.
@@ -50,6 +53,7 @@ class Learn(BaseModel):
     clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     bounds: tuple[float, float] | None = None
     after: int = Field(default=0, ge=0)
+    exponentiated: bool = Field(default=False, strict=True)
 
     def __init__(self, rule: str, **options: Any) -> None:
         """See the class."""

@@ -1,14 +1,15 @@
-"""Hyperparameters given by a user: names and bounds, with errors that say what is allowed."""
+"""Hyperparameters given by a user: names, bounds, sums; the errors say what is allowed."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optdsl.diagnostics import nearest
-from optdsl.ir.domain import Interval, spell
-from optdsl.ir.program import Hyper
+from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
+from optdsl.ir.program import Hyper, Simplex
 from optdsl.options import real
 
 
@@ -67,6 +68,45 @@ def check_value(optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, 
             f"it is learned in {bounds}"
         )
     return number
+
+
+def check_sums(optimizer: str, simplexes: Iterable[Simplex], values: Mapping[str, Any]) -> None:
+    """Refuse weight vectors that do not sum to one.
+
+    Args:
+        optimizer: what the error calls the optimizer.
+        simplexes: the weight vectors.
+        values: a parameter group, or whatever else has a number for every component.
+
+    Raises:
+        ValueError: with the weights and their sum.
+    """
+    for simplex in simplexes:
+        weights = {name: float(values[name]) for name in simplex.hypers}
+        total = math.fsum(weights.values())
+        if not abs(total - 1) <= SUM_TOLERANCE:
+            given = ", ".join(f"{name} = {spell(value)}" for name, value in weights.items())
+            raise ValueError(
+                f"{optimizer}: the weights {given} sum to {spell(total)}; "
+                f"give all of them, with the sum 1"
+            )
+
+
+def check_shared(
+    optimizer: str, learned: Iterable[str], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse learned hyperparameters that differ from group to group.
+
+    Raises:
+        ValueError: with the values.
+    """
+    for name in learned:
+        values = {float(group[name]) for group in groups}
+        if len(values) > 1:
+            raise ValueError(
+                f"{optimizer}: {name} is learned for the whole optimizer, but its groups have "
+                f"{sorted(values)}; give all groups one value, or fix it with learn=False"
+            )
 
 
 def spell_any(number: float) -> str:

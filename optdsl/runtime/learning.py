@@ -7,12 +7,13 @@ parameter groups, because checkpoints of every kind carry those.
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optdsl.ir.program import Learned
+from optdsl.ir.program import Learned, Program, Simplex
 from optdsl.runtime.build import Rule
+from optdsl.runtime.simplex import logarithms, project, softmax
 
 Group = MutableMapping[str, Any]
 
@@ -68,37 +69,103 @@ class Coefficient:
         for key, value in own.items():
             group.setdefault(key, value)
 
-    def update(self, groups: Sequence[Group], hypergradient: float, steps: int) -> None:
-        """Move the coefficient in every group.
+    def stepped(self, group: Group, value: float, hypergradient: float) -> dict[str, float]:
+        """One step of the rule, not yet back within any bounds.
 
         Args:
-            groups: the parameter groups, which share the coefficient.
-            hypergradient: the derivative of the loss by the coefficient.
-            steps: how many steps were taken before this one; learning starts after some.
+            group: a parameter group, for what the rule remembers.
+            value: where the rule steps from.
+            hypergradient: the derivative of the loss by the coefficient, before the clip.
 
-        A hyper-gradient that is not finite is recorded and moves nothing, and so is one that
-        would leave the coefficient or the memory of its rule not finite.
+        Returns:
+            The new entries of the groups, where the rule went under the coefficient's name.
         """
-        entries: dict[str, float] = {self.hypergradient_key: hypergradient}
-        if steps >= self.learned.after and math.isfinite(hypergradient):
-            entries |= self._moved(groups[0], hypergradient)
-        for group in groups:
-            group.update(entries)
-
-    def _moved(self, group: Group, hypergradient: float) -> dict[str, float]:
         clip = self.learned.clip
         if clip is not None:
             hypergradient = min(max(hypergradient, -clip), clip)
-        value, count = float(group[self.name]), int(group[self.step_key])
+        count = int(group[self.step_key])
         if count:
             state = {s: group[self.state_key(s)] for s in self.states}
         else:
             state = self.rule.initialize(value, hypergradient, {}, self.hypers, 1.0)
         result = self.rule.step(value, hypergradient, state, self.hypers, float(count + 1))
-        if not all(map(math.isfinite, result.values())):
-            return {}
         return {
             **{self.state_key(s): float(result[s]) for s in self.states},
-            self.name: self.learned.bounds.project(float(result["theta"])),
+            self.name: float(result["theta"]),
             self.step_key: count + 1,
         }
+
+
+@dataclass(frozen=True)
+class Block:
+    """Coefficients that move as one: a single one, or the weights of a vector.
+
+    Attributes:
+        coefficients: what moves; each by its own rule.
+        vector: whether they are a weight vector, which moves on its simplex.
+    """
+
+    coefficients: tuple[Coefficient, ...]
+    vector: bool
+
+    def update(
+        self, groups: Sequence[Group], hypergradients: Mapping[str, float], steps: int
+    ) -> None:
+        """Move the coefficients in every group.
+
+        Args:
+            groups: the parameter groups, which share the coefficients.
+            hypergradients: the derivatives of the loss that were measured, by coefficient.
+            steps: how many steps were taken before this one; learning starts after some.
+
+        Hyper-gradients that are not all there or not finite are recorded and move nothing, and
+        so are those that would leave a coefficient or the memory of its rule not finite.
+        """
+        entries = {
+            c.hypergradient_key: hypergradients[c.name]
+            for c in self.coefficients
+            if c.name in hypergradients
+        }
+        complete = len(entries) == len(self.coefficients)
+        begun = all(steps >= c.learned.after for c in self.coefficients)
+        if complete and begun and all(map(math.isfinite, entries.values())):
+            entries |= self._moved(groups[0], hypergradients)
+        for group in groups:
+            group.update(entries)
+
+    def _moved(self, group: Group, hypergradients: Mapping[str, float]) -> dict[str, float]:
+        values = [float(group[c.name]) for c in self.coefficients]
+        entries: dict[str, float] = {}
+        for coefficient, value in zip(self.coefficients, self._outward(values), strict=True):
+            name = coefficient.name
+            entries |= coefficient.stepped(group, value, hypergradients[name])
+        if not all(map(math.isfinite, entries.values())):
+            return {}
+        moved = self._inward([entries[c.name] for c in self.coefficients])
+        return entries | dict(zip((c.name for c in self.coefficients), moved, strict=True))
+
+    @property
+    def _exponentiated(self) -> bool:
+        return all(c.learned.exponentiated for c in self.coefficients)
+
+    def _outward(self, values: list[float]) -> list[float]:
+        """From the coefficients to the numbers on which their rules run."""
+        return logarithms(values) if self._exponentiated else values
+
+    def _inward(self, moved: list[float]) -> list[float]:
+        """From where the rules went to coefficients within their bounds."""
+        if self._exponentiated:
+            return softmax(moved)
+        if self.vector:
+            return project(moved)
+        bounds = [c.learned.bounds for c in self.coefficients]
+        return [b.project(x) for b, x in zip(bounds, moved, strict=True)]
+
+
+def blocks(coefficients: Iterable[Coefficient], program: Program) -> tuple[Block, ...]:
+    """The learned coefficients, those of one weight vector of the program together."""
+    together: dict[Simplex | str, list[Coefficient]] = {}
+    for coefficient in coefficients:
+        vector = program.simplex_of(coefficient.name)
+        together.setdefault(vector or coefficient.name, []).append(coefficient)
+    return tuple(Block(tuple(c), isinstance(key, Simplex)) for key, c in together.items())

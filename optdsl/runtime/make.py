@@ -33,7 +33,12 @@ def _documentation(program: Program) -> str:
     lines = ["\n".join(program.documentation) or program.name, "", "Hyperparameters:"]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
+        vector = program.simplex_of(hyper.name)
+        if vector is not None:
+            line += f"; one of the weights {vector.name}, which sum to 1"
         if hyper.name in learned:
-            line += f"; learned by {learned[hyper.name].rule} in {learned[hyper.name].bounds}"
+            how = learned[hyper.name]
+            line += f"; learned by {'exponentiated ' if how.exponentiated else ''}{how.rule}"
+            line += f" in {how.bounds}" if vector is None else ""
         lines.append(line)
     return "\n".join(lines)

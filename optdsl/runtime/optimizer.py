@@ -14,8 +14,14 @@ from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
 from optdsl.runtime.build import Rule
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
-from optdsl.runtime.hyperparameters import check_keys, check_names, check_value
-from optdsl.runtime.learning import Coefficient
+from optdsl.runtime.hyperparameters import (
+    check_keys,
+    check_names,
+    check_shared,
+    check_sums,
+    check_value,
+)
+from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
@@ -50,6 +56,11 @@ class Compiled:
         """The bounds of learning by coefficient."""
         return {c.name: c.learned.bounds for c in self.coefficients}
 
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The learned hyperparameters, as they move."""
+        return blocks(self.coefficients, self.program)
+
 
 def tangent_key(hyper: str) -> str:
     """Where a parameter's state keeps the tangent by a hyperparameter."""
@@ -77,12 +88,14 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
         Raises:
             TypeError: for an unknown hyperparameter, or a value that is no number.
-            ValueError: for a value out of bounds, or a parameter of another dtype.
+            ValueError: for a value out of bounds, weights that do not sum to one, or a parameter
+                of another dtype.
         """
         declared = {h.name: h for h in self.compiled.program.hypers}
         check_names(type(self).__name__, hypers, declared)
         defaults = {name: hypers.get(name, h.default) for name, h in declared.items()}
         checked = {name: self._checked(declared[name], value) for name, value in defaults.items()}
+        check_sums(type(self).__name__, self.compiled.program.simplexes, checked)
         for coefficient in self.compiled.coefficients:
             checked |= coefficient.defaults()
         super().__init__(params, checked)
@@ -123,7 +136,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     self.defaults[key] = self.param_groups[0][key]
         super().add_param_group(param_group)
         try:
-            self._check_shared_coefficients()
+            check_sums(name, self.compiled.program.simplexes, param_group)
+            check_shared(name, self.compiled.bounds, self.param_groups)
             for parameter in param_group["params"]:
                 _check_dtype(name, parameter)
         except ValueError:
@@ -169,7 +183,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
         Raises:
             RuntimeError: for a sparse gradient; nothing has changed.
-            ValueError: for a hyperparameter that was set out of bounds; nothing has changed.
+            ValueError: for a hyperparameter that was set out of bounds, or weights that do not
+                sum to one; nothing has changed.
         """
         loss = None
         if closure is not None:
@@ -198,22 +213,13 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         for group in self.param_groups:
             for hyper in self.compiled.program.hypers:
                 self._checked(hyper, group[hyper.name])
-        self._check_shared_coefficients()
+            check_sums(name, self.compiled.program.simplexes, group)
+        check_shared(name, self.compiled.bounds, self.param_groups)
         for parameter in (p for ps in work for p in ps):
             assert parameter.grad is not None
             if parameter.grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{name} does not take sparse gradients; make the layer with sparse=False"
-                )
-
-    def _check_shared_coefficients(self) -> None:
-        for coefficient in self.compiled.coefficients:
-            values = {float(group[coefficient.name]) for group in self.param_groups}
-            if len(values) > 1:
-                raise ValueError(
-                    f"{type(self).__name__}: {coefficient.name} is learned for the whole "
-                    f"optimizer, but its groups have {sorted(values)}; give all groups one "
-                    f"value, or fix it with learn=False"
                 )
 
     def _hypergradients(self, parameters: Iterable[Tensor]) -> dict[str, float]:
@@ -242,10 +248,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         return found
 
     def _learn(self, hypergradients: dict[str, float], taken: int) -> None:
-        for coefficient in self.compiled.coefficients:
-            if coefficient.name in hypergradients:
-                value = hypergradients[coefficient.name]
-                coefficient.update(self.param_groups, value, taken)
+        for block in self.compiled.blocks:
+            block.update(self.param_groups, hypergradients, taken)
 
     def _advance(self, parameter: Tensor, hypers: dict[str, float]) -> None:
         """One step of one tensor."""
