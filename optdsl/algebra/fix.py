@@ -20,7 +20,6 @@ _EXACT: dict[str, Callable[..., Fraction]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "weigh": operator.mul,
     "div": operator.truediv,
     "neg": operator.neg,
 }
@@ -71,15 +70,19 @@ def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) ->
         return (
             x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
         )
+    if operation.opcode == "mix":
+        parts = [(w, y) for w, y in zip(x[0::2], x[1::2], strict=True) if _number(builder, w) != 0]
+        kept = tuple(v for part in parts for v in part)
+        return parts[0][1] if len(parts) == 1 else builder.copy(operation, kept)
     numbers = [_number(builder, a) for a in x]
     if operation.opcode == "where":
         return _chosen(builder, x)
     if numbers and None not in numbers and operation.opcode in host.APPLY:
         return _folded(builder, operation.opcode, numbers)
     match operation.opcode:
-        case "mul" | "weigh" if 0 in numbers:
+        case "mul" if 0 in numbers:
             return builder.constant(0.0)
-        case "mul" | "weigh" if numbers[0] == 1:
+        case "mul" if numbers[0] == 1:
             return x[1]
         case "mul" | "div" if numbers[1] == 1:
             return x[0]

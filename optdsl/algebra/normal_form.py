@@ -84,7 +84,11 @@ class Algebra:
                 return x[0] + x[1]
             case "sub":
                 return x[0] - x[1]
-            case "mul" | "weigh":
+            case "mix":
+                pairs = list(zip(x[0::2], x[1::2], strict=True))
+                weighed = sum((self._product(w, part) for w, part in pairs), start=ZERO)
+                return self._quotient(weighed, sum((w for w, _ in pairs), start=ZERO))
+            case "mul":
                 return self._product(x[0], x[1])
             case "div":
                 return self._quotient(x[0], x[1])

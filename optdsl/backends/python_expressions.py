@@ -49,18 +49,24 @@ def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; NaN stays NaN, which torch.sign turns into 0."""
     return torch.where(torch.isnan(x), x, torch.sign(x))'''
 
-_WEIGH = '''\
-def weigh(weight: float, x: Tensor) -> Tensor:
-    """weight * x; -0, which changes no sum, where the weight is 0, whatever x is."""
-    return torch.full_like(x, -0.0) if weight == 0 else weight * x'''
+_MIX = '''\
+def mix(*parts: tuple[float, Tensor]) -> Tensor:
+    """The mean of tensors by weights that sum to one; what weighs nothing takes no part."""
+    total, mean = 0.0, parts[0][1]
+    for weight, x in parts:
+        if weight != 0:
+            total += weight
+            share = weight / total
+            mean = x if share == 1 else mean + share * (x - mean)
+    return mean'''
 
 # Functions that emitted code brings along, by name.
-HELPERS = {"sign": _SIGN, "weigh": _WEIGH} | {
+HELPERS = {"sign": _SIGN, "mix": _MIX} | {
     function.__name__: inspect.getsource(function).rstrip()
     for function in (
         host.divide,
         host.power,
-        host.weighed,
+        host.mixed,
         host.square_root,
         host.exponential,
         host.logarithm,
@@ -75,7 +81,7 @@ def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling, on the host and on tensors."""
     return frozenset(
         {*_BINARY, *_LEAVES, *_TENSOR_FUNCTIONS, "constant", "hyper", "state"}
-        | {"neg", "pow", "weigh", "max", "min", "where", "define", "stop_gradient"}
+        | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient"}
     )
 
 
@@ -188,8 +194,8 @@ class Printer:
                 return self._where(operation)
             case "pow":
                 return self._power(operation, uniform)
-            case "weigh":
-                return self._weigh(operation, uniform)
+            case "mix":
+                return self._mix(operation, uniform)
             case "div" if uniform and not excludes_zero(self._ranges[x[1]]):
                 return self._call("divide", *x)
             case opcode if opcode in _BINARY:
@@ -226,14 +232,14 @@ class Printer:
             return self._call("power", base, exponent)
         return f"{self._at(base, _ATOM)}**{self._at(exponent, _UNARY)}", _POWER
 
-    def _weigh(self, operation: Operation, uniform: bool) -> tuple[str, int]:
-        weight, x = operation.arguments
+    def _mix(self, operation: Operation, uniform: bool) -> tuple[str, int]:
         if uniform:
-            return self._call("weighed", weight, x)
-        if self._extent(weight) is Extent.UNIFORM and self._extent(x) is not Extent.UNIFORM:
-            return self._call("weigh", weight, x)
-        product = f"{self._at(weight, _PRODUCT)} * {self._at(x, _UNARY)}"
-        return f"torch.where({self._at(weight, _SUM)} == 0, -0.0, {product})", _ATOM
+            return self._call("mixed", *operation.arguments)
+        pairs = zip(operation.arguments[0::2], operation.arguments[1::2], strict=True)
+        extent = operation.type.extent
+        parts = (f"({self.text(w)}, {self.extended(x, extent)})" for w, x in pairs)
+        self.helpers.add("mix")
+        return f"mix({', '.join(parts)})", _ATOM
 
     def _extremum(self, operation: Operation, uniform: bool) -> tuple[str, int]:
         name = "maximum" if operation.opcode == "max" else "minimum"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from optdsl.blending.convexity import Combination, combination
+from optdsl.blending.convexity import Combination
 from optdsl.blending.members import Member, members
 from optdsl.blending.merge import identities, merge_states, partition
 from optdsl.blending.weave import Weaver
@@ -107,11 +107,9 @@ def blend(
         _check_update(declaration, program, found, weaver, report)
     _check_used(found, slots, report)
     _check_bounds(program, settled, found, lowering, report)
-    combinations = [_combination(slot, slots[slot], program, weaver, report) for slot in slots]
     report.check()
     merged = verify(merge_states(program))
-    convex = tuple(c for c in combinations if c is not None)
-    return Blended(merged, found, settled, convex, scope)
+    return Blended(merged, found, settled, tuple(weaver.combinations), scope)
 
 
 def _no_states(declaration: ast.Declaration, report: Report) -> None:
@@ -151,14 +149,6 @@ def _slots(
         resolve_expression(equation.value, scope, names, broken, report)
         slots[slot] = equation
     return slots
-
-
-def _combination(
-    slot: str, equation: ast.Equation, program: Program, weaver: Weaver, report: Report
-) -> Combination | None:
-    value = weaver.slot(slot)
-    assert value is not None
-    return combination(slot, equation, program, value, weaver.originals(slot), report)
 
 
 def _check_update(

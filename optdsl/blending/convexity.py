@@ -7,7 +7,7 @@ the corners of the box, and of a weight vector at the corners of its simplex. Al
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -124,10 +124,8 @@ def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program
     for part, weight in weights.items():
         _multi_affine(algebra, part, weight, hypers, simplexes)
     total = sum(weights.values(), start=ZERO)
-    # The last weight of a vector is what the others leave.
-    last = {algebra.hyper(s.hypers[-1]): _rest(algebra, s) for s in simplexes}
     corners = list(_corners(hypers, simplexes))
-    if total.substituted(last) != ONE:
+    if total.substituted(without_last(algebra, simplexes)) != ONE:
         at, sums = next(
             ((c, x) for c in corners if (x := _at(algebra, total, c)) != 1),
             (corners[0], Fraction(1)),
@@ -151,9 +149,13 @@ def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program
     return len(corners)
 
 
-def _rest(algebra: Algebra, simplex: Simplex) -> Polynomial:
-    others = (variable(algebra.hyper(h)) for h in simplex.hypers[:-1])
-    return ONE - sum(others, start=ZERO)
+def without_last(algebra: Algebra, simplexes: Iterable[Simplex]) -> dict[int, Polynomial]:
+    """The last weight of each vector as what the others leave."""
+    return {
+        algebra.hyper(s.hypers[-1]): ONE
+        - sum((variable(algebra.hyper(h)) for h in s.hypers[:-1]), start=ZERO)
+        for s in simplexes
+    }
 
 
 def _multi_affine(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from optdsl.blending.convexity import Combination, combination
 from optdsl.blending.members import Member
+from optdsl.blending.mixture import mixture, upstream
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.program import Operation, State, Value
+from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
 from optdsl.syntax import ast
@@ -47,6 +49,8 @@ class Weaver:
         self._copies: dict[str, dict[Value, Value]] = {name: {} for name in members}
         self._values: dict[Node, Value | None] = {}
         self._environment = world.environment(self._builder)
+        # The slots that were shown to be convex combinations.
+        self.combinations: list[Combination] = []
 
     def weave(self) -> None:
         """Make every equation; cycles that only the blend creates are reported."""
@@ -64,15 +68,6 @@ class Weaver:
     def value(self, member: str, name: str) -> Value | None:
         """An equation of a member in the blend: the blend's slot where it redefines it."""
         return self._values.get(("", name) if name in self._slots else (member, name))
-
-    def slot(self, name: str) -> Value | None:
-        """A slot of the blend; None after a mistake."""
-        return self._values.get(("", name))
-
-    def originals(self, slot: str) -> dict[str, Value]:
-        """What a slot's equation takes from members, by its spelling."""
-        found = {qualified(*node): self._values.get(node) for node in self._slot_uses(slot)}
-        return {name: value for name, value in found.items() if value is not None}
 
     def states(self) -> list[State]:
         """The members' states under their qualified names."""
@@ -111,39 +106,30 @@ class Weaver:
         )
 
     def _slot(self, name: str) -> Value | None:
-        """The blend's own definition, in which a product with a weight is a weighing."""
+        """The blend's own definition, once it is shown to be a convex combination."""
         equation = self._slots[name]
         taken = {qualified(*node): self._values[node] for node in self._slot_uses(name)}
         value = self._lowering.expression(equation.value, {**self._environment, **taken})
-        if value is None:
+        originals = {spelled: v for spelled, v in taken.items() if v is not None}
+        if value is None or len(originals) < len(taken):
             return None
-        value = self._weighed(value, {v for v in taken.values() if v is not None})
+        own = self._world.declared
+        program = Program(
+            "", (), tuple(own.hypers.values()), (), self._builder.operations, (), value,
+            simplexes=own.simplexes,
+        )  # fmt: skip
+        found = combination(name, equation, program, value, originals, self._report)
+        if found is None:
+            return None
+        self.combinations.append(found)
+        value = mixture(self._builder, own.simplexes, value, set(originals.values()))
         return self._builder.emit("define", value, attribute=name, hint=name, span=equation.span)
-
-    def _weighed(self, value: Value, taken: AbstractSet[Value]) -> Value:
-        """The expression with ``weight * part`` as `weigh`: what weighs nothing takes no part."""
-        new: dict[Value, Value] = {v: v for v in taken}
-        parts = set(taken)
-        for index in needed(self._builder.operations, value):
-            operation = self._builder[index]
-            if index in taken or parts.isdisjoint(operation.arguments):
-                new[index] = index
-                continue
-            parts.add(index)
-            arguments = tuple(new[a] for a in operation.arguments)
-            inside = [a in parts for a in operation.arguments]
-            if operation.opcode == "mul" and inside != [True, True]:
-                weight, part = arguments if inside[1] else reversed(arguments)
-                new[index] = self._builder.emit("weigh", weight, part, span=operation.span)
-            else:
-                new[index] = self._builder.copy(operation, arguments)
-        return new[value]
 
     def _copied(self, member: Member, root: Value) -> Value | None:
         """A value of a member's program in the blend's; None after a mistake."""
         copies = self._copies[member.name]
         equations = member.equations
-        for index in needed(member.program.operations, root, stop=set(equations.values())):
+        for index in upstream(member.program.operations, root, stop=set(equations.values())):
             operation = member.program.operations[index]
             arguments = [copies.get(a) for a in operation.arguments]
             if index in equations.values():
@@ -189,17 +175,6 @@ class Weaver:
         )
 
 
-def needed(
-    operations: Sequence[Operation], root: Value, stop: AbstractSet[Value] = frozenset()
-) -> list[Value]:
-    """What a value depends on, itself included, in order; nothing behind the values in `stop`."""
-    wanted = {root}
-    for index in range(root, -1, -1):
-        if index in wanted and (index not in stop):
-            wanted.update(operations[index].arguments)
-    return sorted(wanted)
-
-
 def _member_uses(member: Member, slots: Collection[str]) -> dict[Node, list[Node]]:
     """The equations that each equation of a member uses, slots in the place of its own."""
     equations = member.equations
@@ -207,7 +182,7 @@ def _member_uses(member: Member, slots: Collection[str]) -> dict[Node, list[Node
     uses: dict[Node, list[Node]] = {}
     for name, value in equations.items():
         inner = member.program.operations[value].arguments[0]
-        found = needed(member.program.operations, inner, stop=names.keys())
+        found = upstream(member.program.operations, inner, stop=names.keys())
         used = [names[v] for v in found if v in names]
         uses[member.name, name] = [("" if n in slots else member.name, n) for n in used]
     return uses

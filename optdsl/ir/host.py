@@ -60,9 +60,15 @@ def minimum(x: float, y: float) -> float:
     return x if x < y or x != x else y
 
 
-def weighed(weight: float, x: float) -> float:
-    """weight * x; -0, which changes no sum, where the weight is 0, whatever x is."""
-    return -0.0 if weight == 0 else weight * x
+def mixed(*parts: float) -> float:
+    """The mean of x, y, ... by weights, from w, x, v, y, ...; no weight, no part."""
+    total = mean = 0.0
+    for weight, x in zip(parts[0::2], parts[1::2], strict=True):
+        if weight != 0:
+            total += weight
+            share = weight / total
+            mean = x if share == 1 else mean + share * (x - mean)
+    return mean
 
 
 APPLY: dict[str, Callable[..., float]] = {
@@ -74,7 +80,7 @@ APPLY: dict[str, Callable[..., float]] = {
     "mul": operator.mul,
     "div": divide,
     "pow": power,
-    "weigh": weighed,
+    "mix": mixed,
     "sqrt": square_root,
     "exp": exponential,
     "log": logarithm,

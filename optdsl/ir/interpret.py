@@ -39,12 +39,23 @@ def _pow(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y.item() if y.ndim == 0 and not y.requires_grad else y)
 
 
-def _weigh(weight: Tensor, x: Tensor) -> Tensor:
-    """See the table; on autograd's tape a weight of 0 keeps its derivative, and its zero a sign."""
-    off = weight == 0
-    if weight.requires_grad or x.requires_grad:
-        return weight * torch.where(off & ~torch.isfinite(x), torch.zeros_like(x), x)
-    return torch.where(off, -0.0, weight * x)
+def _mix(*parts: Tensor) -> Tensor:
+    """See the table. On autograd's tape, the derivative by a weight is what its part adds."""
+    pairs = list(zip(parts[0::2], parts[1::2], strict=True))
+    total, mean = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for weight, x in ((w.detach(), x.detach()) for w, x in pairs):
+        total = total + weight
+        share = weight / total
+        moved = torch.where(share == 1, x, mean + share * (x - mean))
+        mean = torch.where(weight == 0, mean, moved)
+    if not any(p.requires_grad for p in parts):
+        return mean
+    # This sum is zero, and has the derivatives of the mean.
+    change = torch.zeros((), dtype=torch.float64)
+    for weight, x in pairs:
+        hidden = (weight == 0) & ~torch.isfinite(x)
+        change = change + weight * (torch.where(hidden, mean, x) - mean)
+    return mean + (change - change.detach())
 
 
 _APPLY: dict[str, Callable[..., Tensor]] = {
@@ -56,7 +67,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "mul": torch.mul,
     "div": torch.div,
     "pow": _pow,
-    "weigh": _weigh,
+    "mix": _mix,
     "sqrt": torch.sqrt,
     "exp": torch.exp,
     "log": torch.log,

@@ -6,6 +6,7 @@ until all are there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ Derivative = Callable[
     ["Builder", "Value", "tuple[Value, ...]", "tuple[Value | None, ...]"], "Value | None"
 ]
 Range = Callable[..., Interval]
+
+
+# The arity of an operation that takes any number of pairs.
+ANY = -1
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,31 @@ def _pow(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]
     return total
 
 
-def _weigh(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
-    # A weight of 0 can grow, so the derivative by it is x there too.
-    still = None if d[1] is None else b.emit("weigh", x[0], d[1])
-    return b.plus(b.times(d[0], x[1]), still)
+def _mix(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
+    weights, parts, by_weights, by_parts = x[0::2], x[1::2], d[0::2], d[1::2]
+    total: Value | None = None
+    first, *others = by_weights
+    if len(others) == 1 and first is not None and _opposite(b, first, others[0]):
+        # What one weight gains, the other one loses.
+        total = b.times(others[0], b.emit("sub", parts[1], parts[0]))
+    else:
+        for tangent, part in zip(by_weights, parts, strict=True):
+            if tangent is not None:
+                total = b.plus(total, b.times(tangent, b.emit("sub", part, y)))
+    if any(t is not None for t in by_parts):
+        zero = b.constant(0.0)
+        tangents = (zero if t is None else t for t in by_parts)
+        pairs = zip(weights, tangents, strict=True)
+        total = b.plus(total, b.emit("mix", *(v for pair in pairs for v in pair)))
+    return total
+
+
+def _opposite(b: Builder, x: Value, y: Value | None) -> bool:
+    """Whether one value is written as the negation of another."""
+    return y is not None and (
+        (b[x].opcode == "neg" and b[x].arguments == (y,))
+        or (b[y].opcode == "neg" and b[y].arguments == (x,))
+    )
 
 
 def _sqrt(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
@@ -226,8 +252,9 @@ _ROWS = (
         lambda b, y, x, d: b.minus(b.over(d[0], x[1]), b.over(b.times(d[1], y), x[1])),
         intervals.divide, "x / y"),
     Row("pow", 2, _elementwise, _pow, intervals.power, "x^y"),
-    Row("weigh", 2, _elementwise, _weigh, intervals.multiply,
-        "w * x; -0, which changes no sum, where the weight w is 0, whatever x is"),
+    Row("mix", ANY, _elementwise, _mix, lambda *x: functools.reduce(intervals.union, x[1::2]),
+        "the mean of x, y, ... by weights w, v, ... that sum to one, from w, x, v, y, ...; what "
+        "weighs nothing takes no part, and equal parts have that value as their mean"),
     # Functions.
     Row("sqrt", 1, _elementwise, _sqrt, intervals.square_root, "square root", function="sqrt"),
     Row("exp", 1, _elementwise, lambda b, y, x, d: b.times(d[0], y), intervals.exponential,

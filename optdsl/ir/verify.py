@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optdsl.ir.domain import SUM_TOLERANCE, Choice
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import ANY, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TypeMismatch
 
@@ -77,7 +77,8 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
     row = TABLE.get(operation.opcode)
     if row is None:
         raise InvalidProgram(f"%{index}: no operation {operation.opcode}")
-    if len(operation.arguments) != row.arity:
+    count = len(operation.arguments)
+    if count != row.arity and not (row.arity == ANY and count > 0 and count % 2 == 0):
         raise InvalidProgram(f"%{index}: {row.opcode} takes {row.arity} arguments")
     if row.attribute is None and operation.attribute is not None:
         raise InvalidProgram(f"%{index}: {row.opcode} takes no attribute")

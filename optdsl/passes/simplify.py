@@ -27,7 +27,7 @@ def _simplify(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> V
 
 def _identity(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
     match operation.opcode:
-        case "mul" | "weigh" if builder.is_constant(x[0], 1.0):
+        case "mul" if builder.is_constant(x[0], 1.0):
             return x[1]
         case "mul" | "div" | "pow" if builder.is_constant(x[1], 1.0):
             return x[0]

@@ -93,8 +93,8 @@ def explanation(program: Program, settlement: Settlement) -> list[str]:
             indented = "".join(f"\n    {line}" for line in lines)
             found.append(f"where they differ, {owner} has{indented}")
     if settlement.difference is not None and settlement.verdict is Verdict.REFUTED:
-        lines = (f"    {line}".rstrip() for line in snippet(program, settlement))
-        indented = "".join(f"\n{line}" for line in lines)
+        test = (f"    {line}".rstrip() for line in snippet(program, settlement))
+        indented = "".join(f"\n{line}" for line in test)
         found.append(f"a test that shows it:{indented}")
     return found
 

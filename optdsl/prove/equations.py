@@ -10,7 +10,7 @@ from optdsl.syntax import ast
 from optdsl.syntax.format import expression
 
 _NOWHERE = Span(Source("", ""), 0, 0)
-_SYMBOLS = {opcode: symbol for symbol, opcode in OPERATORS.items()} | {"weigh": "*"}
+_SYMBOLS = {opcode: symbol for symbol, opcode in OPERATORS.items()}
 _WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
 
 
@@ -58,6 +58,16 @@ def _node(program: Program, value: Value) -> ast.Expression:
             return ast.Negate(literal, _NOWHERE) if operation.attribute < 0 else literal
         case "stop_gradient":
             return _node(program, arguments[0])
+        case "mix":
+            parts = [_node(program, a) for a in arguments]
+            terms = [
+                ast.Binary("*", w, x, _NOWHERE)
+                for w, x in zip(parts[0::2], parts[1::2], strict=True)
+            ]
+            total: ast.Expression = terms[0]
+            for term in terms[1:]:
+                total = ast.Binary("+", total, term, _NOWHERE)
+            return total
         case "neg":
             return ast.Negate(_node(program, arguments[0]), _NOWHERE)
         case opcode if opcode in _SYMBOLS:
