@@ -170,7 +170,10 @@ def _lowered(
 
 def _check_learned(program: Program, declaration: ast.Declaration, report: Report) -> None:
     """Report hyperparameters that are to be learned and can never move."""
-    flat = [x.hyper for x in program.learned if not moves(program, x.hyper)]
+    still = [x.hyper for x in program.learned if not moves(program, x.hyper)]
+    vectors = [set(s.hypers) for s in program.simplexes]
+    # A weight vector moves if any of its weights does.
+    flat = [h for h in still if all(h not in v or v <= set(still) for v in vectors)]
     spans = {
         n.text.replace(".", "_").lower(): n.span
         for s in declaration.statements

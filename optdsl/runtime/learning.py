@@ -134,11 +134,16 @@ class Block:
             group.update(entries)
 
     def _moved(self, group: Group, hypergradients: Mapping[str, float]) -> dict[str, float]:
-        values = [float(group[c.name]) for c in self.coefficients]
+        values = self._outward([float(group[c.name]) for c in self.coefficients])
+        slopes = [hypergradients[c.name] for c in self.coefficients]
+        if self.vector:
+            # Only differences move a vector. What all have in common would hide them from a clip,
+            # and from a rule that goes by signs or scales.
+            common = math.fsum(slopes) / len(slopes)
+            slopes = [h - common for h in slopes]
         entries: dict[str, float] = {}
-        for coefficient, value in zip(self.coefficients, self._outward(values), strict=True):
-            name = coefficient.name
-            entries |= coefficient.stepped(group, value, hypergradients[name])
+        for coefficient, value, slope in zip(self.coefficients, values, slopes, strict=True):
+            entries |= coefficient.stepped(group, value, slope)
         if not all(map(math.isfinite, entries.values())):
             return {}
         moved = self._inward([entries[c.name] for c in self.coefficients])

@@ -12,7 +12,7 @@ import optdsl
 from optdsl import Learn
 
 from .helpers import ORDERS, bits, fingerprint, held, loss, parameters, resumed, train
-from .weights import LABELS, exponentials, mix, named, nearest, vector
+from .weights import LABELS, differences, exponentials, mix, named, nearest, vector
 
 STEPS = 50
 GEOMETRIES = (False, True)
@@ -33,8 +33,9 @@ class Momentum:
     clipped: int = 0
 
     def __call__(self, weights: list[float], hypergradients: list[float]) -> list[float]:
-        h = [max(-self.clip, min(self.clip, x)) for x in hypergradients]
-        self.clipped += h != hypergradients
+        free = differences(hypergradients)
+        h = [max(-self.clip, min(self.clip, x)) for x in free]
+        self.clipped += h != free
         old = self.buffer
         self.buffer = [self.momentum * b + x for b, x in zip(old, h, strict=True)] if old else h
         if self.exponentiated:
@@ -66,7 +67,7 @@ class Adam:
     def __call__(self, weights: list[float], hypergradients: list[float]) -> list[float]:
         at = [math.log(max(w, 1e-4)) for w in weights] if self.exponentiated else weights
         self.parameter.data.copy_(torch.tensor(at, dtype=torch.float64))
-        self.parameter.grad = torch.tensor(hypergradients, dtype=torch.float64)
+        self.parameter.grad = torch.tensor(differences(hypergradients), dtype=torch.float64)
         self.optimizer.step()
         moved = self.parameter.tolist()
         return exponentials(moved) if self.exponentiated else [float(x) for x in nearest(moved)]
@@ -133,7 +134,7 @@ def followed(move: Momentum | Adam, order: str, start: str) -> list[list[float]]
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("start", ["uniform", "flat", "0.5, 0.25, 0.25"])
 def test_projection_follows_a_loop_by_autograd(start: str, order: str) -> None:
-    move = Momentum(lr=0.1, momentum=0.5, clip=1.0, exponentiated=False)
+    move = Momentum(lr=0.1, momentum=0.5, clip=0.25, exponentiated=False)
     path = followed(move, order, start)
     assert 0 < move.clipped < STEPS
     zero = [0.0 in w for w in path]

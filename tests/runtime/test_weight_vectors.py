@@ -12,7 +12,7 @@ import optdsl
 from optdsl import Learn
 
 from .helpers import ORDERS, SPECS, fingerprint, parameters, plain, train
-from .weights import LABELS, Probe, exponentials, gradient, mix, named, nearest, vector
+from .weights import LABELS, Probe, differences, exponentials, gradient, mix, named, nearest, vector
 
 GEOMETRIES = (False, True)
 UNIFORM = [1 / 3] * 3
@@ -49,7 +49,7 @@ def test_the_vector_moves_by_the_exponentiated_gradient() -> None:
 
 @pytest.mark.parametrize("exponentiated", GEOMETRIES)
 def test_hypergradients_that_are_equal_move_nothing(exponentiated: bool) -> None:
-    """Only their differences matter on a simplex."""
+    """Only their differences matter on a simplex, to every rule."""
     probe = Probe(Learn("sgd", lr=0.125, exponentiated=exponentiated), [0.5, 0.25, 0.25])
     assert probe.feed([(2.0, 2.0, 2.0)] * 3)[-1] == pytest.approx([0.5, 0.25, 0.25], rel=1e-14)
     other = Probe(Learn("sgd", lr=0.125, exponentiated=exponentiated), [0.5, 0.25, 0.25])
@@ -74,12 +74,21 @@ def test_metrics(exponentiated: bool, order: str) -> None:
 
 
 @pytest.mark.parametrize("exponentiated", GEOMETRIES)
-def test_the_clip_limits_every_component(exponentiated: bool) -> None:
+def test_the_clip_limits_every_difference(exponentiated: bool) -> None:
     clipped = Probe(Learn("sgd", lr=0.1, clip=1.0, exponentiated=exponentiated))
     free = Probe(Learn("sgd", lr=0.1, exponentiated=exponentiated))
-    limited = [[min(max(h, -1.0), 1.0) for h in hs] for hs in HYPERGRADIENTS]
-    assert clipped.feed(HYPERGRADIENTS) == free.feed(limited)
+    found = clipped.feed(HYPERGRADIENTS)
+    # Two that differ by less than the clip from their mean, and one that does not.
+    limited = [[min(max(h, -1.0), 1.0) for h in differences(hs)] for hs in HYPERGRADIENTS]
+    # A rule that is linear, without momentum, forgets what all have in common.
+    for mine, theirs in zip(found, free.feed(limited), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-12)
     assert clipped.weights != UNIFORM
+    # A common part does not use the clip up.
+    far = Probe(Learn("sgd", lr=0.1, clip=1.0, exponentiated=exponentiated))
+    shifted = [[h + 64.0 for h in hs] for hs in HYPERGRADIENTS]
+    for mine, theirs in zip(far.feed(shifted), found, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-9)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -237,7 +246,7 @@ def test_any_rule_can_move_a_vector(rule: str, exponentiated: bool) -> None:
     optimizer = plain(rule)(params, **options)
     weights = [0.5, 0.3, 0.2]
     for slopes, mine in zip(HYPERGRADIENTS, found, strict=True):
-        for parameter, weight, slope in zip(params, weights, slopes, strict=True):
+        for parameter, weight, slope in zip(params, weights, differences(slopes), strict=True):
             parameter.grad = torch.full((1,), slope, dtype=torch.float64)
             value = math.log(max(weight, 1e-4)) if exponentiated else weight
             parameter.data.fill_(value)

@@ -108,6 +108,12 @@ class Probe:
         return [self.step(*h) for h in hypergradients]
 
 
+def differences(hypergradients: Sequence[float]) -> list[float]:
+    """What is left of hyper-gradients without what all have in common."""
+    common = math.fsum(hypergradients) / len(hypergradients)
+    return [h - common for h in hypergradients]
+
+
 def nearest(point: Sequence[float]) -> list[Fraction]:
     """The nearest point of the simplex in exact arithmetic, by trying all supports.
 
