@@ -16,6 +16,7 @@ from optdsl.syntax.parse import parse
 
 # States are kept in float32 whatever the parameter is, float64 aside.
 _BYTES = 4
+_WIDTH = 88
 
 
 def describe(source: Source, program: Program, separate: Sequence[State] = ()) -> str:
@@ -66,8 +67,9 @@ def _equations(declaration: ast.Declaration) -> list[str]:
     names = [e.name.text + ("'" if e.primed else "") for e in equations]
     width = max(map(len, names), default=0)
     return [
-        f"  {name:<{width}} = {expression(e.value)}"
+        line
         for name, e in zip(names, equations, strict=True)
+        for line in _wrapped(f"{name:<{width}} = {expression(e.value)}", " " * (width + 5))
     ]
 
 
@@ -81,7 +83,11 @@ def _members(declaration: ast.Declaration) -> list[list[str]]:
 
 
 def _claims(claimed: Sequence[ast.Claim]) -> list[str]:
-    return [f"  {statement(c)}" for c in claimed]
+    return [line for c in claimed for line in _wrapped(statement(c), "    ")]
+
+
+def _wrapped(text: str, continued: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=continued)
 
 
 def _hypers(program: Program) -> list[str]:
@@ -132,7 +138,7 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
             f"; {len(program.states)} buffers of {own} bytes for the members, which without "
             f"sharing keep {len(separate)} of {apart}"
         )
-    return [*textwrap.wrap(total, 88), *table(rows)]
+    return [*textwrap.wrap(total, _WIDTH), *table(rows)]
 
 
 def _tensors(states: Sequence[State]) -> int:

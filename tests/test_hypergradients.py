@@ -15,8 +15,9 @@ import optdsl
 from optdsl.differentiate import differentiate, moves
 from optdsl.ir.program import Program
 from tests.oracles import every_operation, problems
+from tests.oracles.blends import REFERENCES
 from tests.oracles.hypergradient_descent import Coefficient, HypergradientDescent
-from tests.oracles.references import REFERENCES, LegacyMADA
+from tests.oracles.references import LegacyMADA
 from tests.oracles.running import Eager, Interpreter, jacobian, read_spec, read_text, warmed_up
 
 TOLERANCE = 1e-12
@@ -343,7 +344,12 @@ def test_every_hyperparameter_that_matters_can_be_learned(name: str) -> None:
     hypers = problems.interior_hypers(program, generator)
     learned = [hyper for hyper in problems.continuous(program) if moves(program, hyper)]
     assert learned
-    fixed = {x: optdsl.Learn("sgd", lr=0.0, bounds=(hypers[x], hypers[x])) for x in learned}
+    vectors = {x: simplex for x in learned if (simplex := program.simplex_of(x))}
+    fixed = {
+        x: optdsl.Learn("sgd", lr=0.0, bounds=(hypers[x], hypers[x]))
+        for x in learned
+        if x not in vectors
+    } | {simplex.name: optdsl.Learn("sgd", lr=0.0) for simplex in vectors.values()}
     theta = problems.randn(generator, 4)
     parameter = theta.clone().requires_grad_()
     optimizer = optdsl.load(name, learn=fixed)([parameter], **hypers)

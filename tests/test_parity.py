@@ -11,7 +11,8 @@ from torch import Tensor
 
 import optdsl
 from tests.oracles import problems
-from tests.oracles.references import REFERENCES, AVGrad, Lion, Yogi
+from tests.oracles.blends import REFERENCES
+from tests.oracles.references import AVGrad, Lion, Yogi
 
 STEPS = 200
 TOLERANCE = 1e-12
@@ -21,7 +22,7 @@ TOLERANCE = 1e-12
 # 1e-12 is less than their rounding (the legacy rule by its initial n, the square of a gradient).
 WIDE = (-7.0, 4.0)
 NARROW = (-4.0, 0.5)
-SCALES = {"sgd": NARROW, "mada_legacy": (-7.0, 0.5)}
+SCALES = {"sgd": NARROW, "adaptivity": NARROW, "mada_legacy": (-7.0, 0.5)}
 
 Settings = dict[str, float]
 # From the gradients of a step, None where a tensor has none, to the parameters after it.
@@ -193,6 +194,26 @@ BY_HAND: dict[str, list[Settings]] = {
         {"beta2": 0.99, "beta3": 0.9, "rho": 1.0, "c": 0.0, "gamma": 0.9, "weight_decay": 0.1},
         {"beta1": 0.0, "beta3": 0.1, "rho": 0.0, "c": 0.3, "gamma": 1.0, "eps": 1e-3},
         {"lr": 0.01, "beta3": 0.5, "rho": 0.9, "c": 1.0, "gamma": 0.0, "weight_decay": 0.01},
+    ],
+    "mada": [
+        {"lr": 1e-3},
+        {"lr": 0.01, "c": 0.3, "rho": 0.6, "kappa": 0.4, "gamma": 0.7, "weight_decay": 0.1},
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "kappa": 1.0, "rho": 0.0, "adan_beta2": 0.5},
+        {"lr": 0.01, "c": 0.0, "gamma": 0.2, "lr_ratio": 0.5, "lion_beta2": 0.9, "eps": 1e-3},
+    ],
+    "hyperadam": ADAM_SETTINGS[1:],
+    "adam_avgrad": [{"lr": 1e-3}, {"lr": 0.01, "rho": 0.3, "beta2": 0.9, "weight_decay": 0.1}],
+    "two_speed": [
+        {"lr": 1e-3},
+        {"lr": 0.01, "slow": 0.2, "beta1_fast": 0.5, "beta1_slow": 0.99, "weight_decay": 0.1},
+    ],
+    "memory": [
+        {"lr": 1e-3},
+        {"lr": 0.01, "w_adam": 0.2, "w_avgrad": 0.7, "w_amsgrad": 0.1, "weight_decay": 0.1},
+    ],
+    "adaptivity": [
+        {"lr": 1e-3},
+        {"lr": 0.003, "w_sgd": 0.2, "w_adamw": 0.7, "w_lion": 0.1, "weight_decay": 0.1},
     ],
 }
 

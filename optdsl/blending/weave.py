@@ -119,10 +119,9 @@ class Weaver:
             simplexes=own.simplexes,
         )  # fmt: skip
         found = combination(name, equation, program, value, originals, self._report)
-        if found is None:
-            return None
-        self.combinations.append(found)
-        value = mixture(self._builder, own.simplexes, value, set(originals.values()))
+        if found is not None:
+            self.combinations.append(found)
+            value = mixture(self._builder, own.simplexes, value, set(originals.values()))
         return self._builder.emit("define", value, attribute=name, hint=name, span=equation.span)
 
     def _copied(self, member: Member, root: Value) -> Value | None:

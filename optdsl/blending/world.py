@@ -147,7 +147,15 @@ class _Gathering:
         member = self._member(node.owner)
         if member is None:
             return
-        if member.hyper(node.name.text) is None:
+        if node.name.text.endswith("'"):
+            self._report.error(
+                "prime",
+                f"`{member.name}.{node.name.text}` cannot be bound",
+                node.name.span,
+                label="what a blend binds are members' hyperparameters",
+                hint=f"write `{node.name.text} = ...` for a mixture of the members' own",
+            )
+        elif member.hyper(node.name.text) is None:
             self._no_hyper(member, node.name.text, node.name.span)
         elif self._claim(member, node.name.text, node.name.span):
             self._bound[member.name, node.name.text] = node

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set as AbstractSet
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
-from optdsl.lower.scope import Scope
+from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
 # What other texts call the built-in names.
@@ -149,15 +149,21 @@ def _unknown(
     if node.owner:
         _unknown_member(node, spelled, scope, names, report)
         return
+    where = f"not a parameter of `{inside.name.text}`" if inside else "not defined in this file"
     if node.name in scope.callables():
         hint = f"`{node.name}` is a function: call it, as in `{node.name}(...)`"
     elif inside is not None and node.name in scope.values():
         hint = f"a function sees its own parameters only: pass `{node.name}` to it"
+    elif node.name in BUILTINS and inside is None:
+        where = "built in, and not to be used here"
+        hint = "a blend is made of its members' values and of hyperparameters"
     else:
         known = _SYNONYMS.get(node.name.lower())
+        # In a blend, the name of some member's equation.
+        owned = sorted(n for n in names if n.partition(".")[2] == spelled)
+        known = owned[0] if owned else known
         hint = f"did you mean `{known}`?" if known else nearest(spelled, names)
         hint = hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
-    where = f"not a parameter of `{inside.name.text}`" if inside else "not defined in this file"
     report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=where, hint=hint)
 
 

@@ -84,14 +84,6 @@ class Builder:
         if tree.data == "equation":
             if self._token(c[0]).type == "MEMBER":
                 owner, name = self._halves(c[0])
-                if self._token(c[0])[-1] in PRIMES:
-                    self._report.error(
-                        "prime",
-                        f"`{owner.text}.{name.text}'` cannot be bound",
-                        self._token_span(self._token(c[0])),
-                        label="what a blend binds are members' hyperparameters",
-                        hint=f"write `{name.text}' = ...` for a mixture of the members' own",
-                    )
                 return ast.Binding(owner, name, self._expr(c[1]), span, self._trivia)
             primed = self._token(c[0]).type == "PRIMED"
             return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), span, self._trivia)
@@ -189,9 +181,10 @@ class Builder:
         return ast.Identifier(latin(str(token).rstrip(PRIMES)), self._token_span(token))
 
     def _halves(self, child: Child) -> tuple[ast.Identifier, ast.Identifier]:
-        """The two names of ``owner.name``, the prime of the second one left out."""
+        """The two names of ``owner.name``; a prime, which means nothing here, stays for others."""
         whole = self._name(child)
         owner, _, name = whole.text.partition(".")
+        name += "'" if self._token(child)[-1] in PRIMES else ""
         start, end = whole.span.start, whole.span.end
         dot = start + self._token(child).index(".")
         return (

@@ -146,8 +146,10 @@ def test_every_statement_of_the_library_matters() -> None:
         lines = library.open_source(name).text.splitlines()
         defining = [
             i for i, line in enumerate(lines)
-            if " = " in line and not line.startswith(("#", "learn", " "))
+            if " = " in line and not line.startswith(("#", "learn", "recovers", "misses", " "))
         ]  # fmt: skip
+        if library.open_source(name).text.startswith("blend"):
+            continue  # what a blend leaves unsaid is its members'
         for index in chosen.sample(defining, 5):
             text = "\n".join([*lines[:index], *lines[index + 1 :]])
             with pytest.raises(SpecError):

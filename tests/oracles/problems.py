@@ -76,7 +76,11 @@ def continuous(program: Program) -> list[str]:
 
 def interior_hypers(program: Program, generator: torch.Generator) -> dict[str, float]:
     """Random hyperparameters well inside their domains, where everything is smooth."""
-    return {h.name: _interior(h.domain, float(rand(generator))) for h in program.hypers}
+    found = {h.name: _interior(h.domain, float(rand(generator))) for h in program.hypers}
+    for simplex in program.simplexes:
+        total = sum(found[h] for h in simplex.hypers)
+        found |= {h: found[h] / total for h in simplex.hypers}
+    return found
 
 
 def _interior(domain: Interval | Choice, u: float) -> float:

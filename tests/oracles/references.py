@@ -224,6 +224,7 @@ class LegacyMADA(Reference):
     gamma: Number = 1.0
     eps: Number = 1e-6
     weight_decay: Number = 0.0
+    v0: Number = 1e-15
     last: Tensor = field(default_factory=_zero, init=False)
     m: Tensor = field(default_factory=_zero, init=False)
     v: Tensor = field(default_factory=_zero, init=False)
@@ -233,7 +234,7 @@ class LegacyMADA(Reference):
 
     def start(self, x: Tensor, g: Tensor) -> None:
         self.last, self.m, self.lion = (torch.zeros_like(x) for _ in range(3))
-        self.v, self.mean = (torch.full_like(x, 1e-15) for _ in range(2))
+        self.v, self.mean = (torch.zeros_like(x) + self.v0 for _ in range(2))
         self.n = g * g  # the slip in units
 
     def update(self, x: Tensor, g: Tensor) -> Tensor:
@@ -271,7 +272,7 @@ class AMSGrad(Adam):
     amsgrad: bool = field(default=True, kw_only=True)
 
 
-REFERENCES: dict[str, type[Reference]] = {
+RULES: dict[str, type[Reference]] = {
     "adam": Adam,
     "adamw": AdamW,
     "adan": Adan,

@@ -12,14 +12,20 @@ import optdsl
 
 from .helpers import SPECS, fingerprint, held, learner, parameters, plain, train
 
+
+def betas(spec: str) -> list[str]:
+    names = [h.name for h in plain(spec).compiled.program.hypers]
+    return [name for name in names if "beta" in name]
+
+
 # A hyperparameter out of its bounds, and the bounds that the error names.
 OUT_OF_BOUNDS = [
     *((spec, "lr", -1e-9, "[0, inf)") for spec in SPECS),
     *((spec, "lr", math.inf, "[0, inf)") for spec in SPECS),
     *((spec, "lr", math.nan, "[0, inf)") for spec in SPECS),
     *((spec, "weight_decay", -0.5, "[0, inf)") for spec in SPECS),
-    *((spec, "beta1", 1.0, "[0, 1)") for spec in SPECS if spec != "sgd"),
-    *((spec, "beta2", -0.1, "[0, 1)") for spec in SPECS if spec != "sgd"),
+    *((spec, beta, 1.0, "[0, 1)") for spec in SPECS for beta in betas(spec)),
+    *((spec, beta, -0.1, "[0, 1)") for spec in SPECS for beta in betas(spec)),
     ("adan", "beta3", 1.5, "[0, 1)"),
     ("mada_legacy", "rho", 1.0000001, "[0, 1]"),
     ("mada_legacy", "gamma", -1, "[0, 1]"),

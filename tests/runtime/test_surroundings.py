@@ -26,7 +26,7 @@ def test_threads_may_load_at_the_same_time() -> None:
             failures.append(error)
 
     for _ in range(3):
-        library._read.cache_clear()
+        library._specification.cache_clear()
         make_class.cache_clear()
         names = ["mada_legacy", "sgd"] * 4
         threads = [threading.Thread(target=load, args=(name,)) for name in names]
