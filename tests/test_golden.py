@@ -1,6 +1,7 @@
 """Emitted code reads as these files do, and these files compute what torch.optim does.
 
-After a deliberate change: ``optdsl show adam --backend eager > tests/golden/adam_eager.py``.
+After a deliberate change:
+``optdsl show adam --backend eager --no-learn > tests/golden/adam_eager.py``.
 """
 
 import runpy
@@ -14,6 +15,10 @@ from optdsl.compiler import emit
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {
+    # One rho is enough: the references of the blends look at the others.
+    "adam_avgrad": (torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.01},
+             {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01,
+              "rho": 1.0}),
     "adam": (torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.01},
              {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}),
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True},
@@ -23,7 +28,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_emitted_text(name: str) -> None:
-    assert emit(library.open_source(name)).text == (GOLDEN / f"{name}_eager.py").read_text()
+    assert (
+        emit(library.open_source(name), learn=False).text
+        == (GOLDEN / f"{name}_eager.py").read_text()
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

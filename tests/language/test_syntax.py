@@ -14,7 +14,10 @@ from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse, parse_partial
 
 NOWHERE = Span(Source("", ""), 0, 0)
-KEYWORDS = {"optimizer", "hyper", "state", "def", "learn", "in", "by", "after"}
+KEYWORDS = {
+    "optimizer", "hyper", "state", "def", "learn", "in", "by", "after", "blend", "use", "as",
+    "share", "among", "on", "simplex", "exponentiated", "recovers", "misses", "at",
+}  # fmt: skip
 
 
 def read(text: str) -> ast.Declaration:
@@ -36,7 +39,12 @@ numbers = st.one_of(
     st.integers(0, 10**9).map(str),
     st.sampled_from(["1e-8", ".5", "2.", "0.90"]),
 ).map(lambda text: ast.Number(float(text), text, NOWHERE))
-leaves = st.one_of(numbers, st.builds(lambda n, p: ast.Name(n, p, NOWHERE), words, st.booleans()))
+leaves = st.one_of(
+    numbers,
+    st.builds(
+        lambda n, p, o: ast.Name(n, p, NOWHERE, o), words, st.booleans(), st.just("") | words
+    ),
+)
 expressions = st.recursive(
     leaves,
     lambda inner: st.one_of(
@@ -74,7 +82,11 @@ choices = st.lists(expressions, min_size=1, max_size=3).map(lambda v: ast.Choice
 typed = st.none() | identifiers
 parameters = st.builds(ast.Parameter, identifiers, typed)
 several = st.lists(identifiers, min_size=1, max_size=3).map(tuple)
+dotted = st.builds(lambda a, b: ast.Identifier(f"{a}.{b}", NOWHERE), words, words)
+learnable = st.lists(identifiers | dotted, min_size=1, max_size=3).map(tuple)
 options = st.lists(st.builds(ast.Option, identifiers, comparisons), max_size=2).map(tuple)
+settings = st.lists(st.builds(ast.Option, identifiers | dotted, comparisons), max_size=2).map(tuple)
+members = st.builds(ast.Member, identifiers, st.none() | identifiers)
 statements = st.one_of(
     st.builds(
         lambda n, d, i, t: ast.Hyper(n, d, i, NOWHERE, t),
@@ -101,9 +113,38 @@ statements = st.one_of(
         trivia,
     ),
     st.builds(
-        lambda n, b, r, o, a, t: ast.Learn(n, b, r, o, a, NOWHERE, t),
+        lambda n, s, x, t: ast.Weights(n, tuple(s), x, NOWHERE, t),
+        identifiers,
+        st.lists(comparisons, min_size=1, max_size=3),
         several,
+        trivia,
+    ),
+    st.builds(
+        lambda o, n, x, t: ast.Binding(o, n, x, NOWHERE, t),
+        identifiers,
+        identifiers,
+        comparisons,
+        trivia,
+    ),
+    st.builds(
+        lambda m, t: ast.Use(tuple(m), NOWHERE, t),
+        st.lists(members, min_size=1, max_size=3),
+        trivia,
+    ),
+    st.builds(lambda n, a, t: ast.Share(n, a, NOWHERE, t), several, st.just(()) | several, trivia),
+    st.builds(
+        lambda h, r, o, s, t: ast.Claim(h, r, o, s, NOWHERE, t),
+        st.booleans(),
+        identifiers,
+        options,
+        settings,
+        trivia,
+    ),
+    st.builds(
+        lambda n, b, e, r, o, a, t: ast.Learn(n, b, r, o, a, NOWHERE, t, e),
+        learnable,
         st.none() | intervals,
+        st.booleans(),
         identifiers,
         options,
         st.none() | numbers,
@@ -112,12 +153,13 @@ statements = st.one_of(
     st.builds(lambda n, t: ast.LearnAfter(n, NOWHERE, t), numbers, trivia),
 )
 declarations = st.builds(
-    lambda n, d, s, t, c: ast.Declaration(n, tuple(d), tuple(s), NOWHERE, t, tuple(c)),
+    lambda n, d, s, t, c, b: ast.Declaration(n, tuple(d), tuple(s), NOWHERE, t, tuple(c), b),
     identifiers,
     st.lists(st.text("abc é.#()'", max_size=9), max_size=2),
     st.lists(statements, max_size=6),
     trivia,
     st.lists(comments, max_size=2),
+    st.booleans(),
 )
 
 
@@ -128,7 +170,12 @@ def test_formatting_then_parsing_gives_the_same_tree(tree: ast.Declaration) -> N
     assert format(read(text)) == text
 
 
-@given(st.text("ab=+-*/^()[]{},:'\"#.<>!012 \n\tβθinhyper learn state def", max_size=80))
+@given(
+    st.text(
+        "ab=+-*/^()[]{},:'\"#.<>!012 \n\tβθinhyper learn state def use share recovers at on",
+        max_size=80,
+    )
+)
 def test_any_text_parses_or_is_reported_never_crashes(text: str) -> None:
     report = Report()
     parsed = parse_partial(Source("t.opt", "optimizer A\n" + text), report)
