@@ -74,7 +74,7 @@ class Weaver:
         found = []
         for member in self._members.values():
             for state in member.program.states:
-                after = self.value(member.name, f"{state.name}'")
+                after = self._copied(member, state.next)
                 initial = self._copied(member, state.initial)
                 if after is not None and initial is not None:
                     name = qualified(member.name, state.name)

@@ -15,10 +15,7 @@ _WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
 
 
 def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
-    """The equations of each program that have no equal in the other one, in the language.
-
-    States that are equal in both are called alike: as the left one calls them.
-    """
+    """The equations of each program that have no equal in the other one, and those of theta'."""
     algebra, classes = matched(left, right)
     defined = [_defined(p) for p in (left, right)]
     forms = [
@@ -29,18 +26,16 @@ def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
     for side, program in enumerate((left, right)):
         known = {forms[1 - side][v] for v in defined[1 - side].values()}
         for name, value in defined[side].items():
-            if forms[side][value] not in known:
+            if forms[side][value] not in known or value == program.parameter:
                 inner = program.operations[value].arguments[0]
                 found[side].append(f"{name} = {expression(_node(program, inner))}")
     return found
 
 
 def _defined(program: Program) -> dict[str, Value]:
-    """The named equations, without the members' names where those are not needed."""
-    full = {
-        str(o.attribute): Value(v) for v, o in enumerate(program.operations) if o.opcode == "define"
-    }
-    return full
+    """The named equations of a program."""
+    operations = enumerate(program.operations)
+    return {str(o.attribute): Value(v) for v, o in operations if o.opcode == "define"}
 
 
 def _node(program: Program, value: Value) -> ast.Expression:
