@@ -64,3 +64,51 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+BLENDING = (ROOT / "docs" / "blending.md").read_text()
+
+
+def test_the_blends_of_the_documents_compile() -> None:
+    found = [b for text in (LANGUAGE, BLENDING) for b in blocks(text) if b.startswith("blend ")]
+    assert [optdsl.compile(b).__name__ for b in found] == ["Pair", "Gated"]
+
+
+def test_the_fragment_of_a_weight_vector_is_one(tmp_path: Path) -> None:
+    fragment = next(b for b in blocks(BLENDING) if b.startswith("hyper w"))
+    optdsl.compile("blend B\nuse Adam, AVGrad, Lion\n" + fragment)
+
+
+def test_the_python_of_the_blending_page_runs() -> None:
+    names = {"model": torch.nn.Linear(3, 2)}
+    for block in blocks(BLENDING, "python"):
+        exec(block, names)
+    assert names["opt"].metrics()["w_lion"] == 1 / 3
+
+
+def test_what_the_blending_page_shows_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    from optdsl.cli import main
+
+    shown = [b for b in blocks(BLENDING, "console") if "..." in b]
+    assert len(shown) == 2
+    for block in shown:
+        command, *lines = block.splitlines()
+        assert main(command.removeprefix("$ optdsl ").split()) == 0
+        printed = capsys.readouterr().out.splitlines()
+        expected = [line for line in lines if line != "..."]
+        start = printed.index(expected[0])
+        assert printed[start : start + len(expected)] == expected
+
+
+def test_the_blending_page_lists_the_librarys_blends() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \|", BLENDING, flags=re.MULTILINE))
+    texts = {name: library.open_source(name).text for name in optdsl.list_specs()}
+    assert listed == {name for name, text in texts.items() if text.startswith("blend ")}
+
+
+def test_the_language_page_names_every_reserved_word() -> None:
+    from optdsl.syntax.parse import _KEYWORDS
+
+    listed = re.search(r"The words `([a-z\s]+)` are reserved", LANGUAGE)
+    assert listed
+    assert set(listed[1].split()) == {word.lower() for word in _KEYWORDS}
