@@ -40,7 +40,7 @@ demo: $(READY)  ## List the specs, show one, and train a small model with three 
 	$(SAY) "optdsl show adam"
 	@$(BIN)/optdsl show adam
 	$(SAY) "optdsl train"
-	@$(BIN)/optdsl train --steps 150 --optimizers adam,lion,mada_legacy --out demo
+	@$(BIN)/optdsl train --steps 150 --optimizers adam,lion,mada --out demo
 	@printf '\nThe picture is demo/training.png\n'
 
 dist: $(READY)  ## Build the sdist and the wheel into dist/

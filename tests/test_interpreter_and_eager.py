@@ -88,7 +88,13 @@ def cases(draw: st.DrawFn, name: str) -> tuple[Tensor, list[Tensor], dict[str, f
     shape = draw(SHAPES)
     theta = draw(tensors(shape, PARAMETERS))
     gradients = draw(st.lists(tensors(shape, ELEMENTS), min_size=1, max_size=4))
-    return theta, gradients, {h.name: draw(values(h)) for h in program(name).hypers}
+    hypers = {h.name: draw(values(h)) for h in program(name).hypers}
+    for simplex in program(name).simplexes:
+        total = sum(hypers[h] for h in simplex.hypers)
+        weights = {h: hypers[h] / total if total else float(h == simplex.hypers[0])
+                   for h in simplex.hypers}  # fmt: skip
+        hypers |= weights
+    return theta, gradients, hypers
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

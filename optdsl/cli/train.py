@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--optimizers",
         metavar="NAMES",
         help="names of the library or .opt files, with commas "
-        "(default: adam,lion,yogi,adan,avgrad,mada_legacy)",
+        "(default: adam,lion,yogi,adan,avgrad,mada)",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="steps for each optimizer")
     parser.add_argument("--seed", type=int, metavar="S", help="of weights and batches (default: 0)")

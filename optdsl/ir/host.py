@@ -62,7 +62,7 @@ def minimum(x: float, y: float) -> float:
 
 def mixed(*parts: float) -> float:
     """The mean of x, y, ... by weights, from w, x, v, y, ...; no weight, no part."""
-    total = mean = 0.0
+    total, mean = 0.0, parts[1]
     for weight, x in zip(parts[0::2], parts[1::2], strict=True):
         if weight != 0:
             total += weight

@@ -42,7 +42,7 @@ def _pow(x: Tensor, y: Tensor) -> Tensor:
 def _mix(*parts: Tensor) -> Tensor:
     """See the table. On autograd's tape, the derivative by a weight is what its part adds."""
     pairs = list(zip(parts[0::2], parts[1::2], strict=True))
-    total, mean = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    total, mean = torch.zeros((), dtype=torch.float64), pairs[0][1].detach()
     for weight, x in ((w.detach(), x.detach()) for w, x in pairs):
         total = total + weight
         share = weight / total

@@ -16,11 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada_legacy")
+DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada")
 
 # For each optimizer the rate with the lowest validation loss in a default run with seed 0, among
-# rates about a factor of two apart that were tried until both neighbours were worse; for MADA only
-# Adam's rate and half of it.  Optimizers not listed, and files, use their own default.
+# rates about a factor of two apart that were tried until both neighbours were worse; for both MADAs
+# only Adam's rate and half of it, and for the other blends Adam's.  Optimizers not listed, and files,
+# use their own default.
 DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
     {
         "adam": 2e-3,
@@ -28,7 +29,13 @@ DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
         "yogi": 5e-3,
         "adan": 8e-3,
         "avgrad": 1e-3,
+        "mada": 2e-3,
         "mada_legacy": 1e-3,
+        "adam_avgrad": 2e-3,
+        "adaptivity": 2e-3,
+        "hyperadam": 2e-3,
+        "memory": 2e-3,
+        "two_speed": 2e-3,
     }
 )
 
