@@ -23,14 +23,6 @@ _EXACT: dict[str, Callable[..., Fraction]] = {
     "div": operator.truediv,
     "neg": operator.neg,
 }
-_COMPARE = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}
 
 
 def fix(program: Program, values: Mapping[str, float]) -> Program:
@@ -123,8 +115,8 @@ def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value
 
 def _chosen(builder: Builder, x: tuple[Value, ...]) -> Value | None:
     condition = builder[x[0]]
-    if condition.opcode in _COMPARE:
+    if condition.opcode in host.COMPARE:
         left, right = (_number(builder, a) for a in condition.arguments)
         if left is not None and right is not None:
-            return x[1] if _COMPARE[condition.opcode](left, right) else x[2]
+            return x[1] if host.COMPARE[condition.opcode](left, right) else x[2]
     return x[1] if x[1] == x[2] else None

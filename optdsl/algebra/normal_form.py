@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from fractions import Fraction
 
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.ir.host import COMPARE
 from optdsl.ir.program import Operation, Program, Value
 
-# A product with more terms stays a product of two atoms: still equal to itself.
-MAX_TERMS = 2_000
+# A product or sum with more terms stays one of two atoms: still equal to itself.
+MAX_TERMS = 256
 MAX_POWER = 8
 
 _FOLDED: dict[tuple[str, Fraction], Fraction] = {
@@ -81,9 +82,9 @@ class Algebra:
             case "neg":
                 return -x[0]
             case "add":
-                return x[0] + x[1]
+                return self._sum(x[0], x[1])
             case "sub":
-                return x[0] - x[1]
+                return self._sum(x[0], -x[1])
             case "mix":
                 pairs = list(zip(x[0::2], x[1::2], strict=True))
                 weighed = sum((self._product(w, part) for w, part in pairs), start=ZERO)
@@ -119,6 +120,11 @@ class Algebra:
         if math.isinf(number):
             return variable(self.atom("inf")).scaled(Fraction(int(math.copysign(1, number))))
         return constant(decimal(number))
+
+    def _sum(self, x: Polynomial, y: Polynomial) -> Polynomial:
+        if len(x) + len(y) <= MAX_TERMS:
+            return x + y
+        return self._commuting("long sum", x, y)
 
     def _product(self, x: Polynomial, y: Polynomial) -> Polynomial:
         if len(x) * len(y) <= MAX_TERMS or x.number is not None or y.number is not None:
@@ -181,7 +187,7 @@ class Algebra:
         """A condition as 1 or 0 where it is decided, else as an atom; differences are scaled."""
         number = difference.number
         if number is not None:
-            return constant(_COMPARE[opcode](number))
+            return constant(COMPARE[opcode](number, 0))
         if opcode in {"gt", "ge"}:
             opcode, difference = {"gt": "lt", "ge": "le"}[opcode], -difference
         scale = abs(difference.leading) if opcode in {"lt", "le"} else difference.leading
@@ -192,16 +198,6 @@ class Algebra:
         if decided is not None or x == y:
             return x if decided != 0 else y
         return variable(self.atom("where", condition, x, y))
-
-
-_COMPARE: dict[str, Callable[[Fraction], bool]] = {
-    "lt": lambda d: d < 0,
-    "le": lambda d: d <= 0,
-    "gt": lambda d: d > 0,
-    "ge": lambda d: d >= 0,
-    "eq": lambda d: d == 0,
-    "ne": lambda d: d != 0,
-}
 
 
 def decimal(number: float) -> Fraction:

@@ -21,6 +21,8 @@ from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression
 
+MAX_CLAIMS = 100
+
 
 @dataclass(frozen=True, eq=False)
 class Claim:
@@ -85,8 +87,18 @@ def claims(
         report: for unknown rules, options and coefficients, and for values out of bounds.
     """
     found = []
-    for node in declaration.statements:
-        if isinstance(node, ast.Claim) and node.rule.text in programs:
+    claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
+    if len(claimed) > MAX_CLAIMS:
+        report.error(
+            "too-large",
+            f"the file makes {len(claimed):,} claims",
+            claimed[MAX_CLAIMS].span,
+            label=f"at most {MAX_CLAIMS} are settled",
+            hint="keep those that matter",
+        )
+        return ()
+    for node in claimed:
+        if node.rule.text in programs:
             settings = _settings(node, names, report)
             rule = programs[node.rule.text]
             bound = _reference(node, rule, names, broken, report)

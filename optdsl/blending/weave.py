@@ -16,6 +16,8 @@ from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
 from optdsl.syntax import ast
 
+UPDATE = "theta'"
+
 # An equation: of a member, or of the blend itself, whose name is empty.
 Node = tuple[str, str]
 

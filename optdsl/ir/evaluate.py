@@ -6,7 +6,6 @@ For trials of claims, which a specification goes through whenever it is read.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,15 +15,6 @@ from optdsl.ir.types import Extent
 
 Tensor = tuple[float, ...]
 Number = float | Tensor
-
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def _applied(opcode: str, x: list[Number]) -> Number:
 
 _FUNCTIONS: dict[str, Callable[..., float]] = {
     **host.APPLY,
-    **{name: lambda x, y, f=f: float(f(x, y)) for name, f in _COMPARE.items()},
+    **{name: lambda x, y, f=f: float(f(x, y)) for name, f in host.COMPARE.items()},
     "where": lambda condition, x, y: x if condition else y,
 }
 

@@ -71,6 +71,14 @@ def mixed(*parts: float) -> float:
     return mean
 
 
+COMPARE: dict[str, Callable[..., bool]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
 APPLY: dict[str, Callable[..., float]] = {
     "define": lambda x: x,
     "stop_gradient": lambda x: x,

@@ -20,8 +20,8 @@ DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada")
 
 # For each optimizer the rate with the lowest validation loss in a default run with seed 0, among
 # rates about a factor of two apart that were tried until both neighbours were worse; for both MADAs
-# only Adam's rate and half of it, and for the other blends Adam's.  Optimizers not listed, and files,
-# use their own default.
+# only Adam's rate and half of it, for the other blends Adam's.  Files, and optimizers that are not
+# listed, use their own default.
 DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
     {
         "adam": 2e-3,

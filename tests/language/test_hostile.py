@@ -1,12 +1,15 @@
 """A specification is data: whatever it says, it is refused or computes, and never executes."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 import optdsl
-from optdsl.diagnostics import SpecError
+from optdsl import library
+from optdsl.diagnostics import Source, SpecError
+from optdsl.prove.equality import equal
 
 
 def stepped(text: str, **hypers: float) -> torch.Tensor:
@@ -192,3 +195,42 @@ def test_a_rule_learned_by_itself_is_refused(tmp_path: object) -> None:
     text = "optimizer A\nhyper lr = 1 in [0, 2]\ntheta' = theta - lr * g\nlearn lr by A(lr = 1)"
     with pytest.raises(SpecError, match="unknown rule `A`"):
         optdsl.compile(text)
+
+
+# --- blends and claims --------------------------------------------------------------------------
+
+
+def test_too_many_claims_are_refused() -> None:
+    text = "optimizer A\nhyper lr = 0.1 in [0, 1]\ntheta' = theta - lr * g\n"
+    with pytest.raises(SpecError, match="makes 101 claims"):
+        library.read(Source("a.opt", text + "recovers SGD\n" * 101))
+
+
+def test_expressions_that_explode_when_multiplied_out_are_settled_all_the_same() -> None:
+    """(a + b + c + d)^8 has 165 terms, and its square 4,845: products stay products."""
+    power = "".join(f"x{i} = (x{i - 1} + {i} * g * theta)^8\n" for i in range(1, 12))
+    text = (
+        "optimizer A\nhyper lr = 0.1 in [0, 1]\nx0 = g + theta + g * theta + 1\n"
+        + power
+        + "theta' = theta - lr * tanh(x11 * x10 + x9)\n"
+    )
+    twin = text.replace("x11 * x10 + x9", "x9 + x10 * x11")
+    left, right = (library.read(Source("a.opt", t)) for t in (text, twin))
+    assert equal(left, right)
+    assert not equal(left, library.read(Source("a.opt", text.replace("+ x9", "- x9"))))
+
+
+def test_a_blend_that_outgrows_the_limit_is_refused(tmp_path: Path) -> None:
+    lines = [f"x{i} = tanh(x{i - 1} * {i}.5 + g)" for i in range(1, 480)]
+    for name in "ABCDEFGHIJKLMNO":
+        text = "\n".join([f"optimizer {name}", "hyper lr = 0.1 in [0, 1]", f"x0 = g * {ord(name)}",
+                          *lines, "theta' = theta - lr * x479", ""])  # fmt: skip
+        (tmp_path / f"{name}.opt").write_text(text)
+    names = ", ".join("ABCDEFGHIJKLMNO")
+    mixture = " + ".join(f"w.{n} * {n}.theta'" for n in "ABCDEFGHIJKLMNO")
+    path = tmp_path / "all.opt"
+    path.write_text(
+        f"blend All\nuse {names}\nhyper w = uniform on simplex({names})\ntheta' = {mixture}\n"
+    )
+    with pytest.raises(SpecError, match="too-large"):
+        library.read(library.open_source(path))
