@@ -113,10 +113,18 @@ def _rates(rules: Mapping[str, Program]) -> list[str]:
         if rate == first.default:
             bindings.append(f"{member}.lr = lr")
         else:
-            ratio = f"{member.lower()}_lr_ratio"
+            ratio = _fresh(f"{member.lower()}_lr_ratio", rules)
             lines.append(f"hyper {ratio} = {_ratio(rate, first.default)} in [0, inf)")
             bindings.append(f"{member}.lr = {ratio} * lr")
     return [*lines, "", *bindings]
+
+
+def _fresh(name: str, rules: Mapping[str, Program]) -> str:
+    """The name, made longer while a member's own hyperparameter will be called so."""
+    taken = {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
+    while name in taken:
+        name += "_outer"
+    return name
 
 
 def _ratio(rate: float, first: float) -> str:

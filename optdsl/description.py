@@ -52,7 +52,7 @@ def listing(programs: Mapping[str, Program], width: int) -> str:
         head = f"{name:<{column}} {state_bytes(program):>3} B  "
         text = program.documentation[0] if program.documentation else program.name
         if program.learned:
-            text += f". Learns {', '.join(x.hyper for x in program.learned)}."
+            text = text.rstrip(".") + f". Learns {', '.join(x.hyper for x in program.learned)}."
         out.append(textwrap.fill(head + text, width, subsequent_indent=" " * len(head)))
     return "\n".join(out) + "\n"
 

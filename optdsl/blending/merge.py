@@ -70,7 +70,9 @@ def merge_states(program: Program) -> Program:
     alive = {classes[s.name] for s in program.states}
     blocks = {c: states for c, states in whole.items() if c in alive}
     names = _names(blocks, program)
-    hints = _hints(program, classes) | {
+    meanings = _meanings(program, classes)
+    plain = _agreed(meanings)
+    hints = _hints(meanings) | {
         f"{state.name}'": f"{names[c]}'" for c, states in blocks.items() for state in states
     }
 
@@ -78,9 +80,10 @@ def merge_states(program: Program) -> Program:
         if operation.opcode == "state":
             name = names[classes[str(operation.attribute)]]
             return builder.emit("state", attribute=name, type=operation.type, hint=name)
-        if operation.opcode == "define" and str(operation.attribute) in hints:
-            renamed = replace(operation, hint=hints[str(operation.attribute)])
-            return builder.copy(renamed, x)
+        if operation.opcode == "define":
+            name = str(operation.attribute)
+            renamed = replace(operation, attribute=plain.get(name, name))
+            return builder.copy(replace(renamed, hint=hints.get(name, operation.hint)), x)
         return None
 
     states: list[State] = []
@@ -127,16 +130,31 @@ def _plain(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _hints(program: Program, classes: Partition) -> dict[str, str]:
+def _meanings(program: Program, classes: Partition) -> dict[str, Value]:
+    """What each equation computes, as a number that equal ones share."""
+    defines = [(Value(i), o) for i, o in enumerate(program.operations) if o.opcode == "define"]
+    values = identities(program, classes, [value for value, _ in defines])
+    names = (str(operation.attribute) for _, operation in defines)
+    return dict(zip(names, values, strict=True))
+
+
+def _agreed(meanings: Mapping[str, Value]) -> dict[str, str]:
+    """The members' equations about which all agree, as equations of the blend."""
+    found: dict[str, set[Value]] = defaultdict(set)
+    for name, meaning in meanings.items():
+        found[_plain(name)].add(meaning)
+    own = (name for name in meanings if name.count(".") == 1)
+    return {n: _plain(n) for n in own if len(found[_plain(n)]) == 1 and _plain(n) not in meanings}
+
+
+def _hints(meanings: Mapping[str, Value]) -> dict[str, str]:
     """For members' equations of one name and several meanings: the name with the member's."""
-    defines = [(i, o) for i, o in enumerate(program.operations) if o.opcode == "define"]
-    meanings: dict[str, set[Value]] = defaultdict(set)
-    values = identities(program, classes, [Value(i) for i, _ in defines])
-    for (_, operation), meaning in zip(defines, values, strict=True):
-        meanings[_plain(str(operation.attribute))].add(meaning)
+    found: dict[str, set[Value]] = defaultdict(set)
+    for name, meaning in meanings.items():
+        found[_plain(name)].add(meaning)
     hints = {}
-    for _, operation in defines:
-        member, _, name = str(operation.attribute).rpartition(".")
-        if member and len(meanings[name]) > 1:
-            hints[str(operation.attribute)] = f"{name}_{member.replace('.', '_').lower()}"
+    for name in meanings:
+        member, _, plain = name.rpartition(".")
+        if member and len(found[plain]) > 1:
+            hints[name] = f"{plain}_{member.replace('.', '_').lower()}"
     return hints

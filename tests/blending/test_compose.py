@@ -147,3 +147,9 @@ def test_usage_errors(
 ) -> None:
     assert main(["blend", *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_ratio_does_not_take_a_members_own_name() -> None:
+    """MADA has an `lr_ratio` itself."""
+    text = blend_source(["adam", "mada"]).text
+    assert "MADA.lr = mada_lr_ratio_outer * lr" in text

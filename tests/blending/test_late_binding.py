@@ -11,7 +11,7 @@ from optdsl import SpecError, library
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
 from tests.oracles import problems
-from tests.oracles.running import Interpreter, read_text
+from tests.oracles.running import Interpreter, read_spec, read_text
 
 
 def rule(directory: Path, name: str, *lines: str) -> None:
@@ -172,3 +172,15 @@ def test_mistakes_of_a_member_are_shown_in_its_own_file(members: Path) -> None:
 def test_a_blend_of_text_finds_the_library_only() -> None:
     with pytest.raises(SpecError, match="unknown rule `One`"):
         library.read(Source("<text>", "blend B\nuse One, Adam\ntheta' = Adam.theta'\n"))
+
+
+def test_equations_about_which_members_agree_are_the_blends_own() -> None:
+    """So a blend of a blend can take them, and redefine them."""
+    found = {o.attribute for o in read_spec("adam_avgrad").operations if o.opcode == "define"}
+    assert {"m'", "num", "update", "theta'", "vhat", "Adam.vhat", "AVGrad.vhat"} <= found
+    outer = "blend B\nuse AdamAVGrad as Inner, Adan\nhyper k = 0.5 in [0, 1]\n" + (
+        "num = k * Inner.num + (1 - k) * Adan.num\n"
+        "theta' = k * Inner.theta' + (1 - k) * Adan.theta'\n"
+        "recovers Inner at k = 1\nrecovers Adan at k = 0\n"
+    )
+    assert len(library.specification(Source("b.opt", outer)).claims) == 2
