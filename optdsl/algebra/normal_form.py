@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
 from optdsl.ir.host import COMPARE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Operation, Program, Value, upstream
 
 # A product or sum with more terms stays one of two atoms: still equal to itself.
 MAX_TERMS = 256
@@ -58,9 +58,8 @@ class Algebra:
             opaque: values that are atoms, named by their attribute.
         """
         found: dict[Value, Polynomial] = {}
-        for value in program.needed(tuple(roots)):
+        for value in upstream(program.operations, roots, stop=opaque):
             operation = program.operations[value]
-            arguments = [found[a] for a in operation.arguments]
             if value in opaque:
                 found[value] = variable(self.atom("opaque", operation.attribute))
             elif operation.opcode == "state":
@@ -68,7 +67,7 @@ class Algebra:
                 known = name if states is None else states[name]
                 found[value] = variable(self.atom("state", known))
             else:
-                found[value] = self._form(operation, arguments)
+                found[value] = self._form(operation, [found[a] for a in operation.arguments])
         return found
 
     def _form(self, operation: Operation, x: list[Polynomial]) -> Polynomial:

@@ -14,7 +14,7 @@ from optdsl.algebra.normal_form import Algebra
 from optdsl.algebra.polynomial import ONE, ZERO
 from optdsl.blending.convexity import without_last
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Operation, Program, Simplex, Value
+from optdsl.ir.program import Operation, Program, Simplex, Value, upstream
 
 # A sum of products: each part with its weight, where None is one.
 Form = list[tuple[Value | None, Value]]
@@ -42,7 +42,7 @@ class _Mixing:
 
     def mean(self, value: Value, parts: AbstractSet[Value]) -> Value:
         forms: dict[Value, Form] = {part: [(None, part)] for part in parts}
-        for index in upstream(self._builder.operations, value, stop=parts):
+        for index in upstream(self._builder.operations, (value,), stop=parts):
             operation = self._builder[index]
             if index not in forms and any(a in forms for a in operation.arguments):
                 found = self._form(operation, forms)
@@ -109,14 +109,3 @@ def _collected(builder: Builder, form: Form) -> Form:
         )
         weights[part] = total
     return [(weight, part) for part, weight in weights.items()]
-
-
-def upstream(
-    operations: Sequence[Operation], root: Value, stop: AbstractSet[Value] = frozenset()
-) -> list[Value]:
-    """What a value depends on, itself included, in order; nothing behind the values in `stop`."""
-    wanted = {root}
-    for index in range(root, -1, -1):
-        if index in wanted and index not in stop:
-            wanted.update(operations[index].arguments)
-    return sorted(wanted)

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from optdsl.blending.convexity import Combination, combination
 from optdsl.blending.members import Member
-from optdsl.blending.mixture import mixture, upstream
+from optdsl.blending.mixture import mixture
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.program import Operation, Program, State, Value
+from optdsl.ir.program import Operation, Program, State, Value, upstream
+from optdsl.ir.types import TypeMismatch
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
 from optdsl.syntax import ast
@@ -79,9 +80,23 @@ class Weaver:
                 after = self._copied(member, state.next)
                 initial = self._copied(member, state.initial)
                 if after is not None and initial is not None:
+                    self._check_type(member, state, after)
                     name = qualified(member.name, state.name)
                     found.append(State(name, state.type, initial, after, (name,)))
         return found
+
+    def _check_type(self, member: Member, state: State, after: Value) -> None:
+        """A slot may be larger than the state that it updates."""
+        found = self._builder[after].type
+        if found.extent > state.type.extent:
+            slot = self._slots.get(f"{state.name}'")
+            self._report.error(
+                "type",
+                f"`{qualified(member.name, state.name)}` is {state.type.noun}",
+                slot.span if slot else member.span,
+                label=f"it would become {found.noun}",
+                hint="leave this slot to the members",
+            )
 
     def _slot_uses(self, slot: str) -> list[Node]:
         names = (n for n in walk(self._slots[slot].value) if isinstance(n, ast.Name) and n.owner)
@@ -130,7 +145,7 @@ class Weaver:
         """A value of a member's program in the blend's; None after a mistake."""
         copies = self._copies[member.name]
         equations = member.equations
-        for index in upstream(member.program.operations, root, stop=set(equations.values())):
+        for index in upstream(member.program.operations, (root,), stop=set(equations.values())):
             operation = member.program.operations[index]
             arguments = [copies.get(a) for a in operation.arguments]
             if index in equations.values():
@@ -153,7 +168,18 @@ class Weaver:
         if operation.opcode in {"state", "define"}:
             name = qualified(member.name, str(operation.attribute))
             operation = replace(operation, attribute=name)
-        return self._builder.copy(operation, found)
+        try:
+            return self._builder.copy(operation, found)
+        except TypeMismatch as error:
+            span = operation.span or member.span
+            self._report.error(
+                "type",
+                f"{error.message}, once `{member.name}` uses the slots of the blend",
+                span,
+                label="a slot has another type than the equation it replaces",
+                hint="leave this slot to the members",
+            )
+            return None
 
     def _report_cycle(self, cycle: list[Node]) -> None:
         start = next(i for i, (member, _) in enumerate(cycle) if not member)
@@ -183,7 +209,7 @@ def _member_uses(member: Member, slots: Collection[str]) -> dict[Node, list[Node
     uses: dict[Node, list[Node]] = {}
     for name, value in equations.items():
         inner = member.program.operations[value].arguments[0]
-        found = upstream(member.program.operations, inner, stop=names.keys())
+        found = upstream(member.program.operations, (inner,), stop=names)
         used = [names[v] for v in found if v in names]
         uses[member.name, name] = [("" if n in slots else member.name, n) for n in used]
     return uses

@@ -204,7 +204,18 @@ class _Gathering:
     def world(self, order: Sequence[str]) -> World:
         hypers = dict(self._own.hypers)
         declared = {*self._scope.hypers, *self._scope.components.values()}
+        for member in self._members.values():
+            if member.name in self._scope.weights:
+                self._report.error(
+                    "duplicate",
+                    f"`{member.name}` is a member and a weight vector",
+                    member.span,
+                    label=f"what would `{member.name}.x` be?",
+                    hint="rename one of the two",
+                )
         for name, sharing in self._shared.items():
+            if name in self._broken:
+                continue
             if name in self._scope.hypers:
                 self._check_domains(name, sharing)
             elif name in self._scope.weights:

@@ -6,6 +6,7 @@ same type serves every stage before and after every rewrite.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -143,8 +144,18 @@ class Program:
 
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         """The values that `roots` depend on, themselves included, in program order."""
-        wanted = set(roots)
-        for index in range(len(self.operations) - 1, -1, -1):
-            if index in wanted:
-                wanted.update(self.operations[index].arguments)
-        return tuple(sorted(wanted))
+        return upstream(self.operations, roots)
+
+
+def upstream(
+    operations: Sequence[Operation], roots: Iterable[Value], stop: Container[Value] = ()
+) -> tuple[Value, ...]:
+    """The values that `roots` depend on, themselves included, in order.
+
+    What stands behind the values in `stop` is left out.
+    """
+    wanted = set(roots)
+    for index in range(max(wanted, default=-1), -1, -1):
+        if index in wanted and index not in stop:
+            wanted.update(operations[index].arguments)
+    return tuple(sorted(wanted))

@@ -184,3 +184,24 @@ def test_equations_about_which_members_agree_are_the_blends_own() -> None:
         "recovers Inner at k = 1\nrecovers Adan at k = 0\n"
     )
     assert len(library.specification(Source("b.opt", outer)).claims) == 2
+
+
+def test_slots_that_change_types_are_refused(tmp_path: Path) -> None:
+    rule(tmp_path, "Each", "state k = 0", "d = g", "k' = g", "theta' = theta - lr * mean(d) * k'")
+    rule(tmp_path, "Whole", "state k : scalar = 0", "d = sum(g)", "k' = d", "theta' = theta - d")
+    mixed = "theta' = w * Each.theta' + (1 - w) * Whole.theta'"
+    head = "use Each, Whole", "hyper w = 0.3 in [0, 1]", mixed
+    with pytest.raises(SpecError, match=r"mine\.opt:5:1: error\[type\]: `Whole\.k` is a scalar"):
+        blended(tmp_path, *head, "k' = w * Each.k' + (1 - w) * Whole.k'")
+    with pytest.raises(SpecError, match=r"each\.opt:6:23: error\[type\]: a scalar has no elements"):
+        blended(tmp_path, *head, "d = Whole.d")
+
+
+def test_a_name_is_a_member_or_a_weight_vector(members: Path) -> None:
+    with pytest.raises(SpecError, match="`w` is a member and a weight vector"):
+        blended(
+            members,
+            "use One as w, Two",
+            "hyper w = uniform on simplex(a, b)",
+            "theta' = w.a * w.theta' + w.b * Two.theta'",
+        )
