@@ -24,6 +24,7 @@ from optdsl.ir.verify import verify
 from optdsl.options import LearnOption, OptionError, compile_options
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
+from optdsl.references import beside_of, folded
 from optdsl.schedule import schedule
 from optdsl.selection import select
 from optdsl.syntax.format import format
@@ -129,12 +130,21 @@ def blend_source(
         stem = Path(source.name).stem
         member = member_name(stem, library.read(source))
         if member in members:
-            raise OptionError(f"{member} is listed twice; name each rule once")
+            raise OptionError(
+                f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
+            )
         beside = directory is None or source.directory is None
         if not beside and not os.path.samefile(directory or "", source.directory or ""):
             raise OptionError(
                 f"{source.name} is in another directory; a blend finds rules beside itself"
             )
+        if directory is not None and source.directory is None:
+            near = beside_of(directory).get(folded(member), [])
+            if near:
+                raise OptionError(
+                    f"a blend in {directory} would take {near[0]} for {member}, and not the "
+                    f"library's; name that file, or write elsewhere"
+                )
         members[member] = source
     text = compose({m: library.read(s) for m, s in members.items()}, name)
     text = format(parse(Source("<text>", text)))

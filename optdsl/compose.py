@@ -10,6 +10,7 @@ from optdsl.ir.domain import spell
 from optdsl.ir.program import Hyper, Program
 from optdsl.options import OptionError
 from optdsl.references import folded
+from optdsl.syntax.parse import KEYWORDS
 
 
 def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
@@ -29,7 +30,7 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
         raise OptionError("a blend needs two rules or more, as in blend('adam', 'lion')")
     members = list(rules)
     title = "".join(members) if name is None else name
-    if not re.fullmatch(r"[A-Za-z_]\w*", title, flags=re.ASCII):
+    if not re.fullmatch(r"[A-Za-z_]\w*", title, flags=re.ASCII) or title.upper() in KEYWORDS:
         raise OptionError(f"{title!r} is no name; use letters, digits and underscores")
     listed = ", ".join(members)
     taken = {h.name for p in rules.values() for h in p.hypers}

@@ -135,8 +135,8 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         own = _BYTES * _tensors(program.states)
         apart = _BYTES * _tensors(separate)
         total += (
-            f"; {len(program.states)} buffers of {own} bytes for the members, which without "
-            f"sharing keep {len(separate)} of {apart}"
+            f". For the members {len(program.states)} buffers, {own} bytes; without sharing it "
+            f"would be {len(separate)} buffers, {apart} bytes"
         )
     return [*textwrap.wrap(total, _WIDTH), *table(rows)]
 

@@ -133,7 +133,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     programs = {
         name: _specification(recipe(rule), verify).program for name, rule in sources.items()
     }
-    references.report_unknown(declaration, sources, list_specs(), report)
+    references.report_unknown(declaration, source, list_specs(), report)
     found = _lowered(declaration, programs, parsed.broken, report)
     _check_learned(found.program, declaration, report)
     claimed = claims(declaration, found.names, programs, sources, parsed.broken, report)

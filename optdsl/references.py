@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,16 @@ Opener = Callable[[str], Source]
 
 
 def folded(name: str) -> str:
-    """A name of a specification without what is free in it: case, underscores, hyphens."""
-    return name.lower().replace("_", "").replace("-", "")
+    """A name of a specification without what is free in it: case, underscores, hyphens, spaces."""
+    return re.sub(r"[-_\s]", "", name.lower())
 
 
 def attached(
-    source: Source, opener: Opener, library: Iterable[str], path: tuple[str, ...] = ()
+    source: Source, opener: Opener, library: Iterable[str], path: tuple[Source, ...] = ()
 ) -> Source:
     """The source with the rules that it refers to, and theirs in turn.
 
-    Rules that cannot be found, and a rule that would be made of itself, are left out; see
-    `report_unknown`.
+    Rules that cannot be found, or in several files, are left out; see `report_unknown`.
 
     Args:
         source: a text; one that is attached already stays as it is.
@@ -36,22 +36,46 @@ def attached(
 
     Raises:
         OSError, ValueError: when a file beside the source cannot be read.
+        SpecError: when a rule would be made of itself.
     """
     if source.rules is not None:
         return source
     found: dict[str, Source] = {}
     known = {folded(name): name for name in library}
-    beside = _beside(source.directory)
-    inside = (*path, _identity(source))
+    beside = beside_of(source.directory)
+    inside = (*path, source)
+    report = Report()
     declaration = parse_partial(source, Report()).declaration
     for name, rule in named(declaration) if declaration else ():
-        for place in (beside.get(folded(rule.text)), known.get(folded(rule.text))):
-            if name in found or place is None:
-                continue
-            opened = opener(place)
-            if _identity(opened) not in inside:
-                found[name] = attached(opened, opener, library, inside)
+        if name in found:
+            continue
+        opened = [opener(place) for place in _candidates(rule.text, beside, known)]
+        # A file that is called like what it uses means the library's.
+        others = [o for o in opened if all(_identity(o) != _identity(p) for p in inside)]
+        if others:
+            found[name] = attached(others[0], opener, library, inside)
+        elif opened:
+            first = next(i for i, p in enumerate(inside) if _identity(p) == _identity(opened[0]))
+            names = [os.path.basename(p.name) for p in (*inside[first:], opened[0])]
+            report.error(
+                "recursion",
+                f"`{rule.text}` is made of itself",
+                rule.span,
+                label=" uses ".join(names),
+                hint="a blend is made of other rules",
+            )
+    report.check()
     return replace(source, rules=tuple(found.items()))
+
+
+def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, str]) -> list[str]:
+    """Where a rule may be: the file beside, then the library; nowhere if several files fit."""
+    files = beside.get(folded(name), [])
+    exact = [place for place in files if Path(place).stem == name]
+    if len(files) > 1 and not exact:
+        return []
+    library = known.get(folded(name))
+    return [*(exact or files), *([library] if library is not None else [])]
 
 
 def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
@@ -69,38 +93,54 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
 
 def report_unknown(
     declaration: ast.Declaration,
-    found: Mapping[str, Source],
+    source: Source,
     library: Iterable[str],
     report: Report,
 ) -> None:
-    """Report the rules that `attached` did not find."""
+    """Report the rules that `attached` did not find, or not in one place."""
+    found = dict(source.rules or ())
+    beside = beside_of(source.directory)
+    names = [*library, *(Path(place).stem for places in beside.values() for place in places)]
+    members = [name for name, _ in named(declaration)]
     for name, rule in named(declaration):
-        if name not in found:
-            own = folded(rule.text) == folded(declaration.name.text)
+        if name in found:
+            continue
+        several = beside.get(folded(rule.text), [])
+        if len(several) > 1:
             report.error(
                 "unknown-rule",
-                f"unknown rule `{rule.text}`",
+                f"`{rule.text}` may be any of several files",
                 rule.span,
-                label="a rule cannot be made of itself"
-                if own
-                else "neither in the library nor in a file of this name beside this one",
-                hint=nearest(rule.text, library) or f"the library has {', '.join(library)}",
+                label=", ".join(os.path.basename(place) for place in several),
+                hint="rename all but one, or write the name of one exactly",
             )
+            continue
+        report.error(
+            "unknown-rule",
+            f"unknown rule `{rule.text}`",
+            rule.span,
+            label="neither in the library nor a file of this name beside this one",
+            hint=nearest(rule.text, {*names, *members} - {rule.text})
+            or f"rules are found by the names of their files; the library has {', '.join(library)}",
+        )
 
 
-def _beside(directory: str | None) -> dict[str, str]:
-    """The specifications in a directory: their paths by their names."""
+def beside_of(directory: str | None) -> dict[str, list[str]]:
+    """The specifications in a directory: their paths by their folded names."""
     if directory is None:
         return {}
     try:
         names = sorted(os.listdir(directory))
     except OSError:
         return {}
-    files = (n for n in names if n.endswith(".opt") and not n.startswith("."))
-    return {folded(Path(n).stem): os.path.join(directory, n) for n in files}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith(".opt") and not name.startswith("."):
+            found.setdefault(folded(Path(name).stem), []).append(os.path.join(directory, name))
+    return found
 
 
-def _identity(source: Source) -> str:
-    if source.directory is None:
-        return source.name
-    return os.path.realpath(source.name)
+def _identity(source: Source) -> tuple[bool, str]:
+    """The same for the same file, or the same specification of the library."""
+    inside = source.directory is None
+    return inside, source.name if inside else os.path.realpath(source.name)

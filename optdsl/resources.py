@@ -30,6 +30,8 @@ class UnknownSpecError(LookupError):
 
     def __str__(self) -> str:
         hint = nearest(self.name, self.known) or f"the specs are {', '.join(self.known)}"
+        if Path(f"{self.name}.opt").is_file():
+            hint = f"for the file write {self.name}.opt"
         return f"no spec is named {self.name!r}: {hint}"
 
 

@@ -107,8 +107,8 @@ def test_the_blending_page_lists_the_librarys_blends() -> None:
 
 
 def test_the_language_page_names_every_reserved_word() -> None:
-    from optdsl.syntax.parse import _KEYWORDS
+    from optdsl.syntax.parse import KEYWORDS
 
     listed = re.search(r"The words `([a-z\s]+)` are reserved", LANGUAGE)
     assert listed
-    assert set(listed[1].split()) == {word.lower() for word in _KEYWORDS}
+    assert set(listed[1].split()) == {word.lower() for word in KEYWORDS}

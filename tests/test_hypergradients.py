@@ -402,3 +402,40 @@ def test_powers_to_zero_have_derivative_zero(exponent: str, value: float) -> Non
     theta, g = torch.tensor([[0.3, -2.0], [1.5, 0.0]], dtype=torch.float64)
     for runner in (Eager(program), Interpreter(program)):
         assert runner.step(theta, g, {}, {"b": value}, 1).tangents["b"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adam_avgrad", "hyperadam", "mada", "memory", "two_speed"])
+def test_an_element_without_a_gradient_keeps_no_coefficient_from_moving(name: str) -> None:
+    """An unused row of an embedding has a second moment of zero, and so the root of zero."""
+    parameter = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = optdsl.load(name)([parameter])
+    generator = problems.seeded(4)
+    for _ in range(60):
+        g = problems.randn(generator, 3)
+        g[0] = 0.0
+        parameter.grad = g
+        optimizer.step()
+        assert all(map(math.isfinite, optimizer.metrics().values()))
+    assert any(v != 0 for k, v in optimizer.metrics().items() if k.startswith("hypergradient/"))
+
+
+def test_a_gate_may_start_in_a_corner_where_a_root_is_zero() -> None:
+    text = (
+        "blend Corner\nuse AdamW, Yogi\nshare lr, beta1, beta2, eps, weight_decay\n"
+        "hyper lr = 1e-3 in [0, inf)\nhyper eps = 1e-8 in [0, inf)\n"
+        "hyper weight_decay = 0 in [0, inf)\nYogi.m0 = 0\nhyper rho = 1 in [0, 1]\n"
+        "vhat = rho * AdamW.vhat + (1 - rho) * Yogi.vhat\nlearn rho by SGD(lr = 10)\n"
+    )
+    moved = []
+    for live in (2, 3):
+        parameter = torch.ones(live, dtype=torch.float64, requires_grad=True)
+        optimizer = optdsl.compile(text)([parameter])
+        generator = problems.seeded(5)
+        for _ in range(20):
+            g = torch.zeros(live, dtype=torch.float64)
+            g[-2:] = problems.randn(generator, 2)
+            parameter.grad = g
+            optimizer.step()
+        moved.append(optimizer.metrics()["rho"])
+    # An element that does nothing changes nothing.
+    assert moved[0] == moved[1] < 1

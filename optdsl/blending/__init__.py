@@ -109,7 +109,7 @@ def blend(
         simplexes=settled.declared.simplexes,
     )
     if UPDATE not in slots:
-        check_update(declaration, program, found, weaver, report)
+        check_update(declaration, program, found, settled, weaver, report)
     check_used(found, slots, report)
     check_bounds(program, settled, found, lowering, report)
     report.check()

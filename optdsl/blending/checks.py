@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from optdsl.blending.members import Member
 from optdsl.blending.merge import identities, partition
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
-from optdsl.diagnostics import Note, Report
+from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.domain import Interval, hull
-from optdsl.ir.program import Program, Value
+from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
@@ -35,32 +35,65 @@ def check_update(
     declaration: ast.Declaration,
     program: Program,
     found: Mapping[str, Member],
+    settled: World,
     weaver: Weaver,
     report: Report,
 ) -> None:
     """Members whose new parameters are not mixed must agree on it."""
-    updates = {name: weaver.value(name, UPDATE) for name in found}
-    roots = [v for v in updates.values() if v is not None]
-    same = identities(program, partition(program), roots)
-    other = next((n for n, v in zip(updates, same, strict=True) if v != same[0]), None)
+    classes = partition(program)
+
+    def meanings(name: str, equations: Iterable[str]) -> dict[str, Value]:
+        values = {e: weaver.value(name, e) for e in equations}
+        known = {e: v for e, v in values.items() if v is not None}
+        same = identities(program, classes, list(known.values()))
+        return dict(zip(known, same, strict=True))
+
+    first, *rest = found
+    update = meanings(first, [UPDATE])
+    other = next((name for name in rest if meanings(name, [UPDATE]) != update), None)
     if other is None:
         return
-    notes = []
-    for name in (next(iter(updates)), other):
-        value: Value | None = found[name].equations[UPDATE]
-        assert value is not None
-        span = found[name].program.operations[value].span
-        notes.append(Note(f"`{name}` has this equation", span))
-    first = next(iter(updates))
+    common = [e for e in found[first].equations if e in found[other].equations]
+    left, right = meanings(first, common), meanings(other, common)
+    equation = next(e for e in common if left[e] != right[e])
+    apart = [
+        h
+        for h in sorted(_hypers(found[first], equation) & _hypers(found[other], equation))
+        if settled.bound[first, h] != settled.bound[other, h]
+    ]
+    mixed = f"`theta' = w * {first}.theta' + (1 - w) * {other}.theta'`"
+    hint = f"write {mixed}, or blend `{equation}`"
+    if apart:
+        hint = (
+            f"each has its own {' and '.join(apart)}: write `share {', '.join(apart)}`, or {mixed}"
+        )
     report.error(
         "update-differs",
         f"`{first}` and `{other}` define theta' differently",
         declaration.name.span,
         label="nothing says how to combine their updates",
-        notes=notes,
-        hint=f"write `theta' = w * {first}.theta' + (1 - w) * {other}.theta'`, or blend the "
-        f"equations in which they differ",
+        notes=[
+            Note(
+                f"the first equation in which they differ, of `{name}`",
+                _span(found[name], equation),
+            )
+            for name in (first, other)
+        ],
+        hint=hint,
     )
+
+
+def _hypers(member: Member, equation: str) -> set[str]:
+    """The hyperparameters that an equation reads itself."""
+    operations = member.program.operations
+    equations = set(member.equations.values())
+    root = operations[member.equations[equation]].arguments
+    values = upstream(operations, root, stop=equations)
+    return {str(operations[v].attribute) for v in values if operations[v].opcode == "hyper"}
+
+
+def _span(member: Member, equation: str) -> Span | None:
+    return member.program.operations[member.equations[equation]].span
 
 
 def check_used(

@@ -36,6 +36,7 @@ class Claim:
         rule_source: the name of the rule's own file.
         reference: the rule as a program over the specification's hyperparameters.
         bindings: the values in `reference` of the rule's own hyperparameters.
+        defaults: those of them that nothing gives, so that they are as by default.
         settings: the coefficients that are fixed, by hyperparameter.
     """
 
@@ -46,6 +47,7 @@ class Claim:
     rule_source: str
     reference: Program
     bindings: tuple[tuple[str, Value], ...]
+    defaults: tuple[str, ...]
     settings: tuple[tuple[str, float], ...]
 
 
@@ -129,7 +131,7 @@ def _settings(node: ast.Claim, names: Names, report: Report) -> tuple[tuple[str,
                 "unknown-name",
                 f"`{name}` is not a hyperparameter",
                 setting.name.span,
-                hint=nearest(name, names.learnable),
+                hint=_whole(name, names) or nearest(name, names.learnable),
             )
         elif len(hypers) > 1:
             found |= _vector(setting, hypers, names, report)
@@ -139,6 +141,12 @@ def _settings(node: ast.Claim, names: Names, report: Report) -> tuple[tuple[str,
             if value is not None and _within(value, domain, setting, report):
                 found[hypers[0]] = value
     return tuple(found.items())
+
+
+def _whole(name: str, names: Names) -> str:
+    """What to write in place of a component of a weight vector."""
+    vector, _, label = name.partition(".")
+    return f"write `{vector} = {label}`" if name in names.scope.components else ""
 
 
 def _vector(
@@ -171,7 +179,7 @@ def _within(value: float, domain: Domain, setting: ast.Option, report: Report) -
 
 def _reference(
     node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
-) -> tuple[Program, tuple[tuple[str, Value], ...]] | None:
+) -> tuple[Program, tuple[tuple[str, Value], ...], tuple[str, ...]] | None:
     """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
     known = [h.name for h in rule.hypers]
     options: dict[str, ast.Expression] = {}
@@ -189,6 +197,7 @@ def _reference(
     if not report.empty:
         return None
     bindings: dict[str, Value] = {}
+    defaults: dict[str, None] = {}
 
     def given(lowering: Lowering, hyper: str) -> Value | None:
         builder = lowering.builder
@@ -202,6 +211,7 @@ def _reference(
             return names.world.value(lowering, node.rule.text, hyper)
         if names.spellings.get(hyper) == hyper:
             return builder.emit("hyper", attribute=hyper, hint=hyper)
+        defaults[hyper] = None
         return builder.constant(rule.hyper(hyper).default)
 
     def substitute(
@@ -218,7 +228,7 @@ def _reference(
     bound = rewrite(rule, substitute)
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
-    return verify(bound), tuple(bindings.items())
+    return verify(bound), tuple(bindings.items()), tuple(defaults)
 
 
 def names_of(program: Program, scope: Scope) -> Names:

@@ -129,9 +129,13 @@ def verify(options: argparse.Namespace) -> int:
             print(f"  {line}")
             for detail in statement.details:
                 print(textwrap.indent(f"\n{detail}", " " * 11))
+            if statement.test:
+                # From the first column on, so that it can be pasted anywhere.
+                print(f"\n{'':11}a test that shows it:\n\n{statement.test}\n")
         if not statements:
             print("  makes no claims")
-    print(", ".join(f"{count} {verdict.value}" for verdict, count in counts.items()))
+    total = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
+    print(f"{total}, {wrong} with mistakes" if wrong else total)
     return 1 if wrong or counts[Verdict.REFUTED] else 0
 
 

@@ -164,10 +164,11 @@ def _opposite(b: Builder, x: Value, y: Value | None) -> bool:
 def _sqrt(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:
     if d[0] is None:
         return None
-    # At sqrt(0) a value that does not move has derivative 0, not the NaN of 0 / 0.
+    # At sqrt(0) the slope is infinite, or 0 / 0. It is taken as 0: an element that never had a
+    # gradient shall not keep the others from moving a coefficient.
     slope = b.emit("div", d[0], b.emit("mul", b.constant(2.0), y))
-    still = b.emit("eq", d[0], b.constant(0.0))
-    return b.emit("where", still, b.constant(0.0), slope)
+    corner = b.emit("eq", y, b.constant(0.0))
+    return b.emit("where", corner, b.constant(0.0), slope)
 
 
 def _tanh(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]) -> Value | None:

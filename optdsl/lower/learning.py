@@ -71,7 +71,9 @@ def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope, repor
     known = [*learnable, *scope.hypers]
     owner, _, label = name.text.partition(".")
     hint = nearest(name.text, known) or f"declare `hyper {name.text} = ...`"
-    if owner in scope.weights and label:
+    flat = {flat: spelled.partition(".")[0] for spelled, flat in scope.components.items()}
+    owner = flat.get(name.text, owner if label else "")
+    if owner in scope.weights:
         hint = f"a weight vector is learned as a whole: `learn {owner} by ...`"
     report.error(
         "unknown-name",

@@ -175,6 +175,10 @@ def _unknown_member(
     if weights is not None:
         label = f"`{node.owner}` has no weight of this name"
         hint = f"its weights are {', '.join(x.text for x in weights.labels)}"
+        own = {n for n in names if n.startswith(f"{node.owner}.")}
+        hint = nearest(spelled, own) or f"{hint}; add `{node.name}` to its simplex"
+        report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=hint)
+        return
     elif any(name.startswith(f"{node.owner}.") for name in names):
         label = f"the member `{node.owner}` has none of this name"
         hint = "`optdsl show` lists the equations of a rule"

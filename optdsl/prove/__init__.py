@@ -74,28 +74,35 @@ def refuted_claims(program: Program, claims: Iterable[Claim], report: Report) ->
     for claim in claims:
         settlement = settle(program, claim)
         if settlement.verdict is Verdict.REFUTED:
+            notes = explanation(program, settlement)
+            if settlement.difference is not None:
+                test = (f"    {line}".rstrip() for line in snippet(program, settlement))
+                notes.append("\n".join(["a test that shows it:", *test]))
             report.error(
                 "refuted",
                 f"`{claim.text}` is wrong",
                 claim.span,
                 label=settlement.reason,
-                notes=[Note(text) for text in explanation(program, settlement)],
+                notes=[Note(text) for text in notes],
                 hint="change the claim, or the equations",
             )
 
 
 def explanation(program: Program, settlement: Settlement) -> list[str]:
-    """What differs, and a test that shows it; nothing for a claim that holds."""
+    """The equations that differ, in words; nothing for a claim that holds."""
     found = []
+    lines_differ = any(settlement.equations)
     claim = settlement.claim
     for owner, lines in zip((program.name, claim.rule), settlement.equations, strict=True):
         if lines:
             indented = "".join(f"\n    {line}" for line in lines)
             found.append(f"where they differ, {owner} has{indented}")
-    if settlement.difference is not None and settlement.verdict is Verdict.REFUTED:
-        test = (f"    {line}".rstrip() for line in snippet(program, settlement))
-        indented = "".join(f"\n{line}" for line in test)
-        found.append(f"a test that shows it:{indented}")
+    if lines_differ and claim.defaults:
+        names = ", ".join(claim.defaults)
+        found.append(
+            f"{names} of {claim.rule} are its own defaults; give them as options, "
+            f"{claim.rule}({claim.defaults[0]} = ...)"
+        )
     return found
 
 

@@ -21,7 +21,10 @@ def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper
     """
     for name in given:
         if name not in hypers:
-            hint = nearest(name, hypers) or f"it has {', '.join(hypers)}"
+            # A weight vector by its name, or a member's own hyperparameter without the member's.
+            inside = [h for h in hypers if h.startswith(f"{name}_") or h.endswith(f"_{name}")]
+            hint = f"there are {', '.join(inside)}" if inside else nearest(name, hypers)
+            hint = hint or f"it has {', '.join(hypers)}"
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}: {hint}")
 
 

@@ -55,7 +55,9 @@ _FOREIGN = {
 def expectation(accepted: AbstractSet[str]) -> str:
     """The set of acceptable terminals as a phrase: ``expected `=` or `in` ``."""
     if accepted >= _STATEMENT:
-        return "expected an equation, `hyper`, `state`, `def` or `learn`"
+        return (
+            "expected an equation or a word such as `hyper`, `state`, `use`, `learn` or `recovers`"
+        )
     rest = set(accepted)
     phrases: list[str] = []
     if rest >= _EXPRESSION:
@@ -75,6 +77,8 @@ def advice(found: str, before: str, accepted: AbstractSet[str]) -> str:
     """A hint for common slips: `found` is the offending text, `before` what its statement has."""
     if found in _FOREIGN:
         return _FOREIGN[found]
+    if found.startswith('"') and len(found) > 1:
+        return "a citation stands below the header, indented"
     if found == "*" and before.endswith("*"):
         return "write `^` for a power"
     if re.search(r"\n[ \t]*([^\W\d]\w*'?[ \t]*)?\Z", before):

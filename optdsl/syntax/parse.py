@@ -147,7 +147,7 @@ def _report_syntax(
             message = "the statement ends too early"
         else:
             start, end = token.start_pos or 0, token.end_pos or 0
-            kind = "keyword " if token.type in _KEYWORDS else ""
+            kind = "keyword " if token.type in KEYWORDS else ""
             message = f"unexpected {kind}`{token}`"
         label = expectation(accepted)
     else:
@@ -165,7 +165,8 @@ def _report_syntax(
     )
 
 
-_KEYWORDS = {
+# The words that no name can be.
+KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
     "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
 }  # fmt: skip

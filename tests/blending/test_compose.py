@@ -153,3 +153,37 @@ def test_a_ratio_does_not_take_a_members_own_name() -> None:
     """MADA has an `lr_ratio` itself."""
     text = blend_source(["adam", "mada"]).text
     assert "MADA.lr = mada_lr_ratio_outer * lr" in text
+
+
+def test_a_file_that_would_take_the_place_of_the_librarys_rule_is_not_overlooked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "adam.opt").write_text(library.open_source("adam").text.replace("0.9 ", "0.5 "))
+    path = tmp_path / "mine.opt"
+    assert main(["blend", "adam", "lion", "-o", str(path)]) == 2
+    assert "would take" in capsys.readouterr().err
+    assert not path.exists()
+    assert main(["blend", str(tmp_path / "adam.opt"), "lion", "-o", str(path)]) == 0
+    assert main(["check", str(path)]) == 0
+
+
+def test_a_file_with_a_space_in_its_name(tmp_path: Path) -> None:
+    rule = tmp_path / "my rule.opt"
+    rule.write_text("optimizer A\nhyper lr = 0.1 in (0, inf)\ntheta' = theta - lr * g\n")
+    path = tmp_path / "mine.opt"
+    assert main(["blend", str(rule), "adam", "-o", str(path)]) == 0
+    assert main(["check", str(path)]) == 0
+
+
+def test_a_keyword_is_no_name() -> None:
+    with pytest.raises(OptionError, match="is no name"):
+        optdsl.blend("adam", "lion", name="learn")
+
+
+def test_weights_are_set_one_by_one() -> None:
+    cls = optdsl.blend("adam", "lion")
+    parameter = nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match="'w': there are w_adam, w_lion"):
+        cls([parameter], w="Adam")
+    with pytest.raises(TypeError, match="'beta2': there are adam_beta2, lion_beta2"):
+        cls([parameter], beta2=0.5)

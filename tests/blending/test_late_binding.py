@@ -205,3 +205,31 @@ def test_a_name_is_a_member_or_a_weight_vector(members: Path) -> None:
             "hyper w = uniform on simplex(a, b)",
             "theta' = w.a * w.theta' + w.b * Two.theta'",
         )
+
+
+def test_the_first_equation_in_which_members_differ_is_shown(members: Path) -> None:
+    rule(
+        members,
+        "Four",
+        "hyper eps = 1 in [0, 2]",
+        "a = g",
+        "b = a + eps",
+        "theta' = theta - lr * b",
+    )
+    with pytest.raises(SpecError, match=r"`share eps`(.|\n)*") as caught:
+        blended(members, "use Four as A, Four as B", "share lr", "hyper w = 0.3 in [0, 1]",
+                "a = w * A.a + (1 - w) * B.a")  # fmt: skip
+    assert "b = a + eps" in str(caught.value)
+    assert "each has its own eps" in str(caught.value)
+
+
+def test_defaults_behind_a_refuted_claim_are_named() -> None:
+    text = "optimizer A\nhyper lr = 0.1 in [0, 1]\nstate b = 0\nb' = 0.9 * b + g\n" + (
+        "theta' = theta - lr * b'\nrecovers SGD\n"
+    )
+    with pytest.raises(
+        SpecError, match=r"momentum, dampening, nesterov of SGD are its own"
+    ) as caught:
+        library.read(Source("a.opt", text))
+    assert "where they differ, A has" in str(caught.value)
+    library.read(Source("a.opt", text.replace("recovers SGD", "recovers SGD(momentum = 0.9)")))

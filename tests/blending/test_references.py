@@ -65,8 +65,26 @@ def test_rules_that_are_made_of_themselves_are_refused(
 ) -> None:
     for name, other in zip(names, (*names[1:], names[0]), strict=True):
         (tmp_path / f"{name}.opt").write_text(f"blend {name}\nuse {other}\nshare lr\n")
-    with pytest.raises(SpecError, match="unknown rule `a`"):
+    way = " uses ".join(f"{n}.opt" for n in (*names, "a"))
+    with pytest.raises(SpecError, match=f"`a` is made of itself(.|\n)*{way}"):
         optdsl.load(tmp_path / "a.opt")
+
+
+def test_a_name_that_fits_several_files_is_refused(directory: Path) -> None:
+    for name in ("ste-ep", "st_eep"):
+        (directory / f"{name}.opt").write_text(STEEP)
+    (directory / "steep.opt").unlink()
+    with pytest.raises(SpecError, match=r"several files(.|\n)*st_eep\.opt, ste-ep\.opt"):
+        optdsl.load(directory / "mixed.opt")
+    # Written exactly, a name is one file.
+    (directory / "Steep.opt").write_text(STEEP.replace("2", "3"))
+    assert moved(optdsl.load(directory / "mixed.opt"), w=1.0) == pytest.approx(0.7)
+
+
+def test_a_rule_that_is_nearly_named_is_suggested(directory: Path) -> None:
+    (directory / "mixed.opt").write_text(MIXED.replace("Steep", "Stepe"))
+    with pytest.raises(SpecError, match="did you mean `steep`"):
+        optdsl.load(directory / "mixed.opt")
 
 
 def test_an_edited_member_is_seen(directory: Path) -> None:
