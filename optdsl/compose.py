@@ -70,9 +70,15 @@ def _words(names: Sequence[str]) -> str:
 def _shared(rules: Mapping[str, Program]) -> list[str]:
     """One ``share`` for each set of members that agree about hyperparameters."""
     sharing: dict[tuple[str, ...], list[str]] = {}
+    # A shared name must not be what a member's own hyperparameter will be called.
+    taken = {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
     for name in dict.fromkeys(h.name for p in rules.values() for h in p.hypers):
         members = _agreeing(rules, name)
-        if len(members) > 1 and (name != "lr" or len(members) == len(_having(rules, name))):
+        if (
+            len(members) > 1
+            and name not in taken
+            and (name != "lr" or len(members) == len(_having(rules, name)))
+        ):
             sharing.setdefault(members, []).append(name)
     lines = []
     for members, names in sharing.items():

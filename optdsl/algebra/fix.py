@@ -16,12 +16,40 @@ from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
-_EXACT: dict[str, Callable[..., Fraction]] = {
+
+def _root(x: Fraction) -> Fraction | None:
+    if x < 0:
+        return None
+    root = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
+    return root if root * root == x else None
+
+
+def _power(x: Fraction, y: Fraction) -> Fraction | None:
+    whole = y.denominator == 1 and 0 <= y <= _MAX_POWER
+    return x ** int(y) if whole else None
+
+
+def _quotient(x: Fraction, y: Fraction) -> Fraction | None:
+    return x / y if y else None
+
+
+_MAX_POWER = 64
+# The operations on decimals that give rational numbers; None where they do not.
+_EXACT: dict[str, Callable[..., Fraction | None]] = {
+    "neg": operator.neg,
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "div": operator.truediv,
-    "neg": operator.neg,
+    "div": _quotient,
+    "pow": _power,
+    "sqrt": _root,
+    "abs": abs,
+    "sign": lambda x: Fraction((x > 0) - (x < 0)),
+    "max": max,
+    "min": min,
+    "exp": lambda x: Fraction(1) if x == 0 else None,
+    "log": lambda x: Fraction(0) if x == 1 else None,
+    "tanh": lambda x: Fraction(0) if x == 0 else None,
 }
 
 
@@ -91,10 +119,15 @@ def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) ->
     return None
 
 
+def _named(builder: Builder, value: Value) -> Value:
+    """What stands behind the names of a value."""
+    while builder[value].opcode in {"define", "stop_gradient"}:
+        (value,) = builder[value].arguments
+    return value
+
+
 def _number(builder: Builder, value: Value) -> float | None:
-    operation = builder[value]
-    if operation.opcode == "define":
-        return _number(builder, operation.arguments[0])
+    operation = builder[_named(builder, value)]
     number = operation.attribute
     return number if operation.opcode == "constant" and isinstance(number, float) else None
 
@@ -106,15 +139,17 @@ def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value
         return None
     exact = _EXACT.get(opcode)
     if exact is None:
-        return builder.constant(result) if result == int(result) else None
+        return None
     wanted = exact(*(decimal(x) for x in numbers if x is not None))
+    if wanted is None:
+        return None
     # 1 - 0.98 is 0.02, although rounding makes something else of it.
     near = float(wanted)
     return builder.constant(near) if decimal(near) == wanted else None
 
 
 def _chosen(builder: Builder, x: tuple[Value, ...]) -> Value | None:
-    condition = builder[x[0]]
+    condition = builder[_named(builder, x[0])]
     if condition.opcode in host.COMPARE:
         left, right = (_number(builder, a) for a in condition.arguments)
         if left is not None and right is not None:

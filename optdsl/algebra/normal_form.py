@@ -32,6 +32,8 @@ class Algebra:
 
     def __init__(self) -> None:
         self._atoms: dict[Hashable, int] = {}
+        # What is made of infinity, with which no law of arithmetic holds.
+        self._infinite: set[int] = set()
 
     def atom(self, *key: Hashable) -> int:
         """The atom that stands for something; the same key gives the same atom."""
@@ -71,6 +73,12 @@ class Algebra:
         return found
 
     def _form(self, operation: Operation, x: list[Polynomial]) -> Polynomial:
+        if operation.opcode not in {"define", "stop_gradient"} and any(
+            not self._infinite.isdisjoint(p.atoms) for p in x
+        ):
+            atom = self.atom(operation.opcode, *x)
+            self._infinite.add(atom)
+            return variable(atom)
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
@@ -117,7 +125,9 @@ class Algebra:
     def _constant(self, number: object) -> Polynomial:
         assert isinstance(number, float)
         if math.isinf(number):
-            return variable(self.atom("inf")).scaled(Fraction(int(math.copysign(1, number))))
+            atom = self.atom("constant", number)
+            self._infinite.add(atom)
+            return variable(atom)
         return constant(decimal(number))
 
     def _sum(self, x: Polynomial, y: Polynomial) -> Polynomial:

@@ -10,7 +10,7 @@ from optdsl.blending.merge import identities, partition
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.domain import Interval, hull
+from optdsl.ir.domain import closed, hull
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.lower.expressions import Lowering
@@ -127,8 +127,8 @@ def check_bounds(
         member = found[name]
         assert value is not None
         extended = replace(program, operations=lowering.builder.operations)
-        allowed = _closed(hull(member.program.hyper(hyper).domain))
-        actual = _closed(ranges(extended)[value])
+        allowed = closed(hull(member.program.hyper(hyper).domain))
+        actual = closed(ranges(extended)[value])
         if not allowed.includes(actual):
             report.error(
                 "out-of-bounds",
@@ -150,7 +150,3 @@ def check_bounds(
                 bound.value.span,
                 label="`t` is not there yet",
             )
-
-
-def _closed(interval: Interval) -> Interval:
-    return Interval(interval.lower, interval.upper)

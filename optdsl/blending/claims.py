@@ -9,8 +9,9 @@ from optdsl.blending import Blended
 from optdsl.blending.world import World
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Domain, spell
+from optdsl.ir.domain import Domain, closed, hull, spell
 from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, corner_weights
 from optdsl.lower.expressions import Lowering
@@ -36,6 +37,7 @@ class Claim:
         rule_source: the name of the rule's own file.
         reference: the rule as a program over the specification's hyperparameters.
         bindings: the values in `reference` of the rule's own hyperparameters.
+        domains: where these may lie.
         defaults: those of them that nothing gives, so that they are as by default.
         settings: the coefficients that are fixed, by hyperparameter.
     """
@@ -47,6 +49,7 @@ class Claim:
     rule_source: str
     reference: Program
     bindings: tuple[tuple[str, Value], ...]
+    domains: Mapping[str, Domain]
     defaults: tuple[str, ...]
     settings: tuple[tuple[str, float], ...]
 
@@ -177,9 +180,13 @@ def _within(value: float, domain: Domain, setting: ast.Option, report: Report) -
     return False
 
 
+# The reference, the bindings, the domains, and the names of those that are as by default.
+_Bound = tuple[Program, tuple[tuple[str, Value], ...], Mapping[str, Domain], tuple[str, ...]]
+
+
 def _reference(
     node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
-) -> tuple[Program, tuple[tuple[str, Value], ...], tuple[str, ...]] | None:
+) -> _Bound | None:
     """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
     known = [h.name for h in rule.hypers]
     options: dict[str, ast.Expression] = {}
@@ -228,7 +235,30 @@ def _reference(
     bound = rewrite(rule, substitute)
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
-    return verify(bound), tuple(bindings.items()), tuple(defaults)
+    _check_options(bound, rule, bindings, options, report)
+    domains = {h.name: h.domain for h in rule.hypers}
+    return verify(bound), tuple(bindings.items()), domains, tuple(defaults)
+
+
+def _check_options(
+    bound: Program,
+    rule: Program,
+    bindings: Mapping[str, Value],
+    options: Mapping[str, ast.Expression],
+    report: Report,
+) -> None:
+    """The rule must be able to have what a claim's options give it."""
+    found = ranges(bound)
+    for name, node in options.items():
+        allowed = rule.hyper(name).domain
+        actual = found[bindings[name]] if name in bindings else None
+        if actual is not None and not closed(hull(allowed)).includes(closed(actual)):
+            report.error(
+                "out-of-bounds",
+                f"`{name}` of `{rule.name}` can leave its bounds",
+                node.span,
+                label=f"must lie in {allowed}",
+            )
 
 
 def names_of(program: Program, scope: Scope) -> Names:

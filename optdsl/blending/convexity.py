@@ -125,7 +125,12 @@ def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program
         _multi_affine(algebra, part, weight, hypers, simplexes)
     total = sum(weights.values(), start=ZERO)
     corners = list(_corners(hypers, simplexes))
-    if total.substituted(without_last(algebra, simplexes)) != ONE:
+    fixed = {
+        algebra.hyper(h.name): constant(decimal(hull(h.domain).lower))
+        for h in hypers
+        if hull(h.domain).lower == hull(h.domain).upper
+    }
+    if total.substituted(fixed | without_last(algebra, simplexes)) != ONE:
         at, sums = next(
             ((c, x) for c in corners if (x := _at(algebra, total, c)) != 1),
             (corners[0], Fraction(1)),

@@ -71,7 +71,8 @@ class _Mixing:
 
     def _negated(self, form: Form) -> Form:
         minus = self._builder.constant(-1.0)
-        return [(self._builder.times(w, minus) if w else minus, x) for w, x in form]
+        times = self._builder.times
+        return [(minus if w is None else times(w, minus), x) for w, x in form]
 
     def _scaled(self, weight: Value, form: Form) -> Form:
         """The product; what is a mean in itself stays one, as one part of the whole."""
@@ -88,7 +89,8 @@ class _Mixing:
 
     def _is_one(self, weights: Iterable[Value | None]) -> bool:
         """Whether weights sum to one identically."""
-        values = [w for w in weights if w is not None]
+        one = self._builder.constant(1.0)
+        values = [one if w is None else w for w in weights]
         program = Program("", (), (), (), self._builder.operations, (), Value(0))
         found = self._algebra.forms(program, values)
         known = sum((found[v] for v in values), start=ZERO)

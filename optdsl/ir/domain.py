@@ -75,6 +75,11 @@ def spell(value: float) -> str:
     return repr(value)
 
 
+def closed(interval: Interval) -> Interval:
+    """The interval with its ends."""
+    return Interval(interval.lower, interval.upper)
+
+
 def hull(domain: Domain) -> Interval:
     """The smallest interval around a domain."""
     if isinstance(domain, Choice):

@@ -52,9 +52,9 @@ def trajectory(program: Program, run: Run) -> list[Tensor]:
     return found
 
 
-def number(program: Program, value: Value, hypers: Mapping[str, float]) -> float:
-    """A uniform value at the first step."""
-    found = _values(program, (value,), (), (), {}, hypers, 1)[value]
+def number(program: Program, value: Value, hypers: Mapping[str, float], t: int = 1) -> float:
+    """A uniform value at some step."""
+    found = _values(program, (value,), (), (), {}, hypers, t)[value]
     assert isinstance(found, float)
     return found
 
@@ -103,7 +103,7 @@ def _values(
 def _applied(opcode: str, x: list[Number]) -> Number:
     if opcode in {"sum", "mean"}:
         assert isinstance(x[0], tuple)
-        total = math.fsum(x[0]) if all(map(math.isfinite, x[0])) else sum(x[0])
+        total = _total(x[0])
         return total / len(x[0]) if opcode == "mean" else total
     function = _FUNCTIONS[opcode]
     length = next((len(a) for a in x if isinstance(a, tuple)), None)
@@ -111,6 +111,15 @@ def _applied(opcode: str, x: list[Number]) -> Number:
         return function(*x)
     columns = (a if isinstance(a, tuple) else (a,) * length for a in x)
     return tuple(function(*row) for row in zip(*columns, strict=True))
+
+
+def _total(numbers: Tensor) -> float:
+    """The sum; infinite where it overflows."""
+    endless = [x for x in numbers if not math.isfinite(x)]
+    try:
+        return sum(endless) if endless else math.fsum(numbers)
+    except OverflowError:
+        return sum(numbers)
 
 
 _FUNCTIONS: dict[str, Callable[..., float]] = {

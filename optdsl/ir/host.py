@@ -66,8 +66,12 @@ def mixed(*parts: float) -> float:
     for weight, x in zip(parts[0::2], parts[1::2], strict=True):
         if weight != 0:
             total += weight
-            share = weight / total
-            mean = x if share == 1 else mean + share * (x - mean)
+            share, gap = weight / total, mean - x
+            if share == 1:
+                mean = x
+            else:
+                finite = math.isfinite(gap)
+                mean = mean - share * gap if finite else (1 - share) * mean + share * x
     return mean
 
 

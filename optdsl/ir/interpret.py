@@ -46,7 +46,11 @@ def _mix(*parts: Tensor) -> Tensor:
     for weight, x in ((w.detach(), x.detach()) for w, x in pairs):
         total = total + weight
         share = weight / total
-        moved = torch.where(share == 1, x, mean + share * (x - mean))
+        gap = mean - x
+        # Infinities have no difference, but they have a mean.
+        apart = (1 - share) * mean + share * x
+        moved = torch.where(gap.isfinite(), mean - share * gap, apart)
+        moved = torch.where(share == 1, x, moved)
         mean = torch.where(weight == 0, mean, moved)
     if not any(p.requires_grad for p in parts):
         return mean

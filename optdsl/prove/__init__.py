@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from optdsl.algebra.fix import fix
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
-from optdsl.ir.domain import spell
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Program
 from optdsl.prove.equality import equal
@@ -58,7 +57,13 @@ def settle(program: Program, claim: Claim) -> Settlement:
         if claim.holds:
             return Settlement(claim, Verdict.PROVED, "equal over the reals")
         return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
-    found = counterexample(program, claim.reference, settings)
+
+    def valid(hypers: Mapping[str, float]) -> bool:
+        """Whether the rule may have what the claim gives it."""
+        bound = {n: number(claim.reference, v, hypers) for n, v in claim.bindings}
+        return all(value in claim.domains[name] for name, value in bound.items())
+
+    found = counterexample(program, claim.reference, settings, valid)
     if found is None:
         reason = f"{RUNS} runs of {STEPS} steps agree to {TOLERANCE:g}"
         return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
@@ -111,7 +116,12 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     claim, found = settlement.claim, settlement.difference
     assert found is not None
     hypers = dict(found.run.hypers)
-    bound = {name: number(claim.reference, value, hypers) for name, value in claim.bindings}
+    steps = range(1, len(found.run.gradients) + 1)
+    bound: dict[str, object] = {}
+    for name, value in claim.bindings:
+        values = [number(claim.reference, value, hypers, t) for t in steps]
+        # What follows a schedule is set anew for every step.
+        bound[name] = values[0] if len(set(values)) == 1 else values
     gradients = ", ".join(str(list(g)) for g in found.run.gradients)
     source, rule = claim.span.source.loadable, claim.rule_source
     return [
@@ -119,10 +129,13 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "import torch",
         "",
         "def run(name, **hypers):",
-        "    optimizer = optdsl.load(name, learn=False, verify=False)",
+        "    def at(t):",
+        "        return {k: v[t] if isinstance(v, list) else v for k, v in hypers.items()}",
+        "",
         f"    p = torch.nn.Parameter(torch.tensor({list(found.run.theta)}, dtype=torch.float64))",
-        "    optimizer = optimizer([p], **hypers)",
-        f"    for g in [{gradients}]:",
+        "    optimizer = optdsl.load(name, learn=False, verify=False)([p], **at(0))",
+        f"    for t, g in enumerate([{gradients}]):",
+        "        optimizer.param_groups[0].update(at(t))",
         "        p.grad = torch.tensor(g, dtype=torch.float64)",
         "        optimizer.step()",
         "    return p.detach()",
@@ -135,11 +148,11 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     ]
 
 
-def _called(result: str, name: str, hypers: Mapping[str, float]) -> list[str]:
+def _called(result: str, name: str, hypers: Mapping[str, object]) -> list[str]:
     arguments = ", ".join(f"{hyper}={value!r}" for hyper, value in hypers.items())
     indented = textwrap.wrap(f"{arguments},", 80, initial_indent="    ", subsequent_indent="    ")
     return [f"{result} = run(", f"    {name!r},", *indented, ")"]
 
 
 def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(spell(v) for v in values)
+    return ", ".join(repr(v) for v in values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optdsl.ir.domain import Choice, Domain, hull
@@ -33,9 +33,12 @@ class Counterexample:
 
 
 def counterexample(
-    left: Program, right: Program, settings: Mapping[str, float]
+    left: Program,
+    right: Program,
+    settings: Mapping[str, float],
+    valid: Callable[[Mapping[str, float]], bool] = lambda hypers: True,
 ) -> Counterexample | None:
-    """A run in which two programs part by more than `TOLERANCE`, relative to the parameter or 1.
+    """A run in which two programs part by more than `TOLERANCE`, absolute and relative.
 
     None when they agree in all `RUNS` runs of `STEPS` steps.
 
@@ -43,20 +46,26 @@ def counterexample(
         left: a program.
         right: another one over the same hyperparameters.
         settings: those that have a given value; others are as by default at first, then random.
+        valid: whether hyperparameters are ones that both programs may have.
     """
     for run in _runs(left, settings):
+        if not valid(dict(run.hypers)):
+            continue
         pairs = zip(trajectory(left, run), trajectory(right, run), strict=True)
         for step, (x, y) in enumerate(pairs, start=1):
-            if not all(map(math.isfinite, (*x, *y))):
-                break  # beyond double precision, where the reals are no guide
             if any(_apart(a, b) for a, b in zip(x, y, strict=True)):
                 shortened = Run(run.hypers, run.theta, run.gradients[:step])
                 return Counterexample(shortened, x, y)
+            if not all(map(math.isfinite, (*x, *y))):
+                break  # nothing that comes after tells anything
     return None
 
 
 def _apart(a: float, b: float) -> bool:
-    return abs(a - b) > TOLERANCE * max(1.0, abs(a), abs(b))
+    """As `torch.testing.assert_close` judges, with the tolerance for both."""
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return not (a == b or (math.isnan(a) and math.isnan(b)))
+    return abs(a - b) > TOLERANCE * (1 + max(abs(a), abs(b)))
 
 
 def _runs(program: Program, settings: Mapping[str, float]) -> Iterator[Run]:
@@ -94,4 +103,9 @@ def _random(hyper: Hyper, source: random.Random) -> float:
     if math.isinf(bounds.upper - bounds.lower):
         drawn = (hyper.default or 0.1) * source.uniform(0.3, 3)
         return drawn if drawn in domain else hyper.default
-    return float(f"{bounds.lower + (bounds.upper - bounds.lower) * source.uniform(0.02, 0.98):.3g}")
+    width = bounds.upper - bounds.lower
+    drawn = bounds.lower + width * source.uniform(0.02, 0.98)
+    # With few digits, for readers, where few are enough.
+    shortened = (float(f"{drawn:.{digits}g}") for digits in range(2, 18))
+    close = (x for x in shortened if x in domain and abs(x - drawn) < 0.02 * width)
+    return next(close, hyper.default)

@@ -65,7 +65,10 @@ ACCEPTED = [
     ("(A.h + B.h + C.h) / 3", (), 1),
     ("k * A.h + (1 - k) * B.h", (K,), 2),
     ("A.h + k * (B.h - A.h)", (K,), 2),
+    ("A.h - k * (A.h - B.h)", (K,), 2),
     ("A.h - -k * (B.h - A.h)", (K,), 2),
+    ("-(-A.h) * k + B.h - B.h * k", (K,), 2),
+    ("k * A.h - k * B.h + B.h", (K,), 2),
     ("k * A.h + (1 - k) * A.h", (K,), 1),
     ("k / 2 * A.h + (1 - 0.5 * k) * B.h", (K,), 2),
     ("(1 + k) / 4 * A.h + (3 - k) / 4 * B.h", ("hyper k = 0 in [-1, 3]",), 2),
@@ -221,6 +224,13 @@ def test_so_many_corners_are_looked_at_and_no_more() -> None:
     assert "too many coefficients: their bounds have 8,192 corners" in message
 
 
+def test_bounds_of_one_number_are_a_corner_like_others() -> None:
+    """The weights are 0.5 each, wherever k may be."""
+    for domain in ("[0.5, 0.5]", "{0.5}"):
+        found = blend("k * A.h + k * B.h", f"hyper k = 0.5 in {domain}")
+        assert found.combinations[0].corners == 1
+
+
 def test_a_hyperparameter_of_a_member_is_a_coefficient_like_others() -> None:
     def mine(bounds: str) -> Specification:
         text = f"optimizer E\nhyper k = 0.5 in {bounds}\nh = k * g\ntheta' = h\n"
@@ -372,6 +382,23 @@ def bad(weights: Linear) -> bool:
 
 
 SEEDS = st.integers(0, 10**9)
+
+
+@settings(max_examples=80)
+@given(SEEDS, st.integers(1, 3))
+def test_nested_gates_are_accepted_and_mean_what_they_say(seed: int, depth: int) -> None:
+    grower, node = gates(seed, depth)
+    found = blend(str(node), *grower.lines)
+    (combination,) = found.combinations
+    assert combination.corners <= len(list(grower.corners()))
+    point = grower.inside()
+    assert not bad(value(node, point))
+    g, theta = 1.75, -0.625
+    hypers = tuple((name.replace(".", "_"), float(x)) for name, x in point.items())
+    ((result,),) = trajectory(found.program, Run(hypers, (theta,), ((g,),)))
+    weights = value(node, point)
+    expected = sum(float(weights.get(f"{n}.h", 0)) * h(g, theta) for n, h in PARTS.items())
+    assert result == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def spoiled(node: Node, place: list[int], source: random.Random) -> Node:

@@ -13,8 +13,13 @@ def mix(*parts: tuple[float, Tensor]) -> Tensor:
     for weight, x in parts:
         if weight != 0:
             total += weight
-            share = weight / total
-            mean = x if share == 1 else mean + share * (x - mean)
+            share, gap = weight / total, mean - x
+            if share == 1:
+                mean = x
+            else:
+                # Infinities have no difference, but they have a mean.
+                apart = (1 - share) * mean + share * x
+                mean = torch.where(gap.isfinite(), mean - share * gap, apart)
     return mean
 
 

@@ -391,6 +391,13 @@ def test_classes_are_numbered_across_both_programs() -> None:
     assert equal(left, right)
 
 
+def test_infinities_are_no_numbers_to_calculate_with() -> None:
+    """inf - 1 is inf, and not below it."""
+    other = rule("theta' = where(inf - 1 < inf, theta - g, theta)")
+    assert not agree(other, PLAIN)
+    assert not equal(other, PLAIN)
+
+
 # --- random linear rules, run exactly -------------------------------------------------------------
 
 # Of each state: its start (a number and a multiple of the first gradient), and what it becomes: a

@@ -244,6 +244,12 @@ def parts(program: Program) -> Counter[tuple[str, object]]:
     return Counter((o.opcode, o.attribute) for o in program.operations)
 
 
+def test_a_decided_condition_may_have_a_name() -> None:
+    lines = ("state m = 0", "m' = m + g", "chosen = x == 0")
+    fixed = fix(from_text(*lines, "theta' = where(chosen, theta - g, m)"), {"x": 0.0})
+    assert states(fixed) == set()
+
+
 def test_a_mean_without_the_parts_that_weigh_nothing() -> None:
     fixed = fix(program("memory"), {"w_adam": 0.25, "w_avgrad": 0, "w_amsgrad": 0.75})
     mixes = [o for o in fixed.operations if o.opcode == "mix"]
@@ -253,6 +259,14 @@ def test_a_mean_without_the_parts_that_weigh_nothing() -> None:
 
 
 EXACT = {
+    "sqrt(x)": sympy.sqrt,
+    "exp(x)": sympy.exp,
+    "log(x)": sympy.log,
+    "tanh(x)": sympy.tanh,
+    "x^2": lambda x: x**2,
+    "x^40": lambda x: x**40,
+    "0.1^x": lambda x: sympy.Rational(1, 10) ** x,
+    "2^x": lambda x: 2**x,
     "x / 3": lambda x: x / 3,
     "x + 0.1": lambda x: x + sympy.Rational(1, 10),
     "1 - x": lambda x: 1 - x,

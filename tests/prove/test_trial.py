@@ -75,8 +75,7 @@ def shown(text: str, letter: str) -> list[float]:
 
 
 def apart(x: Tensor, y: Tensor) -> bool:
-    scale = torch.maximum(x.abs(), y.abs()).clamp(min=1.0)
-    return bool(((x - y).abs() > TOLERANCE * scale).any())
+    return bool(((x - y).abs() > TOLERANCE * (1 + torch.maximum(x.abs(), y.abs()))).any())
 
 
 def check_snippet(program: Program, settlement: Settlement) -> None:
@@ -119,6 +118,7 @@ PLANTED = [
     ("mada", "recovers Lion   at gamma = 0", "recovers Adam at gamma = 0"),
     ("mada", "recovers Lion   at gamma = 0", "recovers Lion"),
     ("mada", "c = 0, rho = 1, kappa = 0, gamma = 1", "c = 0.25, rho = 1, kappa = 0, gamma = 1"),
+    ("mada", "rho = 0, kappa = 0, gamma = 1", "rho = 0, kappa = 0, gamma = 0.999999"),
     ("mada", "kappa = 1, gamma = 1", "kappa = 0, gamma = 1"),
     ("mada", "Adan.beta3 = beta2", "Adan.beta3 = beta1"),
     ("mada", "Yogi.m0    = 0", "Yogi.m0    = 0.5"),
@@ -131,6 +131,7 @@ PLANTED = [
     ("memory", "recovers AMSGrad at w = AMSGrad", "recovers AMSGrad at w = AVGrad"),
     ("memory", "w = AVGrad, weight_decay = 0", "w = AVGrad"),
     ("two_speed", "recovers Slow at slow = 1", "recovers Slow at slow = 0"),
+    ("hyperadam", "recovers AdamW", "recovers AdamW(eps = 1e-6)"),
     ("hyperadam", "recovers AdamW", "recovers Adam"),
 ]  # fmt: skip
 
@@ -352,7 +353,9 @@ def test_the_same_run_is_found_every_time() -> None:
 
 
 DOMAINS = ["[0, 1]", "[0, 1)", "(0, 1)", "[-1, 1]", "[0, inf)", "(0, inf)", "(-inf, inf)",
-           "(-inf, 0.5]", "{0, 1}", "{0.5, 2, 7}"]  # fmt: skip
+           "(-inf, 0.5]", "{0, 1}", "{0.5, 2, 7}", "[0.5, 0.50001]", "[0.999, 0.9999]",
+           "[0.9995, 0.99996]", "[0.5001, 0.5004]", "[1000.5, 1000.75]",
+           "[0.99, 1)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -373,6 +376,14 @@ def test_runs_stay_within_the_bounds_of_hyperparameters(domain: str) -> None:
     assert len(seen) >= (len(hyper.domain.values) if isinstance(hyper.domain, Choice) else 4)
 
 
+def test_a_true_claim_over_narrow_bounds_is_not_refuted() -> None:
+    write("plain", PLAIN)
+    path = write("mine", "optimizer Mine\nhyper lr = 0.9995 in [0.999, 0.9999]\n"
+                 "theta' = theta - min(lr, 0.9999) * g\nrecovers Plain\n")  # fmt: skip
+    _, settlement = only(path)
+    assert settlement.verdict is Verdict.TESTED
+
+
 def test_runs_have_their_settings_weights_and_sizes() -> None:
     program = library.read(library.open_source("memory"))
     sizes = set()
@@ -391,6 +402,50 @@ def test_runs_have_their_settings_weights_and_sizes() -> None:
         sizes.add(len(run.theta))
     assert index == RUNS - 1
     assert sizes == {1, 3}
+
+
+# --- claims that are hard to test -----------------------------------------------------------------
+
+
+def test_a_sum_that_overflows_does_not_stop_the_search() -> None:
+    """min(1, infinity) is 1, so the claim is true, in double precision as well."""
+    write("plain", PLAIN)
+    update = "theta' = theta - lr * min(1, sum(1e308 + abs(g))) * g"
+    path = write("mine", f"optimizer Mine\nhyper lr = 0.1 in [0, inf)\n{update}\nrecovers Plain\n")
+    _, settlement = only(path)
+    assert settlement.verdict is Verdict.TESTED
+
+
+def test_a_claim_is_not_tested_by_runs_that_compare_nothing() -> None:
+    """This rule is nowhere defined: no step of any run agrees with anything."""
+    write("plain", PLAIN)
+    path = write("mine", "optimizer Mine\nhyper lr = 0.1 in [0, inf)\n"
+                 "theta' = theta - lr * log(-1 - g^2) * g\nrecovers Plain\n")  # fmt: skip
+    _, settlement = only(path)
+    assert settlement.verdict is not Verdict.TESTED
+
+
+def test_a_rule_outside_its_bounds_is_no_rule() -> None:
+    """Its snippet could not be run; the mistake is in the claim's option."""
+    path = write("mine", PLAIN.replace("Plain", "Mine") + "recovers Adam(beta1 = 1.5)\n")
+    with pytest.raises(SpecError) as caught:
+        optdsl.load(path)
+    assert {d.code for d in caught.value.diagnostics} == {"out-of-bounds"}
+
+
+def test_the_snippet_follows_a_binding_that_changes_from_step_to_step() -> None:
+    """The member's learning rate grows with t, in the reference of its claim as well."""
+    write("plain", PLAIN)
+    write("late", PLAIN.replace("Plain", "Late").replace("* g", "* g * where(t == 1, 1, 0.5)"))
+    path = write("mine", "blend Mine\nuse Plain, Late\nhyper k = 0.1 in [0, 1]\n"
+                 "hyper d = 0.5 in [0, 1]\nPlain.lr = k * t\nLate.lr = k * t\n"
+                 "theta' = d * Plain.theta' + (1 - d) * Late.theta'\n"
+                 "recovers Plain at d = 0\n")  # fmt: skip
+    program, settlement = only(path)
+    assert settlement.verdict is Verdict.REFUTED
+    assert settlement.difference is not None
+    assert len(settlement.difference.run.gradients) == 2
+    check_snippet(program, settlement)
 
 
 def test_sources_without_files_have_no_path_to_load() -> None:
