@@ -129,6 +129,8 @@ def blend_source(
     for source in opened:
         stem = Path(source.name).stem
         member = member_name(stem, library.read(source))
+        if source.directory is not None and folded(member) != folded(stem):
+            raise OptionError(f"{source.name}: a blend cannot write this name; rename the file")
         if member in members:
             raise OptionError(
                 f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from collections.abc import Mapping, Sequence
 
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import Interval, spell
 from optdsl.ir.program import Hyper, Program
 from optdsl.options import OptionError
 from optdsl.references import folded
@@ -34,6 +35,7 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
         raise OptionError(f"{title!r} is no name; use letters, digits and underscores")
     listed = ", ".join(members)
     taken = {h.name for p in rules.values() for h in p.hypers}
+    taken |= set(members)
     w = next(n for n in ("w", "weights", "mixture", "simplex_weights") if n not in taken)
     mixture = [f"{w}.{m} * {m}.theta'" for m in members]
     blocks = [
@@ -109,21 +111,33 @@ def _agreeing(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
 
 def _rates(rules: Mapping[str, Program]) -> list[str]:
     """One learning rate for schedulers to drive, where the members' differ."""
-    having = _having(rules, "lr")
-    if not having or _agreeing(rules, "lr") == having:
-        return [] if len(having) > 1 or not having else [f"share lr among {having[0]}"]
-    first: Hyper = rules[having[0]].hyper("lr")
-    lines = [f"hyper lr = {spell(first.default)} in {first.domain}"]
+    having = [m for m in _having(rules, "lr") if isinstance(_lr(rules, m).domain, Interval)]
+    if not having or (len(having) > 1 and _agreeing(rules, "lr") == _having(rules, "lr")):
+        return []
+    first = _lr(rules, having[0])
+    if len(having) == 1:
+        return [f"share lr among {having[0]}"]
+    # A rule that refuses a learning rate of 0 makes the blend refuse it.
+    opening = "(" if any(0.0 not in _lr(rules, m).domain for m in having) else "["
+    lines = [f"hyper lr = {spell(first.default)} in {opening}0, inf)"]
     bindings = []
     for member in having:
-        rate = rules[member].hyper("lr").default
-        if rate == first.default:
-            bindings.append(f"{member}.lr = lr")
-        else:
+        own = _lr(rules, member)
+        rate = "lr"
+        if own.default != first.default:
             ratio = _fresh(f"{member.lower()}_lr_ratio", rules)
-            lines.append(f"hyper {ratio} = {_ratio(rate, first.default)} in [0, inf)")
-            bindings.append(f"{member}.lr = {ratio} * lr")
+            lines.append(f"hyper {ratio} = {_ratio(own.default, first.default)} in [0, inf)")
+            rate = f"{ratio} * lr"
+        bounds = own.domain
+        assert isinstance(bounds, Interval)
+        if math.isfinite(bounds.upper) or bounds.lower > 0:
+            rate = f"clip({rate}, {spell(bounds.lower)}, {spell(bounds.upper)})"
+        bindings.append(f"{member}.lr = {rate}")
     return [*lines, "", *bindings]
+
+
+def _lr(rules: Mapping[str, Program], member: str) -> Hyper:
+    return rules[member].hyper("lr")
 
 
 def _fresh(name: str, rules: Mapping[str, Program]) -> str:

@@ -74,12 +74,14 @@ class Specification:
 
     Attributes:
         program: what it computes.
+        member: what it is as a member of a blend.
         claims: what it says about itself.
         combinations: of a blend, its slots, each shown to be a convex combination.
         separate: of a blend, the states that its members would keep without sharing.
     """
 
     program: Program
+    member: Program
     claims: tuple[Claim, ...]
     combinations: tuple[Combination, ...] = ()
     separate: tuple[State, ...] = ()
@@ -130,9 +132,8 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     declaration = parsed.declaration
     assert declaration is not None
     sources = dict(source.rules or ())
-    programs = {
-        name: _specification(recipe(rule), verify).program for name, rule in sources.items()
-    }
+    found_rules = {name: _specification(recipe(r), verify) for name, r in sources.items()}
+    programs = {name: found.member for name, found in found_rules.items()}
     references.report_unknown(declaration, source, list_specs(), report)
     found = _lowered(declaration, programs, parsed.broken, report)
     _check_learned(found.program, declaration, report)
@@ -141,12 +142,13 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     if verify:
         refuted_claims(found.program, claimed, report)
     report.check()
-    return Specification(found.program, claimed, found.combinations, found.separate)
+    return Specification(found.program, found.member, claimed, found.combinations, found.separate)
 
 
 @dataclass(frozen=True, eq=False)
 class _Lowered:
     program: Program
+    member: Program
     names: Names
     combinations: tuple[Combination, ...] = ()
     separate: tuple[State, ...] = ()
@@ -162,10 +164,10 @@ def _lowered(
         blended = blend(declaration, prelude(), LIBRARY, programs, report, broken)
         separate = tuple(s for m in blended.members.values() for s in m.program.states)
         names = names_of_blend(blended)
-        return _Lowered(blended.program, names, blended.combinations, separate)
+        return _Lowered(blended.program, blended.member, names, blended.combinations, separate)
     program = lower(declaration, prelude(), LIBRARY, report, broken)
     scope, _ = collect(declaration, prelude(), Report(), broken)
-    return _Lowered(program, names_of(program, scope))
+    return _Lowered(program, program, names_of(program, scope))
 
 
 def _check_learned(program: Program, declaration: ast.Declaration, report: Report) -> None:

@@ -12,13 +12,15 @@ from optdsl.diagnostics import Report, Source, nearest
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial
 
+MAX_DEPTH = 8
+
 # Reads a specification by its name in the library, or by its path.
 Opener = Callable[[str], Source]
 
 
 def folded(name: str) -> str:
-    """A name of a specification without what is free in it: case, underscores, hyphens, spaces."""
-    return re.sub(r"[-_\s]", "", name.lower())
+    """A name of a specification without what is free in it: case, and signs between words."""
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 def attached(
@@ -35,8 +37,7 @@ def attached(
         path: what is being looked up, from the outermost specification on.
 
     Raises:
-        OSError, ValueError: when a file beside the source cannot be read.
-        SpecError: when a rule would be made of itself.
+        SpecError: for a file that cannot be read, and a rule that would be made of itself.
     """
     if source.rules is not None:
         return source
@@ -49,7 +50,21 @@ def attached(
     for name, rule in named(declaration) if declaration else ():
         if name in found:
             continue
-        opened = [opener(place) for place in _candidates(rule.text, beside, known)]
+        if len(inside) > MAX_DEPTH:
+            report.error(
+                "too-deep",
+                f"blends are made of blends more than {MAX_DEPTH} deep",
+                rule.span,
+                hint="write out some of them",
+            )
+            break
+        opened = []
+        for place in _candidates(rule.text, beside, known):
+            try:
+                opened.append(opener(place))
+            except (OSError, ValueError) as error:
+                message = f"`{rule.text}` cannot be read"
+                report.error("unknown-rule", message, rule.span, label=str(error))
         # A file that is called like what it uses means the library's.
         others = [o for o in opened if all(_identity(o) != _identity(p) for p in inside)]
         if others:
@@ -135,7 +150,8 @@ def beside_of(directory: str | None) -> dict[str, list[str]]:
         return {}
     found: dict[str, list[str]] = {}
     for name in names:
-        if name.endswith(".opt") and not name.startswith("."):
+        regular = os.path.isfile(os.path.join(directory, name))
+        if regular and name.endswith(".opt") and not name.startswith("."):
             found.setdefault(folded(Path(name).stem), []).append(os.path.join(directory, name))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, hull
 from optdsl.ir.interpret import initial_state, step
 from optdsl.ir.program import Operation, Program, State, Value
+from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify as verify_program
 from optdsl.library import specification
 from optdsl.passes.pipeline import run_passes
@@ -113,11 +115,18 @@ def _points(program: Program, inside: bool) -> list[Point]:
     """The steps of a short run, as by default or with coefficients inside their bounds."""
     generator = torch.Generator().manual_seed(0)
     hypers = {h.name: h.default for h in program.hypers}
-    for hyper in program.hypers:
+    for hyper in program.hypers if inside else ():
         bounds = hull(hyper.domain)
-        bounded = not isinstance(hyper.domain, Choice) and bounds.upper - bounds.lower <= 1
-        if inside and bounded and program.simplex_of(hyper.name) is None:
+        if isinstance(hyper.domain, Choice):
+            continue
+        if bounds.upper - bounds.lower < math.inf:
             hypers[hyper.name] = 0.7 * hyper.default + 0.15 * (bounds.lower + bounds.upper)
+        elif hyper.default in (bounds.lower, bounds.upper):
+            hypers[hyper.name] += 0.1 if hyper.default == bounds.lower else -0.1
+    for simplex in program.simplexes if inside else ():
+        for name in simplex.hypers:
+            rest = 0.3 / len(simplex.hypers)
+            hypers[name] = 0.7 * program.hyper(name).default + rest
     theta = torch.randn(_ELEMENTS, generator=generator, dtype=torch.float64)
     state: dict[str, Tensor] = {}
     points = []
@@ -157,16 +166,18 @@ class _Frozen:
 
     def __init__(self, program: Program) -> None:
         self._constants: list[State] = []
-        recording = replace(program, states=(*program.states, *self._recorded(program)))
+        # A state needs an initial value; this one is never used.
+        never = Operation("constant", (), 0.0, UNIFORM)
+        states = (*program.states, *self._recorded(program))
+        recording = replace(program, operations=(*program.operations, never), states=states)
         self._recording = verify_program(recording)
         self._reading = verify_program(rewrite(recording, self._read))
 
     def _recorded(self, program: Program) -> list[State]:
         for index, operation in enumerate(program.operations):
             if operation.opcode == "stop_gradient":
-                # Its initial value is never used.
-                first, name = program.states[0].initial, f"constant {index}"
-                self._constants.append(State(name, operation.type, first, operation.arguments[0]))
+                never, name = Value(len(program.operations)), f"constant {index}"
+                self._constants.append(State(name, operation.type, never, operation.arguments[0]))
         return self._constants
 
     def _read(

@@ -91,8 +91,9 @@ def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) ->
             x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
         )
     if operation.opcode == "mix":
-        parts = [(w, y) for w, y in zip(x[0::2], x[1::2], strict=True) if _number(builder, w) != 0]
-        kept = tuple(v for part in parts for v in part)
+        pairs = list(zip(x[0::2], x[1::2], strict=True))
+        parts = [(w, y) for w, y in pairs if _number(builder, w) != 0]
+        kept = tuple(v for part in parts or pairs[:1] for v in part)
         return parts[0][1] if len(parts) == 1 else builder.copy(operation, kept)
     numbers = [_number(builder, a) for a in x]
     if operation.opcode == "where":

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
 
-from optdsl.blending.checks import check_bounds, check_no_states, check_update, check_used
+from optdsl.blending.checks import (
+    check_bounds,
+    check_no_states,
+    check_numbers,
+    check_update,
+    check_used,
+)
 from optdsl.blending.convexity import Combination
 from optdsl.blending.members import Member, members
 from optdsl.blending.merge import merge_states
@@ -32,6 +38,8 @@ class Blended:
 
     Attributes:
         program: the blend, its members' equal states merged.
+        member: the same for use in another blend, which may redefine equations; it has those states
+            apart that are equal only as long as nothing is redefined.
         members: the rules that it is made of, by the names it has for them.
         world: what each hyperparameter of each member is.
         combinations: the slots, all of them shown to be convex combinations.
@@ -39,6 +47,7 @@ class Blended:
     """
 
     program: Program
+    member: Program
     members: Mapping[str, Member]
     world: World
     combinations: tuple[Combination, ...]
@@ -82,6 +91,8 @@ def blend(
 
     builder = Builder()
     lowering = Lowering(scope, builder, report)
+    check_numbers(settled, lowering, report)
+    report.check()
     weaver = Weaver(found, slots, settled, lowering, report)
     try:
         weaver.weave()
@@ -114,7 +125,8 @@ def blend(
     check_bounds(program, settled, found, lowering, report)
     report.check()
     merged = verify(merge_states(program))
-    return Blended(merged, found, settled, tuple(weaver.combinations), scope)
+    member = verify(merge_states(program, by_name=True))
+    return Blended(merged, member, found, settled, tuple(weaver.combinations), scope)
 
 
 def _slots(

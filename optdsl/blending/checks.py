@@ -31,6 +31,21 @@ def check_no_states(declaration: ast.Declaration, report: Report) -> None:
             )
 
 
+def check_numbers(settled: World, lowering: Lowering, report: Report) -> None:
+    """What is bound to a hyperparameter must be a number."""
+    for (name, hyper), bound in settled.bound.items():
+        value = settled.value(lowering, name, hyper) if isinstance(bound, ast.Binding) else None
+        if value is not None and lowering.builder[value].type.condition:
+            assert isinstance(bound, ast.Binding)
+            report.error(
+                "type",
+                f"`{name}.{hyper}` is a number",
+                bound.value.span,
+                label="a condition",
+                hint="write `where(condition, 1, 0)`",
+            )
+
+
 def check_update(
     declaration: ast.Declaration,
     program: Program,
@@ -100,7 +115,13 @@ def check_used(
     found: Mapping[str, Member], slots: Mapping[str, ast.Equation], report: Report
 ) -> None:
     """Each of several members must be taken from."""
-    owners = {n.owner for e in slots.values() for n in walk(e.value) if isinstance(n, ast.Name)}
+    owners = {
+        n.owner
+        for e in slots.values()
+        for n in walk(e.value)
+        if isinstance(n, ast.Name) and n.owner in found
+        if n.name + ("'" if n.primed else "") in found[n.owner].equations
+    }
     for member in found.values():
         if member.name not in owners and len(found) > 1:
             report.error(
@@ -127,8 +148,10 @@ def check_bounds(
         member = found[name]
         assert value is not None
         extended = replace(program, operations=lowering.builder.operations)
-        allowed = closed(hull(member.program.hyper(hyper).domain))
-        actual = closed(ranges(extended)[value])
+        allowed, actual = hull(member.program.hyper(hyper).domain), ranges(extended)[value]
+        if not isinstance(bound.value, ast.Name):
+            # Arithmetic closes the ends of intervals, which rounding may reach.
+            allowed, actual = closed(allowed), closed(actual)
         if not allowed.includes(actual):
             report.error(
                 "out-of-bounds",

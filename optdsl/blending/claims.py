@@ -199,6 +199,13 @@ def _reference(
                 option.name.span,
                 hint=nearest(option.name.text, known) or f"it has {', '.join(known)}",
             )
+        elif rule.simplex_of(option.name.text) is not None:
+            report.error(
+                "unknown-option",
+                f"`{option.name.text}` of `{node.rule.text}` is a part of a weight vector",
+                option.name.span,
+                label="a rule's weights are as by default, or a member's in a blend",
+            )
         resolve_expression(option.value, names.scope, allowed, broken, report)
         options[option.name.text] = option.value
     if not report.empty:

@@ -18,7 +18,7 @@ from optdsl.ir.domain import hull, spell
 from optdsl.ir.program import Hyper, Program, Simplex, Value
 from optdsl.syntax import ast
 
-MAX_CORNERS = 4_096
+MAX_CORNERS = 1_024
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from optdsl.passes.rewrite import rewrite
 Partition = Mapping[str, int]
 
 
-def partition(program: Program) -> Partition:
-    """The coarsest partition into states that are always equal."""
+def partition(program: Program, names: bool = False) -> Partition:
+    """The coarsest partition into states that are always equal; for `names` see `identities`."""
     initial = identities(program, {s.name: 0 for s in program.states}, program.initial_values)
     classes = _numbered((s.type, i) for s, i in zip(program.states, initial, strict=True))
     while True:
         named = {s.name: c for s, c in zip(program.states, classes, strict=True)}
-        after = identities(program, named, [s.next for s in program.states])
+        after = identities(program, named, [s.next for s in program.states], names)
         split = _numbered(zip(classes, after, strict=True))
         if max(split, default=0) == max(classes, default=0):
             return named
@@ -41,18 +41,24 @@ def _numbered(keys: Iterable[object]) -> list[int]:
     return [seen.setdefault(key, len(seen)) for key in keys]
 
 
-def identities(program: Program, classes: Partition, roots: Sequence[Value]) -> list[Value]:
+def identities(
+    program: Program, classes: Partition, roots: Sequence[Value], names: bool = False
+) -> list[Value]:
     """Numbers for some values, the same for those that are the same operation of equal things.
 
-    States of one class are equal, and so is a value under two names.
+    States of one class are equal, and so is a value under two names, unless `names` count.
     """
     builder = Builder()
     new: list[Value] = []
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
-        if operation.opcode == "define":
+        if operation.opcode == "define" and not names:
             new.append(arguments[0])
             continue
+        if operation.opcode == "define":
+            name = str(operation.attribute)
+            # What is a member's member's cannot be redefined, so that its whole name counts.
+            operation = replace(operation, attribute=_plain(name) if name.count(".") == 1 else name)
         if operation.opcode == "state":
             known = classes[str(operation.attribute)]
             operation = replace(operation, attribute=str(known))
@@ -60,9 +66,12 @@ def identities(program: Program, classes: Partition, roots: Sequence[Value]) -> 
     return [new[r] for r in roots]
 
 
-def merge_states(program: Program) -> Program:
-    """The program with one state for each class, under readable names, dead ones left out."""
-    classes = partition(program)
+def merge_states(program: Program, by_name: bool = False) -> Program:
+    """The program with one state for each class, under readable names, dead ones left out.
+
+    With `by_name`, only states stay one that do so whatever a blend of this one redefines.
+    """
+    classes = partition(program, by_name)
     whole: dict[int, list[State]] = defaultdict(list)
     for state in program.states:
         whole[classes[state.name]].append(state)
@@ -70,9 +79,8 @@ def merge_states(program: Program) -> Program:
     alive = {classes[s.name] for s in program.states}
     blocks = {c: states for c, states in whole.items() if c in alive}
     names = _names(blocks, program)
-    meanings = _meanings(program, classes)
-    plain = _agreed(meanings)
-    hints = _hints(meanings) | {
+    plain = _agreed(_meanings(program, classes, names=True))
+    hints = _hints(_meanings(program, classes)) | {
         f"{state.name}'": f"{names[c]}'" for c, states in blocks.items() for state in states
     }
 
@@ -130,28 +138,35 @@ def _plain(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _meanings(program: Program, classes: Partition) -> dict[str, Value]:
-    """What each equation computes, as a number that equal ones share."""
+def _meanings(program: Program, classes: Partition, names: bool = False) -> dict[str, Value]:
+    """What each equation computes, as a number that equal ones share.
+
+    With `names`, equal are those that also use equations of the same names: what redefines one of
+    these changes both alike.
+    """
     defines = [(Value(i), o) for i, o in enumerate(program.operations) if o.opcode == "define"]
-    values = identities(program, classes, [value for value, _ in defines])
-    names = (str(operation.attribute) for _, operation in defines)
-    return dict(zip(names, values, strict=True))
+    values = identities(program, classes, [value for value, _ in defines], names)
+    spelled = (str(operation.attribute) for _, operation in defines)
+    return dict(zip(spelled, values, strict=True))
+
+
+def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:
+    found: dict[str, set[Value]] = defaultdict(set)
+    for name, meaning in meanings.items():
+        found[_plain(name)].add(meaning)
+    return found
 
 
 def _agreed(meanings: Mapping[str, Value]) -> dict[str, str]:
     """The members' equations about which all agree, as equations of the blend."""
-    found: dict[str, set[Value]] = defaultdict(set)
-    for name, meaning in meanings.items():
-        found[_plain(name)].add(meaning)
+    found = _by_plain(meanings)
     own = (name for name in meanings if name.count(".") == 1)
     return {n: _plain(n) for n in own if len(found[_plain(n)]) == 1 and _plain(n) not in meanings}
 
 
 def _hints(meanings: Mapping[str, Value]) -> dict[str, str]:
     """For members' equations of one name and several meanings: the name with the member's."""
-    found: dict[str, set[Value]] = defaultdict(set)
-    for name, meaning in meanings.items():
-        found[_plain(name)].add(meaning)
+    found = _by_plain(meanings)
     hints = {}
     for name in meanings:
         member, _, plain = name.rpartition(".")

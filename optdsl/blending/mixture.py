@@ -16,14 +16,18 @@ from optdsl.blending.convexity import without_last
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Simplex, Value, upstream
 
+_WEIGHT_OPERATIONS = {"constant", "hyper", "neg", "add", "sub", "mul", "div"}
+
 # A sum of products: each part with its weight, where None is one.
 Form = list[tuple[Value | None, Value]]
 
 
 def mixture(
     builder: Builder, simplexes: Sequence[Simplex], value: Value, parts: AbstractSet[Value]
-) -> Value:
+) -> Value | None:
     """The value, a convex combination of parts, as means of them, nested as its author nested it.
+
+    None when it is not written as a sum of parts with weights.
 
     Args:
         builder: where the values are made.
@@ -40,24 +44,36 @@ class _Mixing:
         self._simplexes = simplexes
         self._algebra = Algebra()
 
-    def mean(self, value: Value, parts: AbstractSet[Value]) -> Value:
+    def mean(self, value: Value, parts: AbstractSet[Value]) -> Value | None:
         forms: dict[Value, Form] = {part: [(None, part)] for part in parts}
         for index in upstream(self._builder.operations, (value,), stop=parts):
             operation = self._builder[index]
             if index not in forms and any(a in forms for a in operation.arguments):
-                found = self._form(operation, forms)
-                if found is None:
-                    return value  # convex all the same, in a form that is not taken apart
+                found = self._form(index, operation, forms)
+                if found is None or not all(w is None or self._is_weight(w) for w, _ in found):
+                    return None
                 forms[index] = _collected(self._builder, found)
-        return self._mixed(forms[value])
+        return self._mixed(forms[value]) if value in forms else None
 
-    def _form(self, operation: Operation, forms: dict[Value, Form]) -> Form | None:
+    def _is_weight(self, weight: Value) -> bool:
+        """Whether a weight is made in a way that is a number for all coefficients."""
+        for index in upstream(self._builder.operations, (weight,)):
+            operation = self._builder[index]
+            divisor = operation.arguments[-1] if operation.opcode == "div" else None
+            safe = divisor is None or self._builder[divisor].opcode == "constant"
+            if operation.opcode not in _WEIGHT_OPERATIONS or not safe:
+                return False
+        return True
+
+    def _form(self, value: Value, operation: Operation, forms: dict[Value, Form]) -> Form | None:
         x = operation.arguments
         match operation.opcode:
             case "add" if x[0] in forms and x[1] in forms:
                 return forms[x[0]] + forms[x[1]]
             case "sub" if x[0] in forms and x[1] in forms:
                 return forms[x[0]] + self._negated(forms[x[1]])
+            case "stop_gradient" if len(forms[x[0]]) == 1 and forms[x[0]][0][0] is None:
+                return [(None, value)]
             case "neg":
                 return self._negated(forms[x[0]])
             case "mul" if x[0] not in forms or x[1] not in forms:

@@ -138,7 +138,17 @@ class Weaver:
         found = combination(name, equation, program, value, originals, self._report)
         if found is not None:
             self.combinations.append(found)
-            value = mixture(self._builder, own.simplexes, value, set(originals.values()))
+            mean = mixture(self._builder, own.simplexes, value, set(originals.values()))
+            if mean is None:
+                self._report.error(
+                    "convex",
+                    f"`{name}` is not written as a sum of parts with weights",
+                    equation.value.span,
+                    label="it cannot be taken apart",
+                    hint="write for instance `w * A.x + (1 - w) * B.x`",
+                )
+                return None
+            value = mean
         return self._builder.emit("define", value, attribute=name, hint=name, span=equation.span)
 
     def _copied(self, member: Member, root: Value) -> Value | None:

@@ -13,7 +13,7 @@ from optdsl.ir.program import Hyper, Simplex, Value
 from optdsl.lower.declarations import Declared
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import resolve_expression
-from optdsl.lower.scope import Scope, component
+from optdsl.lower.scope import Scope, component, reserved_hyper
 from optdsl.syntax import ast
 
 # A member's hyperparameter: (member, name).
@@ -233,6 +233,15 @@ class _Gathering:
                 if (member.name, hyper.name) in self._places:
                     continue
                 flat = member.flat(hyper.name)
+                reason = reserved_hyper(flat)
+                if reason is not None:
+                    self._report.error(
+                        "reserved",
+                        f"`{member.name}.{hyper.name}` would be called {flat}",
+                        member.span,
+                        label=reason,
+                        hint="give the member another name with `as`",
+                    )
                 if flat in declared:
                     self._collision(f"{member.name}.{hyper.name}", flat, member.span)
                 declared.add(flat)

@@ -43,6 +43,7 @@ def verify(program: Program) -> Program:
     for hyper in program.hypers:
         if hyper.default not in hyper.domain:
             raise InvalidProgram(f"{hyper.name} = {hyper.default} is outside {hyper.domain}")
+    _unique("equation", (str(o.attribute) for o in program.operations if o.opcode == "define"))
     _simplexes(program, hypers)
     _results(program, hypers)
     return program

@@ -23,6 +23,13 @@ _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation
 
 
+def reserved_hyper(name: str) -> str | None:
+    """Why a hyperparameter cannot be called so; None for most names."""
+    if keyword.iskeyword(name) or name == "__debug__":
+        return "a keyword of Python, where hyperparameters are arguments"
+    return _RESERVED_HYPERS.get(name)
+
+
 def component(weights: str, label: str) -> str:
     """The hyperparameter behind a component: ``w.Adam`` is ``w_adam``."""
     return f"{weights}_{label.lower()}"
@@ -121,6 +128,17 @@ def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -
     for name, node in scope.weights.items():
         for label in node.labels:
             flat = component(name, label.text)
+            reason = reserved_hyper(flat)
+            if label.text in {"inf", "uniform"}:
+                reason = "it means something else where a weight is named"
+            if reason is not None:
+                report.error(
+                    "reserved",
+                    f"`{label.text}` cannot be a label of `{name}`",
+                    label.span,
+                    label=reason,
+                    hint="rename it",
+                )
             if flat in taken:
                 report.error(
                     "duplicate",
@@ -140,9 +158,7 @@ def _reserved(statement: Definition, report: Report) -> bool:
     if isinstance(statement, ast.Function) and name in FUNCTIONS:
         reason = "a built-in function"
     if isinstance(statement, ast.Hyper | ast.Weights):
-        reason = reason or _RESERVED_HYPERS.get(name)
-        if keyword.iskeyword(name) or name == "__debug__":
-            reason = "a keyword of Python, where hyperparameters are arguments"
+        reason = reserved_hyper(name) or reason
     if isinstance(statement, ast.State):
         reason = reason or _RESERVED_STATES.get(name)
     if isinstance(statement, ast.Equation) and name == "theta":

@@ -14,7 +14,7 @@ from optdsl.ir.evaluate import number
 from optdsl.ir.program import Program
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
-from optdsl.prove.trial import RUNS, STEPS, TOLERANCE, Counterexample, counterexample
+from optdsl.prove.trial import STEPS, TOLERANCE, Counterexample, counterexample
 
 __all__ = ["Settlement", "Verdict", "refuted_claims", "settle"]
 
@@ -63,9 +63,12 @@ def settle(program: Program, claim: Claim) -> Settlement:
         bound = {n: number(claim.reference, v, hypers) for n, v in claim.bindings}
         return all(value in claim.domains[name] for name, value in bound.items())
 
-    found = counterexample(program, claim.reference, settings, valid)
+    found, runs = counterexample(program, claim.reference, settings, valid)
+    if not runs:
+        reason = f"what {claim.rule} is given is outside its bounds in every run"
+        return Settlement(claim, Verdict.REFUTED, reason)
     if found is None:
-        reason = f"{RUNS} runs of {STEPS} steps agree to {TOLERANCE:g}"
+        reason = f"{runs} runs of {STEPS} steps agree to {TOLERANCE:g}"
         return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
     reason = f"they differ after step {len(found.run.gradients)}"
     if not claim.holds:

@@ -37,10 +37,10 @@ def counterexample(
     right: Program,
     settings: Mapping[str, float],
     valid: Callable[[Mapping[str, float]], bool] = lambda hypers: True,
-) -> Counterexample | None:
+) -> tuple[Counterexample | None, int]:
     """A run in which two programs part by more than `TOLERANCE`, absolute and relative.
 
-    None when they agree in all `RUNS` runs of `STEPS` steps.
+    None when they agree in all runs, of `RUNS` those that are valid; and how many were made.
 
     Args:
         left: a program.
@@ -48,17 +48,19 @@ def counterexample(
         settings: those that have a given value; others are as by default at first, then random.
         valid: whether hyperparameters are ones that both programs may have.
     """
+    made = 0
     for run in _runs(left, settings):
         if not valid(dict(run.hypers)):
             continue
+        made += 1
         pairs = zip(trajectory(left, run), trajectory(right, run), strict=True)
         for step, (x, y) in enumerate(pairs, start=1):
             if any(_apart(a, b) for a, b in zip(x, y, strict=True)):
                 shortened = Run(run.hypers, run.theta, run.gradients[:step])
-                return Counterexample(shortened, x, y)
+                return Counterexample(shortened, x, y), made
             if not all(map(math.isfinite, (*x, *y))):
                 break  # nothing that comes after tells anything
-    return None
+    return None, made
 
 
 def _apart(a: float, b: float) -> bool:
@@ -79,6 +81,8 @@ def _runs(program: Program, settings: Mapping[str, float]) -> Iterator[Run]:
         gradients = tuple(
             tuple(_drawn(source, scale) for _ in range(elements)) for _ in range(STEPS)
         )
+        if index % 4 == 3:  # an element that has no gradient at first
+            gradients = ((0.0, *gradients[0][1:]), *gradients[1:])
         yield Run(tuple(hypers.items()), theta, gradients)
 
 

@@ -233,3 +233,67 @@ def test_defaults_behind_a_refuted_claim_are_named() -> None:
         library.read(Source("a.opt", text))
     assert "where they differ, A has" in str(caught.value)
     library.read(Source("a.opt", text.replace("recovers SGD", "recovers SGD(momentum = 0.9)")))
+
+
+def test_members_that_only_happen_to_agree_keep_their_equations_apart(tmp_path: Path) -> None:
+    """One's moment is of `h`, Two's of `g`: equal, but what redefines `h` changes one of them."""
+    rule(tmp_path, "One", "state m = 0", "h = g", "m' = ema(m, h, 0.5)", "theta' = theta - lr * m'")
+    rule(tmp_path, "Two", "state m = 0", "m' = ema(m, g, 0.5)", "theta' = theta - lr * sign(m')")
+    rule(tmp_path, "Three", "h = 100 * g", "theta' = theta - lr * h")
+    mixed = "theta' = w * One.theta' + (1 - w) * Two.theta'"
+    inner = ["blend Inner", "use One, Two", "share lr", "hyper w = 0.5 in [0, 1]", mixed, ""]
+    (tmp_path / "inner.opt").write_text("\n".join(inner))
+    head = "use Inner, Three", "share lr", "hyper k = 0 in [0, 1]"
+    with pytest.raises(SpecError, match=r"no member has an equation `m'`"):
+        blended(tmp_path, *head, "m' = k * Inner.m' + (1 - k) * Inner.m'", "theta' = Inner.theta'")
+    outer = blended(tmp_path, *head, "h = k * Inner.h + (1 - k) * Three.h", "theta' = Inner.theta'")
+    flat = blended(
+        tmp_path, "use One, Two, Three", "share lr", "hyper w = 0.5 in [0, 1]",
+        "hyper k = 0 in [0, 1]", "h = k * One.h + (1 - k) * Three.h", mixed,
+    )  # fmt: skip
+    same(outer, flat, w=0.5, inner_w=0.5)
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        "Adam.theta' + 1e20 - 1e20",
+        "Adam.theta' * Lion.theta' / Lion.theta'",
+        "w^2 / w * Adam.theta' + (1 - w) * Lion.theta'",
+        "max(Adam.theta', Adam.theta')",
+    ],
+)
+def test_what_is_convex_but_no_sum_of_parts_with_weights_is_refused(slot: str) -> None:
+    text = f"blend B\nuse Adam, Lion\nhyper w = 0.5 in [0, 1]\ntheta' = {slot}\n"
+    with pytest.raises(SpecError, match=r"error\[(convex|unused-member)\]"):
+        library.read(Source("b.opt", text))
+
+
+def test_a_part_may_be_held_constant() -> None:
+    text = "blend B\nuse Adam, Lion\nhyper a = 0 in [0, 1]\n" + (
+        "theta' = a * stop_gradient(Adam.theta') + (1 - a) * Lion.theta'\nrecovers Lion at a = 0\n"
+    )
+    program = library.read(Source("b.opt", text))
+    hypers = {h.name: h.default for h in program.hypers} | {"adam_eps": 0.0}
+    interpreter = Interpreter(program)
+    theta, g = torch.ones(2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    found = interpreter.step(theta, g, interpreter.start(theta, g, hypers), hypers, 1).parameter
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("use Adam, Lion as Initial",), "would be called initial_lr"),
+        (("use Adam, Lion", "hyper v = uniform on simplex(inf, x)"), "cannot be a label"),
+        (("use Adam, Lion", "hyper v = uniform on simplex(uniform, x)"), "cannot be a label"),
+        (("use Adam, Lion", "hyper b = 1 in [0, 1]", "Adam.beta1 = b"), "can leave its bounds"),
+        (("use Adam, Lion", "Adam.lr = 1 > 0"), "`Adam.lr` is a number"),
+        (("use Adam, Lion, Yogi", "Adam.lr = Yogi.lr"), "nothing is taken from `Yogi`"),
+    ],
+)
+def test_more_mistakes(lines: tuple[str, ...], message: str) -> None:
+    other = "Initial" if "Initial" in lines[0] else "Lion"
+    mixed = f"hyper w = 0.5 in [0, 1]\ntheta' = w * Adam.theta' + (1 - w) * {other}.theta'\n"
+    with pytest.raises(SpecError, match=message):
+        library.read(Source("b.opt", "\n".join(["blend B", *lines, mixed])))

@@ -40,7 +40,7 @@ def unmerged(source: Source) -> Program:
     # Members that are blends themselves stay as they are.
     library.read(source, verify=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blending, "merge_states", lambda program: program)
+        patch.setattr(blending, "merge_states", lambda program, by_name=False: program)
         # Not what was read before.
         return library.read(replace(source, text=source.text + "\n# unmerged\n"), verify=False)
 

@@ -111,3 +111,22 @@ def test_a_specification_names_no_path(tmp_path: Path) -> None:
         path.write_text(f"blend X\n{text}\n")
         with pytest.raises(SpecError, match="syntax"):
             optdsl.load(path)
+
+
+def test_files_that_cannot_be_read_are_reported_where_they_are_named(directory: Path) -> None:
+    (directory / "steep.opt").write_bytes(b"optimizer \xff\xfe")
+    with pytest.raises(SpecError, match=r"mixed\.opt:2:5(.|\n)*not UTF-8"):
+        optdsl.load(directory / "mixed.opt")
+    (directory / "steep.opt").unlink()
+    (directory / "steep.opt").mkdir()
+    with pytest.raises(SpecError, match="unknown rule `Steep`"):
+        optdsl.load(directory / "mixed.opt")
+
+
+def test_blends_of_blends_have_an_end(tmp_path: Path) -> None:
+    for i in range(30):
+        text = f"blend B{i}\nuse B{i + 1} as X, B{i + 1} as Y\nshare lr\ntheta' = X.theta'\n"
+        (tmp_path / f"b{i}.opt").write_text(text)
+    (tmp_path / "b30.opt").write_text(STEEP)
+    with pytest.raises(SpecError, match="too-deep"):
+        optdsl.load(tmp_path / "b0.opt")

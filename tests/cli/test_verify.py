@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optdsl import library
+from optdsl import SpecError, library
 from optdsl.cli import main
 from optdsl.diagnostics import Source
 from optdsl.prove import Verdict
@@ -84,3 +84,35 @@ def test_mistakes_and_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "empty").mkdir()
     assert main(["verify", str(tmp_path / "empty")]) == 2
     assert "has no .opt files" in capsys.readouterr().err
+
+
+def verdicts(text: str) -> dict[str, Verdict]:
+    return {s.text: s.verdict for s in verify(Source("t.opt", text))}
+
+
+def test_derivatives_are_judged_inside_the_bounds() -> None:
+    """At a corner a central difference would leave them; a kink lies at a default of its own."""
+    corner = "blend C\nuse Adam, Yogi\nshare lr, beta1, beta2, eps, weight_decay\n" + (
+        "hyper lr = 1e-3 in [0, inf)\nhyper eps = 1e-8 in [0, inf)\nYogi.m0 = 0\nYogi.v0 = 0\n"
+        "hyper w = Adam on simplex(Adam, Yogi)\ns = w.Adam * Adam.s + w.Yogi * Yogi.s\n"
+        "theta' = Adam.theta'\nlearn w by SGD(lr = 0.1)\n"
+    )
+    root = "optimizer R\nhyper a = 0 in [0, 2]\ntheta' = theta - sqrt(a) * g\n" + (
+        "learn a by SGD(lr = 0.1)\n"
+    )
+    held = "optimizer H\nhyper a = 0.5 in [0, 1]\ntheta' = theta - a * stop_gradient(a * g)\n" + (
+        "learn a by SGD(lr = 0.1)\n"
+    )
+    for text in (corner, root, held):
+        found = {v for k, v in verdicts(text).items() if k.startswith("hyper-gradient")}
+        assert found == {Verdict.TESTED}
+
+
+def test_a_claim_outside_the_rules_bounds_is_not_tested_by_no_run() -> None:
+    text = "optimizer V\nhyper lr = 0.1 in [0, 1]\nhyper b = 0.5 in [0, 0.99]\n" + (
+        "theta' = theta - lr * b\nrecovers AdamW(beta1 = b, eps = lr - 1) at lr = 0.5\n"
+    )
+    with pytest.raises(SpecError, match="can leave its bounds"):
+        verdicts(text)
+    with pytest.raises(SpecError, match="part of a weight vector"):
+        verdicts(text.replace("AdamW(beta1 = b, eps = lr - 1)", "Memory(w_adam = 1)"))
