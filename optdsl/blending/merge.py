@@ -22,7 +22,7 @@ from optdsl.passes.rewrite import rewrite
 Partition = Mapping[str, int]
 
 
-def partition(program: Program, names: bool = False) -> Partition:
+def partition(program: Program, names: Mapping[str, str] | None = None) -> Partition:
     """The coarsest partition into states that are always equal; for `names` see `identities`."""
     initial = identities(program, {s.name: 0 for s in program.states}, program.initial_values)
     classes = _numbered((s.type, i) for s, i in zip(program.states, initial, strict=True))
@@ -35,6 +35,17 @@ def partition(program: Program, names: bool = False) -> Partition:
         classes = split
 
 
+def partition_by_name(program: Program) -> Partition:
+    """The coarsest partition into states that stay equal whatever a blend of this one redefines."""
+    names = _candidates(program)
+    while True:
+        classes = partition(program, names)
+        kept = _agreed(program, classes, names)
+        if kept == names:
+            return classes
+        names = kept
+
+
 def _numbered(keys: Iterable[object]) -> list[int]:
     """The keys as numbers, equal ones alike, in the order in which they come."""
     seen: dict[object, int] = {}
@@ -42,23 +53,26 @@ def _numbered(keys: Iterable[object]) -> list[int]:
 
 
 def identities(
-    program: Program, classes: Partition, roots: Sequence[Value], names: bool = False
+    program: Program,
+    classes: Partition,
+    roots: Sequence[Value],
+    names: Mapping[str, str] | None = None,
 ) -> list[Value]:
     """Numbers for some values, the same for those that are the same operation of equal things.
 
-    States of one class are equal, and so is a value under two names, unless `names` count.
+    States of one class are equal, and so is a value under two names; unless `names` are given, as
+    which a blend of this one will know the equations, and which count.
     """
     builder = Builder()
     new: list[Value] = []
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
-        if operation.opcode == "define" and not names:
+        if operation.opcode == "define" and names is None:
             new.append(arguments[0])
             continue
-        if operation.opcode == "define":
+        if operation.opcode == "define" and names is not None:
             name = str(operation.attribute)
-            # What is a member's member's cannot be redefined, so that its whole name counts.
-            operation = replace(operation, attribute=_plain(name) if name.count(".") == 1 else name)
+            operation = replace(operation, attribute=names.get(name, name))
         if operation.opcode == "state":
             known = classes[str(operation.attribute)]
             operation = replace(operation, attribute=str(known))
@@ -71,7 +85,7 @@ def merge_states(program: Program, by_name: bool = False) -> Program:
 
     With `by_name`, only states stay one that do so whatever a blend of this one redefines.
     """
-    classes = partition(program, by_name)
+    classes = partition_by_name(program) if by_name else partition(program)
     whole: dict[int, list[State]] = defaultdict(list)
     for state in program.states:
         whole[classes[state.name]].append(state)
@@ -79,7 +93,7 @@ def merge_states(program: Program, by_name: bool = False) -> Program:
     alive = {classes[s.name] for s in program.states}
     blocks = {c: states for c, states in whole.items() if c in alive}
     names = _names(blocks, program)
-    plain = _agreed(_meanings(program, classes, names=True))
+    plain = _settled(program, classes)
     hints = _hints(_meanings(program, classes)) | {
         f"{state.name}'": f"{names[c]}'" for c, states in blocks.items() for state in states
     }
@@ -138,16 +152,40 @@ def _plain(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _meanings(program: Program, classes: Partition, names: bool = False) -> dict[str, Value]:
-    """What each equation computes, as a number that equal ones share.
-
-    With `names`, equal are those that also use equations of the same names: what redefines one of
-    these changes both alike.
-    """
+def _meanings(
+    program: Program, classes: Partition, names: Mapping[str, str] | None = None
+) -> dict[str, Value]:
+    """What each equation computes, as a number that equal ones share; see `identities`."""
     defines = [(Value(i), o) for i, o in enumerate(program.operations) if o.opcode == "define"]
     values = identities(program, classes, [value for value, _ in defines], names)
     spelled = (str(operation.attribute) for _, operation in defines)
     return dict(zip(spelled, values, strict=True))
+
+
+def _candidates(program: Program) -> dict[str, str]:
+    """The members' equations that may be the blend's under a plain name: no slot has it."""
+    names = [str(o.attribute) for o in program.operations if o.opcode == "define"]
+    return {n: _plain(n) for n in names if n.count(".") == 1 and _plain(n) not in names}
+
+
+def _agreed(program: Program, classes: Partition, names: Mapping[str, str]) -> dict[str, str]:
+    """Of the equations that may have a plain name, those about which all members agree."""
+    meanings = _meanings(program, classes, names)
+    found = _by_plain(meanings)
+    return {n: plain for n, plain in names.items() if len(found[plain]) == 1}
+
+
+def _settled(program: Program, classes: Partition) -> dict[str, str]:
+    """The members' equations that are the blend's, by the names that they have there.
+
+    An equation that uses one about which members do not agree is none of them.
+    """
+    names = _candidates(program)
+    while True:
+        kept = _agreed(program, classes, names)
+        if kept == names:
+            return kept
+        names = kept
 
 
 def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:
@@ -155,13 +193,6 @@ def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:
     for name, meaning in meanings.items():
         found[_plain(name)].add(meaning)
     return found
-
-
-def _agreed(meanings: Mapping[str, Value]) -> dict[str, str]:
-    """The members' equations about which all agree, as equations of the blend."""
-    found = _by_plain(meanings)
-    own = (name for name in meanings if name.count(".") == 1)
-    return {n: _plain(n) for n in own if len(found[_plain(n)]) == 1 and _plain(n) not in meanings}
 
 
 def _hints(meanings: Mapping[str, Value]) -> dict[str, str]:

@@ -176,7 +176,7 @@ def test_what_is_not_convex_is_refused_with_numbers(
         ("A.h * B.h", (), "is not linear in what it takes from members"),
         ("A.h^2", (), "is not linear in what it takes from members"),
         ("A.h / B.h", (), "is not linear in what it takes from members"),
-        ("A.h * A.h / A.h * B.h / B.h + 0 * B.h", (), ""),
+        ("A.h * A.h / A.h * B.h / B.h + 0 * B.h", (), "is not written as a sum of parts"),
         ("1 / A.h", (), "is not linear in what it takes from members"),
         ("sqrt(A.h)", (), "adds something that is no member's"),
         ("max(A.h, B.h)", (), "adds something that is no member's"),
@@ -186,7 +186,7 @@ def test_what_is_not_convex_is_refused_with_numbers(
         ("A.h / t + (1 - 1 / t) * B.h", (), "is not made of hyperparameters alone"),
         ("A.h / (1 + k) + k / (1 + k) * B.h", (K,), "is not made of hyperparameters alone"),
         ("k^0.5 * A.h + (1 - k^0.5) * B.h", (K,), "is not made of hyperparameters alone"),
-        ("k * A.h / k", ("hyper k = 1 in [0.5, 1]",), ""),
+        ("k * A.h / k", ("hyper k = 1 in [0.5, 1]",), "is not written as a sum of parts"),
         ("A.h / k + (1 - 1 / k) * B.h", ("hyper k = 1 in [1, 2]",),
          "is not made of hyperparameters alone"),
         ("k^2 * A.h + (1 - k^2) * B.h", (K,), "is not linear in k"),
@@ -217,11 +217,11 @@ def product(count: int) -> tuple[str, tuple[str, ...]]:
 
 
 def test_so_many_corners_are_looked_at_and_no_more() -> None:
-    slot, lines = product(12)
-    assert blend(slot, *lines).combinations[0].corners == MAX_CORNERS == 2**12
-    slot, lines = product(13)
+    slot, lines = product(10)
+    assert blend(slot, *lines).combinations[0].corners == MAX_CORNERS == 2**10
+    slot, lines = product(11)
     message = refusal(slot, *lines)
-    assert "too many coefficients: their bounds have 8,192 corners" in message
+    assert "too many coefficients: their bounds have 2,048 corners" in message
 
 
 def test_bounds_of_one_number_are_a_corner_like_others() -> None:

@@ -344,10 +344,12 @@ def test_misses_in_both_directions() -> None:
 
 def test_the_same_run_is_found_every_time() -> None:
     left, right = read_text(PLAIN), read_text(PLAIN.replace("g\n", "g^2\n"))
-    first, second = counterexample(left, right, {}), counterexample(left, right, {})
+    (first, made), (second, _) = (counterexample(left, right, {}) for _ in range(2))
     assert first is not None
     assert first == second
-    assert counterexample(left, left, {}) is None
+    assert made == 1
+    assert counterexample(left, left, {}) == (None, RUNS)
+    assert counterexample(left, right, {}, lambda hypers: False) == (None, 0)
     assert first.left == trajectory(left, first.run)[-1]
     assert first.right == trajectory(right, first.run)[-1]
 
