@@ -132,10 +132,10 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     declaration = parsed.declaration
     assert declaration is not None
     sources = dict(source.rules or ())
-    found_rules = {name: _specification(recipe(r), verify) for name, r in sources.items()}
-    programs = {name: found.member for name, found in found_rules.items()}
+    rules = {name: _specification(recipe(rule), verify) for name, rule in sources.items()}
+    programs = {name: rule.member for name, rule in rules.items()}
     references.report_unknown(declaration, source, list_specs(), report)
-    found = _lowered(declaration, programs, parsed.broken, report)
+    found = _lowered(declaration, rules, parsed.broken, report)
     _check_learned(found.program, declaration, report)
     claimed = claims(declaration, found.names, programs, sources, parsed.broken, report)
     report.check()
@@ -156,13 +156,14 @@ class _Lowered:
 
 def _lowered(
     declaration: ast.Declaration,
-    programs: Mapping[str, Program],
+    rules: Mapping[str, Specification],
     broken: frozenset[str],
     report: Report,
 ) -> _Lowered:
     if declaration.blend:
+        programs = {name: rule.member for name, rule in rules.items()}
         blended = blend(declaration, prelude(), LIBRARY, programs, report, broken)
-        separate = tuple(s for m in blended.members.values() for s in m.program.states)
+        separate = tuple(s for name in blended.members for s in rules[name].program.states)
         names = names_of_blend(blended)
         return _Lowered(blended.program, blended.member, names, blended.combinations, separate)
     program = lower(declaration, prelude(), LIBRARY, report, broken)

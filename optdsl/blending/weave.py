@@ -82,7 +82,9 @@ class Weaver:
                 if after is not None and initial is not None:
                     self._check_type(member, state, after)
                     name = qualified(member.name, state.name)
-                    found.append(State(name, state.type, initial, after, (name,)))
+                    own = state.origins or (state.name,)
+                    origins = tuple(qualified(member.name, o) for o in own)
+                    found.append(State(name, state.type, initial, after, origins))
         return found
 
     def _check_type(self, member: Member, state: State, after: Value) -> None:

@@ -97,43 +97,26 @@ def assert_mean(found: Tensor, parts: Sequence[Tensor], shares: Sequence[Fractio
 def beside(
     blend: Blend, claims: Sequence[Claim], values: Hypers, problem: Problem
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """After a run of the blend, its last step; and the members' own, from the same state."""
+    """Every step of the blend, and what the members' own optimizers make of the same parameter.
+
+    These follow: they meet the gradients where the blend meets them, so that they remember the same.
+    """
     parameters = [nn.Parameter(x.clone()) for x in problem.theta]
-    optimizer = blend.optimizer(parameters, **values)
-    for gradients in problem.gradients[:-1]:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-    for parameter, gradient in zip(parameters, problem.gradients[-1], strict=True):
-        parameter.grad = gradient
-    stepping = [p for p in parameters if p.grad is not None]
-    own = [
-        [own_step(blend, claim, values, p, optimizer.state[p]) for claim in claims]
-        for p in stepping
-    ]
-    optimizer.step()
-    yield from zip([p.detach() for p in stepping], own, strict=True)
-
-
-def own_step(
-    blend: Blend, claim: Claim, values: Hypers, parameter: nn.Parameter, state: dict[str, Tensor]
-) -> Tensor:
-    """What the member's own optimizer makes of a parameter, with its part of the blend's state."""
-    theta = nn.Parameter(parameter.detach().clone())
-    theta.grad = parameter.grad
-    optimizer = member(claim)([theta], **bound(claim, values))
-    if state:
-        prefix = f"{claim.rule}."
-        optimizer.state[theta] = {"step": state["step"].clone()} | {
-            origin.removeprefix(prefix): state[kept.name].clone()
-            for kept in blend.program.states
-            for origin in kept.origins
-            if origin.startswith(prefix)
-        }
-        names = {s.name for s in member(claim).compiled.program.states}
-        assert set(optimizer.state[theta]) == {"step", *names}
-    optimizer.step()
-    return theta.detach()
+    following = [[nn.Parameter(x.clone()) for x in problem.theta] for _ in claims]
+    optimizers = [blend.optimizer(parameters, **values)]
+    for claim, copies in zip(claims, following, strict=True):
+        optimizers.append(member(claim)(copies, **bound(claim, values)))
+    for gradients in problem.gradients:
+        for index, gradient in enumerate(gradients):
+            for copies in (parameters, *following):
+                copies[index].data.copy_(parameters[index].data)
+                copies[index].grad = gradient
+        for optimizer in optimizers:
+            optimizer.step()
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:
+                own = [copies[index].detach().clone() for copies in following]
+                yield parameters[index].detach().clone(), own
 
 
 def assert_between_members(

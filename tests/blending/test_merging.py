@@ -243,9 +243,9 @@ def test_a_member_that_is_a_blend_shares_its_states_too() -> None:
     source = Source("mine.opt", text)
     merged, separate = library.read(source), unmerged(source)
     assert [(s.name, set(s.origins)) for s in merged.states] == [
-        ("m", {"AdamAVGrad.m", "AdamW.m"}),
-        ("v", {"AdamAVGrad.v", "AdamW.v"}),
-        ("V", {"AdamAVGrad.V"}),
+        ("m", {"AdamAVGrad.Adam.m", "AdamAVGrad.AVGrad.m", "AdamW.m"}),
+        ("v", {"AdamAVGrad.Adam.v", "AdamAVGrad.AVGrad.v", "AdamW.v"}),
+        ("V", {"AdamAVGrad.AVGrad.V"}),
     ]
     assert len(separate.states) == 5
     hypers = random_hypers(merged, 1)
@@ -389,14 +389,24 @@ def test_random_blends_keep_every_bit(seed: int) -> None:
 
 
 def differently_computed(program: Program, pair: frozenset[str]) -> bool:
-    """Whether two states are the results of other operations, names and numberings aside."""
-    one, other = (next(s for s in program.states if s.name == name) for name in pair)
-    shapes = []
-    for state in (one, other):
-        needed = program.needed((state.initial, state.next))
-        defined = {"define", "state"}
-        shapes.append([
-            (o.opcode, None if o.opcode in defined else o.attribute)
-            for o in (program.operations[v] for v in needed)
-        ])  # fmt: skip
-    return sorted(map(str, shapes[0])) != sorted(map(str, shapes[1]))
+    """Whether two states, or states that they depend on, are the results of other operations."""
+    left, right = (computation(program, name) for name in sorted(pair))
+    return left != right
+
+
+def computation(program: Program, name: str) -> list[str]:
+    """The operations behind a state and all that it depends on, names and numberings aside."""
+    states = {s.name: s for s in program.states}
+    seen, waiting = {name}, [name]
+    shapes: list[str] = []
+    while waiting:
+        state = states[waiting.pop()]
+        for value in program.needed((state.initial, state.next)):
+            operation = program.operations[value]
+            named = operation.opcode in {"define", "state"}
+            shapes.append(str((operation.opcode, None if named else operation.attribute)))
+            read = str(operation.attribute)
+            if operation.opcode == "state" and read not in seen:
+                seen.add(read)
+                waiting.append(read)
+    return sorted(shapes)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import optdsl
 from optdsl import library
 from optdsl.compiler import blend_source
-from optdsl.ir.verify import InvalidProgram
 from optdsl.prove import Verdict, settle
 
 SPECS = optdsl.list_specs()
@@ -26,12 +25,9 @@ TRIPLES = sorted(
     {tuple(_RANDOM.sample(SPECS, 3)) for _ in range(40)}
     # What MADA and Adaptivity call `lion_beta2` would be the name of Lion's own beta2.
     | {("adaptivity", "lion", "mada")}
+    # Adam and AMSGrad agree about `num`, which uses an `m'` about which Lion does not agree.
     | {("adam", "amsgrad", "lion")}
 )
-# Adam and AMSGrad agree about `num`, which uses an `m'` about which Lion does not agree; then the
-# blend's program has two equations `num`.
-BROKEN = {("adam", "amsgrad", "lion"), ("adam_avgrad", "amsgrad", "avgrad")}
-TWICE = pytest.mark.xfail(strict=True, raises=InvalidProgram, reason="two equations of one name")
 
 
 def check_claims(rules: tuple[str, ...]) -> None:
@@ -82,10 +78,7 @@ def test_any_two_rules_blend(rules: tuple[str, str]) -> None:
     check_training(rules, "overlapped")
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [pytest.param(x, marks=TWICE if x in BROKEN else (), id="-".join(x)) for x in TRIPLES],
-)
+@pytest.mark.parametrize("rules", TRIPLES, ids="-".join)
 def test_any_three_rules_blend(rules: tuple[str, str, str]) -> None:
     check_claims(rules)
     check_training(rules, "exact")
