@@ -99,7 +99,7 @@ def beside(
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Every step of the blend, and what the members' own optimizers make of the same parameter.
 
-    These follow: they meet the gradients where the blend meets them, so that they remember the same.
+    These follow it: they meet the gradients where it does, and so remember the same.
     """
     parameters = [nn.Parameter(x.clone()) for x in problem.theta]
     following = [[nn.Parameter(x.clone()) for x in problem.theta] for _ in claims]
