@@ -74,9 +74,10 @@ def test_the_blends_of_the_documents_compile() -> None:
     assert [optdsl.compile(b).__name__ for b in found] == ["Pair", "Gated"]
 
 
-def test_the_fragment_of_a_weight_vector_is_one(tmp_path: Path) -> None:
+def test_the_fragment_of_a_weight_vector_is_one() -> None:
     fragment = next(b for b in blocks(BLENDING) if b.startswith("hyper w"))
-    optdsl.compile("blend B\nuse Adam, AVGrad, Lion\n" + fragment)
+    compiled = optdsl.compile("blend B\nuse Adam, AVGrad, Lion\n" + fragment).compiled
+    assert [s.name for s in compiled.program.simplexes] == ["w"]
 
 
 def test_the_python_of_the_blending_page_runs() -> None:
