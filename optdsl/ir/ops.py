@@ -145,8 +145,16 @@ def _mix(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]
         for tangent, part in zip(by_weights, parts, strict=True):
             if tangent is not None:
                 total = b.plus(total, b.times(tangent, b.emit("sub", part, y)))
-    if any(t is not None for t in by_parts):
-        zero = b.constant(0.0)
+    moving = [i for i, t in enumerate(by_parts) if t is not None]
+    zero = b.constant(0.0)
+    if len(moving) == 1:
+        # The share of the one part that moves; what weighs nothing takes no part here either.
+        ones = (b.constant(1.0) if i == moving[0] else zero for i in range(len(parts)))
+        share = b.emit("mix", *(v for pair in zip(weights, ones, strict=True) for v in pair))
+        part = b.times(by_parts[moving[0]], share)
+        if part is not None:
+            total = b.plus(total, b.emit("where", b.emit("eq", share, zero), zero, part))
+    elif moving:
         tangents = (zero if t is None else t for t in by_parts)
         pairs = zip(weights, tangents, strict=True)
         total = b.plus(total, b.emit("mix", *(v for pair in pairs for v in pair)))

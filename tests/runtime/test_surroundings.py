@@ -104,7 +104,7 @@ def test_a_state_of_other_shapes_is_refused() -> None:
 def test_tangents_beyond_the_limit_are_a_clear_error() -> None:
     hypers = "".join(f"hyper h{i} = 0.5 in [0, 1]\n" for i in range(40))
     product = " * ".join(f"h{i}" for i in range(40))
-    chain = "".join(f"x{i} = x{i - 1} * x{i - 1} + x{i - 1}\n" for i in range(1, 400))
+    chain = "".join(f"x{i} = max(x{i - 1} * x{i - 1}, x{i - 1})\n" for i in range(1, 400))
     text = f"optimizer A\n{hypers}x0 = g * {product}\n{chain}theta' = theta - x399\n"
     learn = {f"h{i}": Learn("sgd", lr=0.1) for i in range(40)}
     with pytest.raises(optdsl.OptionError, match="learn fewer"):

@@ -1,0 +1,51 @@
+"""Differentiation of one step: how the new parameter moves with hyperparameters.
+
+The old state is held constant, as in Ozkara et al. (2024, section 3): the hyper-gradient at step
+t+1 is the dot product of the new gradient with the tangent of step t. Derivatives come from the
+rows of the operations' table, so any rule and any hyperparameter differentiates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from optdsl.differentiate import forward, reverse
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Program, Tangent
+
+__all__ = ["differentiate", "moves"]
+
+
+def differentiate(program: Program, hypers: Iterable[str]) -> Program:
+    """The program with the tangents of its new parameter by `hypers` beside its results.
+
+    A tangent that is zero whatever the numbers (see `moves`) is the constant 0. Several tangents
+    of a step that is smooth and elementwise are accumulated in reverse, which shares nearly all
+    of their work; everything else goes forward.
+
+    Raises:
+        KeyError: for a name that is no hyperparameter.
+    """
+    names = tuple(hypers)
+    for name in names:
+        program.hyper(name)
+    builder = Builder()
+    for operation in program.operations:
+        builder.append(operation)
+    backward = len(names) > 1 and reverse.applies(program, names)
+    found = (reverse if backward else forward).tangents(builder, program, names)
+    values = [builder.constant(0.0) if value is None else value for value in found]
+    pairs = tuple(Tangent(name, value) for name, value in zip(names, values, strict=True))
+    return replace(program, operations=builder.operations, tangents=pairs)
+
+
+def moves(program: Program, hyper: str) -> bool:
+    """Whether the tangent by `hyper` is anything but zero whatever the numbers.
+
+    It is zero when the new parameter depends on the hyperparameter only through functions that are
+    flat almost everywhere (`sign`, a condition), through `stop_gradient`, or not at all.
+    """
+    derived = differentiate(program, [hyper])
+    operation = derived.operations[derived.tangents[0].value]
+    return not (operation.opcode == "constant" and operation.attribute == 0.0)

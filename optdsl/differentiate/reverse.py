@@ -1,0 +1,96 @@
+"""Reverse accumulation: from the new parameter back, once for all hyperparameters.
+
+Where every operation between the hyperparameters and the new parameter is elementwise, each
+element of the new parameter depends on that element of the values only. Then the derivatives of
+the new parameter by the values (the adjoints) are one number an element, and the tangent by a
+hyperparameter is the sum, over all places where uniform values that depend on it meet the
+elements, of adjoint times local derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optdsl.differentiate import forward
+from optdsl.ir.builder import Builder
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.types import Extent
+
+# A choice hides what was not chosen, which may be no number: forward mode leaves it out, a
+# product with an adjoint of zero would not. Reductions mix the elements.
+_UNFIT = frozenset({"where", "max", "min", "sum", "mean"})
+
+
+def applies(program: Program, hypers: Sequence[str]) -> bool:
+    """Whether the step is elementwise and smooth wherever it depends on `hypers`."""
+    return all(
+        program.type(value).extent is not Extent.SCALAR
+        and (
+            program.type(value).extent is Extent.UNIFORM
+            or program.operations[value].opcode not in _UNFIT
+        )
+        for value in _dependent(program, hypers)
+    )
+
+
+def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[Value | None]:
+    """The same as `forward.tangents`, for a program to which this `applies`."""
+    needed = program.needed((program.parameter,))
+    uniform = [v for v in needed if program.type(v).extent is Extent.UNIFORM]
+    rates = [forward.along(builder, program, uniform, "hyper", x) for x in hypers]
+    dependent = _dependent(program, hypers)
+    adjoints: dict[Value, Value | None] = {program.parameter: builder.constant(1.0)}
+    totals: list[Value | None] = [None] * len(hypers)
+    if program.type(program.parameter).extent is Extent.UNIFORM:
+        return [rate[program.parameter] for rate in rates]
+    for value in reversed(needed):
+        adjoint = adjoints.get(value)
+        if adjoint is None or value not in dependent or value in rates[0]:
+            continue
+        operation = program.operations[value]
+        for index, rate in enumerate(rates):
+            local = tuple(rate.get(a) for a in operation.arguments)
+            slope = _derived(builder, program, value, local)
+            totals[index] = builder.plus(totals[index], _product(builder, adjoint, slope))
+        for position, argument in enumerate(operation.arguments):
+            if argument in dependent and argument not in rates[0]:
+                one = [None] * len(operation.arguments)
+                seeded = (*one[:position], adjoint, *one[position + 1 :])
+                part = _derived(builder, program, value, seeded)
+                adjoints[argument] = builder.plus(adjoints.get(argument), part)
+                _name(builder, adjoints[argument], program.operations[argument])
+    for total, hyper in zip(totals, hypers, strict=True):
+        if total is not None:
+            builder.suggest(total, f"d_theta_next_d_{hyper}")
+    return totals
+
+
+def _dependent(program: Program, hypers: Sequence[str]) -> frozenset[Value]:
+    """The values between `hypers` and the new parameter."""
+    found: set[Value] = set()
+    for value in program.needed((program.parameter,)):
+        operation = program.operations[value]
+        named = operation.opcode == "hyper" and operation.attribute in hypers
+        if named or any(a in found for a in operation.arguments):
+            found.add(value)
+    return frozenset(found)
+
+
+def _derived(
+    builder: Builder, program: Program, value: Value, seeds: tuple[Value | None, ...]
+) -> Value | None:
+    """What the table says of an operation with some of its arguments moving."""
+    if all(seed is None for seed in seeds):
+        return None
+    operation = program.operations[value]
+    return TABLE[operation.opcode].derivative(builder, value, operation.arguments, seeds)
+
+
+def _product(builder: Builder, adjoint: Value, slope: Value | None) -> Value | None:
+    return None if slope is None else builder.times(slope, adjoint)
+
+
+def _name(builder: Builder, adjoint: Value | None, operation: Operation) -> None:
+    if adjoint is not None and operation.hint:
+        builder.suggest(adjoint, f"d_theta_next_d_{operation.hint}".replace("'", "_next"))
