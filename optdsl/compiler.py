@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optdsl import library
-from optdsl.backends.base import Backend, SourceModule
+from optdsl.backends.base import DTYPES, Backend, SourceModule
+from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
 from optdsl.compose import compose, member_name
 from optdsl.diagnostics import Source
@@ -24,8 +25,9 @@ from optdsl.ir.verify import verify
 from optdsl.options import LearnOption, OptionError, compile_options
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
+from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
-from optdsl.schedule import schedule
+from optdsl.schedule import cheapest, schedule
 from optdsl.selection import select
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from optdsl.runtime.learning import Coefficient
     from optdsl.runtime.optimizer import CompiledOptimizer
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (EagerBackend(),)}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend())}
 
 
 def load(
@@ -159,15 +161,48 @@ def derive(source: Source, learn: LearnOption = True) -> Program:
     return _derive(program)
 
 
-def emit(source: Source, backend: str = "eager", learn: LearnOption = True) -> SourceModule:
-    """The source text that a backend makes of a specification; torch is not needed."""
-    options = compile_options(backend)
-    return BACKENDS[options.backend].emit(schedule(derive(source, learn)))
+def emit(
+    source: Source,
+    backend: str = "eager",
+    learn: LearnOption = True,
+    order: str = "overlapped",
+    dtype: str = "float32",
+) -> SourceModule:
+    """The source text that a backend makes of a specification; torch is not needed.
+
+    Args:
+        source: the specification.
+        backend: "eager" or "c".
+        learn: as of `load`.
+        order: as of `load`.
+        dtype: of the parameters, for a backend whose text depends on it.
+
+    Raises:
+        OptionError, SpecError: as `load`.
+    """
+    options = compile_options(backend, order)
+    if options.backend not in BACKENDS:
+        raise OptionError(f"backend={backend!r} is no text; there are {', '.join(BACKENDS)}")
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
+    chosen = BACKENDS[options.backend]
+    kernels = schedule(plan(source, options.backend, learn, dtype))
+    return chosen.emit(kernels, dtype, options.order)
+
+
+def plan(
+    source: Source, backend: str = "c", learn: LearnOption = True, dtype: str = "float32"
+) -> Plan:
+    """How steps and hyper-gradients fit together in a backend; see `optdsl.plan`."""
+    rounded = dtype in {"bfloat16", "float16"}
+    return cheapest(plans(derive(source, learn), rounded, BACKENDS[backend].plans))
 
 
 def _derive(program: Program) -> Program:
     try:
-        derived = verify(differentiate(program, [x.hyper for x in program.learned]))
+        # Equal values are one first: each has one derivative then.
+        single = run_passes(program)
+        derived = verify(differentiate(single, [x.hyper for x in single.learned]))
         return run_passes(derived)
     except TooManyOperations:
         raise OptionError(
@@ -192,17 +227,17 @@ def make_class(
 
     Pickled optimizers name this function and its arguments, the texts of members included.
     """
-    from optdsl.runtime.build import build
+    from optdsl.runtime.choice import Engines
     from optdsl.runtime.make import make_optimizer
     from optdsl.runtime.optimizer import Compiled
 
     # What was verified when the class was first made need not be again.
     specified = library.read(library.from_recipe(recipe), verify=False)
     program = _derive(replace(specified, learned=learned))
-    module = BACKENDS[backend].emit(schedule(program))
     again = (make_class, (recipe, backend, order, learned))
     coefficients = tuple(_coefficient(x) for x in learned)
-    return make_optimizer(Compiled(program, build(module), coefficients, order, again))
+    engines = Engines(program, backend, order)
+    return make_optimizer(Compiled(program, engines, coefficients, order, again))
 
 
 def _coefficient(learned: Learned) -> Coefficient:
@@ -213,6 +248,6 @@ def _coefficient(learned: Learned) -> Coefficient:
     rule = library.read(library.open_source(learned.rule))
     program = run_passes(verify(scalarize(replace(rule, learned=()))))
     # On the host every backend's rule is the same few lines of Python.
-    built = build(BACKENDS["eager"].emit(schedule(program)))
+    built = build(EagerBackend().emit(schedule(Plan("none", program))))
     hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)
     return Coefficient(learned, built, tuple(s.name for s in program.states), hypers)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-BackendName = Literal["eager"]
+BackendName = Literal["auto", "eager", "c"]
 Order = Literal["overlapped", "exact"]
 
 

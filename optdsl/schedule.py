@@ -1,12 +1,17 @@
-"""From a program to kernels: what is computed when, on the host or over the elements."""
+"""From programs to kernels: what is computed when, and where results go."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from optdsl.ir.program import Program, Value
+from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent, Type
+from optdsl.plan import Plan, pending
+
+_REDUCTIONS = frozenset({"sum", "mean"})
 
 
 @dataclass(frozen=True)
@@ -19,15 +24,32 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """One pass over the elements of a tensor.
+
+    Attributes:
+        scalars: values of the tensor computed before it, in order.
+        body: values computed for each element, in order; what an earlier loop computed and this
+            one needs, too, is computed again.
+        reductions: the sums and means whose arguments it adds up.
+    """
+
+    scalars: tuple[Value, ...]
+    body: tuple[Value, ...]
+    reductions: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A part of a program that runs as a whole.
 
     Attributes:
-        name: "initialize" (once per tensor) or "step".
+        name: "initialize" (once a tensor), "step", "settle", or "settle_and_step".
         program: where the values come from.
         uniform: values computed once on the host in double precision, in order.
         body: values computed per tensor or per element, in order.
         results: what leaves the kernel.
+        dots: what is multiplied with the gradient and summed over all elements of all tensors.
     """
 
     name: str
@@ -35,6 +57,7 @@ class Kernel:
     uniform: tuple[Value, ...]
     body: tuple[Value, ...]
     results: tuple[Result, ...]
+    dots: tuple[Result, ...] = ()
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -43,7 +66,7 @@ class Kernel:
 
     def uses(self) -> Counter[Value]:
         """How often each value is used, as an argument or as a result."""
-        counted = Counter(r.value for r in self.results)
+        counted = Counter(r.value for r in (*self.results, *self.dots))
         for value in self.values:
             counted.update(self.program.operations[value].arguments)
         return counted
@@ -57,20 +80,134 @@ class Kernel:
             if o.opcode == opcode
         )
 
+    @cached_property
+    def loops(self) -> tuple[Loop, ...]:
+        """The passes over the elements: a reduction ends one, the last one makes the results."""
+        operations = self.program.operations
+        level: dict[Value, int] = {}
+        for value in self.body:
+            arguments = [a for a in operations[value].arguments if a in level]
+            level[value] = max(
+                (level[a] + (operations[a].opcode in _REDUCTIONS) for a in arguments), default=0
+            )
+        reductions = [v for v in self.body if operations[v].opcode in _REDUCTIONS]
+        scalar = [v for v in self.body if self.program.type(v).extent is Extent.SCALAR]
+        found = []
+        for number in range(max((level[v] + 1 for v in reductions), default=0) + 1):
+            ends = tuple(v for v in reductions if level[v] == number)
+            last = not any(level[v] >= number for v in reductions)
+            roots = [r.value for r in (*self.stored, *self.dots)] if last else []
+            roots += [a for v in ends for a in operations[v].arguments]
+            behind = upstream(operations, roots, set(scalar))
+            body = tuple(v for v in behind if self.program.type(v).extent is Extent.TENSOR)
+            between = tuple(v for v in scalar if level[v] == number and v not in reductions)
+            found.append(Loop(between, body, ends))
+        return tuple(found)
 
-def schedule(program: Program) -> tuple[Kernel, Kernel]:
-    """The kernel that initializes the states and the kernel that takes a step."""
+    @cached_property
+    def buffers(self) -> dict[str, str]:
+        """In whose memory each tensor state is after the kernel, by state.
+
+        A state that becomes what another one was takes over its memory, and nothing is copied;
+        the other one's new value goes where there is room.
+        """
+        tensors = [s.name for s in self.program.states if s.type.extent is Extent.TENSOR]
+        results = {r.name: r.value for r in self.results}
+        sources = {
+            name: str(self.program.operations[results[name]].attribute)
+            for name in tensors
+            if name in results and self.program.operations[results[name]].opcode == "state"
+        }
+        found = {name: name for name in tensors if sources.get(name) == name}
+        for name, source in sources.items():
+            if source in tensors and source not in found.values():
+                found.setdefault(name, source)
+        taken = set(found.values())
+        for name in tensors:
+            if name not in found and name not in taken:
+                found[name] = name
+        free = [name for name in tensors if name not in found.values()]
+        for name in tensors:
+            if name not in found:
+                found[name] = free.pop(0)
+        return {name: found[name] for name in tensors}
+
+    @cached_property
+    def stored(self) -> tuple[Result, ...]:
+        """The results that are written: all but those that are where they belong already."""
+        return tuple(r for r in self.results if not self._in_place(r))
+
+    def _in_place(self, result: Result) -> bool:
+        operation = self.program.operations[result.value]
+        if result.name == "theta":
+            return operation.opcode == "parameter"
+        home = self.buffers.get(result.name, result.name)
+        return operation.opcode == "state" and operation.attribute == home
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """How many tensors are read and how many written, an element each a time."""
+        operations = self.program.operations
+        read = {
+            (operations[v].opcode, operations[v].attribute)
+            for loop in self.loops[-1:]
+            for v in loop.body
+            if operations[v].opcode in {"gradient", "parameter", "state"}
+        }
+        if self.dots:
+            read.add(("gradient", None))
+        written = sum(r.type.extent is Extent.TENSOR for r in self.stored)
+        return len(read), written
+
+
+def schedule(plan: Plan) -> dict[str, Kernel]:
+    """The kernels of a plan by name; those that settle only where something is learned."""
+    program = plan.take
     initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
-    step = (
+    kernels = [
+        _kernel("initialize", program, initial),
+        _kernel("step", program, _results(program)),
+    ]
+    if plan.settle is not None and plan.both is not None:
+        # What a pending step was kept for is not needed any more when it is settled.
+        over = {pending("g"), pending("theta")}
+        kernels += [
+            _kernel("settle", plan.settle, _results(plan.settle, over), _dots(plan.settle)),
+            _kernel("settle_and_step", plan.both, _results(plan.both), _dots(plan.both)),
+        ]
+    return {kernel.name: kernel for kernel in kernels}
+
+
+def cheapest(plans: Iterable[Plan]) -> Plan:
+    """The plan with the least state; of equal ones, the one that moves the least memory."""
+    return min(plans, key=lambda p: (state_tensors(p), sum(_traffic(p))))
+
+
+def state_tensors(plan: Plan) -> int:
+    """How many numbers of state an element has."""
+    return sum(s.type.extent is Extent.TENSOR for s in plan.states)
+
+
+def _traffic(plan: Plan) -> tuple[int, int]:
+    kernels = schedule(plan)
+    return kernels.get("settle_and_step", kernels["step"]).traffic
+
+
+def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...]:
+    return (
         Result("theta", program.parameter, program.parameter_type),
-        *(Result(s.name, s.next, s.type) for s in program.states),
-        *(Result(f"tangent/{t.hyper}", t.value, program.parameter_type) for t in program.tangents),
+        *(Result(s.name, s.next, s.type) for s in program.states if s.name not in dropped),
     )
-    return _kernel("initialize", program, initial), _kernel("step", program, step)
 
 
-def _kernel(name: str, program: Program, results: tuple[Result, ...]) -> Kernel:
-    needed = program.needed(tuple(r.value for r in results))
+def _dots(program: Program) -> tuple[Result, ...]:
+    return tuple(Result(t.hyper, t.value, program.parameter_type) for t in program.tangents)
+
+
+def _kernel(
+    name: str, program: Program, results: tuple[Result, ...], dots: tuple[Result, ...] = ()
+) -> Kernel:
+    needed = program.needed(tuple(r.value for r in (*results, *dots)))
     uniform = tuple(v for v in needed if program.type(v).extent is Extent.UNIFORM)
     body = tuple(v for v in needed if program.type(v).extent is not Extent.UNIFORM)
-    return Kernel(name, program, uniform, body, results)
+    return Kernel(name, program, uniform, body, results, dots)

@@ -6,13 +6,14 @@ done, in its order; nothing is reassociated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent
+from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Result
 
 WIDTH = 96
@@ -24,19 +25,20 @@ class EagerBackend:
     """Emits plain torch code."""
 
     name = "eager"
+    plans: tuple[Kind, ...] = ("stored",)
 
-    def emit(self, kernels: Sequence[Kernel]) -> SourceModule:
-        """The module of a rule; see `optdsl.backends.base.Backend`."""
-        program = kernels[0].program
-        functions = [_Function(kernel) for kernel in kernels]
+    def emit(
+        self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
+    ) -> SourceModule:
+        """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
+        functions = [_Function(kernels[name]) for name in ("initialize", "step")]
+        program = kernels["step"].program
         bodies = [f.text() for f in functions]
         needed = frozenset().union(*(f.helpers for f in functions))
         helpers = [HELPERS[name] for name in HELPERS if name in needed]
         text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
         entries = {f.entry.name: f.entry for f in functions}
-        return SourceModule(
-            program.name, "python", text + "\n", entries["initialize"], entries["step"]
-        )
+        return SourceModule(program.name, "python", text + "\n", entries)
 
     def spellings(self) -> frozenset[str]:
         """The operations that the backend can spell."""
@@ -63,7 +65,8 @@ class _Function:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._program = kernel.program
-        states = tuple(s.name for s in self._program.states) if kernel.name == "step" else ()
+        read = set(kernel.reads("state"))
+        states = tuple(s.name for s in self._program.states if s.name in read)
         used = set(kernel.reads("hyper"))
         hypers = tuple(h.name for h in self._program.hypers if h.name in used)
         results = tuple(r.name for r in kernel.results)
@@ -107,7 +110,7 @@ class _Function:
     def _docstring(self) -> str:
         if self._kernel.name == "initialize":
             return "The states before the first step, whose gradient is g."
-        return "The parameter after the step, then the states, then the tangents, if any."
+        return "The parameter after the step, then the states."
 
     def _assignments(self) -> list[str]:
         lines: list[str] = []

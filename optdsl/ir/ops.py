@@ -151,9 +151,9 @@ def _mix(b: Builder, y: Value, x: tuple[Value, ...], d: tuple[Value | None, ...]
         # The share of the one part that moves; what weighs nothing takes no part here either.
         ones = (b.constant(1.0) if i == moving[0] else zero for i in range(len(parts)))
         share = b.emit("mix", *(v for pair in zip(weights, ones, strict=True) for v in pair))
-        part = b.times(by_parts[moving[0]], share)
-        if part is not None:
-            total = b.plus(total, b.emit("where", b.emit("eq", share, zero), zero, part))
+        moved = b.times(by_parts[moving[0]], share)
+        assert moved is not None
+        total = b.plus(total, b.emit("where", b.emit("eq", share, zero), zero, moved))
     elif moving:
         tangents = (zero if t is None else t for t in by_parts)
         pairs = zip(weights, tangents, strict=True)
@@ -258,7 +258,8 @@ _ROWS = (
         lambda b, y, x, d: b.plus(b.times(d[0], x[1]), b.times(d[1], x[0])),
         intervals.multiply, "x * y"),
     Row("div", 2, _elementwise,
-        lambda b, y, x, d: b.minus(b.over(d[0], x[1]), b.over(b.times(d[1], y), x[1])),
+        # Both divide the same in reverse accumulation, so that one division serves.
+        lambda b, y, x, d: b.minus(b.over(d[0], x[1]), b.times(b.over(d[1], x[1]), y)),
         intervals.divide, "x / y"),
     Row("pow", 2, _elementwise, _pow, intervals.power, "x^y"),
     Row("mix", ANY, _elementwise, _mix, lambda *x: functools.reduce(intervals.union, x[1::2]),

@@ -54,6 +54,6 @@ def build(source: SourceModule) -> Rule:
     exec(compile(source.text, filename, "exec"), module.__dict__)
     functions = {
         entry.name: Function(entry, getattr(module, entry.name))
-        for entry in (source.initialize, source.step)
+        for entry in source.entries.values()
     }
     return Rule(source, functions["initialize"], functions["step"])

@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optdsl.ir.types import Extent
+from optdsl.runtime.engines import PENDING_HYPERS
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer
+
+# What a state keeps for a pending step, and no rule declares.
+_PENDING = ("tangent/", "pending/")
+_ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
             )
     states = {s.name for s in program.states} | {"step"}
     for state in state_dict["state"].values():
-        kept = {key for key in state if not str(key).startswith("tangent/")}
+        kept = {key for key in state if not str(key).startswith(_PENDING)}
         if state and kept != states:
             raise ValueError(
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
@@ -92,6 +97,8 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     for index, parameter in _pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():
             expected = torch.Size() if key in scalars else parameter.shape
+            if key == PENDING_HYPERS:
+                expected = torch.Size([1 + len(program.hypers)])
             if isinstance(value, torch.Tensor) and value.shape != expected:
                 raise ValueError(
                     f"this state is not one of these parameters: {key} has shape "
@@ -112,5 +119,5 @@ def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     for index, parameter in _pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
-                device = value.device if key == "step" else parameter.device
+                device = value.device if key in _ON_THE_HOST else parameter.device
                 optimizer.state[parameter][key] = value.detach().to(device, copy=True)

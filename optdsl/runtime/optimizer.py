@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime.build import Rule
+from optdsl.runtime import migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
+from optdsl.runtime.choice import Engines
+from optdsl.runtime.engines import COMPUTE, Engine, Sums, Work, fits, is_pending
 from optdsl.runtime.hyperparameters import (
     check_keys,
     check_names,
@@ -24,14 +26,6 @@ from optdsl.runtime.hyperparameters import (
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 
-# The precision in which a parameter of each dtype is updated and its states are kept.
-_COMPUTE = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -39,14 +33,14 @@ class Compiled:
 
     Attributes:
         program: the program that runs, tangents included.
-        rule: its built functions.
+        engines: what runs it.
         coefficients: the learned hyperparameters.
         order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
         recipe: a function and arguments that make the same class again, for pickle.
     """
 
     program: Program
-    rule: Rule
+    engines: Engines
     coefficients: tuple[Coefficient, ...]
     order: str
     recipe: tuple[Callable[..., type[CompiledOptimizer]], tuple[Any, ...]]
@@ -60,11 +54,6 @@ class Compiled:
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
-
-
-def tangent_key(hyper: str) -> str:
-    """Where a parameter's state keeps the tangent by a hyperparameter."""
-    return f"tangent/{hyper}"
 
 
 class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
@@ -192,17 +181,25 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 loss = closure()
         work = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         self._check_step(work)
-        parameters = [p for ps in work for p in ps]
-        taken = max((int(state["step"]) for state in self.state.values() if state), default=0)
-        hypergradients = self._hypergradients(parameters)
+        taken = self._steps_taken()
+        works = self._works(work)
+        sums = self._completed(works)
+        waiting = {
+            engine: [w for w in ws if is_pending(engine.plan, w.state)]
+            for engine, ws in works.items()
+        }
         if self.compiled.order == "exact":
-            self._learn(hypergradients, taken)
-        for group, ps in zip(self.param_groups, work, strict=True):
-            hypers = {h.name: float(group[h.name]) for h in self.compiled.program.hypers}
-            for parameter in ps:
-                self._advance(parameter, hypers)
-        if self.compiled.order == "overlapped":
-            self._learn(hypergradients, taken)
+            for engine, pending in waiting.items():
+                _add(sums, engine.settle(pending))
+            self._learn(sums, taken)
+            for engine, ws in self._works(work).items():
+                engine.take(ws)
+            return loss
+        for engine, ws in works.items():
+            fresh = [w for w in ws if not is_pending(engine.plan, w.state)]
+            _add(sums, engine.settle_and_take(waiting[engine]))
+            engine.take(fresh)
+        self._learn(sums, taken)
         return loss
 
     def _checked(self, hyper: Hyper, value: Any) -> float:
@@ -222,65 +219,43 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     f"{name} does not take sparse gradients; make the layer with sparse=False"
                 )
 
-    def _hypergradients(self, parameters: Iterable[Tensor]) -> dict[str, float]:
-        """The sum over all tensors of <gradient, pending tangent> by coefficient.
+    def _steps_taken(self) -> int:
+        """The largest number of steps that a parameter has taken."""
+        # Most parameters share one count.
+        counts = {id(s["step"]): s["step"] for s in self.state.values() if s}
+        return max((int(count) for count in counts.values()), default=0)
 
-        Dot products are accumulated in double precision; the host waits once a device.
-        """
-        sums: dict[torch.device, dict[str, Tensor]] = {}
-        for parameter in parameters:
-            state = self.state[parameter]
-            keys = {c.name: tangent_key(c.name) for c in self.compiled.coefficients}
-            if not any(key in state for key in keys.values()):
-                continue
-            assert parameter.grad is not None
-            accurate = torch.float32 if parameter.device.type == "mps" else torch.float64
-            gradient = parameter.grad.reshape(-1).to(accurate)
-            total = sums.setdefault(parameter.device, {})
-            for name, key in keys.items():
-                if key in state:
-                    product = torch.dot(gradient, state[key].reshape(-1).to(accurate))
-                    total[name] = total[name] + product if name in total else product
-        found: dict[str, float] = {}
-        for total in sums.values():
-            for name, value in zip(total, torch.stack(list(total.values())).tolist(), strict=True):
-                found[name] = found.get(name, 0.0) + value
+    def _works(self, parameters: list[list[Tensor]]) -> dict[Engine, list[Work]]:
+        """What there is to do, by engine; `parameters` by group."""
+        found: dict[Engine, list[Work]] = {}
+        program, engines = self.compiled.program, self.compiled.engines
+        for group, own in zip(self.param_groups, parameters, strict=True):
+            hypers = {h.name: float(group[h.name]) for h in program.hypers}
+            for parameter in own:
+                gradient = parameter.grad
+                assert gradient is not None
+                work = Work(parameter, gradient, self.state[parameter], hypers)
+                found.setdefault(engines.of(parameter), []).append(work)
         return found
 
-    def _learn(self, hypergradients: dict[str, float], taken: int) -> None:
+    def _completed(self, works: dict[Engine, list[Work]]) -> Sums:
+        """Complete the states that are of another engine; the hyper-gradients that they give."""
+        sums: Sums = {}
+        for engine, own in works.items():
+            for work in own:
+                if not fits(engine.plan, work.state):
+                    _add(sums, migrate.completed(self.compiled.program, work))
+        return sums
+
+    def _learn(self, hypergradients: Sums, taken: int) -> None:
         for block in self.compiled.blocks:
             block.update(self.param_groups, hypergradients, taken)
 
-    def _advance(self, parameter: Tensor, hypers: dict[str, float]) -> None:
-        """One step of one tensor."""
-        assert parameter.grad is not None
-        rule, state = self.compiled.rule, self.state[parameter]
-        compute = _COMPUTE[parameter.dtype]
-        theta, gradient = parameter.detach().to(compute), parameter.grad.to(compute)
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float64)
-            for name, value in rule.initialize(theta, gradient, {}, hypers, 1.0).items():
-                _keep(state, name, value)
-        for name, value in state.items():
-            # The model may have become more precise since (`model.double()`).
-            if torch.promote_types(value.dtype, compute) is not value.dtype:
-                state[name] = value.to(compute)
-        state["step"] += 1
-        results = rule.step(theta, gradient, state, hypers, float(state["step"]))
-        # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
-        inputs = {id(theta), id(gradient), *(id(v) for v in state.values())}
-        results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
-        parameter.copy_(results.pop("theta"))
-        for name, value in results.items():
-            _keep(state, name, value)
 
-
-def _keep(state: dict[str, Any], name: str, value: Tensor) -> None:
-    """Copy a value into memory that is the state's own."""
-    if name not in state:
-        # The value may be a view of one number, or the same tensor as another state.
-        state[name] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
-    state[name].copy_(value)
+def _add(total: Sums, more: Sums) -> None:
+    """Add sums to others, by name."""
+    for name, value in more.items():
+        total[name] = total.get(name, 0.0) + value
 
 
 def _check_dtype(optimizer: str, parameter: Tensor) -> None:
@@ -288,6 +263,6 @@ def _check_dtype(optimizer: str, parameter: Tensor) -> None:
         raise ValueError(
             f"{optimizer} does not take complex parameters; optimize torch.view_as_real(p)"
         )
-    if parameter.dtype not in _COMPUTE:
-        known = ", ".join(str(d).removeprefix("torch.") for d in _COMPUTE)
+    if parameter.dtype not in COMPUTE:
+        known = ", ".join(str(d).removeprefix("torch.") for d in COMPUTE)
         raise ValueError(f"{optimizer} takes parameters of {known}, not {parameter.dtype}")

@@ -43,7 +43,7 @@ def step(
     weight_decay: float,
     rho: float,
 ) -> tuple[Tensor, ...]:
-    """The parameter after the step, then the states, then the tangents, if any."""
+    """The parameter after the step, then the states."""
     one_minus_beta2_pow_t = 1 - beta2**t
     m_next = beta1 * m + (1 - beta1) * g
     s = g**2

@@ -25,7 +25,7 @@ def step(
     eps: float,
     weight_decay: float,
 ) -> tuple[Tensor, ...]:
-    """The parameter after the step, then the states, then the tangents, if any."""
+    """The parameter after the step, then the states."""
     h = g + weight_decay * theta
     s = h**2
     m_next = beta1 * m + (1 - beta1) * h

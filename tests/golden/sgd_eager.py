@@ -24,7 +24,7 @@ def step(
     weight_decay: float,
     nesterov: float,
 ) -> tuple[Tensor, ...]:
-    """The parameter after the step, then the states, then the tangents, if any."""
+    """The parameter after the step, then the states."""
     d = g + weight_decay * theta
     buf_next = d if t == 1 else momentum * buf + (1 - dampening) * d
     update = d if momentum == 0 else d + momentum * buf_next if nesterov == 1 else buf_next

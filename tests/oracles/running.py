@@ -16,6 +16,7 @@ from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
+from optdsl.plan import plans
 from optdsl.runtime.build import build
 from optdsl.schedule import schedule
 
@@ -65,11 +66,13 @@ class Eager:
 
     def __init__(self, program: Program) -> None:
         optimized = run_passes(verify(program))
-        self._rule = build(EagerBackend().emit(schedule(optimized)))
+        (plan,) = plans(optimized, rounded=False, kinds=("stored",))
+        self._rule = build(EagerBackend().emit(schedule(plan)))
         self._tangents = [t.hyper for t in program.tangents]
 
     def start(self, theta: Tensor, g: Tensor, hypers: Hypers) -> States:
-        return self._rule.initialize(theta, g, {}, dict(hypers), 1.0)
+        found = self._rule.initialize(theta, g, {}, dict(hypers), 1.0)
+        return {k: v for k, v in found.items() if not k.startswith("tangent/")}
 
     def step(
         self, theta: Tensor, g: Tensor, state: States, hypers: Hypers, t: int

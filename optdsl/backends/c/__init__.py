@@ -1,0 +1,117 @@
+"""The C backend: one C99 file with OpenMP, every tensor of a call in one pass over memory.
+
+The elements of each tensor are cut into blocks of fixed size, the blocks are shared out among the
+threads, and a block goes through one loop that the compiler vectorizes. Uniform values are doubles,
+computed once a row of hyperparameters; values of a tensor are doubles, too; elements are float, or
+double for parameters in double precision. Sums are accumulated in double precision by fixed lanes
+of fixed blocks, and the blocks' sums are added in order: the result does not depend on the number
+of threads. The file knows nothing of shapes, of how many tensors there are, or of Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optdsl.backends.base import SourceModule
+from optdsl.backends.c.driver import driver
+from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
+from optdsl.backends.c.functions import Functions
+from optdsl.ir.program import Program
+from optdsl.plan import KINDS, Kind
+from optdsl.schedule import Kernel
+
+BLOCK, CHUNK = 8192, 256
+
+_COMMON = """\
+#ifdef __GNUC__
+#define INLINE inline __attribute__((always_inline))
+#define APART __attribute__((noinline))
+#else
+#define INLINE inline
+#define APART
+#endif
+
+/* The tensor that a block belongs to, given the first block of each. */
+static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
+  int64_t low = 0, high = count;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (first[middle] <= block) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/* Sums in double precision, each place of a chunk for itself: their order is the same everywhere. */
+static inline void add_products(double *restrict acc, const real *restrict x,
+                                const real *restrict y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i] * (double)y[i];
+}
+static inline void add_values(double *restrict acc, const real *restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i];
+}
+static inline double folded(double *acc) {
+  for (int w = CHUNK / 2; w > 0; w /= 2)
+    for (int l = 0; l < w; l++) acc[l] += acc[l + w];
+  return acc[0];
+}
+
+/* Whether a number is not zero, or none. */
+static inline int odd(const real *restrict x, int64_t n) {
+  int found = 0;
+  for (int64_t i = 0; i < n; i++) found |= !(x[i] == 0);
+  return found;
+}
+"""
+
+
+class CBackend:
+    """Emits C for the processor."""
+
+    name = "c"
+    plans: tuple[Kind, ...] = KINDS
+
+    def emit(
+        self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
+    ) -> SourceModule:
+        """The file of a rule; see `optdsl.backends.base.Backend`."""
+        after = "settle" if order == "exact" else "settle_and_step"
+        needed = [kernels[name] for name in ("step", after) if name in kernels]
+        emitted = [Functions(kernel, dtype) for kernel in needed]
+        program = kernels["step"].program
+        texts = [driver(functions) for functions in emitted]
+        slots = 2 + max(len(f.entry.states) for f in emitted)
+        text = "\n".join([_header(program, dtype, slots), *texts])
+        return SourceModule(program.name, "c", text, {f.entry.name: f.entry for f in emitted})
+
+    def spellings(self) -> frozenset[str]:
+        """The operations that the backend can spell."""
+        return spelled_operations()
+
+
+def _header(program: Program, dtype: str, slots: int) -> str:
+    # A citation is text, and must not end the comment.
+    lines = [line.replace("*/", "* /") for line in (program.name, *program.documentation)]
+    kind = "double" if dtype == "float64" else "float"
+    return "\n".join(
+        [
+            "/* " + "\n   ".join(lines) + " */",
+            "#include <float.h>",
+            "#include <math.h>",
+            "#include <stdint.h>",
+            "#include <stdlib.h>",
+            "#include <string.h>",
+            "",
+            f"typedef {kind} real;  /* what a step is calculated in */",
+            f"typedef int{64 if dtype == 'float64' else 32}_t bits;",
+            ELEMENTS[dtype],
+            f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK} }};",
+            "",
+            "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
+            "   the parameter, its gradient, its states. */",
+            f"typedef struct {{ int64_t size, row; void *memory[{slots}]; }} tensor;",
+            "",
+            functions(dtype == "float64"),
+            _COMMON,
+        ]
+    )

@@ -1,0 +1,97 @@
+"""The entry point of a kernel in C: what is done for the rows, the tensors and the blocks."""
+
+from __future__ import annotations
+
+from optdsl.backends.c.functions import Functions
+from optdsl.backends.c.layout import braced
+
+_HEAD = """\
+/* Returns 0, or 1 when there is no memory, and then nothing has changed.
+   hypers: for each row, {order}.
+   sums: {sums}. */
+int {name}(int64_t count, const tensor *tensors, int64_t rows, const double *hypers, double *sums,
+           int threads) {{
+  int64_t *first = malloc((size_t)(count + 1) * sizeof *first), blocks = 0;
+  for (int64_t i = 0; first && i < count; i++) {{
+    first[i] = blocks;
+    blocks += (tensors[i].size + BLOCK - 1) / BLOCK;
+  }}
+  double *u = malloc((size_t)(rows * {uniforms} + 1) * sizeof *u);
+  double *s = malloc((size_t)(count * {scalars} + 1) * sizeof *s);
+  double *partial = malloc((size_t)(blocks * {width} + 1) * sizeof *partial);
+  if (!first || !u || !s || !partial) {{
+    free(first), free(u), free(s), free(partial);
+    return 1;
+  }}
+  first[count] = blocks;
+  threads = threads < blocks ? threads : (int)blocks;
+  for (int64_t r = 0; r < rows; r++) {name}_uniform(hypers + r * {hypers}, u + r * {uniforms});
+"""
+
+_SCALARS = """\
+  for (int64_t i = 0; i < count; i++)
+    {name}_scalars{k}(&tensors[i], u + tensors[i].row * {uniforms}, s + i * {scalars});
+"""
+
+_LOOP = """\
+  #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t b = 0; b < blocks; b++) {{
+    const int64_t i = holder(first, count, b);
+    {name}_block{k}(&tensors[i], (b - first[i]) * BLOCK, u + tensors[i].row * {uniforms},
+        s + i * {scalars}, partial + b * {width});
+  }}
+"""
+
+_REDUCED = """\
+  for (int64_t i = 0; i < count; i++) {{
+    double total = 0;
+    for (int64_t b = first[i]; b < first[i + 1]; b++) total += partial[b * {width} + {k}];
+    s[i * {scalars} + {place}] = total{divided};
+  }}
+"""
+
+_DOTS = """\
+  for (int k = 0; k < {dots}; k++) {{
+    sums[k] = 0;
+    for (int64_t b = 0; b < blocks; b++) sums[k] += partial[b * {width} + {before} + k];
+  }}
+"""
+
+_FOOT = """\
+  (void)sums;
+  free(first), free(u), free(s), free(partial);
+  return 0;
+}
+"""
+
+
+def driver(functions: Functions) -> str:
+    """All of a kernel's C: its functions, and the entry point that calls them."""
+    kernel, entry = functions.kernel, functions.entry
+    bodies = functions.text()
+    sizes = {
+        "name": kernel.name,
+        "uniforms": len(functions.values.places),
+        "scalars": len(functions.values.scalars),
+        "width": max(len(loop.reductions) for loop in kernel.loops) + len(kernel.dots),
+        "hypers": 1 + len(entry.hypers),
+    }
+    order = ", ".join(("t", *entry.hypers))
+    sums = f"the dot products of the gradient by {', '.join(entry.dots)}" if entry.dots else "none"
+    text = [bodies, _HEAD.format(order=order, sums=sums, **sizes)]
+    for k, loop in enumerate(kernel.loops):
+        if loop.scalars:
+            text.append(_SCALARS.format(k=k, **sizes))
+        text.append(_LOOP.format(k=k, **sizes))
+        for position, value in enumerate(loop.reductions):
+            mean = kernel.program.operations[value].opcode == "mean"
+            divided = " / (double)tensors[i].size" if mean else ""
+            place = functions.values.scalars.index(value)
+            text.append(_REDUCED.format(k=position, place=place, divided=divided, **sizes))
+    finals = functions.finals()
+    if finals:
+        text.append(braced("  for (int64_t i = 0; i < count; i++)", finals, "  "))
+    if kernel.dots:
+        before = len(kernel.loops[-1].reductions)
+        text.append(_DOTS.format(dots=len(kernel.dots), before=before, **sizes))
+    return "".join([*text, _FOOT])

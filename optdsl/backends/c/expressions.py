@@ -1,0 +1,214 @@
+"""Operations of a program as C expressions, and the functions that emitted C brings along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+# What C and the emitted file use for themselves.
+RESERVED = frozenset(
+    """auto break case char const continue default do double else enum extern float for goto if
+    inline int long register restrict return short signed sizeof static struct switch typedef union
+    unsigned void volatile while _Bool _Complex _Imaginary main asm typeof
+    real element tensor load rounded size row memory u s i l n hypers sums scalars count rows
+    threads partial acc begin block first total BLOCK LARGEST
+    step settle settle_and_step initialize
+    sign maximum minimum mixed chosen turned way between INLINE APART CHUNK odd
+    add_products add_values folded out careful bits LARGEST
+    signd maximumd minimumd mixedd share_of
+    sqrt exp log tanh fabs pow sqrtf expf logf tanhf fabsf powf malloc free calloc memset memcpy
+    INFINITY NAN HUGE_VAL FLT_MAX DBL_MAX errno y0 y1 yn j0 j1 jn gamma lgamma tgamma erf div abs
+    exp2 log2 log10 floor ceil round trunc fmin fmax fma remainder index rindex signgam""".split()
+)
+
+_BINARY = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+_LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
+_HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
+LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step", "size"})
+
+# `@` is the type, `#` the suffix of the library's functions for it, `~` that of ours.
+_FUNCTIONS = """\
+/* -1, 0 or 1; NaN stays NaN. */
+static inline @ sign~(@ x) { return x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x; }
+
+/* The larger and the smaller; NaN if either is. */
+static inline @ maximum~(@ x, @ y) { return x > y ? x : y >= x ? y : x + y; }
+static inline @ minimum~(@ x, @ y) { return x < y ? x : y <= x ? y : x + y; }
+"""
+_ON_THE_HOST = """\
+/* The part of a weight in all the weight so far. */
+static inline double share_of(double weight, double total) {
+  return weight == 0 ? 0 : weight / total;
+}
+
+/* A mean so far and one more part; infinities have no difference, but they have a mean. */
+static inline double mixedd(double mean, double x, double share) {
+  const double gap = mean - x;
+  const double moved =
+      fabs(gap) <= DBL_MAX ? mean - share * gap : (1 - share) * mean + share * x;
+  return share == 0 ? mean : share == 1 ? x : moved;
+}
+"""
+_ON_ELEMENTS = """\
+/* A choice that is the same for all elements is made by bits: of those loops, compilers make
+   vectors. */
+static inline real chosen(bits which, real x, real y) {
+  bits left, right;
+  memcpy(&left, &x, sizeof left);
+  memcpy(&right, &y, sizeof right);
+  left = right ^ ((left ^ right) & which);
+  memcpy(&x, &left, sizeof x);
+  return x;
+}
+
+/* A mean so far and one more part, in the case that nearly all numbers are: from the nearer of
+   the two, some way along their difference. That is a number unless one of them is not; see
+   `mixed`. */
+static inline bits turned(double share) { return share >= 0.5 ? -1 : 0; }
+static inline real way(double share) { return (real)(share >= 0.5 ? share - 1 : share); }
+static inline real between(real mean, real x, bits turned, real way) {
+  return chosen(turned, x, mean) + way * (x - mean);
+}
+
+/* The same in all cases; infinities have no difference, but they have a mean. */
+static inline real mixed(real mean, real x, bits turned, real way) {
+  const real share = turned ? 1 + way : way;
+  if (way == 0) return turned ? x : mean;
+  return fabs#(x - mean) <= LARGEST ? between(mean, x, turned, way)
+                                    : (1 - share) * mean + share * x;
+}
+"""
+
+
+def functions(double: bool) -> str:
+    """The functions for doubles on the host, and for elements."""
+    suffix = "" if double else "f"
+    kind, largest = ("double", "DBL_MAX") if double else ("float", "FLT_MAX")
+    host = _FUNCTIONS.replace("@", "double").replace("~", "d").replace("#", "") + _ON_THE_HOST
+    elements = f"{_FUNCTIONS}{_ON_ELEMENTS}"
+    elements = elements.replace("@", kind).replace("~", "").replace("#", suffix)
+    return f"{host}\n#define LARGEST {largest}\n{elements}"
+
+
+def spelled_operations() -> frozenset[str]:
+    """The operations that have a spelling."""
+    named = {"neg", "where", "pow", "mix", "define", "stop_gradient", "sum", "mean"}
+    return frozenset({*_BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named})
+
+
+def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:
+    """An operation on arguments that are single words.
+
+    Args:
+        opcode: any but leaves, "mix", "pow", "sum" and "mean".
+        x: the arguments.
+        double: whether the library's functions are those for double.
+        ours: the suffix of our functions.
+    """
+    if opcode in _BINARY:
+        return f"{x[0]} {_BINARY[opcode]} {x[1]}"
+    if opcode in _LIBRARY:
+        return f"{_LIBRARY[opcode]}{'' if double else 'f'}({x[0]})"
+    if opcode in _HELPERS:
+        return f"{_HELPERS[opcode]}{ours}({', '.join(x)})"
+    match opcode:
+        case "neg":
+            return f"-{x[0]}"
+        case "where":
+            return f"{x[0]} ? {x[1]} : {x[2]}"
+        case "define" | "stop_gradient":
+            return x[0]
+    raise NotImplementedError(opcode)
+
+
+def power(base: str, exponent: str, constant: float | None, double: bool) -> str:
+    """A power; as torch does it where the exponent is one of a few numbers."""
+    root = f"sqrt{'' if double else 'f'}({base})"
+    if constant is not None and not double:
+        match constant:
+            case 2.0:
+                return f"{base} * {base}"
+            case 3.0:
+                return f"{base} * {base} * {base}"
+            case 0.5:
+                return root
+            case -0.5:
+                return f"1 / {root}"
+            case -1.0:
+                return f"1 / {base}"
+            case -2.0:
+                return f"1 / ({base} * {base})"
+    if constant == 2.0:
+        return f"{base} * {base}"
+    return f"pow{'' if double else 'f'}({base}, {exponent})"
+
+
+def literal(number: float, kind: str) -> str:
+    """A number, to the bit; in parentheses if it is more than one word."""
+    if math.isinf(number):
+        return "INFINITY" if number > 0 else "(-INFINITY)"
+    text = repr(number) if kind == "double" else f"(real){number!r}"
+    return text if kind == "double" and number >= 0 and text[0] != "-" else f"({text})"
+
+
+# How parameters and gradients are stored, and how they become numbers to calculate with.
+_PLAIN = """\
+typedef real element;
+static inline real load(element x) { return x; }
+static inline element rounded(real x) { return x; }
+"""
+_BFLOAT16 = """\
+typedef uint16_t element;  /* bfloat16: the upper half of a float */
+static inline real load(element x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  real y;
+  memcpy(&y, &bits, sizeof y);
+  return y;
+}
+static inline element rounded(real x) {  /* to nearest, ties to even */
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return (element)(x != x ? 0x7fc0u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+"""
+_FLOAT16 = """\
+typedef uint16_t element;  /* IEEE half precision */
+static inline real load(element x) {
+  const uint32_t sign = (uint32_t)(x & 0x8000u) << 16, body = (uint32_t)(x & 0x7fffu) << 13;
+  /* The exponents differ in their bias; the product also makes subnormals normal. */
+  const uint32_t scale_bits = 0x77800000u;  /* 2^112 */
+  real y, scale;
+  memcpy(&y, &body, sizeof y);
+  memcpy(&scale, &scale_bits, sizeof scale);
+  y *= scale;
+  uint32_t bits;
+  memcpy(&bits, &y, sizeof bits);
+  bits = (x & 0x7c00u) == 0x7c00u ? body | 0x7f800000u : bits;
+  bits |= sign;
+  memcpy(&y, &bits, sizeof y);
+  return y;
+}
+static inline element rounded(real x) {  /* to nearest, ties to even */
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
+  const uint32_t normal = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+  /* Below 2^-14 a sum with 0.5 rounds to multiples of 2^-24, the smallest half. */
+  const uint32_t half_bits = 0x3f000000u;
+  real half, small;
+  memcpy(&half, &half_bits, sizeof half);
+  memcpy(&small, &size, sizeof small);
+  small += half;
+  uint32_t tiny;
+  memcpy(&tiny, &small, sizeof tiny);
+  uint32_t found = size < 0x38800000u ? tiny - half_bits : normal;
+  found = size >= 0x477ff000u ? 0x7c00u : found;
+  found = size > 0x7f800000u ? 0x7e00u : found;
+  return (element)(sign | found);
+}
+"""
+ELEMENTS = {"float32": _PLAIN, "float64": _PLAIN, "bfloat16": _BFLOAT16, "float16": _FLOAT16}

@@ -1,0 +1,97 @@
+"""The parts of a kernel in C: what is computed for a row, for a tensor, and for a block."""
+
+from __future__ import annotations
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.c.block import Block
+from optdsl.backends.c.layout import braced, slot
+from optdsl.backends.c.values import Values
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel, Loop
+
+
+class Functions:
+    """The text of one kernel's functions.
+
+    Attributes:
+        kernel: what is spelled.
+        entry: how the entry point is called.
+        values: its values.
+    """
+
+    def __init__(self, kernel: Kernel, dtype: str) -> None:
+        self.kernel = kernel
+        used = set(kernel.reads("hyper"))
+        hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
+        touched = {str(s) for s in kernel.reads("state")}
+        touched |= {kernel.buffers.get(r.name, r.name) for r in kernel.stored} - {"theta"}
+        states = tuple(s.name for s in kernel.program.states if s.name in touched)
+        moved = {name: home for name, home in kernel.buffers.items() if name != home}
+        results, dots = (tuple(r.name for r in rs) for rs in (kernel.results, kernel.dots))
+        self.entry = EntryPoint(kernel.name, states, hypers, hypers, True, results, dots, moved)
+        self.values = Values(kernel, dtype == "float64", ("theta", "g", *states))
+
+    def text(self) -> str:
+        """All functions; the places of values are complete only afterwards."""
+        parts = []
+        for number, loop in enumerate(self.kernel.loops):
+            if loop.scalars:
+                parts.append(self._scalar_function(number, loop))
+            parts.append(Block(self.values, self.entry, number, loop).text())
+        return "\n".join([self._uniform_function(), *parts, ""])
+
+    def finals(self) -> list[str]:
+        """The lines that write the new values of a tensor's own states, in the entry point."""
+        values, lines = self.values, []
+        for result in self.kernel.stored:
+            if result.type.extent is Extent.TENSOR:
+                continue
+            if values.constant(result.value):
+                text = values.word(result.value, "double")
+            elif values.extent(result.value) is Extent.UNIFORM:
+                place = values.places[values.name(result.value)]
+                text = f"u[tensors[i].row * {len(values.places)} + {place}]"
+            else:
+                text = f"s[i * {len(values.scalars)} + {values.scalars.index(result.value)}]"
+            lines.append(
+                f"*(real *)tensors[i].memory[{slot(self.entry, result.name)}] = (real){text};"
+            )
+        return lines
+
+    def _uniform_function(self) -> str:
+        values, lines, order = self.values, [], ("t", *self.entry.hypers)
+        for result in self.kernel.stored:
+            # A tensor's own state may be a uniform value, which nothing else has asked for.
+            if result.type.extent is Extent.SCALAR and values.uniform([result.value]):
+                values.place(result.value)
+        for value in self.kernel.uniform:
+            operation = values.operation(value)
+            if operation.opcode in {"hyper", "step"}:
+                place = order.index(str(operation.attribute or "t"))
+                lines.append(f"const double {values.name(value)} = hypers[{place}];")
+            elif operation.opcode != "constant":
+                lines += values.assigned(value, "double")
+        lines += values.shares()
+        lines += [f"u[{place}] = {name};" for name, place in values.places.items()]
+        head = f"static void {self.kernel.name}_uniform(const double *hypers, double *u)"
+        return braced(head, lines)
+
+    def _scalar_function(self, number: int, loop: Loop) -> str:
+        values = self.values
+        lines = []
+        for value in values.asked(loop.scalars, (), "double"):
+            condition = values.program.type(value).condition
+            kind, test = ("int", " != 0") if condition else ("double", "")
+            lines.append(f"const {kind} {values.name(value)} = {values.place(value)}{test};")
+        for value in loop.scalars:
+            operation, name = values.operation(value), values.name(value)
+            if operation.opcode == "size":
+                lines.append(f"const double {name} = (double)x->size;")
+            elif operation.opcode == "state":
+                memory = f"x->memory[{slot(self.entry, str(operation.attribute))}]"
+                lines.append(f"const double {name} = *(const real *){memory};")
+            else:
+                lines += values.assigned(value, "double")
+            lines.append(f"{values.place(value)} = {name};")
+        head = f"static void {self.kernel.name}_scalars{number}"
+        return braced(f"{head}(const tensor *x, const double *u, double *s)", lines)

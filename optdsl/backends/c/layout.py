@@ -1,0 +1,31 @@
+"""Lines of C, and where things lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optdsl.backends.base import EntryPoint
+
+_WIDTH = 96
+
+
+def slot(entry: EntryPoint, buffer: str) -> int:
+    """Where the pointer to the parameter, its gradient or a state lies in a tensor."""
+    return ("theta", "g", *entry.states).index(buffer)
+
+
+def braced(head: str, lines: Sequence[str], indent: str = "") -> str:
+    """A function, or another block, with its lines indented."""
+    return "\n".join([f"{head} {{", *(f"{indent}  {line}" for line in lines), f"{indent}}}", ""])
+
+
+def listed(opening: str, items: Sequence[str], closing: str = ")") -> str:
+    """A list in brackets, filled into lines."""
+    lines, line = [], opening
+    for number, item in enumerate(items):
+        text = item + (closing if number == len(items) - 1 else ", ")
+        if len(line) + len(text) > _WIDTH:
+            lines.append(line.rstrip())
+            line = "      "
+        line += text
+    return "\n".join([*lines, line])

@@ -1,0 +1,210 @@
+"""Values of a program in C: their names, their expressions, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from optdsl.backends.c.expressions import COMPARISONS, LEAVES, RESERVED, literal, power, spell
+from optdsl.backends.naming import Names, identifier
+from optdsl.ir.program import Operation, Value
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel
+
+# What elements need of a share of weights: a choice and a factor.
+WAYS = {"turned": "bits", "way": "real"}
+
+
+class Values:
+    """The values of one kernel.
+
+    There are two kinds of arithmetic: "double" on the host, for uniform values and those of a
+    tensor, and "real" on the elements.
+
+    Attributes:
+        kernel: the kernel.
+        places: where uniform values, and shares of weights, lie in a row; grows as it is asked.
+        scalars: the values of a tensor, in the order in which they lie.
+    """
+
+    def __init__(self, kernel: Kernel, double: bool, buffers: Sequence[str]) -> None:
+        """Name everything.
+
+        Args:
+            kernel: the kernel.
+            double: whether elements are doubles.
+            buffers: what lies in memory: the parameter, its gradient, states.
+        """
+        self.kernel = kernel
+        self.program = kernel.program
+        self.places: dict[str, int] = {}
+        self.scalars = [v for v in kernel.body if self.extent(v) is Extent.SCALAR]
+        self._double = double
+        names = Names(RESERVED)
+        self._buffers = {b: names.fresh(f"{identifier(b)}_") for b in buffers}
+        self._names = {v: names.fresh(self._wanted(v)) for v in kernel.values}
+
+    def operation(self, value: Value) -> Operation:
+        """The operation of a value."""
+        return self.program.operations[value]
+
+    def extent(self, value: Value) -> Extent:
+        """The extent of a value."""
+        return self.program.type(value).extent
+
+    def constant(self, value: Value) -> bool:
+        """Whether a value is a literal."""
+        return self.operation(value).opcode == "constant"
+
+    def uniform(self, values: Iterable[Value]) -> bool:
+        """Whether all of them are."""
+        return all(self.extent(v) is Extent.UNIFORM for v in values)
+
+    def name(self, value: Value) -> str:
+        """The variable of a value."""
+        return self._names[value]
+
+    def buffer(self, name: str) -> str:
+        """The pointer to the parameter, its gradient or a state."""
+        return self._buffers[name]
+
+    def _wanted(self, value: Value) -> str:
+        operation = self.operation(value)
+        if operation.hint is not None:
+            return identifier(operation.hint)
+        if operation.opcode in LEAVES - {"constant"}:
+            return identifier(str(operation.attribute or operation.opcode))
+        return "x"
+
+    def word(self, value: Value, kind: str) -> str:
+        """A value as a word: a variable or a literal."""
+        operation = self.operation(value)
+        if operation.opcode == "constant":
+            assert isinstance(operation.attribute, float)
+            return literal(operation.attribute, kind)
+        return self._names[value]
+
+    def place(self, value: Value) -> str:
+        """Where a value that is not one of the elements lies."""
+        if self.extent(value) is Extent.UNIFORM:
+            return self.shared(self._names[value])
+        return f"s[{self.scalars.index(value)}]"
+
+    def shared(self, name: str) -> str:
+        """Where something lies in a row."""
+        return f"u[{self.places.setdefault(name, len(self.places))}]"
+
+    def assigned(self, value: Value, kind: str) -> list[str]:
+        """The lines that compute a value, not a leaf, into its variable."""
+        operation, name = self.operation(value), self._names[value]
+        if operation.opcode == "mix":
+            return self._mix(value, kind)
+        if operation.opcode in COMPARISONS and self.extent(value) is Extent.TENSOR:
+            return []  # written where it is used, it vectorizes best
+        kind_of_result = "int" if operation.type.condition else kind
+        return [f"const {kind_of_result} {name} = {self._expression(value, kind)};"]
+
+    def _expression(self, value: Value, kind: str) -> str:
+        operation = self.operation(value)
+        double = kind == "double" or self._double
+        x = [self.word(a, kind) for a in operation.arguments]
+        if operation.opcode == "pow":
+            exponent = self.operation(operation.arguments[1]).attribute
+            return power(x[0], x[1], exponent if isinstance(exponent, float) else None, double)
+        if operation.opcode == "div" and self._by_reciprocal(operation, kind):
+            return f"{x[0]} * per_{x[1]}"
+        if operation.opcode == "where":
+            condition = operation.arguments[0]
+            if self.extent(condition) is Extent.TENSOR:
+                x[0] = f"({self._expression(condition, kind)})"
+            elif kind == "real":
+                return f"chosen({', '.join(x)})"
+        return spell(operation.opcode, x, double, "d" if kind == "double" else "")
+
+    def _by_reciprocal(self, operation: Operation, kind: str) -> bool:
+        """Whether elements are divided by what is the same for many: a product is faster."""
+        divisor = operation.arguments[1]
+        few = self.extent(divisor) is not Extent.TENSOR and not self.constant(divisor)
+        return kind == "real" and not self._double and few
+
+    def _mix(self, value: Value, kind: str) -> list[str]:
+        """A mean, one part after the other; shares of uniform weights come from the host."""
+        name = self._names[value]
+        weights, parts = (self.operation(value).arguments[i::2] for i in (0, 1))
+        mean, total = self.word(parts[0], kind), self.word(weights[0], kind)
+        given = kind == "real" and self.uniform(weights)
+        lines = []
+        for number, (w, part) in enumerate(zip(weights[1:], parts[1:], strict=True), start=1):
+            x, share = self.word(part, kind), f"{name}_share{number}"
+            last = number == len(parts) - 1
+            result = name if last else f"{name}_mean{number}"
+            if not given:
+                lines += self._share(share, total, self.word(w, kind))
+                total = f"{share}_total"
+            if kind == "double":
+                lines.append(f"const double {result} = mixedd({mean}, {x}, {share});")
+            else:
+                if not given:
+                    lines += [f"const {k} {share}_{way} = {way}({share});" for way, k in
+                              WAYS.items()]  # fmt: skip
+                ways = f"{mean}, {x}, {share}_turned, {share}_way"
+                lines.append(f"const real {result} = careful ? mixed({ways}) : between({ways});")
+                lines.append(f"odd += 0 * ({x} - {mean});")
+            mean = result
+        return lines
+
+    def _share(self, share: str, total: str, weight: str) -> list[str]:
+        """The share of one more weight in all weights so far."""
+        return [
+            f"const double {share}_total = {total} + {weight};",
+            f"const double {share} = share_of({weight}, {share}_total);",
+        ]
+
+    def shares(self) -> list[str]:
+        """The shares of the weights of each mean of elements that was asked for, on the host."""
+        lines = []
+        for value in self.kernel.body:
+            name = self._names[value]
+            if f"{name}_share1" not in self.places:
+                continue
+            weights = [self.word(w, "double") for w in self.operation(value).arguments[0::2]]
+            total = weights[0]
+            for number, weight in enumerate(weights[1:], start=1):
+                share = f"{name}_share{number}"
+                lines += self._share(share, total, weight)
+                total = f"{share}_total"
+        return lines
+
+    def asked(self, values: Sequence[Value], extra: Iterable[Value], kind: str) -> list[Value]:
+        """What computing `values`, and using `extra`, takes from elsewhere, by its own name."""
+        own = set(values)
+        used = [a for v in values for a in self._named(v, kind)]
+        return [
+            v
+            for v in dict.fromkeys([*used, *extra])
+            if self.extent(v) is not Extent.TENSOR and v not in own and not self.constant(v)
+        ]
+
+    def _named(self, value: Value, kind: str) -> tuple[Value, ...]:
+        """The arguments that the lines of a value name; of others there are `derived` words."""
+        operation = self.operation(value)
+        if operation.opcode == "div" and self._by_reciprocal(operation, kind):
+            return operation.arguments[:1]
+        if operation.opcode == "mix" and kind == "real" and self.uniform(operation.arguments[0::2]):
+            return operation.arguments[1::2]
+        return operation.arguments
+
+    def derived(self, values: Sequence[Value]) -> dict[str, tuple[str, str]]:
+        """Reciprocals, and shares of weights, that elements use: by name, type and expression."""
+        found: dict[str, tuple[str, str]] = {}
+        for value in values:
+            operation = self.operation(value)
+            if operation.opcode == "div" and self._by_reciprocal(operation, "real"):
+                divisor = operation.arguments[1]
+                per = f"per_{self._names[divisor]}"
+                found[per] = ("real", f"(real)(1 / {self.place(divisor)})")
+            elif operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
+                for number in range(1, len(operation.arguments) // 2):
+                    share = f"{self._names[value]}_share{number}"
+                    for way, kind in WAYS.items():
+                        found[f"{share}_{way}"] = (kind, f"{way}({self.shared(share)})")
+        return found

@@ -1,0 +1,348 @@
+"""How a step and the hyper-gradients of the step before fit together, and what is kept for it.
+
+A hyper-gradient needs the tangent of step t when the gradient of step t+1 is known. There are
+three ways to have it then, each a pair of ordinary programs on one set of states:
+
+- live: what is alive after step t determines the tangent; it is computed from that.
+- replay: the states lag by one step and the gradient is kept; step t is done again, this time
+  with its tangents, while step t+1 is taken.
+- stored: the tangents themselves are kept, one state each.
+
+`settle` evaluates the tangents of the pending step and completes its states; `take` takes a step
+and leaves it pending; `both` is one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import Interval
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
+from optdsl.ir.types import TENSOR, Extent
+from optdsl.ir.verify import verify
+from optdsl.passes.pipeline import run_passes
+
+Kind = Literal["none", "live", "replay", "stored"]
+KINDS: tuple[Kind, ...] = ("live", "stored", "replay")
+
+_LEAVES = frozenset({"gradient", "parameter", "state"})
+# Operations through which a number passes so that it can be found again from the result.
+_AFFINE = frozenset({"define", "neg", "add", "sub", "mul", "div", "mix"})
+
+
+def pending(name: str) -> str:
+    """The name of a value of the step that is pending."""
+    return f"pending/{name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs that run, all on the same states.
+
+    Attributes:
+        kind: how tangents are had; "none" when nothing is learned.
+        take: a step.
+        settle: the tangents of the pending step, and its states completed; the parameter stays.
+        both: `settle`, then `take`; the pending step's hyperparameters have names of their own
+            (see `pending`).
+        kept: the states that no rule declares, for what a pending step needs.
+        hypers: the hyperparameters of a pending step that `settle` reads, "t" included.
+    """
+
+    kind: Kind
+    take: Program
+    settle: Program | None = None
+    both: Program | None = None
+    kept: tuple[str, ...] = ()
+    hypers: tuple[str, ...] = ()
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What is kept between steps."""
+        return self.take.states
+
+
+def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tuple[Plan, ...]:
+    """The plans that there are for a differentiated program, in the order of `kinds`.
+
+    Args:
+        program: with its tangents.
+        rounded: whether the parameter is stored in less than the precision of the step, so that
+            what it was cannot be found from what it is.
+        kinds: which to consider; "stored" is always possible.
+    """
+    if not program.tangents:
+        return (Plan("none", program),)
+    makers: dict[Kind, Callable[[Program, bool], Plan | None]] = {
+        "live": _live,
+        "replay": _replay,
+        "stored": _stored,
+    }
+    found = (makers[kind](program, rounded) for kind in kinds)
+    return tuple(plan for plan in found if plan is not None)
+
+
+def completing(program: Program, kept: Iterable[str]) -> Plan | None:
+    """The plan of states that lag and hold `kept`; None where there is none.
+
+    It is for states of an optimizer that learned something else, or learned at all: its tangents
+    are those of `program`, if any.
+    """
+    for rounded in (False, True):
+        plan = _replay(program, rounded)
+        if plan is not None and set(plan.kept) == set(kept):
+            return plan
+    return None
+
+
+def _stored(program: Program, rounded: bool) -> Plan:
+    builder = _copied(program)
+    zero = builder.constant(0.0)
+    tangents = [State(f"tangent/{t.hyper}", TENSOR, zero, t.value) for t in program.tangents]
+    take = replace(
+        program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
+    )
+    again = _Again(program)
+    pairs = [(t.hyper, _leaf(again.builder, s)) for t, s in zip(program.tangents, tangents,
+                                                                 strict=True)]  # fmt: skip
+    return _plan("stored", take, again, {}, pairs, tuple(s.name for s in tangents))
+
+
+def _live(program: Program, rounded: bool) -> Plan | None:
+    again = _Again(program)
+    for state in program.states:
+        if program.type(state.next).extent is Extent.TENSOR:
+            again.alive.setdefault(state.next, _leaf(again.builder, state))
+    if not rounded:
+        again.alive.setdefault(program.parameter, again.builder.emit("parameter"))
+    return _planned("live", again, (), [], rounded)
+
+
+def _replay(program: Program, rounded: bool) -> Plan | None:
+    again = _Again(program)
+    gradient = State(pending("g"), TENSOR, Value(0), Value(0))
+    for value, operation in enumerate(program.operations):
+        if operation.opcode == "gradient":
+            again.alive[Value(value)] = _leaf(again.builder, gradient)
+        elif operation.opcode == "state":
+            again.alive[Value(value)] = again.builder.copy(operation, ())
+    if not rounded:
+        again.alive.setdefault(program.parameter, again.builder.emit("parameter"))
+    return _planned("replay", again, program.states, [gradient], rounded)
+
+
+def _planned(
+    kind: Kind, again: _Again, advanced: Sequence[State], kept: list[State], rounded: bool
+) -> Plan | None:
+    """The plan that does a step again from what `again` has of it; None where that is too little.
+
+    Args:
+        kind: its kind.
+        again: the step, done again.
+        advanced: the states that lag, and are completed when the step is settled.
+        kept: states for what else is needed.
+        rounded: as of `plans`.
+    """
+    program = again.program
+    if any(program.type(v).extent is Extent.SCALAR for v in program.needed(program.step_values)):
+        # What is one number a tensor would have to be found again, too.
+        return None
+    roots = (*(s.next for s in advanced), *(t.value for t in program.tangents))
+    old = next(
+        (Value(i) for i, o in enumerate(program.operations) if o.opcode == "parameter"), None
+    )
+    if old is not None and old in upstream(program.operations, roots, again.alive):
+        states_move = old in upstream(program.operations, [s.next for s in advanced], again.alive)
+        found = None if rounded or states_move else again.recovered(old)
+        if found is None and old not in again.alive:
+            kept = [*kept, State(pending("theta"), TENSOR, Value(0), Value(0))]
+            found = _leaf(again.builder, kept[-1])
+        if found is not None:
+            again.alive[old] = found
+    new = again.values(roots)
+    if new is None:
+        return None
+    take = _keeping(program, kept, lagging=bool(advanced))
+    nexts = {s.name: new[s.next] for s in advanced}
+    pairs = [(t.hyper, new[t.value]) for t in program.tangents]
+    return _plan(kind, take, again, nexts, pairs, tuple(s.name for s in kept))
+
+
+class _Again:
+    """A step of a program done again later, from what is alive of it by then.
+
+    Attributes:
+        program: the step.
+        builder: receives the operations that do it again.
+        alive: values of the step that are at hand, as values of `builder`.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.builder = Builder()
+        self.alive: dict[Value, Value] = {}
+
+    def values(self, roots: Iterable[Value]) -> dict[Value, Value] | None:
+        """Values of the step as values of the builder; None if something is not at hand."""
+        new: dict[Value, Value] = {}
+        for value in upstream(self.program.operations, roots, self.alive):
+            operation = self.program.operations[value]
+            if value in self.alive:
+                new[value] = self.alive[value]
+            elif operation.opcode in _LEAVES:
+                return None
+            elif operation.opcode in {"hyper", "step"}:
+                name = pending(str(operation.attribute or "t"))
+                new[value] = self.builder.emit("hyper", attribute=name)
+            else:
+                arguments = tuple(new[a] for a in operation.arguments)
+                new[value] = self.builder.copy(operation, arguments)
+        return new
+
+    def recovered(self, old: Value) -> Value | None:
+        """The parameter before the step, from the parameter after it; None if that cannot be.
+
+        It can where the new parameter is a * theta + b, with one a for all elements.
+        """
+        alive, target = self.alive, self.program.parameter
+        others = {v: x for v, x in alive.items() if v != target}
+        self.alive = {**others, old: self.builder.constant(0.0)}
+        at_zero = self.values([target])
+        self.alive = alive
+        if at_zero is None:
+            return None
+        slopes: dict[Value, Value | None] = {old: self.builder.constant(1.0)}
+        for value in upstream(self.program.operations, [target], {*others, old}):
+            operation = self.program.operations[value]
+            tangents = tuple(slopes.get(a) for a in operation.arguments)
+            if value == old or value in others or all(s is None for s in tangents):
+                continue
+            arguments = tuple(at_zero[a] for a in operation.arguments)
+            if operation.opcode not in _AFFINE or not self._affine(operation.opcode, tangents):
+                return None
+            slopes[value] = TABLE[operation.opcode].derivative(
+                self.builder, at_zero[value], arguments, tangents
+            )
+        slope = slopes.get(target)
+        if slope is None or self.builder[slope].type.extent is not Extent.UNIFORM:
+            return None
+        moved = self.builder.emit("sub", self.builder.emit("parameter"), at_zero[target])
+        before = self.builder.emit("div", moved, slope, hint="theta_before")
+        for value, each in slopes.items():
+            # What was computed to find the parameter gives the values on the way from it, too.
+            if each is not None and self.builder[each].type.extent is Extent.UNIFORM:
+                part = self.builder.times(before, each)
+                assert part is not None
+                found = self.builder.emit("add", at_zero[value], part)
+                hint = self.program.operations[value].hint
+                if hint is not None:
+                    self.builder.suggest(found, hint)
+                self.alive.setdefault(value, found)
+        return before
+
+    def _affine(self, opcode: str, tangents: tuple[Value | None, ...]) -> bool:
+        """Whether an operation is affine in those arguments that have a tangent."""
+        match opcode:
+            case "mul":
+                return None in tangents
+            case "div":
+                return tangents[1] is None
+            case "mix":
+                return all(t is None for t in tangents[0::2])
+        return True
+
+
+def _copied(program: Program) -> Builder:
+    builder = Builder()
+    for operation in program.operations:
+        builder.append(operation)
+    return builder
+
+
+def _leaf(builder: Builder, state: State) -> Value:
+    return builder.emit("state", attribute=state.name, type=state.type)
+
+
+def _keeping(program: Program, kept: Sequence[State], lagging: bool) -> Program:
+    """The step, which also keeps what it will need when it is pending.
+
+    If `lagging`, it takes the states as they are and leaves them so: they lag from then on.
+    """
+    builder = _copied(program)
+    zero = builder.constant(0.0)
+    leaves = {pending("g"): "gradient", pending("theta"): "parameter"}
+    states = [replace(s, next=_leaf(builder, s)) if lagging else s for s in program.states]
+    states += [replace(s, initial=zero, next=builder.emit(leaves[s.name])) for s in kept]
+    return replace(program, operations=builder.operations, states=tuple(states), tangents=())
+
+
+def _plan(
+    kind: Kind,
+    take: Program,
+    again: _Again,
+    nexts: dict[str, Value],
+    tangents: Sequence[tuple[str, Value]],
+    kept: tuple[str, ...],
+) -> Plan:
+    """The plan of a step and of what settles it: new states by name, and tangents."""
+    builder = again.builder
+    starting = _copy(builder, take, take.initial_values, {})
+    read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
+    named = {pending(h.name): replace(h, name=pending(h.name)) for h in take.hypers}
+    steps = Interval(1.0, float("inf"), False, True)
+    named = {pending("t"): Hyper(pending("t"), 1.0, steps), **named}
+    settle = replace(
+        take,
+        learned=(),
+        hypers=(*take.hypers, *(h for name, h in named.items() if name in read)),
+        states=tuple(
+            replace(s, initial=starting[s.initial], next=nexts.get(s.name, _leaf(builder, s)))
+            for s in take.states
+        ),
+        parameter=builder.emit("parameter"),
+        tangents=tuple(Tangent(hyper, value) for hyper, value in tangents),
+        operations=(),
+    )
+    settle = run_passes(verify(replace(settle, operations=builder.operations)))
+    take = run_passes(verify(replace(take, learned=())))
+    both = run_passes(verify(_both(settle, take)))
+    hypers = tuple(name.removeprefix("pending/") for name in named if name in read)
+    return Plan(kind, take, settle, both, kept, hypers)
+
+
+def _both(settle: Program, take: Program) -> Program:
+    """One program that does what `settle` does and then what `take` does."""
+    builder = _copied(settle)
+    completed = {s.name: s.next for s in settle.states}
+    bound = {
+        Value(v): completed[str(o.attribute)]
+        for v, o in enumerate(take.operations)
+        if o.opcode == "state"
+    }
+    new = _copy(builder, take, take.step_values, bound)
+    states = (
+        replace(s, initial=own.initial, next=new[s.next])
+        for s, own in zip(take.states, settle.states, strict=True)
+    )
+    return replace(
+        settle,
+        states=tuple(states),
+        parameter=new[take.parameter],
+        operations=builder.operations,
+    )
+
+
+def _copy(
+    builder: Builder, program: Program, roots: Iterable[Value], bound: dict[Value, Value]
+) -> dict[Value, Value]:
+    """Values of a program as values of a builder, some of them bound to what is there."""
+    new: dict[Value, Value] = {}
+    for value in program.needed(tuple(roots)):
+        operation = program.operations[value]
+        arguments = tuple(new[a] for a in operation.arguments)
+        new[value] = bound[value] if value in bound else builder.copy(operation, arguments)
+    return new

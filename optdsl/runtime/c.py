@@ -1,0 +1,236 @@
+"""The engine for emitted C: all tensors in one call, called through a plain C interface."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.c import CBackend
+from optdsl.backends.eager import EagerBackend
+from optdsl.ir.program import Program
+from optdsl.plan import plans
+from optdsl.runtime.build import build
+from optdsl.runtime.cache import shared_library
+from optdsl.runtime.engines import (
+    COMPUTE,
+    PENDING_HYPERS,
+    Sums,
+    Work,
+    counted,
+    keep,
+    pending_hypers,
+)
+from optdsl.schedule import cheapest, schedule
+
+NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+class CEngine:
+    """Runs the C backend's kernels on the CPU; see `optdsl.runtime.engines.Engine`."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, order: str) -> None:
+        """Build a differentiated program for parameters of one dtype.
+
+        Raises:
+            NoCompiler, BuildError: as `optdsl.runtime.cache.shared_library`.
+        """
+        backend, self._compute = CBackend(), COMPUTE[dtype]
+        rounded = dtype is not self._compute
+        self.plan = cheapest(plans(program, rounded, backend.plans))
+        kernels = schedule(self.plan)
+        module = backend.emit(kernels, NAMES[dtype], order)
+        library = ctypes.CDLL(str(shared_library(module.text, module.name)))
+        self._dtype, self._program = dtype, program
+        self._states = tuple(s.name for s in self.plan.states)
+        self._slots = 2 + max(len(e.states) for e in module.entries.values())
+        self._calls = {
+            name: _Call(entry, getattr(library, name), self._slots)
+            for name, entry in module.entries.items()
+        }
+        # Initial values are computed once, by the code that a person can read.
+        self._initialize = build(EagerBackend().emit(kernels)).initialize
+
+    def settle(self, works: Sequence[Work]) -> Sums:
+        """One call for all of `works`."""
+        # The count of the step to come: nothing in the call depends on it.
+        sums = self._run("settle", works, [0.0] * len(works))
+        for work in works:
+            work.state.pop(PENDING_HYPERS, None)
+        return sums
+
+    def take(self, works: Sequence[Work]) -> None:
+        """One call for all of `works`."""
+        for work in works:
+            self._start(work)
+        counts = counted(works)
+        self._run("step", works, counts)
+        self._leave_pending(works, counts)
+
+    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+        """One call for all of `works`, and one pass over memory."""
+        counts = counted(works)
+        sums = self._run("settle_and_step", works, counts)
+        self._leave_pending(works, counts)
+        return sums
+
+    def _start(self, work: Work) -> None:
+        """Make what a state lacks: all of it, or what is kept for a pending step."""
+        if all(name in work.state for name in self._states):
+            return
+        theta, gradient = (x.detach().to(self._compute) for x in (work.parameter, work.gradient))
+        work.state.setdefault("step", torch.zeros((), dtype=torch.float64))
+        for name, value in self._initialize(theta, gradient, {}, work.hypers, 1.0).items():
+            if name not in work.state:
+                if value.shape == theta.shape and _dense(work.parameter):
+                    # Laid out like the parameter, so that one index serves both.
+                    work.state[name] = torch.empty_like(work.parameter, dtype=self._compute)
+                keep(work.state, name, value)
+
+    def _leave_pending(self, works: Sequence[Work], counts: Sequence[float]) -> None:
+        """Note with which hyperparameters each step was taken; equal ones share the note."""
+        if self.plan.kind not in {"live", "replay"}:
+            return
+        notes: dict[tuple[int, float], Tensor] = {}
+        for work, t in zip(works, counts, strict=True):
+            key = (id(work.hypers), t)
+            if key not in notes:
+                notes[key] = pending_hypers(self._program, t, work.hypers)
+            work.state[PENDING_HYPERS] = notes[key]
+
+    def _run(self, name: str, works: Sequence[Work], counts: Sequence[float]) -> Sums:
+        if not works:
+            return {}
+        call = self._calls[name]
+        rows = _Rows(call.entry, self._program)
+        table = array("q")
+        back: list[tuple[Tensor, Tensor]] = []
+        alive: list[Any] = []
+        for work, t in zip(works, counts, strict=True):
+            theta, gradient = self._laid_out(work, back, alive)
+            state = work.state
+            table.append(theta.numel())
+            table.append(rows.of(work, t))
+            table.append(theta.data_ptr())
+            table.append(gradient.data_ptr())
+            for key in call.entry.states:
+                table.append(state[key].data_ptr())
+            table.extend(call.padding)
+        sums = call(len(works), table, rows)
+        # Autograd finds out about the writes as if torch had made them.
+        torch.autograd.graph.increment_version([w.parameter for w in works])
+        for parameter, theta in back:
+            parameter.copy_(theta)
+        if call.entry.buffers:
+            for work in works:
+                moved = {k: work.state[home] for k, home in call.entry.buffers.items()}
+                work.state.update(moved)
+        return sums
+
+    def _laid_out(
+        self, work: Work, back: list[tuple[Tensor, Tensor]], alive: list[Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Parameter and gradient such that one index serves them and the states.
+
+        `back` receives what has to be copied back, `alive` what must live until the call is over.
+        """
+        theta, gradient, state = work.parameter, work.gradient, work.state
+        plain = theta.is_contiguous()
+        if plain or _dense(theta):
+            if gradient.dtype is not self._dtype or gradient.stride() != theta.stride():
+                gradient = torch.empty_like(theta).copy_(gradient)
+        else:
+            theta = theta.detach().contiguous()
+            gradient = gradient.to(self._dtype).contiguous()
+            back.append((work.parameter, theta))
+        alive.append((theta, gradient))
+        for name in self._states:
+            value = state[name]
+            if value.dtype is not self._compute or (
+                value.ndim and value.stride() != theta.stride()
+            ):
+                # Loaded, or the model has changed its precision or layout since.
+                like = torch.empty_like(theta, dtype=self._compute) if value.ndim else value
+                state[name] = like.copy_(value) if value.ndim else value.to(self._compute)
+        return theta, gradient
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the elements lie without gaps and overlaps, in any order."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+class _Rows:
+    """The different rows of hyperparameters of a call: t, the others, those of a pending step."""
+
+    def __init__(self, entry: EntryPoint, program: Program) -> None:
+        self.values = array("d")
+        self.count = 0
+        self._entry = entry
+        self._names = [h.name for h in program.hypers]
+        self._known: dict[tuple[int, float, int], int] = {}
+
+    def of(self, work: Work, t: float) -> int:
+        """The row of a parameter at its step t."""
+        packed = work.state.get(PENDING_HYPERS)
+        key = (id(work.hypers), t, id(packed))
+        if key not in self._known:
+            values = work.hypers
+            if packed is not None:
+                names = ("pending/t", *(f"pending/{n}" for n in self._names))
+                values = values | dict(zip(names, packed.tolist(), strict=True))
+            self.values.append(t)
+            self.values.extend(values[h] for h in self._entry.hypers)
+            self._known[key] = self.count
+            self.count += 1
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """An entry point of a library."""
+
+    entry: EntryPoint
+    function: Callable[..., int]
+    slots: int
+
+    @property
+    def padding(self) -> list[int]:
+        """What fills up a tensor's pointers."""
+        return [0] * (self.slots - 2 - len(self.entry.states))
+
+    def __call__(self, count: int, table: array[int], rows: _Rows) -> Sums:
+        """Call it; the sums by name.
+
+        Raises:
+            MemoryError: and then nothing has changed.
+        """
+        sums = array("d", [0.0] * len(self.entry.dots))
+        failed = self.function(
+            ctypes.c_int64(count),
+            ctypes.c_void_p(table.buffer_info()[0]),
+            ctypes.c_int64(rows.count),
+            ctypes.c_void_p(rows.values.buffer_info()[0]),
+            ctypes.c_void_p(sums.buffer_info()[0]),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError("no memory for the step's working space")
+        return dict(zip(self.entry.dots, sums, strict=True))

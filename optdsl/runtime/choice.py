@@ -1,0 +1,65 @@
+"""Which engine runs a parameter: chosen by backend, device and dtype, and built when first asked."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+
+from optdsl.ir.program import Program
+from optdsl.runtime.c import CEngine
+from optdsl.runtime.eager import EagerEngine
+from optdsl.runtime.engines import Engine
+from optdsl.runtime.toolchain import BuildError, NoCompiler
+
+
+class Engines:
+    """The engines of one rule."""
+
+    def __init__(self, program: Program, backend: str, order: str) -> None:
+        """Build nothing yet.
+
+        Args:
+            program: differentiated, through all passes.
+            backend: "eager", "c" or "auto".
+            order: as of `optdsl.load`.
+        """
+        self.program = program
+        self.backend = backend
+        self._order = order
+        self._made: dict[tuple[str, torch.dtype], Engine] = {}
+
+    def of(self, parameter: torch.Tensor) -> Engine:
+        """The engine for a parameter.
+
+        Raises:
+            RuntimeError: when the backend was asked for by name and does not run on the device.
+        """
+        key = (parameter.device.type, parameter.dtype)
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
+
+    @functools.cached_property
+    def eager(self) -> EagerEngine:
+        """The engine that runs everywhere."""
+        return EagerEngine(self.program)
+
+    def _make(self, device: str, dtype: torch.dtype) -> Engine:
+        if self.backend == "eager" or (self.backend == "auto" and device != "cpu"):
+            return self.eager
+        if device != "cpu":
+            raise RuntimeError(
+                f'{self.program.name} was compiled with backend="{self.backend}", which runs on '
+                f'the CPU, and a parameter is on {device}; backend="auto" serves every device'
+            )
+        try:
+            return CEngine(self.program, dtype, self._order)
+        except (NoCompiler, BuildError) as trouble:
+            warnings.warn(
+                f"{self.program.name} runs without compiled kernels, which is slower: {trouble}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return self.eager

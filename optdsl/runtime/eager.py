@@ -1,0 +1,75 @@
+"""The engine for emitted PyTorch code: any device, one tensor after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from optdsl.backends.eager import EagerBackend
+from optdsl.ir.program import Program
+from optdsl.plan import plans
+from optdsl.runtime.build import build
+from optdsl.runtime.engines import COMPUTE, Sums, Work, counted, dot, keep
+from optdsl.schedule import cheapest, schedule
+
+
+class EagerEngine:
+    """Runs the eager backend's code; see `optdsl.runtime.engines.Engine`."""
+
+    def __init__(self, program: Program) -> None:
+        """Build a differentiated program."""
+        backend = EagerBackend()
+        self.plan = cheapest(plans(program, rounded=False, kinds=backend.plans))
+        self._rule = build(backend.emit(schedule(self.plan)))
+        self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
+
+    def settle(self, works: Sequence[Work]) -> Sums:
+        """The dot products of the gradients with the stored tangents; one wait for the device."""
+        if not works or not self._tangents:
+            return {}
+        rows = [
+            torch.stack([dot(w.gradient, w.state[key]) for key in self._tangents.values()])
+            for w in works
+        ]
+        total = torch.stack(rows).sum(0).tolist()
+        return dict(zip(self._tangents, total, strict=True))
+
+    def take(self, works: Sequence[Work]) -> None:
+        """A step of each."""
+        for work in works:
+            self._start(work)
+        for work, t in zip(works, counted(works), strict=True):
+            self._advance(work, t)
+
+    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+        """Both."""
+        sums = self.settle(works)
+        self.take(works)
+        return sums
+
+    def _start(self, work: Work) -> None:
+        if work.state:
+            return
+        compute = COMPUTE[work.parameter.dtype]
+        theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
+        work.state["step"] = torch.zeros((), dtype=torch.float64)
+        initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0)
+        for name, value in initial.items():
+            if name not in self.plan.kept:
+                keep(work.state, name, value)
+
+    def _advance(self, work: Work, t: float) -> None:
+        compute, state = COMPUTE[work.parameter.dtype], work.state
+        theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
+        for name, value in state.items():
+            # The model may have become more precise since (`model.double()`).
+            if torch.promote_types(value.dtype, compute) is not value.dtype:
+                state[name] = value.to(compute)
+        results = self._rule.step(theta, gradient, state, work.hypers, t)
+        # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
+        inputs = {id(theta), id(gradient), *(id(v) for v in state.values())}
+        results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
+        work.parameter.copy_(results.pop("theta"))
+        for name, value in results.items():
+            keep(state, name, value)

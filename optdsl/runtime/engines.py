@@ -1,0 +1,120 @@
+"""How the kernels of a rule are run over parameters: what every way has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.program import Program
+from optdsl.plan import Plan, pending
+
+# The precision in which a parameter of each dtype is updated and its states are kept.
+COMPUTE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+# Where a parameter's state keeps t and the hyperparameters of its pending step, in the program's
+# order, in double precision.
+PENDING_HYPERS = pending("hypers")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A parameter that has a gradient.
+
+    Attributes:
+        parameter: of any shape and layout, of a dtype in `COMPUTE`.
+        gradient: of the same shape and device, strided.
+        state: what the optimizer keeps for it.
+        hypers: the hyperparameters of its group, by name; one object for all of a group.
+    """
+
+    parameter: Tensor
+    gradient: Tensor
+    state: dict[str, Any]
+    hypers: dict[str, float]
+
+
+Sums = dict[str, float]
+
+
+class Engine(Protocol):
+    """A way to run a rule on the parameters of one device and dtype."""
+
+    plan: Plan
+
+    def settle(self, works: Sequence[Work]) -> Sums:
+        """The hyper-gradients of the pending steps of `works`, which are completed."""
+
+    def take(self, works: Sequence[Work]) -> None:
+        """A step of each of `works`, none of which has one pending."""
+
+    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+        """Both, one after the other or at once."""
+
+
+def is_pending(plan: Plan, state: dict[str, Any]) -> bool:
+    """Whether a step of a parameter is pending under a plan."""
+    if plan.kind == "stored":
+        return all(name in state for name in plan.kept)
+    return plan.kind != "none" and PENDING_HYPERS in state
+
+
+def fits(plan: Plan, state: dict[str, Any]) -> bool:
+    """Whether a state is one of a plan; otherwise `optdsl.runtime.migrate` makes it one.
+
+    A state without what is pending does fit.
+    """
+    names = {s.name for s in plan.states}
+    names |= {"step", PENDING_HYPERS} if plan.kind in {"live", "replay"} else {"step"}
+    return names >= state.keys()
+
+
+def counted(works: Iterable[Work]) -> list[float]:
+    """Count a step of each; the counts, from 1.
+
+    Parameters whose counts were one tensor share the new one: there are as many tensors as there
+    are different histories.
+    """
+    new: dict[int, tuple[Tensor, Tensor, float]] = {}
+    found = []
+    for work in works:
+        old = work.state["step"]
+        if id(old) not in new:
+            count = old + 1
+            # The old one is kept, so that no other tensor takes over its identity.
+            new[id(old)] = (old, count, float(count))
+        _, work.state["step"], number = new[id(old)]
+        found.append(number)
+    return found
+
+
+def pending_hypers(program: Program, t: float, hypers: dict[str, float]) -> Tensor:
+    """What `PENDING_HYPERS` holds after a step."""
+    return torch.tensor([t, *(hypers[h.name] for h in program.hypers)], dtype=torch.float64)
+
+
+def unpacked(program: Program, packed: Tensor) -> dict[str, float]:
+    """The hyperparameters of a pending step, under the names by which programs call them."""
+    names = ("t", *(h.name for h in program.hypers))
+    return dict(zip(map(pending, names), packed.tolist(), strict=True))
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """A dot product, accumulated in double precision where the device has it; shape ()."""
+    accurate = torch.float32 if x.device.type == "mps" else torch.float64
+    return torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate))
+
+
+def keep(state: dict[str, Any], name: str, value: Tensor) -> None:
+    """Copy a value into memory that is the state's own."""
+    if name not in state:
+        # The value may be a view of one number, or the same tensor as another state.
+        state[name] = torch.empty_like(value, memory_format=torch.contiguous_format)
+    state[name].copy_(value)
