@@ -23,7 +23,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.verify import verify
 from optdsl.options import LearnOption, OptionError, compile_options
-from optdsl.passes.pipeline import run_passes
+from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
@@ -201,7 +201,7 @@ def plan(
 def _derive(program: Program) -> Program:
     try:
         # Equal values are one first: each has one derivative then.
-        single = run_passes(program)
+        single = run_passes(program, PREPARATION)
         derived = verify(differentiate(single, [x.hyper for x in single.learned]))
         return run_passes(derived)
     except TooManyOperations:

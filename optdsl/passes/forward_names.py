@@ -1,6 +1,6 @@
-"""Replace ``define`` and ``stop_gradient`` by their argument.
+"""Replace operations that are the identity by their argument.
 
-The first exists for blends, the second for differentiation; both are done when passes run.
+``define`` exists for blends and ``stop_gradient`` for differentiation; each goes when that is done.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from optdsl.passes.rewrite import rewrite
 
 
 def forward_names(program: Program) -> Program:
-    """The program without identity operations."""
-    return rewrite(program, _forward)
+    """The program without ``define``."""
+    return rewrite(program, _names)
 
 
-def _forward(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
-    return arguments[0] if operation.opcode in {"define", "stop_gradient"} else None
+def forward_barriers(program: Program) -> Program:
+    """The program without ``stop_gradient``."""
+    return rewrite(program, _barriers)
+
+
+def _names(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
+    return arguments[0] if operation.opcode == "define" else None
+
+
+def _barriers(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
+    return arguments[0] if operation.opcode == "stop_gradient" else None

@@ -1,4 +1,4 @@
-"""Which engine runs a parameter: chosen by backend, device and dtype, and built when first asked."""
+"""Which engine runs a parameter: chosen by backend, device and dtype, built when first asked."""
 
 from __future__ import annotations
 

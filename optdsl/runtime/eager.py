@@ -28,12 +28,11 @@ class EagerEngine:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
-        rows = [
-            torch.stack([dot(w.gradient, w.state[key]) for key in self._tangents.values()])
-            for w in works
-        ]
-        total = torch.stack(rows).sum(0).tolist()
-        return dict(zip(self._tangents, total, strict=True))
+        # One after the other: a tensor that adds nothing leaves every bit as it was.
+        total = self._products(works[0])
+        for work in works[1:]:
+            total = total + self._products(work)
+        return dict(zip(self._tangents, total.tolist(), strict=True))
 
     def take(self, works: Sequence[Work]) -> None:
         """A step of each."""
@@ -47,6 +46,9 @@ class EagerEngine:
         sums = self.settle(works)
         self.take(works)
         return sums
+
+    def _products(self, work: Work) -> torch.Tensor:
+        return torch.stack([dot(work.gradient, work.state[k]) for k in self._tangents.values()])
 
     def _start(self, work: Work) -> None:
         if work.state:

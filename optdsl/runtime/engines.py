@@ -73,7 +73,9 @@ def fits(plan: Plan, state: dict[str, Any]) -> bool:
     """
     names = {s.name for s in plan.states}
     names |= {"step", PENDING_HYPERS} if plan.kind in {"live", "replay"} else {"step"}
-    return names >= state.keys()
+    # Of stored tangents, all are there or none.
+    partly = plan.kind == "stored" and 0 < sum(k in state for k in plan.kept) < len(plan.kept)
+    return names >= state.keys() and not partly
 
 
 def counted(works: Iterable[Work]) -> list[float]:

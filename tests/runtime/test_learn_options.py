@@ -55,7 +55,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "open domain": (of("adam", {"beta1": Learn("sgd")}), r"open end.*bounds=\(a, b\)"),
     "endless open domain": (of("adam", {"lr": Learn("sgd", bounds=(-1, 1))}), "must lie within"),
     "a choice": (of("sgd", {"nesterov": Learn("sgd")}), "cannot be learned by gradient descent"),
-    "unknown backend": (of("adam", True, backend="cuda"), "backend='cuda' should be 'eager'"),
+    "unknown backend": (
+        of("adam", True, backend="cuda"),
+        "backend='cuda' should be 'auto', 'eager' or 'c'",
+    ),
     "unknown order": (of("adam", True, order="Exact"), "order='Exact' should be"),
     **{
         f"{spec}'s {hyper}": (of(spec, {hyper: UNIT}), f"{hyper} cannot be learned.*always zero")

@@ -42,7 +42,7 @@ static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
   return low;
 }
 
-/* Sums in double precision, each place of a chunk for itself: their order is the same everywhere. */
+/* Sums in double precision, each place of a chunk for itself: in the same order everywhere. */
 static inline void add_products(double *restrict acc, const real *restrict x,
                                 const real *restrict y, int64_t n) {
   for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i] * (double)y[i];

@@ -6,20 +6,20 @@ import math
 from collections.abc import Sequence
 
 # What C and the emitted file use for themselves.
-RESERVED = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if
-    inline int long register restrict return short signed sizeof static struct switch typedef union
-    unsigned void volatile while _Bool _Complex _Imaginary main asm typeof
-    real element tensor load rounded size row memory u s i l n hypers sums scalars count rows
-    threads partial acc begin block first total BLOCK LARGEST
-    step settle settle_and_step initialize
-    sign maximum minimum mixed chosen turned way between INLINE APART CHUNK odd
-    add_products add_values folded out careful bits LARGEST
-    signd maximumd minimumd mixedd share_of
-    sqrt exp log tanh fabs pow sqrtf expf logf tanhf fabsf powf malloc free calloc memset memcpy
-    INFINITY NAN HUGE_VAL FLT_MAX DBL_MAX errno y0 y1 yn j0 j1 jn gamma lgamma tgamma erf div abs
-    exp2 log2 log10 floor ceil round trunc fmin fmax fma remainder index rindex signgam""".split()
-)
+_RESERVED = """
+    _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin between
+    bits BLOCK block break calloc careful case ceil char chosen CHUNK const continue count
+    DBL_MAX default div do double element else enum EOF erf errno exp exp2 expf extern fabs
+    fabsf far first float floor FLT_MAX fma fmax fmin folded for free gamma goto HUGE_VAL
+    hypers I i if index INFINITY initialize INLINE inline int j0 j1 jn l LARGEST lgamma
+    linux load log log10 log2 logf long main malloc maximum maximumd memcpy memory memset
+    minimum minimumd mixed mixedd n NAN near NULL odd out partial pow powf real register
+    remainder restrict return rindex round rounded row rows s scalars settle settle_and_step
+    share_of short sign signd signed signgam size sizeof sqrt sqrtf static step struct sums
+    switch tanh tanhf tensor tgamma threads total trunc turned typedef typeof u union unix
+    unsigned void volatile way while y0 y1 yn
+"""
+RESERVED = frozenset(_RESERVED.split())
 
 _BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
