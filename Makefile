@@ -6,11 +6,12 @@ WORKERS ?= 2
 
 BIN   := .venv/bin
 READY := .venv/.ready
+BENCH := .venv/.ready-bench
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo dist clean
+.PHONY: help setup test lint format demo bench dist clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,11 +44,14 @@ demo: $(READY)  ## List the specs, show one, and train a small model with three 
 	@$(BIN)/optdsl train --steps 150 --optimizers adam,lion,mada --out demo
 	@printf '\nThe picture is demo/training.png\n'
 
+bench: $(BENCH)  ## Measure steps against others, side by side (ARGS=--quick for minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
 dist: $(READY)  ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove the environment and everything else that the targets above wrote
-	@rm -rf .venv build dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	@rm -rf .venv bench build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 		.ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -69,3 +73,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) install --constraint constraints.txt --build-constraint constraints.txt \
 		--group dev --editable '.[train]'
 	@touch $(READY)
+
+$(BENCH): $(READY)
+	@$(PIP) install --constraint constraints.txt --group bench
+	@touch $(BENCH)

@@ -1,0 +1,1 @@
+"""How fast the compiled optimizers are, as ratios measured side by side: `python -m benchmarks`."""

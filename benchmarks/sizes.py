@@ -1,0 +1,53 @@
+"""The models whose parameters are updated: shapes only."""
+
+from dataclasses import dataclass
+from math import prod
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The parameters of a model.
+
+    Attributes:
+        name: what it is called on the command line.
+        shapes: one a tensor.
+        streams: whether the tensors are far larger than any cache, so that memory sets the pace.
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    streams: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(prod(shape) for shape in self.shapes)
+
+
+def transformer_block(width: int) -> tuple[Shape, ...]:
+    """The 12 tensors of a block of GPT-2, in the order of the model."""
+    normalization = ((width,), (width,))
+    attention = ((width, 3 * width), (3 * width,), (width, width), (width,))
+    perceptron = ((width, 4 * width), (4 * width,), (4 * width, width), (width,))
+    return (*normalization, *attention, *normalization, *perceptron)
+
+
+def gpt2(
+    vocabulary: int = 50257, context: int = 1024, width: int = 768, layers: int = 12
+) -> tuple[Shape, ...]:
+    """GPT-2: 148 tensors; the head is tied to the token embedding and counts once."""
+    blocks = layers * transformer_block(width)
+    return ((vocabulary, width), (context, width), *blocks, (width,), (width,))
+
+
+SIZES = {
+    size.name: size
+    for size in (
+        # An embedding and the matrices of one transformer block of width 800.
+        Size("20M", ((15400, 800), (800, 2400), (800, 800), (800, 3200), (3200, 800)), True),
+        Size("124M", gpt2(), True),
+        Size("150x1000", 150 * ((1000,),), False),
+    )
+}
