@@ -42,7 +42,7 @@ BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend())}
 def load(
     name: str | os.PathLike[str],
     *,
-    backend: str = "eager",
+    backend: str = "auto",
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
@@ -51,7 +51,10 @@ def load(
 
     Args:
         name: a name that `list_specs` lists, or the path of a ``.opt`` file.
-        backend: how it runs: "eager" is plain torch, on every device.
+        backend: how it runs. "eager" is plain torch, on every device; "c" is compiled kernels for
+            the CPU, built by the system's C compiler when they are first needed; "auto" is the
+            fastest that works for a parameter's device and dtype. Without a C compiler, both of
+            the latter warn and run as "eager".
         order: when learned coefficients move. "exact" is the order of Ozkara et al. (2024): they
             learn from a gradient before the step that uses it. "overlapped" lets them act from
             the next step on, so that a fused kernel needs one pass over memory only.
@@ -76,7 +79,7 @@ def load(
 def compile(
     text: str,
     *,
-    backend: str = "eager",
+    backend: str = "auto",
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
@@ -88,7 +91,7 @@ def compile(
 def blend(
     *rules: str | os.PathLike[str],
     name: str | None = None,
-    backend: str = "eager",
+    backend: str = "auto",
     order: str = "overlapped",
     learn: LearnOption = True,
 ) -> type[CompiledOptimizer]:

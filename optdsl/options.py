@@ -22,7 +22,7 @@ class _Options(BaseModel):
 class CompileOptions(_Options):
     """How a specification is compiled."""
 
-    backend: BackendName = "eager"
+    backend: BackendName = "auto"
     order: Order = "overlapped"
 
 

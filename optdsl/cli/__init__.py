@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     command = subparsers.add_parser("show", help="what a specification says and becomes")
     command.add_argument("name", metavar="NAME", help="a name of the library, or a .opt file")
     what = command.add_mutually_exclusive_group()
-    what.add_argument("--backend", metavar="BACKEND", help="print the code for this backend: eager")
+    what.add_argument(
+        "--backend", metavar="BACKEND", help="print the code for this backend: eager or c"
+    )
+    what.add_argument(
+        "--plan", action="store_true", help="print the bytes of its state and of a step"
+    )
     what.add_argument("--ir", action="store_true", help="print the lowered program")
     command.add_argument(
         "--no-learn", action="store_true", help="with all coefficients fixed, without tangents"

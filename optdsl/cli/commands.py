@@ -56,6 +56,11 @@ def show(options: argparse.Namespace) -> int:
         if options.backend is not None:
             print(_emitted(source, options.backend, learn), end="")
             return 0
+        if options.plan:
+            from optdsl.accounts import describe_plan
+
+            print(describe_plan(source, learn), end="")
+            return 0
         from optdsl.description import describe
         from optdsl.ir.text import print_program
 

@@ -30,6 +30,8 @@ OPTIONAL_FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",  # a * b + c is rounded once
+    "-fno-tree-loop-distribute-patterns",  # a short copy is a loop, not a call
+    "--param=vect-epilogues-nomask=0",  # the last few elements need no vectors of their own
 )
 AVX512_FLAGS = ("-mprefer-vector-width=512",)
 LIBRARIES = ("-lm",)

@@ -26,9 +26,11 @@ _COMMON = """\
 #ifdef __GNUC__
 #define INLINE inline __attribute__((always_inline))
 #define APART __attribute__((noinline))
+#define RARE __attribute__((noinline, cold))
 #else
 #define INLINE inline
 #define APART
+#define RARE
 #endif
 
 /* The tensor that a block belongs to, given the first block of each. */
@@ -43,9 +45,18 @@ static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
 }
 
 /* Sums in double precision, each place of a chunk for itself: in the same order everywhere. */
-static inline void add_products(double *restrict acc, const real *restrict x,
+static inline void add_products(double *restrict acc, const double *restrict x,
                                 const real *restrict y, int64_t n) {
-  for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i] * (double)y[i];
+  for (int64_t i = 0; i < n; i++) acc[i] += x[i] * (double)y[i];
+}
+static inline void copy(real *restrict to, const real *restrict from, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = from[i];
+}
+static inline void put(element *restrict to, const real *restrict from, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = rounded(from[i]);
+}
+static inline void get(double *restrict to, const element *restrict from, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = (double)load(from[i]);
 }
 static inline void add_values(double *restrict acc, const real *restrict x, int64_t n) {
   for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i];

@@ -166,9 +166,6 @@ class Block:
     def _chunked(self) -> str:
         values = self.values
         words = [values.word(r.value, "real") for r in self._stored]
-        # The gradient as a number, for products.
-        gradient = len(words)
-        words += [self._loaded("g")] if self._dots else []
         summands = {
             v: len(words) + k for k, v in enumerate(dict.fromkeys(v for v, _ in self._sums))
         }
@@ -188,16 +185,15 @@ class Block:
         if self._means:
             again = listed(f"{self._name.format('carefully')}(", arguments, ");")
             calls.append(f"if (odd(out[{len(words) - 1}], n))\n  {again}")
+        calls += [f"get(product, {values.buffer('g')}, n);"] if self._dots else []
         for k, (value, dot) in enumerate(self._sums):
-            factor = f"out[{gradient}], " if dot else ""
+            factor = "product, " if dot else ""
             call = "add_products" if dot else "add_values"
             calls.append(f"{call}(acc[{k}], {factor}out[{summands[value]}], n);")
         for k, home in enumerate(self._homes):
-            kind, pointer = self._pointer(home, True)
-            target = f"{kind}{values.buffer(home)}{'_new'}"
-            copied = f"{values.buffer(home)}_new[i] = {self._rounded(home, f'out[{k}][i]')};"
-            calls.append(f"{target} = {pointer} + start;")
-            calls.append(f"for (int64_t i = 0; i < n; i++) {copied}")
+            _, pointer = self._pointer(home, True)
+            call = "put" if home == "theta" else "copy"
+            calls.append(f"{call}({pointer} + start, out[{k}], n);")
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
             *(f"{kind}{values.buffer(b)} = {pointer} + start;" for b, kind, pointer in read),
@@ -209,6 +205,7 @@ class Block:
             _SIZE,
             *self._tables(),
             f"real out[{len(words)}][CHUNK];",
+            *(["double product[CHUNK];"] if self._dots else []),
             *([f"double acc[{sums}][CHUNK];", "memset(acc, 0, sizeof acc);"] if sums else []),
             braced(chunks, _indented(chunk)).rstrip(),
             f"for (int k = 0; k < {sums}; k++) sums[k] = folded(acc[k]);"
@@ -231,7 +228,7 @@ class Block:
             return [braced(quickly, body)]
         name = self._name.format("elements")
         head = listed(f"static INLINE void {name}(", ["const int careful", *parameters])
-        carefully = listed(f"APART static void {self._name.format('carefully')}(", parameters)
+        carefully = listed(f"RARE static void {self._name.format('carefully')}(", parameters)
         calls = (listed(f"{name}(", [care, *arguments], ");") for care in "01")
         return [
             braced(head, body),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
+    RARE copy put get product islessgreater copysign copysignf
     _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin between
     bits BLOCK block break calloc careful case ceil char chosen CHUNK const continue count
     DBL_MAX default div do double element else enum EOF erf errno exp exp2 expf extern fabs
@@ -33,7 +34,7 @@ LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step
 # `@` is the type, `#` the suffix of the library's functions for it, `~` that of ours.
 _FUNCTIONS = """\
 /* -1, 0 or 1; NaN stays NaN. */
-static inline @ sign~(@ x) { return x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x; }
+static inline @ sign~(@ x) { return islessgreater(x, 0) ? copysign#(1, x) : x; }
 
 /* The larger and the smaller; NaN if either is. */
 static inline @ maximum~(@ x, @ y) { return x > y ? x : y >= x ? y : x + y; }

@@ -1,0 +1,87 @@
+"""The bytes of a rule: what its state takes, and what a step moves between memory and processor."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from optdsl.compiler import derive
+from optdsl.description import table
+from optdsl.diagnostics import Source
+from optdsl.ir.types import Extent
+from optdsl.options import LearnOption
+from optdsl.plan import KINDS, Plan, plans
+from optdsl.schedule import Kernel, cheapest, schedule, state_tensors
+
+_BYTES = 4
+_WIDTH = 88
+_WAYS = {
+    "none": "Nothing is learned: a step is all there is.",
+    "live": "Live: the hyper-gradients of a step are computed from what is alive after it.",
+    "replay": "Replay: the states lag by one step. It is done again, with its tangents, while the "
+    "next one is taken.",
+    "stored": "Stored: the tangents of a step are kept until the next one.",
+}
+_NAMES = {
+    "settle_and_step": "overlapped (default)",
+    "settle": "exact: hyper-gradients first",
+    "step": "exact: then the step",
+}
+
+
+def describe_plan(source: Source, learn: LearnOption = True) -> str:
+    """The page that ``optdsl show NAME --plan`` prints, for parameters in float32.
+
+    Raises:
+        OptionError, SpecError: as `optdsl.load`.
+    """
+    program = derive(source, learn)
+    candidates = plans(program, rounded=False)
+    chosen = cheapest(candidates)
+    way = textwrap.wrap(_WAYS[chosen.kind], _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    state = f"State: {_BYTES * state_tensors(chosen)} bytes per parameter in float32"
+    blocks = [
+        [program.name, *way],
+        [state, *table(_states(chosen))],
+        ["A step, in bytes per parameter", *table(_steps(chosen))],
+    ]
+    if len(candidates) > 1:
+        blocks.append(["Plans that there are", *table(_compared(candidates, chosen))])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _states(plan: Plan) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for state in plan.states:
+        unit = "parameter" if state.type.extent is Extent.TENSOR else "tensor"
+        why = "for the pending step" if state.name in plan.kept else ""
+        rows.append((state.name, f"{_BYTES} per {unit}", why))
+    return rows or [("none", "", "")]
+
+
+def _steps(plan: Plan) -> list[Sequence[str]]:
+    kernels = schedule(plan)
+    if plan.kind == "none":
+        return [_moved("a step", kernels["step"])]
+    rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
+    exact = sum(sum(kernels[key].traffic) for key in ("settle", "step"))
+    return [*rows, ("exact, together", "", "", f"{_BYTES * exact}")]
+
+
+def _moved(name: str, kernel: Kernel) -> Sequence[str]:
+    read, written = (_BYTES * count for count in kernel.traffic)
+    return name, f"reads {read}", f"writes {written}", str(read + written)
+
+
+def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for kind in KINDS:
+        plan = next((p for p in candidates if p.kind == kind), None)
+        if plan is None:
+            rows.append((kind, "cannot be: a tangent needs what is not alive", "", ""))
+            continue
+        moved = _BYTES * sum(schedule(plan)["settle_and_step"].traffic)
+        state = f"{_BYTES * state_tensors(plan)} bytes of state"
+        mark = "chosen" if plan == chosen else ""
+        rows.append((kind, state, f"{moved} bytes a step", mark))
+    return rows
