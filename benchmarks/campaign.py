@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.contestants import CONTESTANTS, EAGER_MEMORY, WORD
-from benchmarks.machine import available_memory
+from benchmarks.machine import Watch, available_memory
 from benchmarks.plan import (
     HEATS,
     MEMORY,
@@ -48,6 +48,7 @@ class HeatResult:
         state: bytes of state per parameter by contestant.
         steps: how many steps were averaged to a turn.
         unavailable: by contestant, why there are no times.
+        others: the share of the processors that other programs used meanwhile, if known.
     """
 
     heat: str
@@ -56,6 +57,7 @@ class HeatResult:
     state: dict[str, float] = field(default_factory=dict)
     steps: int = 1
     unavailable: dict[str, str] = field(default_factory=dict)
+    others: float | None = None
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Results:
     memory_size: str | None = None
     memory: dict[str, dict[str, float] | str] = field(default_factory=dict)
     starts: dict[str, dict[str, list[dict[str, float]]] | str] = field(default_factory=dict)
+    start_others: dict[str, float | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, texts: Sequence[str]) -> None:
@@ -95,7 +98,9 @@ def measure(options: Options, say: Say) -> Results:
     if STARTUP in options.parts:
         for name in STARTERS:
             say(f"start: {_label(name)}")
+            watch = Watch()
             results.starts[name] = _starts(results, name)
+            results.start_others[name] = watch.others()
     return results
 
 
@@ -120,6 +125,7 @@ def _heat(results: Results, heat: Heat, size: Size) -> HeatResult:
     options, effort = results.options, results.options.effort
     reason = lacking(size, heat.contestants, options.backend)
     if reason is None:
+        watch = Watch()
         try:
             found = call(
                 "heat",
@@ -136,7 +142,7 @@ def _heat(results: Results, heat: Heat, size: Size) -> HeatResult:
             reason = str(unavailable)
         else:
             results.warn(found.pop("warnings"))
-            return HeatResult(heat.name, size.name, **found)
+            return HeatResult(heat.name, size.name, **found, others=watch.others())
     return HeatResult(heat.name, size.name, unavailable=dict.fromkeys(heat.contestants, reason))
 
 

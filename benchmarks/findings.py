@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from benchmarks.campaign import HeatResult, Results
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.plan import COLD, HEATS, STREAM_BYTES, STREAMED, STREAMS, WARM, Ratio, Target
+from benchmarks.plan import (
+    COLD,
+    DISTURBED,
+    HEATS,
+    STREAM_BYTES,
+    STREAMED,
+    STREAMS,
+    WARM,
+    Ratio,
+    Target,
+)
 from benchmarks.ratios import Spread, paired, spread
 from benchmarks.sizes import SIZES
 
@@ -19,6 +29,7 @@ class RatioFinding:
     ratio: Ratio
     value: Spread | None
     reason: str | None = None
+    others: float | None = None  # the share of the processors that other programs used
 
     @property
     def floor(self) -> float:
@@ -67,6 +78,7 @@ class Start:
     target: Target
     value: Spread | None
     reason: str | None = None
+    others: float | None = None  # the share of the processors that other programs used
 
     @property
     def met(self) -> bool | None:
@@ -84,7 +96,7 @@ def _ratio(heat: HeatResult, ratio: Ratio) -> RatioFinding:
         if name not in heat.times:
             return RatioFinding(heat.size, ratio, None, heat.unavailable[name])
     value = paired(heat.times[ratio.numerator], heat.times[ratio.denominator])
-    return RatioFinding(heat.size, ratio, value)
+    return RatioFinding(heat.size, ratio, value, others=heat.others)
 
 
 def footprints(results: Results) -> list[Footprint]:
@@ -125,8 +137,14 @@ def start_findings(results: Results) -> list[Start]:
                 found.append(Start(name, kind, target, None, starts))
             else:
                 times = spread([start["start"] for start in starts[kind]])
-                found.append(Start(name, kind, target, times))
+                others = results.start_others.get(name)
+                found.append(Start(name, kind, target, times, others=others))
     return found
+
+
+def disturbed(finding: RatioFinding | Start) -> bool:
+    """Whether other programs were at work, so that the figure says little."""
+    return finding.others is not None and finding.others > DISTURBED
 
 
 def imports(results: Results) -> dict[str, Spread]:

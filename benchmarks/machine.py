@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
+STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -23,7 +25,6 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory": _meminfo("MemTotal"),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "optdsl": _version("optdsl"),
@@ -35,6 +36,36 @@ def environment() -> dict[str, Any]:
 def available_memory() -> int | None:
     """Bytes that new processes may have, or None where the system does not say."""
     return _meminfo("MemAvailable")
+
+
+class Watch:
+    """How much of the processors others use, while this process and its children measure."""
+
+    def __init__(self) -> None:
+        self._busy = _busy()
+        self._own = sum(os.times()[:4])
+        self._begun = time.monotonic()
+
+    def others(self) -> float | None:
+        """The share that others have had so far, or None where the system does not say.
+
+        Children count as this process's own once they have ended.
+        """
+        busy = _busy()
+        if busy is None or self._busy is None:
+            return None
+        passed = (time.monotonic() - self._begun) * (os.cpu_count() or 1)
+        own = sum(os.times()[:4]) - self._own
+        return max(0.0, busy - self._busy - own) / passed
+
+
+def _busy() -> float | None:
+    """Seconds that all processors together have worked, or were taken away from this system."""
+    if not STAT.exists():
+        return None
+    # user, nice, system, idle, waiting for input and output, interrupts (two kinds), taken away
+    ticks = [int(field) for field in STAT.read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def _processor() -> str:

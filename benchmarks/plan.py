@@ -109,6 +109,11 @@ COLD = Target(1.5)
 WARM = Target(0.1)
 
 
+# The share of the processors from which on other programs make a measurement worthless: they slow
+# some steps more than others, so that ratios change too.
+DISTURBED = 0.03
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long it may take.

@@ -17,7 +17,9 @@ from benchmarks.campaign import Results
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.findings import (
     RatioFinding,
+    Start,
     bandwidth,
+    disturbed,
     footprints,
     imports,
     ratio_findings,
@@ -38,6 +40,7 @@ def label(contestant: str) -> str:
 
 def report(results: Results) -> Group:
     """Everything for the terminal."""
+    starts = start_findings(results)
     parts: list[Any] = [Text(_machine(results))]
     if results.heats:
         parts.append(_ratio_table(results))
@@ -45,8 +48,18 @@ def report(results: Results) -> Group:
         parts.append(_bandwidth_table(results))
     if results.memory:
         parts.append(_memory_table(results))
-    if results.starts:
+    if starts:
         parts.append(_start_table(results))
+    findings: list[RatioFinding | Start] = [*ratio_findings(results), *starts]
+    shares = [f.others or 0 for f in findings if disturbed(f)]
+    if shares:
+        parts.append(
+            Text(
+                f"Other programs used up to {100 * max(shares):.0f} % of the processors. What was "
+                "measured meanwhile bears a question mark and says little: measure it again.",
+                style="yellow",
+            )
+        )
     notes = _reasons(results)
     if notes:
         parts.append(Text("\n".join(["Not measured:", *(f"  {note}" for note in notes)])))
@@ -69,6 +82,7 @@ def write(results: Results, folder: Path) -> None:
                 "target": None if f.target is None else str(f.target),
                 "met": f.met,
                 "reason": f.reason,
+                "disturbed": disturbed(f),
             }
             for f in ratio_findings(results)
         ],
@@ -76,7 +90,8 @@ def write(results: Results, folder: Path) -> None:
             {**asdict(f), "floor": CONTESTANTS[f.contestant].floor} for f in footprints(results)
         ],
         "starts": [
-            {**asdict(s), "target": str(s.target), "met": s.met} for s in start_findings(results)
+            {**asdict(s), "target": str(s.target), "met": s.met, "disturbed": disturbed(s)}
+            for s in start_findings(results)
         ],
     }
     text = json.dumps({"found": found, "measured": results.as_json()}, indent=2)
@@ -103,9 +118,6 @@ def _machine(results: Results) -> str:
         machine["compiler"] or "no C compiler",
     ]
     lines = [", ".join(first), ", ".join(second)]
-    load = machine["load"]
-    if load is not None and load > 0.5:
-        lines.append(f"The machine was not idle at the start: its load was {load:.1f}.")
     return "\n".join(lines) + "\n"
 
 
@@ -144,7 +156,7 @@ def _ratio_table(results: Results) -> Table:
                 *_spread(finding.value),
                 _number(finding.floor) if SIZES[size].streams else NONE,
                 NONE if finding.target is None else str(finding.target),
-                _mark(finding.met),
+                _mark(finding),
             )
         table.add_section()
     return table
@@ -205,7 +217,7 @@ def _start_table(results: Results) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for start in start_findings(results):
         kind = {"cold": "empty", "warm": "filled"}[start.kind]
-        mark = _mark(start.met)
+        mark = _mark(start)
         table.add_row(label(start.contestant), kind, *_spread(start.value), str(start.target), mark)
     return table
 
@@ -249,7 +261,9 @@ def _number(value: float) -> str:
     return f"{value:.{min(max(digits, 0), 3)}f}"
 
 
-def _mark(met: bool | None) -> Text:
-    if met is None:
-        return Text("")
-    return Text("yes", style="green") if met else Text("no", style="bold red")
+def _mark(finding: RatioFinding | Start) -> Text:
+    doubt = " ?" if disturbed(finding) else ""
+    if finding.met is None:
+        return Text(doubt.strip(), style="yellow")
+    mark = Text("yes", style="green") if finding.met else Text("no", style="bold red")
+    return mark.append(doubt, style="yellow")

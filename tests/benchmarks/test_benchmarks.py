@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.__main__ import parse
 from benchmarks.campaign import HeatResult, Options, Results, lacking
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.findings import footprints, ratio_findings, start_findings
+from benchmarks.findings import disturbed, footprints, ratio_findings, start_findings
+from benchmarks.machine import Watch
 from benchmarks.plan import COPY, HEATS, PARTS, QUICK, SCALE, STARTERS, Target
 from benchmarks.ratios import paired, spread
 from benchmarks.report import write
@@ -122,7 +124,7 @@ def results() -> Results:
     heat = HeatResult("adam", "20M", times, {"torch-fused": 8.0, "adam": 8.0})
     heat.unavailable["torch-foreach"] = "it is missing"
     machine = {"processor": "a processor", "cores": 2, "threads": 2, "system": "a system"}
-    machine |= dict.fromkeys(("memory", "load", "compiler", "pytorch_optimizer"))
+    machine |= dict.fromkeys(("memory", "compiler", "pytorch_optimizer"))
     machine |= {"optdsl": "0", "torch": "2", "python": "3"}
     starts = {"torch": 1.0, "optdsl": 0.2, "torch optimizer": 1.0}
     both = {"cold": [{**starts, "start": 0.7}], "warm": [{**starts, "start": 0.2}]}
@@ -142,6 +144,19 @@ def test_findings():
     assert fused.shares[COPY].median == pytest.approx(28e9 / (2**29 / 0.025), rel=1e-6)
     assert fused.shares[SCALE].median == pytest.approx(28e9 / (2**29 / 0.0125), rel=1e-6)
     assert [(s.kind, s.met) for s in start_findings(results())] == [("cold", True), ("warm", False)]
+
+
+def test_others_at_work_put_figures_in_doubt():
+    quiet = ratio_findings(results())[0]
+    assert not disturbed(quiet)
+    assert disturbed(replace(quiet, others=0.2))
+    assert not disturbed(replace(quiet, others=0.001))
+
+
+def test_own_work_is_not_that_of_others():
+    watch = Watch()
+    others = watch.others()
+    assert others is None or others >= 0
 
 
 def test_what_is_written(tmp_path):
