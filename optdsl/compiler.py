@@ -6,6 +6,7 @@ text -> ast.Declaration -> ir.Program -> differentiated -> passes -> kernels -> 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
+from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
 from optdsl.options import LearnOption, OptionError, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
@@ -218,8 +220,25 @@ def _compile(
     source: Source, backend: str, order: str, learn: LearnOption, verify: bool
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
-    program = select(library.read(source, verify), learn, library.LIBRARY)
-    return make_class(library.recipe(source), options.backend, options.order, program.learned)
+    if isinstance(learn, bool):
+        recipe, learned = _front(source, learn, verify)
+    else:
+        program = select(library.read(source, verify), learn, library.LIBRARY)
+        recipe, learned = library.recipe(source), program.learned
+    return make_class(recipe, options.backend, options.order, learned)
+
+
+def _front(source: Source, learn: bool, verify: bool) -> tuple[library.Recipe, tuple[Learned, ...]]:
+    """What makes a class of a specification: its recipe, and what is learned; from a note."""
+    from optdsl.runtime.notes import noted
+
+    def make() -> str:
+        program = select(library.read(source, verify), learn, library.LIBRARY)
+        return json.dumps([library.recipe(source), print_program(program)])
+
+    key = [json.dumps(library.surroundings(source)), f"{learn=} {verify=}"]
+    values, text = json.loads(noted("front", key, make))
+    return library.recipe_of(values), parse_program(text).learned
 
 
 @functools.lru_cache(maxsize=256)
@@ -232,11 +251,15 @@ def make_class(
     """
     from optdsl.runtime.choice import Engines
     from optdsl.runtime.make import make_optimizer
+    from optdsl.runtime.notes import noted
     from optdsl.runtime.optimizer import Compiled
 
-    # What was verified when the class was first made need not be again.
-    specified = library.read(library.from_recipe(recipe), verify=False)
-    program = _derive(replace(specified, learned=learned))
+    def make() -> str:
+        # What was verified when the class was first made need not be again.
+        specified = library.read(library.from_recipe(recipe), verify=False)
+        return print_program(_derive(replace(specified, learned=learned)))
+
+    program = parse_program(noted("derived", [json.dumps(recipe), repr(learned)], make))
     again = (make_class, (recipe, backend, order, learned))
     coefficients = tuple(_coefficient(x) for x in learned)
     engines = Engines(program, backend, order)
@@ -247,9 +270,15 @@ def _coefficient(learned: Learned) -> Coefficient:
     """The rule that runs on a learned hyperparameter, built for host numbers."""
     from optdsl.runtime.build import build
     from optdsl.runtime.learning import Coefficient
+    from optdsl.runtime.notes import noted
 
-    rule = library.read(library.open_source(learned.rule))
-    program = run_passes(verify(scalarize(replace(rule, learned=()))))
+    source = library.open_source(learned.rule)
+
+    def make() -> str:
+        rule = replace(library.read(source), learned=())
+        return print_program(run_passes(verify(scalarize(rule))))
+
+    program = parse_program(noted("scalar", [json.dumps(library.surroundings(source))], make))
     # On the host every backend's rule is the same few lines of Python.
     built = build(EagerBackend().emit(schedule(Plan("none", program))))
     hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)

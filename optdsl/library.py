@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable, Mapping
@@ -120,6 +121,24 @@ def from_recipe(values: Recipe) -> Source:
     """The source that `recipe` took apart."""
     name, text, directory, rules = values
     return Source(name, text, directory, tuple((n, from_recipe(r)) for n, r in rules))
+
+
+def recipe_of(values: list[Any]) -> Recipe:
+    """A recipe from the lists that JSON makes of one."""
+    name, text, directory, rules = values
+    return name, text, directory, tuple((n, recipe_of(r)) for n, r in rules)
+
+
+def surroundings(source: Source) -> list[Any]:
+    """All that a specification may depend on, without looking into it, as plain values."""
+    beside = []
+    if source.directory is not None:
+        for path in sorted(Path(source.directory).glob("*.opt")):
+            with contextlib.suppress(OSError):
+                beside.append((path.name, path.read_bytes().hex()))
+    rules = [(name, surroundings(rule)) for name, rule in source.rules or ()]
+    own = (source.name, source.text, source.directory)
+    return [own, rules, beside, [(name, resources.spec_text(name)) for name in list_specs()]]
 
 
 @functools.lru_cache(maxsize=256)

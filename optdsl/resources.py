@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optdsl.diagnostics import nearest
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 class UnknownSpecError(LookupError):
@@ -76,8 +76,8 @@ def spec_text(name: str) -> str:
 
 def _directory(name: str) -> Path:
     # The inside comes first: what lies next to an installed package belongs to someone else.
-    inside = _PACKAGE / f"_{name}"
-    return inside if inside.is_dir() else _PACKAGE.parent / name
+    inside = PACKAGE / f"_{name}"
+    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def _read(path: Path) -> str:

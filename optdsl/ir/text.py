@@ -83,6 +83,8 @@ def parse_program(text: str) -> Program:
     return reader.program()
 
 
+# Plans make names with a slash, as in "pending/lr".
+_NAME = r"[\w/]+"
 _NUMBER = r"[-+.\w]+"
 _DOMAIN = r"[\[({].*?[\])}]"
 _OPERATION = re.compile(
@@ -106,7 +108,7 @@ class _Reader:
         self._lines: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], None]], ...] = (
             (re.compile(r"program (\S+)"), self._program),
             (re.compile(r"doc (.*)"), self._doc),
-            (re.compile(rf"hyper (\w+) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
+            (re.compile(rf"hyper ({_NAME}) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
             (
                 re.compile(
                     rf"learn (\w+) in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
@@ -117,7 +119,7 @@ class _Reader:
             (_OPERATION, self._operation),
             (re.compile(r"simplex (\S+) of (.*)"), self._simplex),
             (
-                re.compile(r"state (\w+) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?"),
+                re.compile(rf"state ({_NAME}) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?"),
                 self._state,
             ),
             (re.compile(r"theta : (\w+) to %(\d+)"), self._theta),

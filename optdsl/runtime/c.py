@@ -15,7 +15,9 @@ from optdsl.backends.base import EntryPoint
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
+from optdsl.ir.text import print_program
 from optdsl.plan import plans
+from optdsl.plan_text import parse_plan, print_plan
 from optdsl.runtime.build import build
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.engines import (
@@ -27,6 +29,7 @@ from optdsl.runtime.engines import (
     keep,
     pending_hypers,
 )
+from optdsl.runtime.notes import noted
 from optdsl.schedule import cheapest, schedule
 
 NAMES = {
@@ -48,7 +51,9 @@ class CEngine:
         """
         backend, self._compute = CBackend(), COMPUTE[dtype]
         rounded = dtype is not self._compute
-        self.plan = cheapest(plans(program, rounded, backend.plans))
+        key = [print_program(program), f"{rounded=}", *backend.plans]
+        make = lambda: print_plan(cheapest(plans(program, rounded, backend.plans)))  # noqa: E731
+        self.plan = parse_plan(noted("plan", key, make))
         kernels = schedule(self.plan)
         module = backend.emit(kernels, NAMES[dtype], order)
         library = ctypes.CDLL(str(shared_library(module.text, module.name)))

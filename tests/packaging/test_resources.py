@@ -38,7 +38,7 @@ def test_only_spec_files_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for file in ("b.opt", "a.opt", ".hidden.opt", "a.opt~", "notes.md"):
         (specs / file).write_text("")
     (specs / ".#a.opt").symlink_to("nowhere")
-    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "optdsl")
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "optdsl")
     assert resources.spec_names() == ("a", "b")
 
 
@@ -48,7 +48,7 @@ def test_the_copies_inside_the_package_come_first(
     for directory, text in (("optdsl/_specs", "inside"), ("specs", "outside")):
         (tmp_path / directory).mkdir(parents=True)
         (tmp_path / directory / "rule.opt").write_text(text)
-    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "optdsl")
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "optdsl")
     assert resources.spec_text("rule") == "inside"
 
 

@@ -1,0 +1,32 @@
+"""Plans as text: ``parse_plan(print_plan(p)) == p``."""
+
+from __future__ import annotations
+
+import json
+
+from optdsl.ir.program import Program
+from optdsl.ir.text import parse_program, print_program
+from optdsl.plan import Plan
+
+
+def print_plan(plan: Plan) -> str:
+    """A plan as JSON, with its programs as `optdsl.ir.text` prints them."""
+    programs = {"take": plan.take, "settle": plan.settle, "both": plan.both}
+    texts = {name: p and print_program(p) for name, p in programs.items()}
+    return json.dumps({"kind": plan.kind, "kept": plan.kept, "hypers": plan.hypers, **texts})
+
+
+def parse_plan(text: str) -> Plan:
+    """Read what `print_plan` wrote.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = json.loads(text)
+    settle, both = (_program(found[name]) for name in ("settle", "both"))
+    kept, hypers = (tuple(found[name]) for name in ("kept", "hypers"))
+    return Plan(found["kind"], parse_program(found["take"]), settle, both, kept, hypers)
+
+
+def _program(text: str | None) -> Program | None:
+    return None if text is None else parse_program(text)
