@@ -1,7 +1,9 @@
 """Settings for the whole suite."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # No deadline: the first example pays for imports and compilers. CI must answer the same twice.
@@ -12,3 +14,27 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Test processes share the cores. An OpenMP thread that spins while it waits takes one away from
 # another process, which makes the suite many times slower; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend", default="eager", help="for optimizers of tests that do not say which"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that name no backend are about what all have in common, or about the reference."""
+    from optdsl import compiler
+
+    for function in (compiler.load, compiler.compile, compiler.blend):
+        defaults = function.__kwdefaults__
+        assert defaults["backend"] == "auto"
+        defaults["backend"] = config.getoption("--backend")
+
+
+# Each distinct C text is compiled once: all processes, and the next run, share a cache, which
+# `make clean` removes. A directory that anybody else may write to is not taken for one.
+if "OPTDSL_CACHE_DIR" not in os.environ:
+    libraries = Path(__file__).parents[1] / ".pytest_cache" / "libraries"
+    libraries.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["OPTDSL_CACHE_DIR"] = str(libraries)
