@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -32,13 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
         assert defaults["backend"] == "auto"
         defaults["backend"] = config.getoption("--backend")
 
-
-# Each distinct C text is compiled once: all processes, and the next run, share a cache, which
-# `make clean` removes. A directory that anybody else may write to is not taken for one.
-if "OPTDSL_CACHE_DIR" not in os.environ:
-    libraries = Path(__file__).parents[1] / ".pytest_cache" / "libraries"
-    libraries.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ["OPTDSL_CACHE_DIR"] = str(libraries)
 
 # Each distinct C text is compiled once: all processes, and the next run, share a cache, which
 # `make clean` removes. A directory that anybody else may write to is not taken for one.
