@@ -55,6 +55,7 @@ TEXTS = {
 RULES = (*optdsl.list_specs(), *TEXTS)
 
 
+@functools.cache
 def read(name: str) -> Program:
     """A rule, lowered and nothing else."""
     return read_text(TEXTS[name]) if name in TEXTS else read_spec(name)
