@@ -47,7 +47,16 @@ trust  = where(norm(theta) > 0, where(long > 0, norm(theta) / long, 1), 1)
 theta' = theta - lr * trust * update
 """
 
+# No state at all, and no number that is the same for all.
+PLAIN = """\
+optimizer Plain
+hyper lr    = 0.1 in [0, inf)
+hyper decay = 0.1 in [0, inf)
+theta' = theta - lr * (g + decay * theta)
+"""
+
 TEXTS = {
+    "plain": PLAIN,
     "every_operation": every_operation.TEXT,
     "lamb": LAMB,
     "blend": blend_source(["yogi", "lion", "adan"]).text,
