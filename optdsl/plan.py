@@ -87,14 +87,16 @@ def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tup
 
 
 def completing(program: Program, kept: Iterable[str]) -> Plan | None:
-    """The plan of states that lag and hold `kept`; None where there is none.
+    """The plan that settles a state which lags and holds `kept`; None where that is too little.
 
-    It is for states of an optimizer that learned something else, or learned at all: its tangents
-    are those of `program`, if any.
+    It is for states of an optimizer that learned something else, or learned at all: the tangents
+    are those of `program`, if any, and what they do not need is not looked at.
     """
-    for rounded in (False, True):
+    held = set(kept)
+    # Where the old parameter was kept, it cannot be found from the new one.
+    for rounded in (True, False) if pending("theta") in held else (False, True):
         plan = _replay(program, rounded)
-        if plan is not None and set(plan.kept) == set(kept):
+        if plan is not None and set(plan.kept) <= held:
             return plan
     return None
 

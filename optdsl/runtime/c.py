@@ -13,20 +13,19 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c import CBackend
-from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
 from optdsl.ir.text import print_program
+from optdsl.ir.types import Extent
 from optdsl.plan import plans
 from optdsl.plan_text import parse_plan, print_plan
-from optdsl.runtime.build import build
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.engines import (
     COMPUTE,
     PENDING_HYPERS,
+    Shape,
     Sums,
     Work,
     counted,
-    keep,
     pending_hypers,
 )
 from optdsl.runtime.notes import noted
@@ -58,27 +57,30 @@ class CEngine:
         module = backend.emit(kernels, NAMES[dtype], order)
         library = ctypes.CDLL(str(shared_library(module.text, module.name)))
         self._dtype, self._program = dtype, program
+        self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)
+        self._needed = frozenset(self._states) | {"step"}
+        self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
         self._slots = 2 + max(len(e.states) for e in module.entries.values())
         self._calls = {
             name: _Call(entry, getattr(library, name), self._slots)
             for name, entry in module.entries.items()
         }
-        # Initial values are computed once, by the code that a person can read.
-        self._initialize = build(EagerBackend().emit(kernels)).initialize
 
     def settle(self, works: Sequence[Work]) -> Sums:
         """One call for all of `works`."""
         # The count of the step to come: nothing in the call depends on it.
         sums = self._run("settle", works, [0.0] * len(works))
-        for work in works:
-            work.state.pop(PENDING_HYPERS, None)
+        if self.plan.kind != "stored":
+            for work in works:
+                del work.state[PENDING_HYPERS]
         return sums
 
     def take(self, works: Sequence[Work]) -> None:
         """One call for all of `works`."""
-        for work in works:
-            self._start(work)
+        new = [w for w in works if not w.state.keys() >= self._needed]
+        if new:
+            self._start(new)
         counts = counted(works)
         self._run("step", works, counts)
         self._leave_pending(works, counts)
@@ -90,18 +92,23 @@ class CEngine:
         self._leave_pending(works, counts)
         return sums
 
-    def _start(self, work: Work) -> None:
-        """Make what a state lacks: all of it, or what is kept for a pending step."""
-        if all(name in work.state for name in self._states):
-            return
-        theta, gradient = (x.detach().to(self._compute) for x in (work.parameter, work.gradient))
-        work.state.setdefault("step", torch.zeros((), dtype=torch.float64))
-        for name, value in self._initialize(theta, gradient, {}, work.hypers, 1.0).items():
-            if name not in work.state:
-                if value.shape == theta.shape and _dense(work.parameter):
-                    # Laid out like the parameter, so that one index serves both.
-                    work.state[name] = torch.empty_like(work.parameter, dtype=self._compute)
-                keep(work.state, name, value)
+    def _start(self, works: Sequence[Work]) -> None:
+        """Make what states lack: all of it, or only what is kept for a pending step."""
+        new = [work for work in works if not work.state]
+        count = torch.zeros((), dtype=torch.float64)
+        for work in works:
+            work.state.setdefault("step", count)
+            for name in self._states:
+                if name not in work.state:
+                    work.state[name] = self._zeros(work.parameter, name in self._scalars)
+        self._run("initialize", new, [1.0] * len(new))
+
+    def _zeros(self, parameter: Tensor, scalar: bool) -> Tensor:
+        """Memory for a state, laid out like the parameter, so that one index serves both."""
+        if scalar:
+            return torch.zeros((), dtype=self._compute)
+        memory = torch.preserve_format if _dense(parameter) else torch.contiguous_format
+        return torch.zeros_like(parameter, dtype=self._compute, memory_format=memory)
 
     def _leave_pending(self, works: Sequence[Work], counts: Sequence[float]) -> None:
         """Note with which hyperparameters each step was taken; equal ones share the note."""
@@ -119,20 +126,30 @@ class CEngine:
             return {}
         call = self._calls[name]
         rows = _Rows(call.entry, self._program)
-        table = array("q")
+        known = rows.known
+        names, states, padding = self._states, call.entry.states, call.padding
+        dtype, compute, pointer = self._dtype, self._compute, Tensor.data_ptr
+        table: list[int] = []
         back: list[tuple[Tensor, Tensor]] = []
         alive: list[Any] = []
+        # This loop is most of the time of a step where tensors are small: few calls in it.
         for work, t in zip(works, counts, strict=True):
-            theta, gradient = self._laid_out(work, back, alive)
-            state = work.state
-            table.append(theta.numel())
-            table.append(rows.of(work, t))
-            table.append(theta.data_ptr())
-            table.append(gradient.data_ptr())
-            for key in call.entry.states:
-                table.append(state[key].data_ptr())
-            table.extend(call.padding)
-        sums = call(len(works), table, rows)
+            theta, gradient, state, hypers = work
+            row = known.get((id(hypers), t, id(state.get(PENDING_HYPERS))))
+            if row is None:
+                row = rows.add(work, t)
+            plain = theta.is_contiguous() and gradient.is_contiguous() and gradient.dtype is dtype
+            for key in names:
+                value = state[key]
+                if value.dtype is not compute or not value.is_contiguous():
+                    plain = False
+            if not plain:
+                theta, gradient = self._laid_out(work, back, alive)
+            table += (theta.numel(), row, pointer(theta), pointer(gradient))
+            for key in states:
+                table.append(pointer(state[key]))
+            table += padding
+        sums = call(len(works), array("q", table), rows)
         # Autograd finds out about the writes as if torch had made them.
         torch.autograd.graph.increment_version([w.parameter for w in works])
         for parameter, theta in back:
@@ -151,8 +168,7 @@ class CEngine:
         `back` receives what has to be copied back, `alive` what must live until the call is over.
         """
         theta, gradient, state = work.parameter, work.gradient, work.state
-        plain = theta.is_contiguous()
-        if plain or _dense(theta):
+        if _dense(theta):
             if gradient.dtype is not self._dtype or gradient.stride() != theta.stride():
                 gradient = torch.empty_like(theta).copy_(gradient)
         else:
@@ -190,22 +206,21 @@ class _Rows:
         self.count = 0
         self._entry = entry
         self._names = [h.name for h in program.hypers]
-        self._known: dict[tuple[int, float, int], int] = {}
+        self.known: dict[tuple[int, float, int], int] = {}
 
-    def of(self, work: Work, t: float) -> int:
-        """The row of a parameter at its step t."""
+    def add(self, work: Work, t: float) -> int:
+        """A new row, for a parameter at its step t and for those like it."""
         packed = work.state.get(PENDING_HYPERS)
-        key = (id(work.hypers), t, id(packed))
-        if key not in self._known:
-            values = work.hypers
-            if packed is not None:
-                names = ("pending/t", *(f"pending/{n}" for n in self._names))
-                values = values | dict(zip(names, packed.tolist(), strict=True))
-            self.values.append(t)
-            self.values.extend(values[h] for h in self._entry.hypers)
-            self._known[key] = self.count
-            self.count += 1
-        return self._known[key]
+        values = work.hypers
+        if packed is not None:
+            names = ("pending/t", *(f"pending/{n}" for n in self._names))
+            values = values | dict(zip(names, packed.tolist(), strict=True))
+        self.values.append(t)
+        self.values.extend(values[h] for h in self._entry.hypers)
+        # The work lives as long as the rows, and so do the identities.
+        self.known[id(work.hypers), t, id(packed)] = self.count
+        self.count += 1
+        return self.count - 1
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Engines:
         self.backend = backend
         self._order = order
         self._made: dict[tuple[str, torch.dtype], Engine] = {}
+        self._compiles = backend != "eager"
 
     def of(self, parameter: torch.Tensor) -> Engine:
         """The engine for a parameter.
@@ -47,7 +48,7 @@ class Engines:
         return EagerEngine(self.program)
 
     def _make(self, device: str, dtype: torch.dtype) -> Engine:
-        if self.backend == "eager" or (self.backend == "auto" and device != "cpu"):
+        if not self._compiles or (self.backend == "auto" and device != "cpu"):
             return self.eager
         if device != "cpu":
             raise RuntimeError(
@@ -57,6 +58,7 @@ class Engines:
         try:
             return CEngine(self.program, dtype, self._order)
         except (NoCompiler, BuildError) as trouble:
+            self._compiles = False
             warnings.warn(
                 f"{self.program.name} runs without compiled kernels, which is slower: {trouble}",
                 RuntimeWarning,

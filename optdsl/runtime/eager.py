@@ -10,7 +10,7 @@ from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
 from optdsl.plan import plans
 from optdsl.runtime.build import build
-from optdsl.runtime.engines import COMPUTE, Sums, Work, counted, dot, keep
+from optdsl.runtime.engines import COMPUTE, Shape, Sums, Work, counted, dot, keep
 from optdsl.schedule import cheapest, schedule
 
 
@@ -21,6 +21,7 @@ class EagerEngine:
         """Build a differentiated program."""
         backend = EagerBackend()
         self.plan = cheapest(plans(program, rounded=False, kinds=backend.plans))
+        self.shape = Shape(self.plan)
         self._rule = build(backend.emit(schedule(self.plan)))
         self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ COMPUTE = {
 PENDING_HYPERS = pending("hypers")
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """A parameter that has a gradient.
 
     Attributes:
@@ -48,6 +46,7 @@ class Engine(Protocol):
     """A way to run a rule on the parameters of one device and dtype."""
 
     plan: Plan
+    shape: Shape
 
     def settle(self, works: Sequence[Work]) -> Sums:
         """The hyper-gradients of the pending steps of `works`, which are completed."""
@@ -59,40 +58,42 @@ class Engine(Protocol):
         """Both, one after the other or at once."""
 
 
-def is_pending(plan: Plan, state: dict[str, Any]) -> bool:
-    """Whether a step of a parameter is pending under a plan."""
-    if plan.kind == "stored":
-        return all(name in state for name in plan.kept)
-    return plan.kind != "none" and PENDING_HYPERS in state
+class Shape:
+    """What the states of a plan look like.
 
-
-def fits(plan: Plan, state: dict[str, Any]) -> bool:
-    """Whether a state is one of a plan; otherwise `optdsl.runtime.migrate` makes it one.
-
-    A state without what is pending does fit.
+    Attributes:
+        complete: the keys of a state with no step pending.
+        pending: those of one with a step pending; None where no step is ever pending.
     """
-    names = {s.name for s in plan.states}
-    names |= {"step", PENDING_HYPERS} if plan.kind in {"live", "replay"} else {"step"}
-    # Of stored tangents, all are there or none.
-    partly = plan.kind == "stored" and 0 < sum(k in state for k in plan.kept) < len(plan.kept)
-    return names >= state.keys() and not partly
+
+    def __init__(self, plan: Plan) -> None:
+        """See the class."""
+        names = {s.name for s in plan.states} | {"step"}
+        self.pending: frozenset[str] | None = None
+        self.complete = frozenset(names - set(plan.kept))
+        if plan.kind == "stored":
+            self.pending = frozenset(names)
+        elif plan.kind != "none":
+            self.pending = frozenset(names | {PENDING_HYPERS})
 
 
 def counted(works: Iterable[Work]) -> list[float]:
     """Count a step of each; the counts, from 1.
 
-    Parameters whose counts were one tensor share the new one: there are as many tensors as there
-    are different histories.
+    Equal counts become one tensor, which those parameters share.
     """
-    new: dict[int, tuple[Tensor, Tensor, float]] = {}
+    # The old tensors are kept, so that no other one takes over an identity.
+    known: dict[int, tuple[Tensor, Tensor, float]] = {}
+    counts: dict[float, Tensor] = {}
     found = []
     for work in works:
         old = work.state["step"]
-        if id(old) not in new:
-            count = old + 1
-            # The old one is kept, so that no other tensor takes over its identity.
-            new[id(old)] = (old, count, float(count))
-        _, work.state["step"], number = new[id(old)]
+        if id(old) not in known:
+            number = float(old) + 1
+            if number not in counts:
+                counts[number] = torch.tensor(number, dtype=torch.float64)
+            known[id(old)] = (old, counts[number], number)
+        _, work.state["step"], number = known[id(old)]
         found.append(number)
     return found
 

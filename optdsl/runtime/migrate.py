@@ -12,7 +12,7 @@ import torch
 
 from optdsl.ir import interpret
 from optdsl.ir.program import Program
-from optdsl.plan import Plan, completing, plans
+from optdsl.plan import Plan, completing, pending, plans
 from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, unpacked
 
 
@@ -47,10 +47,7 @@ def completed(program: Program, work: Work) -> Sums:
 def _plan(program: Program, state: dict[str, torch.Tensor]) -> Plan | None:
     """The plan that a state is of."""
     kept = {k for k in state if k.startswith("pending/")} - {PENDING_HYPERS}
-    if not program.tangents:
+    if pending("g") in kept:
         return completing(program, kept)
-    for rounded in (False, True):
-        for plan in plans(program, rounded):
-            if plan.kind in {"live", "replay"} and set(plan.kept) == kept:
-                return plan
-    return completing(program, kept)
+    live = (p for rounded in (True, False) for p in plans(program, rounded, ("live",)))
+    return next((p for p in live if p.kind == "live" and set(p.kept) <= kept), None)

@@ -15,7 +15,7 @@ from optdsl.ir.program import Hyper, Program
 from optdsl.runtime import migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
-from optdsl.runtime.engines import COMPUTE, Engine, Sums, Work, fits, is_pending
+from optdsl.runtime.engines import COMPUTE, Engine, Shape, Sums, Work
 from optdsl.runtime.hyperparameters import (
     check_keys,
     check_names,
@@ -179,77 +179,97 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        work = [
+            [(p, g) for p in group["params"] if (g := p.grad) is not None]
+            for group in self.param_groups
+        ]
         self._check_step(work)
         taken = self._steps_taken()
-        works = self._works(work)
-        sums = self._completed(works)
-        waiting = {
-            engine: [w for w in ws if is_pending(engine.plan, w.state)]
-            for engine, ws in works.items()
-        }
+        hypers = [self._hypers(group) for group in self.param_groups]
+        batches, sums = self._batches(work, hypers)
         if self.compiled.order == "exact":
-            for engine, pending in waiting.items():
-                _add(sums, engine.settle(pending))
+            for engine, batch in batches.items():
+                _add(sums, engine.settle(batch.pending))
             self._learn(sums, taken)
-            for engine, ws in self._works(work).items():
-                engine.take(ws)
-            return loss
-        for engine, ws in works.items():
-            fresh = [w for w in ws if not is_pending(engine.plan, w.state)]
-            _add(sums, engine.settle_and_take(waiting[engine]))
-            engine.take(fresh)
-        self._learn(sums, taken)
+            for group, values in zip(self.param_groups, hypers, strict=True):
+                values.update(self._hypers(group))
+            for engine, batch in batches.items():
+                engine.take([*batch.pending, *batch.fresh])
+        else:
+            for engine, batch in batches.items():
+                _add(sums, engine.settle_and_take(batch.pending))
+                engine.take(batch.fresh)
+            self._learn(sums, taken)
         return loss
 
     def _checked(self, hyper: Hyper, value: Any) -> float:
         return check_value(type(self).__name__, hyper, value, self.compiled.bounds)
 
-    def _check_step(self, work: list[list[Tensor]]) -> None:
+    def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> None:
         name = type(self).__name__
         for group in self.param_groups:
             for hyper in self.compiled.program.hypers:
                 self._checked(hyper, group[hyper.name])
             check_sums(name, self.compiled.program.simplexes, group)
         check_shared(name, self.compiled.bounds, self.param_groups)
-        for parameter in (p for ps in work for p in ps):
-            assert parameter.grad is not None
-            if parameter.grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{name} does not take sparse gradients; make the layer with sparse=False"
-                )
+        for pairs in work:
+            for _, gradient in pairs:
+                if gradient.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{name} does not take sparse gradients; make the layer with sparse=False"
+                    )
+
+    def _hypers(self, group: dict[str, Any]) -> dict[str, float]:
+        return {h.name: float(group[h.name]) for h in self.compiled.program.hypers}
 
     def _steps_taken(self) -> int:
         """The largest number of steps that a parameter has taken."""
+        if not self.compiled.coefficients:
+            return 0  # nobody asks
         # Most parameters share one count.
         counts = {id(s["step"]): s["step"] for s in self.state.values() if s}
         return max((int(count) for count in counts.values()), default=0)
 
-    def _works(self, parameters: list[list[Tensor]]) -> dict[Engine, list[Work]]:
-        """What there is to do, by engine; `parameters` by group."""
-        found: dict[Engine, list[Work]] = {}
-        program, engines = self.compiled.program, self.compiled.engines
-        for group, own in zip(self.param_groups, parameters, strict=True):
-            hypers = {h.name: float(group[h.name]) for h in program.hypers}
-            for parameter in own:
-                gradient = parameter.grad
-                assert gradient is not None
-                work = Work(parameter, gradient, self.state[parameter], hypers)
-                found.setdefault(engines.of(parameter), []).append(work)
-        return found
+    def _batches(
+        self, work: list[list[tuple[Tensor, Tensor]]], hypers: list[dict[str, float]]
+    ) -> tuple[dict[Engine, _Batch], Sums]:
+        """What there is to do, by engine; parameters with gradients and hyperparameters by group.
 
-    def _completed(self, works: dict[Engine, list[Work]]) -> Sums:
-        """Complete the states that are of another engine; the hyper-gradients that they give."""
+        States that another engine left behind are completed first, which may give
+        hyper-gradients.
+        """
+        batches: dict[Engine, _Batch] = {}
         sums: Sums = {}
-        for engine, own in works.items():
-            for work in own:
-                if not fits(engine.plan, work.state):
-                    _add(sums, migrate.completed(self.compiled.program, work))
-        return sums
+        kinds: dict[tuple[torch.device, torch.dtype], tuple[Shape, _Batch]] = {}
+        for pairs, values in zip(work, hypers, strict=True):
+            for parameter, gradient in pairs:
+                state = self.state[parameter]
+                task = Work(parameter, gradient, state, values)
+                kind = (parameter.device, parameter.dtype)
+                if kind not in kinds:
+                    engine = self.compiled.engines.of(parameter)
+                    kinds[kind] = engine.shape, batches.setdefault(engine, _Batch([], []))
+                shape, batch = kinds[kind]
+                keys = state.keys()
+                if keys == shape.pending:
+                    batch.pending.append(task)
+                    continue
+                if state and keys != shape.complete:
+                    _add(sums, migrate.completed(self.compiled.program, task))
+                batch.fresh.append(task)
+        return batches, sums
 
     def _learn(self, hypergradients: Sums, taken: int) -> None:
         for block in self.compiled.blocks:
             block.update(self.param_groups, hypergradients, taken)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one engine has to do: for parameters with a step pending, and for others."""
+
+    pending: list[Work]
+    fresh: list[Work]
 
 
 def _add(total: Sums, more: Sums) -> None:

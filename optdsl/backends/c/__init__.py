@@ -20,7 +20,7 @@ from optdsl.ir.program import Program
 from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel
 
-BLOCK, CHUNK = 8192, 256
+BLOCK, CHUNK, LANES = 8192, 128, 32
 
 _COMMON = """\
 #ifdef __GNUC__
@@ -44,10 +44,13 @@ static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
   return low;
 }
 
-/* Sums in double precision, each place of a chunk for itself: in the same order everywhere. */
+/* Sums in double precision, each lane for itself: in the same order everywhere. */
 static inline void add_products(double *restrict acc, const double *restrict x,
                                 const real *restrict y, int64_t n) {
-  for (int64_t i = 0; i < n; i++) acc[i] += x[i] * (double)y[i];
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) acc[l] += x[i + l] * (double)y[i + l];
+  for (int l = 0; i + l < n; l++) acc[l] += x[i + l] * (double)y[i + l];
 }
 static inline void copy(real *restrict to, const real *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = from[i];
@@ -59,10 +62,13 @@ static inline void get(double *restrict to, const element *restrict from, int64_
   for (int64_t i = 0; i < n; i++) to[i] = (double)load(from[i]);
 }
 static inline void add_values(double *restrict acc, const real *restrict x, int64_t n) {
-  for (int64_t i = 0; i < n; i++) acc[i] += (double)x[i];
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) acc[l] += (double)x[i + l];
+  for (int l = 0; i + l < n; l++) acc[l] += (double)x[i + l];
 }
 static inline double folded(double *acc) {
-  for (int w = CHUNK / 2; w > 0; w /= 2)
+  for (int w = LANES / 2; w > 0; w /= 2)
     for (int l = 0; l < w; l++) acc[l] += acc[l + w];
   return acc[0];
 }
@@ -87,7 +93,7 @@ class CBackend:
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
         after = "settle" if order == "exact" else "settle_and_step"
-        needed = [kernels[name] for name in ("step", after) if name in kernels]
+        needed = [kernels[name] for name in ("initialize", "step", after) if name in kernels]
         emitted = [Functions(kernel, dtype) for kernel in needed]
         program = kernels["step"].program
         texts = [driver(functions) for functions in emitted]
@@ -116,7 +122,7 @@ def _header(program: Program, dtype: str, slots: int) -> str:
             f"typedef {kind} real;  /* what a step is calculated in */",
             f"typedef int{64 if dtype == 'float64' else 32}_t bits;",
             ELEMENTS[dtype],
-            f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK} }};",
+            f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK}, LANES = {LANES} }};",
             "",
             "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
             "   the parameter, its gradient, its states. */",

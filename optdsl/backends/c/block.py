@@ -9,6 +9,7 @@ from functools import cached_property
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.expressions import LEAVES
 from optdsl.backends.c.layout import braced, listed, slot
+from optdsl.backends.c.pieces import Piece, cut
 from optdsl.backends.c.values import Values
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
@@ -165,16 +166,14 @@ class Block:
 
     def _chunked(self) -> str:
         values = self.values
-        words = [values.word(r.value, "real") for r in self._stored]
-        summands = {
-            v: len(words) + k for k, v in enumerate(dict.fromkeys(v for v, _ in self._sums))
-        }
-        words += [values.word(v, "real") for v in summands]
-        words += ["odd"] if self._means else []
-        loop = [f"out[{k}][i] = {word};" for k, word in enumerate(words)]
-        odd = ["real odd = 0;"] if self._means else []
-        head = "for (int64_t i = 0; i < n; i++)"
-        loops = braced(head, [*odd, *self._body(), *loop]).rstrip()
+        summands = dict.fromkeys(v for v, _ in self._sums)
+        results = [*(r.value for r in self._stored), *summands]
+        first = len(self._stored)
+        places = {v: first + k for k, v in enumerate(summands)}
+        pieces, height = cut(values, self.loop.body, results)
+        odd = height if self._means else None
+        height += self._means
+        loops = "\n".join(self._piece(p, odd, k == 0) for k, p in enumerate(pieces))
         read = [(b, *self._pointer(b, False)) for b in self._read]
         pointers = [f"{kind}restrict {values.buffer(b)}" for b, kind, _ in read]
         parameters = ["const int64_t n", "const real *restrict f", "const bits *restrict b",
@@ -184,12 +183,12 @@ class Block:
         calls = [listed(f"{self._name.format('quickly')}(", arguments, ");")]
         if self._means:
             again = listed(f"{self._name.format('carefully')}(", arguments, ");")
-            calls.append(f"if (odd(out[{len(words) - 1}], n))\n  {again}")
+            calls.append(f"if (odd(out[{odd}], n))\n  {again}")
         calls += [f"get(product, {values.buffer('g')}, n);"] if self._dots else []
         for k, (value, dot) in enumerate(self._sums):
             factor = "product, " if dot else ""
             call = "add_products" if dot else "add_values"
-            calls.append(f"{call}(acc[{k}], {factor}out[{summands[value]}], n);")
+            calls.append(f"{call}(acc[{k}], {factor}out[{places[value]}], n);")
         for k, home in enumerate(self._homes):
             _, pointer = self._pointer(home, True)
             call = "put" if home == "theta" else "copy"
@@ -204,15 +203,32 @@ class Block:
         lines = [
             _SIZE,
             *self._tables(),
-            f"real out[{len(words)}][CHUNK];",
+            f"real out[{height}][CHUNK];",
             *(["double product[CHUNK];"] if self._dots else []),
-            *([f"double acc[{sums}][CHUNK];", "memset(acc, 0, sizeof acc);"] if sums else []),
+            *([f"double acc[{sums}][LANES];", "memset(acc, 0, sizeof acc);"] if sums else []),
             braced(chunks, _indented(chunk)).rstrip(),
             f"for (int k = 0; k < {sums}; k++) sums[k] = folded(acc[k]);"
             if sums
             else "(void)sums;",
         ]
         return "\n".join([*parts, self._block(_indented(["(void)u, (void)s;", *lines]))])
+
+    def _piece(self, piece: Piece, odd: int | None, first: bool) -> str:
+        values = self.values
+        lines = []
+        for value in piece.leaves:
+            operation = values.operation(value)
+            buffer = _STORED.get(operation.opcode, str(operation.attribute))
+            lines.append(f"const real {values.name(value)} = {self._loaded(buffer)};")
+        lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
+        if odd is not None:
+            lines.append(f"real odd = {0 if first else f'out[{odd}][i]'};")
+        for value in piece.computed:
+            lines += values.assigned(value, "real")
+        lines += [f"out[{k}][i] = {values.word(v, 'real')};" for k, v in piece.stored]
+        if odd is not None:
+            lines.append(f"out[{odd}][i] = odd;")
+        return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
 
     def _elements(
         self, loop: str, parameters: Sequence[str], arguments: Sequence[str]
@@ -222,7 +238,7 @@ class Block:
             f"const {kind} {name} = {'f' if kind == 'real' else 'b'}[{place}];"
             for name, (kind, place) in self._table().items()
         ]
-        body = _indented(["(void)f, (void)b;", *fixed, loop])
+        body = _indented(["(void)f, (void)b;", *fixed, *loop.split("\n")])
         quickly = listed(f"APART static void {self._name.format('quickly')}(", parameters)
         if not self._means:
             return [braced(quickly, body)]

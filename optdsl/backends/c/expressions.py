@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
-    RARE copy put get product islessgreater copysign copysignf
+    RARE LANES copy put get product islessgreater copysign copysignf
     _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin between
     bits BLOCK block break calloc careful case ceil char chosen CHUNK const continue count
     DBL_MAX default div do double element else enum EOF erf errno exp exp2 expf extern fabs
