@@ -36,6 +36,7 @@ class Engines:
 
         Raises:
             RuntimeError: when the backend was asked for by name and does not run on the device.
+            BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
         """
         key = (parameter.device.type, parameter.dtype)
         if key not in self._made:
@@ -58,6 +59,8 @@ class Engines:
         try:
             return CEngine(self.program, dtype, self._order)
         except (NoCompiler, BuildError) as trouble:
+            if self.backend == "c" and isinstance(trouble, BuildError):
+                raise
             self._compiles = False
             warnings.warn(
                 f"{self.program.name} runs without compiled kernels, which is slower: {trouble}",

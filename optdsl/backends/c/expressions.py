@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from optdsl.backends import naming
+
 # What C and the emitted file use for themselves.
 _RESERVED = """
+    x b f m product
     RARE LANES copy put get product islessgreater copysign copysignf
     _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin between
     bits BLOCK block break calloc careful case ceil char chosen CHUNK const continue count
@@ -21,6 +24,15 @@ _RESERVED = """
     unsigned void volatile way while y0 y1 yn
 """
 RESERVED = frozenset(_RESERVED.split())
+
+
+def identifier(name: str) -> str:
+    """A name of the language as a C identifier that no header has a macro or a type for."""
+    word = naming.identifier(name)
+    word = "".join(c if c.isascii() else f"u{ord(c):x}" for c in word)
+    # Macros have capitals, types end in _t; what the file uses itself is reserved one by one.
+    return f"{word}_" if word != word.lower() or word.endswith("_t") or word[0] == "_" else word
+
 
 _BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",

@@ -62,7 +62,8 @@ class Functions:
         values, lines, order = self.values, [], ("t", *self.entry.hypers)
         for result in self.kernel.stored:
             # A tensor's own state may be a uniform value, which nothing else has asked for.
-            if result.type.extent is Extent.SCALAR and values.uniform([result.value]):
+            uniform = values.uniform([result.value]) and not values.constant(result.value)
+            if uniform and result.type.extent is Extent.SCALAR:
                 values.place(result.value)
         for value in self.kernel.uniform:
             operation = values.operation(value)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from optdsl.backends.c.expressions import COMPARISONS, LEAVES, RESERVED, literal, power, spell
-from optdsl.backends.naming import Names, identifier
+from optdsl.backends.c.expressions import (
+    COMPARISONS,
+    LEAVES,
+    RESERVED,
+    identifier,
+    literal,
+    power,
+    spell,
+)
+from optdsl.backends.naming import Names
 from optdsl.ir.program import Operation, Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
