@@ -15,7 +15,7 @@ from optdsl import library
 from optdsl.compiler import derive
 from optdsl.ir.text import parse_program, print_program
 from optdsl.plan import plans
-from optdsl.plan_text import parse_plan, print_plan
+from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.notes import noted
 
 TEXT = "optimizer A\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * g\n"

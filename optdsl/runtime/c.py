@@ -17,7 +17,7 @@ from optdsl.ir.program import Program
 from optdsl.ir.text import print_program
 from optdsl.ir.types import Extent
 from optdsl.plan import plans
-from optdsl.plan_text import parse_plan, print_plan
+from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.engines import (
     COMPUTE,
@@ -63,34 +63,23 @@ class CEngine:
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
         self._slots = 2 + max(len(e.states) for e in module.entries.values())
         self._calls = {
-            name: _Call(entry, getattr(library, name), self._slots)
-            for name, entry in module.entries.items()
+            name: _Call(entry, getattr(library, name)) for name, entry in module.entries.items()
         }
 
     def settle(self, works: Sequence[Work]) -> Sums:
         """One call for all of `works`."""
-        # The count of the step to come: nothing in the call depends on it.
-        sums = self._run("settle", works, [0.0] * len(works))
-        if self.plan.kind != "stored":
-            for work in works:
-                del work.state[PENDING_HYPERS]
-        return sums
+        return self._run("settle", works)
 
     def take(self, works: Sequence[Work]) -> None:
         """One call for all of `works`."""
         new = [w for w in works if not w.state.keys() >= self._needed]
         if new:
             self._start(new)
-        counts = counted(works)
-        self._run("step", works, counts)
-        self._leave_pending(works, counts)
+        self._run("step", works)
 
     def settle_and_take(self, works: Sequence[Work]) -> Sums:
         """One call for all of `works`, and one pass over memory."""
-        counts = counted(works)
-        sums = self._run("settle_and_step", works, counts)
-        self._leave_pending(works, counts)
-        return sums
+        return self._run("settle_and_step", works)
 
     def _start(self, works: Sequence[Work]) -> None:
         """Make what states lack: all of it, or only what is kept for a pending step."""
@@ -101,7 +90,7 @@ class CEngine:
             for name in self._states:
                 if name not in work.state:
                     work.state[name] = self._zeros(work.parameter, name in self._scalars)
-        self._run("initialize", new, [1.0] * len(new))
+        self._run("initialize", new)
 
     def _zeros(self, parameter: Tensor, scalar: bool) -> Tensor:
         """Memory for a state, laid out like the parameter, so that one index serves both."""
@@ -110,55 +99,91 @@ class CEngine:
         memory = torch.preserve_format if _dense(parameter) else torch.contiguous_format
         return torch.zeros_like(parameter, dtype=self._compute, memory_format=memory)
 
-    def _leave_pending(self, works: Sequence[Work], counts: Sequence[float]) -> None:
-        """Note with which hyperparameters each step was taken; equal ones share the note."""
-        if self.plan.kind not in {"live", "replay"}:
-            return
-        notes: dict[tuple[int, float], Tensor] = {}
-        for work, t in zip(works, counts, strict=True):
-            key = (id(work.hypers), t)
-            if key not in notes:
-                notes[key] = pending_hypers(self._program, t, work.hypers)
-            work.state[PENDING_HYPERS] = notes[key]
+    def _run(self, name: str, works: Sequence[Work]) -> Sums:
+        """Call an entry point for all of `works`.
 
-    def _run(self, name: str, works: Sequence[Work], counts: Sequence[float]) -> Sums:
+        Raises:
+            MemoryError: there is none for the working space.
+            RuntimeError: a parameter has another shape than its state or its gradient.
+            In both cases nothing has changed.
+        """
         if not works:
             return {}
-        call = self._calls[name]
+        call, counts = self._calls[name], counted(works)
         rows = _Rows(call.entry, self._program)
         known = rows.known
-        names, states, padding = self._states, call.entry.states, call.padding
+        names, scalars, states = self._states, self._scalars, call.entry.states
         dtype, compute, pointer = self._dtype, self._compute, Tensor.data_ptr
+        padding = [0] * (self._slots - 2 - len(states))
         table: list[int] = []
         back: list[tuple[Tensor, Tensor]] = []
         alive: list[Any] = []
         # This loop is most of the time of a step where tensors are small: few calls in it.
-        for work, t in zip(works, counts, strict=True):
+        for work, (t, _) in zip(works, counts, strict=True):
             theta, gradient, state, hypers = work
             row = known.get((id(hypers), t, id(state.get(PENDING_HYPERS))))
             if row is None:
                 row = rows.add(work, t)
-            plain = theta.is_contiguous() and gradient.is_contiguous() and gradient.dtype is dtype
+            size = theta.numel()
+            plain = (
+                theta.is_contiguous()
+                and gradient.is_contiguous()
+                and gradient.dtype is dtype
+                and gradient.numel() == size
+                and gradient.is_cpu
+                and not (gradient.is_neg() or theta.is_neg())
+            )
             for key in names:
                 value = state[key]
-                if value.dtype is not compute or not value.is_contiguous():
+                if (
+                    value.dtype is not compute
+                    or not value.is_contiguous()
+                    or not value.is_cpu
+                    or value.numel() != (1 if key in scalars else size)
+                ):
                     plain = False
             if not plain:
                 theta, gradient = self._laid_out(work, back, alive)
-            table += (theta.numel(), row, pointer(theta), pointer(gradient))
+            table += (size, row, pointer(theta), pointer(gradient))
             for key in states:
                 table.append(pointer(state[key]))
             table += padding
-        sums = call(len(works), array("q", table), rows)
-        # Autograd finds out about the writes as if torch had made them.
-        torch.autograd.graph.increment_version([w.parameter for w in works])
+        return call(
+            len(works), array("q", table), rows, lambda: self._finish(call, works, counts, back)
+        )
+
+    def _finish(
+        self,
+        call: _Call,
+        works: Sequence[Work],
+        counts: Sequence[tuple[float, Tensor]],
+        back: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Note what a call has done."""
         for parameter, theta in back:
             parameter.copy_(theta)
         if call.entry.buffers:
             for work in works:
                 moved = {k: work.state[home] for k, home in call.entry.buffers.items()}
                 work.state.update(moved)
-        return sums
+        if call.entry.name == "initialize":
+            return
+        noted = self.plan.kind in {"live", "replay"}
+        if call.entry.name == "settle":
+            for work in works if noted else ():
+                del work.state[PENDING_HYPERS]
+            return
+        notes: dict[tuple[int, float], Tensor] = {}
+        for work, (t, count) in zip(works, counts, strict=True):
+            work.state["step"] = count
+            if noted:
+                # With which hyperparameters the step was taken; equal ones share the note.
+                key = (id(work.hypers), t)
+                if key not in notes:
+                    notes[key] = pending_hypers(self._program, t, work.hypers)
+                work.state[PENDING_HYPERS] = notes[key]
+        # Autograd finds out about the writes as if torch had made them.
+        torch.autograd.graph.increment_version([w.parameter for w in works])
 
     def _laid_out(
         self, work: Work, back: list[tuple[Tensor, Tensor]], alive: list[Any]
@@ -166,24 +191,37 @@ class CEngine:
         """Parameter and gradient such that one index serves them and the states.
 
         `back` receives what has to be copied back, `alive` what must live until the call is over.
+
+        Raises:
+            RuntimeError: where shapes differ.
         """
         theta, gradient, state = work.parameter, work.gradient, work.state
-        if _dense(theta):
-            if gradient.dtype is not self._dtype or gradient.stride() != theta.stride():
-                gradient = torch.empty_like(theta).copy_(gradient)
+        tensors = {"gradient": gradient, **{n: state[n] for n in self._states}}
+        for name, value in tensors.items():
+            expected = torch.Size() if name in self._scalars else theta.shape
+            if value.shape != expected:
+                raise RuntimeError(
+                    f"{self._program.name}: {name} has shape {tuple(value.shape)}, and its "
+                    f"parameter {tuple(theta.shape)}; has the parameter changed since?"
+                )
+        if _dense(theta) and not theta.is_neg():
+            gradient = torch.empty_like(theta).copy_(gradient)
         else:
-            theta = theta.detach().contiguous()
-            gradient = gradient.to(self._dtype).contiguous()
+            theta = theta.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
+            gradient = torch.empty_like(theta).copy_(gradient)
             back.append((work.parameter, theta))
         alive.append((theta, gradient))
         for name in self._states:
             value = state[name]
-            if value.dtype is not self._compute or (
-                value.ndim and value.stride() != theta.stride()
+            like = value if name in self._scalars else theta
+            if (
+                value.dtype is not self._compute
+                or not value.is_cpu
+                or value.stride() != like.stride()
             ):
-                # Loaded, or the model has changed its precision or layout since.
-                like = torch.empty_like(theta, dtype=self._compute) if value.ndim else value
-                state[name] = like.copy_(value) if value.ndim else value.to(self._compute)
+                # Loaded, or the model has changed its precision, layout or device since.
+                new = torch.empty_like(like, dtype=self._compute, device="cpu")
+                state[name] = new.copy_(value)
         return theta, gradient
 
 
@@ -229,21 +267,17 @@ class _Call:
 
     entry: EntryPoint
     function: Callable[..., int]
-    slots: int
 
-    @property
-    def padding(self) -> list[int]:
-        """What fills up a tensor's pointers."""
-        return [0] * (self.slots - 2 - len(self.entry.states))
-
-    def __call__(self, count: int, table: array[int], rows: _Rows) -> Sums:
-        """Call it; the sums by name.
+    def __call__(
+        self, count: int, table: array[int], rows: _Rows, finish: Callable[[], None]
+    ) -> Sums:
+        """Call it, and `finish` when it has done its work; the sums by name.
 
         Raises:
             MemoryError: and then nothing has changed.
         """
         sums = array("d", [0.0] * len(self.entry.dots))
-        failed = self.function(
+        arguments = (
             ctypes.c_int64(count),
             ctypes.c_void_p(table.buffer_info()[0]),
             ctypes.c_int64(rows.count),
@@ -251,6 +285,13 @@ class _Call:
             ctypes.c_void_p(sums.buffer_info()[0]),
             ctypes.c_int(torch.get_num_threads()),
         )
+        failed = 0
+        try:
+            failed = self.function(*arguments)
+        finally:
+            # An interrupt that came meanwhile is raised before the result is known.
+            if not failed:
+                finish()
         if failed:
             raise MemoryError("no memory for the step's working space")
         return dict(zip(self.entry.dots, sums, strict=True))

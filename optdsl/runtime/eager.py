@@ -39,7 +39,8 @@ class EagerEngine:
         """A step of each."""
         for work in works:
             self._start(work)
-        for work, t in zip(works, counted(works), strict=True):
+        for work, (t, count) in zip(works, counted(works), strict=True):
+            work.state["step"] = count
             self._advance(work, t)
 
     def settle_and_take(self, works: Sequence[Work]) -> Sums:

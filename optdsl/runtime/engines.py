@@ -77,13 +77,13 @@ class Shape:
             self.pending = frozenset(names | {PENDING_HYPERS})
 
 
-def counted(works: Iterable[Work]) -> list[float]:
-    """Count a step of each; the counts, from 1.
+def counted(works: Iterable[Work]) -> list[tuple[float, Tensor]]:
+    """The count of the step to come, from 1, of each: a number, and the tensor for the state.
 
-    Equal counts become one tensor, which those parameters share.
+    Equal counts are one tensor, which those parameters will share.
     """
-    # The old tensors are kept, so that no other one takes over an identity.
-    known: dict[int, tuple[Tensor, Tensor, float]] = {}
+    # By identity first: most parameters share a count already.
+    known: dict[int, tuple[float, Tensor]] = {}
     counts: dict[float, Tensor] = {}
     found = []
     for work in works:
@@ -92,9 +92,8 @@ def counted(works: Iterable[Work]) -> list[float]:
             number = float(old) + 1
             if number not in counts:
                 counts[number] = torch.tensor(number, dtype=torch.float64)
-            known[id(old)] = (old, counts[number], number)
-        _, work.state["step"], number = known[id(old)]
-        found.append(number)
+            known[id(old)] = (number, counts[number])
+        found.append(known[id(old)])
     return found
 
 

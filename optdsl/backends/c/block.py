@@ -173,7 +173,11 @@ class Block:
         pieces, height = cut(values, self.loop.body, results)
         odd = height if self._means else None
         height += self._means
-        loops = "\n".join(self._piece(p, odd, k == 0) for k, p in enumerate(pieces))
+        means = [any(values.operation(v).opcode == "mix" for v in p.computed) for p in pieces]
+        loops = "\n".join(
+            self._piece(piece, odd if mean else None, not any(means[:k]))
+            for k, (piece, mean) in enumerate(zip(pieces, means, strict=True))
+        )
         read = [(b, *self._pointer(b, False)) for b in self._read]
         pointers = [f"{kind}restrict {values.buffer(b)}" for b, kind, _ in read]
         parameters = ["const int64_t n", "const real *restrict f", "const bits *restrict b",

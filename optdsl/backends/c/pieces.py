@@ -8,6 +8,7 @@ small array.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +50,7 @@ def cut(
         size: the number of operations in a piece, at most.
     """
     computed = [v for v in body if not _leaf(values, v) and not _inlined(values, v)]
-    count = max(1, -(-len(computed) // size))
-    length = max(1, -(-len(computed) // count))
-    parts = [tuple(computed[k * length : (k + 1) * length]) for k in range(count)]
+    parts = _parts(values, computed, results, size)
     home = {v: number for number, part in enumerate(parts) for v in part}
     last_use: dict[Value, int] = {}
     for number, part in enumerate(parts):
@@ -78,6 +77,30 @@ def cut(
         done = [v for v, row in rows.items() if row >= len(results) and last_use[v] == number]
         free += [rows.pop(v) for v in done]
     return tuple(pieces), height
+
+
+def _parts(
+    values: Values, computed: Sequence[Value], results: Sequence[Value], size: int
+) -> list[tuple[Value, ...]]:
+    """Parts of about equal length, cut where few values have to be handed on."""
+    last = {v: i for i, v in enumerate(computed)}
+    for index, value in enumerate(computed):
+        last |= dict.fromkeys((a for a in _needed(values, value) if a in last), index)
+    first = {v: i for i, v in enumerate(computed) if v not in results}
+
+    def alive(cut: int) -> int:
+        return sum(index < cut <= last[v] for v, index in first.items())
+
+    count = max(1, -(-len(computed) // size))
+    ends = [0]
+    for k in range(1, count):
+        wanted = k * len(computed) // count
+        around = range(
+            max(wanted - size // 4, ends[-1] + 1), min(wanted + size // 4, len(computed))
+        )
+        ends.append(min(around, key=lambda cut: (alive(cut), abs(cut - wanted)), default=wanted))
+    ends.append(len(computed))
+    return [tuple(computed[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 def _leaf(values: Values, value: Value) -> bool:

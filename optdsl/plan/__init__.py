@@ -20,23 +20,16 @@ from typing import Literal
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Interval
-from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
+from optdsl.plan.again import Again, pending
+
+__all__ = ["KINDS", "Kind", "Plan", "completing", "pending", "plans"]
 
 Kind = Literal["none", "live", "replay", "stored"]
 KINDS: tuple[Kind, ...] = ("live", "stored", "replay")
-
-_LEAVES = frozenset({"gradient", "parameter", "state"})
-# Operations through which a number passes so that it can be found again from the result.
-_AFFINE = frozenset({"define", "neg", "add", "sub", "mul", "div", "mix"})
-
-
-def pending(name: str) -> str:
-    """The name of a value of the step that is pending."""
-    return f"pending/{name}"
 
 
 @dataclass(frozen=True)
@@ -108,14 +101,14 @@ def _stored(program: Program, rounded: bool) -> Plan:
     take = replace(
         program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
     )
-    again = _Again(program)
+    again = Again(program)
     pairs = [(t.hyper, _leaf(again.builder, s)) for t, s in zip(program.tangents, tangents,
                                                                  strict=True)]  # fmt: skip
     return _plan("stored", take, again, {}, pairs, tuple(s.name for s in tangents))
 
 
 def _live(program: Program, rounded: bool) -> Plan | None:
-    again = _Again(program)
+    again = Again(program)
     for state in program.states:
         if program.type(state.next).extent is Extent.TENSOR:
             again.alive.setdefault(state.next, _leaf(again.builder, state))
@@ -125,7 +118,7 @@ def _live(program: Program, rounded: bool) -> Plan | None:
 
 
 def _replay(program: Program, rounded: bool) -> Plan | None:
-    again = _Again(program)
+    again = Again(program)
     gradient = State(pending("g"), TENSOR, Value(0), Value(0))
     for value, operation in enumerate(program.operations):
         if operation.opcode == "gradient":
@@ -138,7 +131,7 @@ def _replay(program: Program, rounded: bool) -> Plan | None:
 
 
 def _planned(
-    kind: Kind, again: _Again, advanced: Sequence[State], kept: list[State], rounded: bool
+    kind: Kind, again: Again, advanced: Sequence[State], kept: list[State], rounded: bool
 ) -> Plan | None:
     """The plan that does a step again from what `again` has of it; None where that is too little.
 
@@ -174,90 +167,6 @@ def _planned(
     return _plan(kind, take, again, nexts, pairs, tuple(s.name for s in kept))
 
 
-class _Again:
-    """A step of a program done again later, from what is alive of it by then.
-
-    Attributes:
-        program: the step.
-        builder: receives the operations that do it again.
-        alive: values of the step that are at hand, as values of `builder`.
-    """
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.builder = Builder()
-        self.alive: dict[Value, Value] = {}
-
-    def values(self, roots: Iterable[Value]) -> dict[Value, Value] | None:
-        """Values of the step as values of the builder; None if something is not at hand."""
-        new: dict[Value, Value] = {}
-        for value in upstream(self.program.operations, roots, self.alive):
-            operation = self.program.operations[value]
-            if value in self.alive:
-                new[value] = self.alive[value]
-            elif operation.opcode in _LEAVES:
-                return None
-            elif operation.opcode in {"hyper", "step"}:
-                name = pending(str(operation.attribute or "t"))
-                new[value] = self.builder.emit("hyper", attribute=name)
-            else:
-                arguments = tuple(new[a] for a in operation.arguments)
-                new[value] = self.builder.copy(operation, arguments)
-        return new
-
-    def recovered(self, old: Value) -> Value | None:
-        """The parameter before the step, from the parameter after it; None if that cannot be.
-
-        It can where the new parameter is a * theta + b, with one a for all elements.
-        """
-        alive, target = self.alive, self.program.parameter
-        others = {v: x for v, x in alive.items() if v != target}
-        self.alive = {**others, old: self.builder.constant(0.0)}
-        at_zero = self.values([target])
-        self.alive = alive
-        if at_zero is None:
-            return None
-        slopes: dict[Value, Value | None] = {old: self.builder.constant(1.0)}
-        for value in upstream(self.program.operations, [target], {*others, old}):
-            operation = self.program.operations[value]
-            tangents = tuple(slopes.get(a) for a in operation.arguments)
-            if value == old or value in others or all(s is None for s in tangents):
-                continue
-            arguments = tuple(at_zero[a] for a in operation.arguments)
-            if operation.opcode not in _AFFINE or not self._affine(operation.opcode, tangents):
-                return None
-            slopes[value] = TABLE[operation.opcode].derivative(
-                self.builder, at_zero[value], arguments, tangents
-            )
-        slope = slopes.get(target)
-        if slope is None or self.builder[slope].type.extent is not Extent.UNIFORM:
-            return None
-        moved = self.builder.emit("sub", self.builder.emit("parameter"), at_zero[target])
-        before = self.builder.emit("div", moved, slope, hint="theta_before")
-        for value, each in slopes.items():
-            # What was computed to find the parameter gives the values on the way from it, too.
-            if each is not None and self.builder[each].type.extent is Extent.UNIFORM:
-                part = self.builder.times(before, each)
-                assert part is not None
-                found = self.builder.emit("add", at_zero[value], part)
-                hint = self.program.operations[value].hint
-                if hint is not None:
-                    self.builder.suggest(found, hint)
-                self.alive.setdefault(value, found)
-        return before
-
-    def _affine(self, opcode: str, tangents: tuple[Value | None, ...]) -> bool:
-        """Whether an operation is affine in those arguments that have a tangent."""
-        match opcode:
-            case "mul":
-                return None in tangents
-            case "div":
-                return tangents[1] is None
-            case "mix":
-                return all(t is None for t in tangents[0::2])
-        return True
-
-
 def _copied(program: Program) -> Builder:
     builder = Builder()
     for operation in program.operations:
@@ -285,7 +194,7 @@ def _keeping(program: Program, kept: Sequence[State], lagging: bool) -> Program:
 def _plan(
     kind: Kind,
     take: Program,
-    again: _Again,
+    again: Again,
     nexts: dict[str, Value],
     tangents: Sequence[tuple[str, Value]],
     kept: tuple[str, ...],

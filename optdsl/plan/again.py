@@ -1,0 +1,116 @@
+"""A step of a program done again later, from what is alive of it by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.evaluate import number
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Program, Value, upstream
+from optdsl.ir.types import Extent
+
+_LEAVES = frozenset({"gradient", "parameter", "state"})
+# Operations through which a number passes so that it can be found again from the result.
+# At these steps a slope is looked at.
+_STEPS = (1.0, 2.0, 3.0, 10.0, 1e6)
+_AFFINE = frozenset({"define", "neg", "add", "sub", "mul", "div", "mix"})
+
+
+def pending(name: str) -> str:
+    """The name of a value of the step that is pending."""
+    return f"pending/{name}"
+
+
+class Again:
+    """A step of a program done again later, from what is alive of it by then.
+
+    Attributes:
+        program: the step.
+        builder: receives the operations that do it again.
+        alive: values of the step that are at hand, as values of `builder`.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.builder = Builder()
+        self.alive: dict[Value, Value] = {}
+
+    def values(self, roots: Iterable[Value]) -> dict[Value, Value] | None:
+        """Values of the step as values of the builder; None if something is not at hand."""
+        new: dict[Value, Value] = {}
+        for value in upstream(self.program.operations, roots, self.alive):
+            operation = self.program.operations[value]
+            if value in self.alive:
+                new[value] = self.alive[value]
+            elif operation.opcode in _LEAVES:
+                return None
+            elif operation.opcode in {"hyper", "step"}:
+                name = pending(str(operation.attribute or "t"))
+                new[value] = self.builder.emit("hyper", attribute=name)
+            else:
+                arguments = tuple(new[a] for a in operation.arguments)
+                new[value] = self.builder.copy(operation, arguments)
+        return new
+
+    def recovered(self, old: Value) -> Value | None:
+        """The parameter before the step, from the parameter after it; None if that cannot be.
+
+        It can where the new parameter is a * theta + b, with one a for all elements.
+        """
+        alive, target = self.alive, self.program.parameter
+        others = {v: x for v, x in alive.items() if v != target}
+        self.alive = {**others, old: self.builder.constant(0.0)}
+        at_zero = self.values([target])
+        self.alive = alive
+        if at_zero is None:
+            return None
+        slopes: dict[Value, Value | None] = {old: self.builder.constant(1.0)}
+        for value in upstream(self.program.operations, [target], {*others, old}):
+            operation = self.program.operations[value]
+            tangents = tuple(slopes.get(a) for a in operation.arguments)
+            if value == old or value in others or all(s is None for s in tangents):
+                continue
+            arguments = tuple(at_zero[a] for a in operation.arguments)
+            if operation.opcode not in _AFFINE or not self._affine(operation.opcode, tangents):
+                return None
+            slopes[value] = TABLE[operation.opcode].derivative(
+                self.builder, at_zero[value], arguments, tangents
+            )
+        slope = slopes.get(target)
+        if slope is None or self.builder[slope].type.extent is not Extent.UNIFORM:
+            return None
+        if not self._far_from_zero(slope):
+            return None
+        moved = self.builder.emit("sub", self.builder.emit("parameter"), at_zero[target])
+        before = self.builder.emit("div", moved, slope, hint="theta_before")
+        for value, each in slopes.items():
+            # What was computed to find the parameter gives the values on the way from it, too.
+            if each is not None and self.builder[each].type.extent is Extent.UNIFORM:
+                part = self.builder.times(before, each)
+                assert part is not None
+                found = self.builder.emit("add", at_zero[value], part)
+                hint = self.program.operations[value].hint
+                if hint is not None:
+                    self.builder.suggest(found, hint)
+                self.alive.setdefault(value, found)
+        return before
+
+    def _far_from_zero(self, slope: Value) -> bool:
+        """Whether a division by a slope loses little, as far as the defaults tell."""
+        program = replace(self.program, operations=self.builder.operations)
+        hypers = {pending(h.name): h.default for h in program.hypers}
+        found = (number(program, slope, {**hypers, pending("t"): t}) for t in _STEPS)
+        return all(0.5 <= abs(x) <= 2 for x in found)
+
+    def _affine(self, opcode: str, tangents: tuple[Value | None, ...]) -> bool:
+        """Whether an operation is affine in those arguments that have a tangent."""
+        match opcode:
+            case "mul":
+                return None in tangents
+            case "div":
+                return tangents[1] is None
+            case "mix":
+                return all(t is None for t in tangents[0::2])
+        return True

@@ -1,0 +1,119 @@
+"""What must never be read or written, and what must not be lost when something breaks off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import optdsl
+
+
+def stepped(
+    rule: str, size: int = 10, **options: object
+) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+    parameter = nn.Parameter(torch.linspace(-1, 1, size))
+    optimizer = optdsl.load(rule, backend="c", **options)([parameter])
+    for k in (1.0, -2.0):
+        parameter.grad = torch.linspace(-k, 2 * k, size)
+        optimizer.step()
+    return parameter, optimizer
+
+
+@pytest.mark.parametrize("rule", ["adam", "mada"])
+def test_a_parameter_that_has_grown_is_refused(rule: str) -> None:
+    """Its states have not grown; eager code would raise, C would write beyond them."""
+    parameter, optimizer = stepped(rule)
+    before = {k: v.clone() for k, v in optimizer.state[parameter].items()}
+    parameter.data = torch.zeros(1000)
+    parameter.grad = torch.ones(1000)
+    with pytest.raises(RuntimeError, match=r"has shape \(10,\), and its parameter \(1000,\)"):
+        optimizer.step()
+    assert all(torch.equal(optimizer.state[parameter][k], v) for k, v in before.items())
+    assert not parameter.any()
+
+
+def test_a_gradient_of_another_shape_is_refused() -> None:
+    parameter, optimizer = stepped("adam")
+    parameter.data = torch.zeros(1000)
+    for value in optimizer.state[parameter].values():
+        if value.ndim:
+            value.data = torch.zeros(1000)
+    with pytest.raises(RuntimeError, match=r"gradient has shape \(10,\)"):
+        optimizer.step()
+
+
+def test_a_state_without_memory_is_not_touched() -> None:
+    parameter, optimizer = stepped("adam")
+    optimizer.state[parameter]["m"] = torch.zeros(10, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("rule", ["adam", "mada"])
+def test_a_gradient_with_the_negative_bit_counts_as_what_it_is(rule: str) -> None:
+    values = []
+    for lazy in (False, True):
+        parameter, optimizer = stepped(rule)
+        g = torch.linspace(1, 2, 10)
+        parameter.grad = torch._neg_view(g) if lazy else -g
+        assert parameter.grad.is_neg() == lazy
+        optimizer.step()
+        values.append(parameter.detach().clone())
+    assert torch.equal(*values)
+
+
+def test_a_parameter_twice_in_a_group_is_refused() -> None:
+    """Both would be written at the same time."""
+    parameter = nn.Parameter(torch.ones(3))
+    with pytest.warns(UserWarning, match="duplicate"), pytest.raises(ValueError, match="twice"):
+        optdsl.load("adam", backend="c")([parameter, parameter])
+
+
+def test_an_interrupt_in_a_step_leaves_a_step_that_was_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python raises it as soon as the kernels return, before it knows what they returned."""
+    (parameter, optimizer), (held, reference) = stepped("mada"), stepped("mada")
+    calls = optimizer.compiled.engines.of(parameter)._calls
+    call = calls["settle_and_step"]
+
+    def interrupted(*arguments: object) -> int:
+        call.function(*arguments)
+        raise KeyboardInterrupt
+
+    version = parameter._version
+    with monkeypatch.context() as patch:
+        patch.setitem(calls, "settle_and_step", replace(call, function=interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+    assert parameter._version > version
+    reference.step()
+    for values in (1.0, 2.0):
+        # The interrupted step did not learn, and nothing learns before step 50.
+        assert torch.equal(held, parameter)
+        state, other = optimizer.state[parameter], reference.state[held]
+        assert all(torch.equal(state[k], v) for k, v in other.items())
+        for p, o in ((parameter, optimizer), (held, reference)):
+            p.grad = torch.full_like(p, values)
+            o.step()
+
+
+def test_a_slope_that_is_zero_does_not_lose_the_old_parameter() -> None:
+    """A mean of iterates forgets the parameter at its first step."""
+    text = (
+        "optimizer Mean\nhyper lr = 0.1 in [0, inf)\nhyper a = 0.5 in [0, 1]\nstate z = theta\n"
+        "z' = z - lr * g\ntheta' = (1 - 1 / t) * theta * (1 - a * 0.01) + z' / t\n"
+    )
+    learn = {"a": optdsl.Learn("sgd", lr=0.1), "lr": optdsl.Learn("sgd", lr=1e-4)}
+    found = []
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64))
+        optimizer = optdsl.compile(text, backend=backend, learn=learn)([parameter])
+        for k in range(5):
+            parameter.grad = torch.linspace(k, 3, 7, dtype=torch.float64)
+            optimizer.step()
+        found.append(optimizer.metrics())
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
