@@ -127,6 +127,6 @@ class ByInterpreter:
             # The evaluation that has the radii is one of the same program.
             value = stored.value.expand(x.shape)
             torch.testing.assert_close(value, x, rtol=1e-9, atol=1e-12, equal_nan=True)
-            radius = stored.radius.nan_to_num(torch.inf).expand(x.shape)
+            radius = stored.radius.nan_to_num(torch.inf, torch.inf).expand(x.shape)
             near[name] = Near(x.clone(), radius.clone())
         return near

@@ -24,8 +24,8 @@ SINGLE, DOUBLE = 2.0**-24, 2.0**-53
 # last place, which is two, and a product with a reciprocal is within three; sums in blocks are
 # within so many of the sum of the magnitudes.
 _RESULT, _SUM = 4.0, 32.0
-# The smallest float32: an error that subnormal results may have.
-_FLOOR = 2.0**-149
+# The smallest numbers: an error that subnormal results may have.
+_FLOORS = {SINGLE: 2.0**-149, DOUBLE: 2.0**-1074}
 
 Limits = tuple[Tensor, Tensor]
 
@@ -45,10 +45,11 @@ class Near:
         exact = torch.as_tensor(value, dtype=torch.float64)
         return cls(exact, torch.zeros_like(exact))
 
-    def rounded(self, by: float) -> Near:
-        """With one more relative error; zeros stay what they are."""
+    def rounded(self, unit: float, times: float = 1.0) -> Near:
+        """With some more relative errors; zeros stay what they are."""
         size = self.value.abs()
-        own = torch.where(size > 0, by * (size + self.radius) + _FLOOR, 0.0)
+        own = times * (unit * (size + self.radius) + _FLOORS[unit])
+        own = torch.where(size > 0, own, 0.0)
         return Near(self.value, self.radius + own)
 
     @property
@@ -59,7 +60,7 @@ class Near:
 def _away(value: Tensor, candidates: list[Tensor]) -> Tensor:
     """The largest distance; what is no number there is infinitely far."""
     distances = [torch.where(c == value, 0.0, (c - value).abs()) for c in candidates]
-    return torch.stack(torch.broadcast_tensors(*distances)).amax(0).nan_to_num(torch.inf)
+    return torch.stack(torch.broadcast_tensors(*distances)).amax(0).nan_to_num(torch.inf, torch.inf)
 
 
 def _corners(f: Callable[..., Tensor], *x: Near) -> Near:
@@ -76,6 +77,14 @@ def _sqrt(x: Near) -> Near:
     low = torch.where(x.value >= 0, x.limits[0].clamp_min(0), x.limits[0])
     value = x.value.sqrt()
     return Near(value, _away(value, [low.sqrt(), x.limits[1].sqrt()]))
+
+
+def _mul(unit: float, x: Near, y: Near) -> Near:
+    crossed = x.value.abs() * y.radius + y.value.abs() * x.radius + x.radius * y.radius
+    value = x.value * y.value
+    # What is too small for a result of its own is not too small in a fused sum.
+    vanished = (value == 0) & (x.value != 0) & (y.value != 0)
+    return Near(value, crossed + torch.where(vanished, _FLOORS[unit], 0.0))
 
 
 def _div(x: Near, y: Near) -> Near:
@@ -135,6 +144,9 @@ def _mix(unit: float, *pairs: Near) -> Near:
         total = total + weight.value
         share = torch.where(weight.value == 0, 0.0, weight.value / total)
         moved = torch.where(share == 1, x.value, mean.value - share * (mean.value - x.value))
+        # Infinities have no difference, but they have a mean.
+        apart = (1 - share) * mean.value + share * x.value
+        moved = torch.where((mean.value - x.value).isfinite() | (share == 1), moved, apart)
         value = torch.where(share == 0, mean.value, moved)
         brought = (1 - share) * mean.radius + share * x.radius
         size = torch.maximum(mean.value.abs(), x.value.abs())
@@ -153,10 +165,7 @@ _APPLY: dict[str, Callable[..., Near]] = {
     "neg": lambda x: Near(-x.value, x.radius),
     "add": lambda x, y: Near(x.value + y.value, x.radius + y.radius),
     "sub": lambda x, y: Near(x.value - y.value, x.radius + y.radius),
-    "mul": lambda x, y: Near(
-        x.value * y.value,
-        x.value.abs() * y.radius + y.value.abs() * x.radius + x.radius * y.radius,
-    ),
+    "mul": _mul,
     "div": _div,
     "pow": _pow,
     "mix": _mix,
@@ -178,7 +187,7 @@ _APPLY: dict[str, Callable[..., Near]] = {
     "sum": _reduced(torch.sum),
     "mean": _reduced(torch.mean),
 }
-_OWN = frozenset({"mix", "sum", "mean"})
+_OWN = frozenset({"mul", "mix", "sum", "mean"})
 # These choose among numbers, or change a sign, and round nothing.
 _EXACT = frozenset({"define", "stop_gradient", "neg", "abs", "sign", "max", "min", "where"})
 
@@ -198,11 +207,12 @@ def evaluate(
     t: int,
     unit: float,
 ) -> dict[Value, Near]:
-    """Values of a program with their radii; uniform values are double precision, so exact here.
+    """Values of a program with their radii.
 
     Args:
         program, roots, theta, g, state, hypers, t: as of the interpreter.
-        unit: `SINGLE` or `DOUBLE`.
+        unit: `SINGLE` or `DOUBLE`, for elements and numbers of a tensor; uniform values are
+            always calculated in double precision.
     """
 
     def leaf(operation: Operation) -> Near:
@@ -235,8 +245,9 @@ def evaluate(
                 x.rounded(unit) if program.type(a) == UNIFORM and not _short(x.value) else x
                 for a, x in zip(operation.arguments, arguments, strict=True)
             ]
-        own = (unit,) if operation.opcode in _OWN else ()
-        result = _APPLY[operation.opcode](*own, *arguments)
-        exact = uniform or operation.type.condition or operation.opcode in _EXACT
-        found[value] = result if exact else result.rounded(_RESULT * unit)
+        own = DOUBLE if uniform else unit
+        given = (own,) if operation.opcode in _OWN else ()
+        result = _APPLY[operation.opcode](*given, *arguments)
+        exact = operation.type.condition or operation.opcode in _EXACT
+        found[value] = result if exact else result.rounded(own, _RESULT)
     return found
