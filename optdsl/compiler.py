@@ -29,6 +29,7 @@ from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
+from optdsl.runtime.notes import noted
 from optdsl.schedule import cheapest, schedule
 from optdsl.selection import select
 from optdsl.syntax.format import format
@@ -230,7 +231,6 @@ def _compile(
 
 def _front(source: Source, learn: bool, verify: bool) -> tuple[library.Recipe, tuple[Learned, ...]]:
     """What makes a class of a specification: its recipe, and what is learned; from a note."""
-    from optdsl.runtime.notes import noted
 
     def make() -> str:
         program = select(library.read(source, verify), learn, library.LIBRARY)
@@ -251,7 +251,6 @@ def make_class(
     """
     from optdsl.runtime.choice import Engines
     from optdsl.runtime.make import make_optimizer
-    from optdsl.runtime.notes import noted
     from optdsl.runtime.optimizer import Compiled
 
     def make() -> str:
@@ -270,7 +269,6 @@ def _coefficient(learned: Learned) -> Coefficient:
     """The rule that runs on a learned hyperparameter, built for host numbers."""
     from optdsl.runtime.build import build
     from optdsl.runtime.learning import Coefficient
-    from optdsl.runtime.notes import noted
 
     source = library.open_source(learned.rule)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optdsl.backends.base import EntryPoint
 from optdsl.backends.c import CBackend
 from optdsl.ir.program import Program
 from optdsl.ir.text import print_program
@@ -19,6 +16,7 @@ from optdsl.ir.types import Extent
 from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.cache import shared_library
+from optdsl.runtime.calls import Call, Rows, opened
 from optdsl.runtime.engines import (
     COMPUTE,
     PENDING_HYPERS,
@@ -55,7 +53,7 @@ class CEngine:
         self.plan = parse_plan(noted("plan", key, make))
         kernels = schedule(self.plan)
         module = backend.emit(kernels, NAMES[dtype], order)
-        library = ctypes.CDLL(str(shared_library(module.text, module.name)))
+        library = opened(shared_library(module.text, module.name))
         self._dtype, self._program = dtype, program
         self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)
@@ -63,7 +61,7 @@ class CEngine:
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
         self._slots = 2 + max(len(e.states) for e in module.entries.values())
         self._calls = {
-            name: _Call(entry, getattr(library, name)) for name, entry in module.entries.items()
+            name: Call(entry, getattr(library, name)) for name, entry in module.entries.items()
         }
 
     def settle(self, works: Sequence[Work]) -> Sums:
@@ -90,7 +88,12 @@ class CEngine:
             for name in self._states:
                 if name not in work.state:
                     work.state[name] = self._zeros(work.parameter, name in self._scalars)
-        self._run("initialize", new)
+        try:
+            self._run("initialize", new)
+        except BaseException:
+            for work in new:
+                work.state.clear()
+            raise
 
     def _zeros(self, parameter: Tensor, scalar: bool) -> Tensor:
         """Memory for a state, laid out like the parameter, so that one index serves both."""
@@ -110,7 +113,7 @@ class CEngine:
         if not works:
             return {}
         call, counts = self._calls[name], counted(works)
-        rows = _Rows(call.entry, self._program)
+        rows = Rows(call.entry, self._program)
         known = rows.known
         names, scalars, states = self._states, self._scalars, call.entry.states
         dtype, compute, pointer = self._dtype, self._compute, Tensor.data_ptr
@@ -144,9 +147,12 @@ class CEngine:
                     plain = False
             if not plain:
                 theta, gradient = self._laid_out(work, back, alive)
-            table += (size, row, pointer(theta), pointer(gradient))
+            row_of_table = [size, row, pointer(theta), pointer(gradient)]
             for key in states:
-                table.append(pointer(state[key]))
+                row_of_table.append(pointer(state[key]))
+            if size and 0 in row_of_table[2:]:
+                raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
+            table += row_of_table
             table += padding
         return call(
             len(works), array("q", table), rows, lambda: self._finish(call, works, counts, back)
@@ -154,7 +160,7 @@ class CEngine:
 
     def _finish(
         self,
-        call: _Call,
+        call: Call,
         works: Sequence[Work],
         counts: Sequence[tuple[float, Tensor]],
         back: Sequence[tuple[Tensor, Tensor]],
@@ -234,64 +240,3 @@ def _dense(x: Tensor) -> bool:
                 return False
             expected *= size
     return True
-
-
-class _Rows:
-    """The different rows of hyperparameters of a call: t, the others, those of a pending step."""
-
-    def __init__(self, entry: EntryPoint, program: Program) -> None:
-        self.values = array("d")
-        self.count = 0
-        self._entry = entry
-        self._names = [h.name for h in program.hypers]
-        self.known: dict[tuple[int, float, int], int] = {}
-
-    def add(self, work: Work, t: float) -> int:
-        """A new row, for a parameter at its step t and for those like it."""
-        packed = work.state.get(PENDING_HYPERS)
-        values = work.hypers
-        if packed is not None:
-            names = ("pending/t", *(f"pending/{n}" for n in self._names))
-            values = values | dict(zip(names, packed.tolist(), strict=True))
-        self.values.append(t)
-        self.values.extend(values[h] for h in self._entry.hypers)
-        # The work lives as long as the rows, and so do the identities.
-        self.known[id(work.hypers), t, id(packed)] = self.count
-        self.count += 1
-        return self.count - 1
-
-
-@dataclass(frozen=True)
-class _Call:
-    """An entry point of a library."""
-
-    entry: EntryPoint
-    function: Callable[..., int]
-
-    def __call__(
-        self, count: int, table: array[int], rows: _Rows, finish: Callable[[], None]
-    ) -> Sums:
-        """Call it, and `finish` when it has done its work; the sums by name.
-
-        Raises:
-            MemoryError: and then nothing has changed.
-        """
-        sums = array("d", [0.0] * len(self.entry.dots))
-        arguments = (
-            ctypes.c_int64(count),
-            ctypes.c_void_p(table.buffer_info()[0]),
-            ctypes.c_int64(rows.count),
-            ctypes.c_void_p(rows.values.buffer_info()[0]),
-            ctypes.c_void_p(sums.buffer_info()[0]),
-            ctypes.c_int(torch.get_num_threads()),
-        )
-        failed = 0
-        try:
-            failed = self.function(*arguments)
-        finally:
-            # An interrupt that came meanwhile is raised before the result is known.
-            if not failed:
-                finish()
-        if failed:
-            raise MemoryError("no memory for the step's working space")
-        return dict(zip(self.entry.dots, sums, strict=True))

@@ -6,6 +6,7 @@ import functools
 import warnings
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.runtime.c import CEngine
@@ -38,10 +39,21 @@ class Engines:
             RuntimeError: when the backend was asked for by name and does not run on the device.
             BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
         """
+        if is_traceable_wrapper_subclass(parameter):
+            return self._of_a_wrapper()
         key = (parameter.device.type, parameter.dtype)
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]
+
+    def _of_a_wrapper(self) -> Engine:
+        """The engine for tensors without memory of their own, such as DTensor."""
+        if self.backend == "c":
+            raise RuntimeError(
+                f'{self.program.name} was compiled with backend="c", which takes plain tensors, '
+                f'and a parameter wraps others; backend="auto" serves both'
+            )
+        return self.eager
 
     @functools.cached_property
     def eager(self) -> EagerEngine:

@@ -8,7 +8,6 @@ compiler's own files included. A note that cannot be read or written is made aga
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ def noted(kind: str, key: Sequence[str], make: Callable[[], str]) -> str:
         key: everything that the text depends on, the compiler aside.
         make: makes the text; what it raises is not noted.
     """
-    parts = json.dumps([_FORMAT, _compiler(), grammar_text(), prelude_text(), kind, *key])
+    parts = json.dumps([_FORMAT, _COMPILER, grammar_text(), prelude_text(), kind, *key])
     name = hashlib.sha256(parts.encode()).hexdigest()[:32]
     try:
         place = cache_directory() / "notes" / f"{name}.json"
@@ -64,11 +63,12 @@ def _write(place: Path, text: str) -> None:
             scratch.unlink(missing_ok=True)
 
 
-@functools.cache
 def _compiler() -> str:
-    """What identifies the compiler: its files as they are on disk."""
-    found = []
+    """What identifies the compiler: its files, as they were when it was imported."""
+    found = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
-        status = path.stat()
-        found.append(f"{path.relative_to(PACKAGE)} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+        found.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+_COMPILER = _compiler()

@@ -242,12 +242,12 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """
         batches: dict[Engine, _Batch] = {}
         sums: Sums = {}
-        kinds: dict[tuple[torch.device, torch.dtype], tuple[Shape, _Batch]] = {}
+        kinds: dict[tuple[type, torch.device, torch.dtype], tuple[Shape, _Batch]] = {}
         for pairs, values in zip(work, hypers, strict=True):
             for parameter, gradient in pairs:
                 state = self.state[parameter]
                 task = Work(parameter, gradient, state, values)
-                kind = (parameter.device, parameter.dtype)
+                kind = (type(parameter), parameter.device, parameter.dtype)
                 if kind not in kinds:
                     engine = self.compiled.engines.of(parameter)
                     kinds[kind] = engine.shape, batches.setdefault(engine, _Batch([], []))

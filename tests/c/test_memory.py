@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import optdsl
 
@@ -117,3 +118,45 @@ def test_a_slope_that_is_zero_does_not_lose_the_old_parameter() -> None:
             optimizer.step()
         found.append(optimizer.metrics())
     assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_a_tensor_that_wraps_others_runs_as_eager_code() -> None:
+    """It has no memory of its own to point to; DTensor is such a one."""
+    parameter = nn.Parameter(TwoTensor(torch.ones(3), torch.ones(3)))
+    parameter.grad = TwoTensor(torch.ones(3), torch.ones(3))
+    optdsl.load("lion", backend="auto")([parameter], lr=0.25).step()
+    assert torch.equal(parameter.a, torch.full((3,), 0.75))
+    with pytest.raises(RuntimeError, match='backend="auto" serves both'):
+        optdsl.load("lion", backend="c")([parameter]).step()
+
+
+def test_a_plain_parameter_does_not_take_a_wrapped_gradient() -> None:
+    parameter, optimizer = stepped("lion", size=3)
+    optimizer.state[parameter]["m"] = TwoTensor(torch.ones(3), torch.ones(3))
+    with pytest.raises(RuntimeError, match="no memory of its own"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("backend", ["c", "eager"])
+def test_gradients_may_be_subnormal_when_divided_by_their_size(backend: str) -> None:
+    text = "optimizer A\nhyper lr = 1 in [0, 9]\ntheta' = theta - lr * g / mean(abs(g))\n"
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([1e-39, -1e-39, 1e-39])
+    optdsl.compile(text, backend=backend)([parameter]).step()
+    assert torch.equal(parameter.detach(), torch.tensor([-1.0, 1.0, -1.0]))
+
+
+def test_without_memory_no_step_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameter, optimizer = stepped("mada")
+    before = {k: v.clone() for k, v in optimizer.state[parameter].items()}
+    fresh, new = nn.Parameter(torch.ones(3)), optdsl.load("yogi", backend="c")
+    fresh.grad = torch.ones(3)
+    for held, taken in ((parameter, optimizer), (fresh, new([fresh]))):
+        calls = taken.compiled.engines.of(held)._calls
+        for name, call in list(calls.items()):
+            monkeypatch.setitem(calls, name, replace(call, function=lambda *arguments: 1))
+        with pytest.raises(MemoryError):
+            taken.step()
+        state = taken.state[held]
+        assert state.keys() == (before.keys() if held is parameter else set())
+        assert all(torch.equal(state[k], before[k]) for k in state)

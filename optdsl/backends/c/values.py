@@ -129,10 +129,13 @@ class Values:
         return spell(operation.opcode, x, double, "d" if kind == "double" else "")
 
     def _by_reciprocal(self, operation: Operation, kind: str) -> bool:
-        """Whether elements are divided by what is the same for many: a product is faster."""
+        """Whether elements are divided by what is the same for all: a product is faster.
+
+        The numbers of a tensor may be as small as its elements, and have no reciprocal then.
+        """
         divisor = operation.arguments[1]
-        few = self.extent(divisor) is not Extent.TENSOR and not self.constant(divisor)
-        return kind == "real" and not self._double and few
+        uniform = self.extent(divisor) is Extent.UNIFORM and not self.constant(divisor)
+        return kind == "real" and not self._double and uniform
 
     def _mix(self, value: Value, kind: str) -> list[str]:
         """A mean, one part after the other; shares of uniform weights come from the host."""

@@ -1,0 +1,102 @@
+"""Calls of entry points in compiled libraries, through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from optdsl.backends.base import EntryPoint
+from optdsl.ir.program import Program
+from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work
+from optdsl.runtime.toolchain import BuildError
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """A library.
+
+    Raises:
+        BuildError: it cannot be loaded.
+    """
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as trouble:
+        raise BuildError(f"{path.name} was built and cannot be loaded: {trouble}") from trouble
+
+
+# The threads of a process that was forked stay behind, and OpenMP would wait for them.
+_after_fork = False
+
+
+def _forked() -> None:
+    global _after_fork
+    _after_fork = True
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Rows:
+    """The different rows of hyperparameters of a call: t, the others, those of a pending step."""
+
+    def __init__(self, entry: EntryPoint, program: Program) -> None:
+        self.values = array("d")
+        self.count = 0
+        self._entry = entry
+        self._names = [h.name for h in program.hypers]
+        self.known: dict[tuple[int, float, int], int] = {}
+
+    def add(self, work: Work, t: float) -> int:
+        """A new row, for a parameter at its step t and for those like it."""
+        packed = work.state.get(PENDING_HYPERS)
+        values = work.hypers
+        if packed is not None:
+            names = ("pending/t", *(f"pending/{n}" for n in self._names))
+            values = values | dict(zip(names, packed.tolist(), strict=True))
+        self.values.append(t)
+        self.values.extend(values[h] for h in self._entry.hypers)
+        # The work lives as long as the rows, and so do the identities.
+        self.known[id(work.hypers), t, id(packed)] = self.count
+        self.count += 1
+        return self.count - 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """An entry point of a library."""
+
+    entry: EntryPoint
+    function: Callable[..., int]
+
+    def __call__(
+        self, count: int, table: array[int], rows: Rows, finish: Callable[[], None]
+    ) -> Sums:
+        """Call it, and `finish` when it has done its work; the sums by name.
+
+        Raises:
+            MemoryError: and then nothing has changed.
+        """
+        sums = array("d", [0.0] * len(self.entry.dots))
+        arguments = (
+            ctypes.c_int64(count),
+            ctypes.c_void_p(table.buffer_info()[0]),
+            ctypes.c_int64(rows.count),
+            ctypes.c_void_p(rows.values.buffer_info()[0]),
+            ctypes.c_void_p(sums.buffer_info()[0]),
+            ctypes.c_int(1 if _after_fork else torch.get_num_threads()),
+        )
+        failed = 0
+        try:
+            failed = self.function(*arguments)
+        finally:
+            # An interrupt that came meanwhile is raised before the result is known.
+            if not failed:
+                finish()
+        if failed:
+            raise MemoryError("no memory for the step's working space")
+        return dict(zip(self.entry.dots, sums, strict=True))
