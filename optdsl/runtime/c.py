@@ -147,12 +147,15 @@ class CEngine:
                     plain = False
             if not plain:
                 theta, gradient = self._laid_out(work, back, alive)
-            row_of_table = [size, row, pointer(theta), pointer(gradient)]
+            first, second = pointer(theta), pointer(gradient)
+            table += (size, row, first, second)
             for key in states:
-                row_of_table.append(pointer(state[key]))
-            if size and 0 in row_of_table[2:]:
+                address = pointer(state[key])
+                if not address:
+                    second = 0
+                table.append(address)
+            if size and not (first and second):
                 raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-            table += row_of_table
             table += padding
         return call(
             len(works), array("q", table), rows, lambda: self._finish(call, works, counts, back)

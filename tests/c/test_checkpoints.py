@@ -125,12 +125,20 @@ def test_another_engine_goes_on_where_one_has_stopped(rule: str, old: tuple[str,
             assert any(v for k, v in training.metrics[0].items() if k[:6] == "hyperg"), new
 
 
-@pytest.mark.parametrize("order", rules.ORDERS)
 @pytest.mark.parametrize(("old", "new"), [("c", "eager"), ("eager", "c")])
-@pytest.mark.parametrize("dtype", rules.DTYPES, ids=str)
-@pytest.mark.parametrize("rule", ["mada", "adaptivity"])
+@pytest.mark.parametrize(
+    ("rule", "order", "dtype"),
+    [
+        ("mada", "overlapped", torch.float64),
+        ("mada", "overlapped", torch.float32),
+        ("mada", "exact", torch.float32),
+        ("mada", "exact", torch.float16),
+        ("adaptivity", "overlapped", torch.bfloat16),
+        ("adaptivity", "exact", torch.float64),
+    ],
+)
 def test_learning_goes_on_where_it_has_stopped(
-    rule: str, dtype: torch.dtype, old: str, new: str, order: str
+    rule: str, order: str, dtype: torch.dtype, old: str, new: str
 ) -> None:
     """The coefficients move, the pending hyper-gradient first of all."""
     learn = {
@@ -152,7 +160,7 @@ def test_learning_goes_on_where_it_has_stopped(
     near(halted.results(), unbroken.results(), precision)
 
 
-@pytest.mark.parametrize("dtype", rules.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", rules.BACKENDS)
 @pytest.mark.parametrize("rule", RULES)
 def test_whoever_learns_no_more_goes_on(rule: str, backend: str, dtype: torch.dtype) -> None:
@@ -167,7 +175,7 @@ def test_whoever_learns_no_more_goes_on(rule: str, backend: str, dtype: torch.dt
     again = halted.moved(("c", "overlapped"), learn)
     for training in (again, unbroken):
         training.train(range(6, 8), gradients)
-    precision = {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 0.02)
+    precision = 1e-5 if dtype is torch.float32 else 0.02
     near(again.results(), unbroken.results(), precision)
     near(again.metrics[-1], unbroken.metrics[-1], 10 * precision)
 

@@ -13,8 +13,8 @@ CASES = [
     ("mada", True, "exact", "float64"),
     ("every_operation", "all", "overlapped", "float32"),
     ("lamb", "all", "exact", "float32"),
-    ("memory", True, "overlapped", "bfloat16"),
-    ("adaptivity", True, "overlapped", "float16"),
+    ("adam_avgrad", True, "overlapped", "bfloat16"),
+    ("hyperadam", True, "exact", "float16"),
     ("plain", False, "overlapped", "float32"),
 ]
 

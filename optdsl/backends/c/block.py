@@ -179,10 +179,13 @@ class Block:
             for k, (piece, mean) in enumerate(zip(pieces, means, strict=True))
         )
         read = [(b, *self._pointer(b, False)) for b in self._read]
-        pointers = [f"{kind}restrict {values.buffer(b)}" for b, kind, _ in read]
+        # The gradient may be there for its products only.
+        named = [values.operation(v) for p in pieces for v in p.leaves]
+        used = {_STORED.get(o.opcode, str(o.attribute)) for o in named}
+        pointers = [f"{kind}restrict {values.buffer(b)}" for b, kind, _ in read if b in used]
         parameters = ["const int64_t n", "const real *restrict f", "const bits *restrict b",
                       *pointers, "real (*restrict out)[CHUNK]"]  # fmt: skip
-        arguments = ["n", "f", "b", *(values.buffer(b) for b in self._read), "out"]
+        arguments = ["n", "f", "b", *(values.buffer(b) for b in self._read if b in used), "out"]
         parts = self._elements(loops, parameters, arguments)
         calls = [listed(f"{self._name.format('quickly')}(", arguments, ");")]
         if self._means:

@@ -59,7 +59,8 @@ class Functions:
         return lines
 
     def _uniform_function(self) -> str:
-        values, lines, order = self.values, [], ("t", *self.entry.hypers)
+        values, order = self.values, ("t", *self.entry.hypers)
+        lines = ["(void)hypers, (void)u;"]
         for result in self.kernel.stored:
             # A tensor's own state may be a uniform value, which nothing else has asked for.
             uniform = values.uniform([result.value]) and not values.constant(result.value)
