@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from optdsl.ir.types import Extent
 
 _LEAVES = frozenset({"gradient", "parameter", "state"})
 # Operations through which a number passes so that it can be found again from the result.
-# At these steps a slope is looked at.
+# At these steps a slope is looked at, and at the ends of the bounds of so many coefficients.
+_CORNERS = 8
 _STEPS = (1.0, 2.0, 3.0, 10.0, 1e6)
 _AFFINE = frozenset({"define", "neg", "add", "sub", "mul", "div", "mix"})
 
@@ -98,11 +100,23 @@ class Again:
         return before
 
     def _far_from_zero(self, slope: Value) -> bool:
-        """Whether a division by a slope loses little, as far as the defaults tell."""
+        """Whether a division by a slope loses little, wherever learning may go."""
         program = replace(self.program, operations=self.builder.operations)
         hypers = {pending(h.name): h.default for h in program.hypers}
-        found = (number(program, slope, {**hypers, pending("t"): t}) for t in _STEPS)
-        return all(0.5 <= abs(x) <= 2 for x in found)
+        read = {str(self.builder[v].attribute) for v in program.needed((slope,))}
+        ends = {
+            pending(x.hyper): (x.bounds.lower, x.bounds.upper)
+            for x in program.learned
+            if pending(x.hyper) in read
+        }
+        if len(ends) > _CORNERS:
+            return False
+        for t in _STEPS:
+            for corner in itertools.product(*ends.values()):
+                values = {**hypers, **dict(zip(ends, corner, strict=True)), pending("t"): t}
+                if not 0.5 <= abs(number(program, slope, values)) <= 2:
+                    return False
+        return True
 
     def _affine(self, opcode: str, tangents: tuple[Value | None, ...]) -> bool:
         """Whether an operation is affine in those arguments that have a tangent."""

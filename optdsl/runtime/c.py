@@ -169,8 +169,6 @@ class CEngine:
         back: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         """Note what a call has done."""
-        for parameter, theta in back:
-            parameter.copy_(theta)
         if call.entry.buffers:
             for work in works:
                 moved = {k: work.state[home] for k, home in call.entry.buffers.items()}
@@ -191,6 +189,8 @@ class CEngine:
                 if key not in notes:
                     notes[key] = pending_hypers(self._program, t, work.hypers)
                 work.state[PENDING_HYPERS] = notes[key]
+        for parameter, theta in back:
+            parameter.copy_(theta)
         # Autograd finds out about the writes as if torch had made them.
         torch.autograd.graph.increment_version([w.parameter for w in works])
 

@@ -160,3 +160,21 @@ def test_without_memory_no_step_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
         state = taken.state[held]
         assert state.keys() == (before.keys() if held is parameter else set())
         assert all(torch.equal(state[k], before[k]) for k in state)
+
+
+def test_a_learned_slope_may_become_zero() -> None:
+    """Where learning may lead to a step that forgets the old parameter, that is kept."""
+    text = (
+        "optimizer Shrink\nhyper lr = 0.1 in [0, inf)\nhyper a = 0.9 in [0, 1]\nstate m = 0\n"
+        "m' = 0.9 * m + g\ntheta' = a * theta - lr * m'\nlearn a by SGD(lr = 0.5)\n"
+    )
+    found = []
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.linspace(1, 2, 7, dtype=torch.float64))
+        optimizer = optdsl.compile(text, backend=backend)([parameter])
+        for k in range(8):
+            sign = 1.0 if k < 4 else -1.0
+            parameter.grad = sign * torch.linspace(1, 2, 7, dtype=torch.float64)
+            optimizer.step()
+        found.append([*optimizer.metrics().values(), *parameter.tolist()])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
