@@ -136,6 +136,7 @@ def test_another_engine_goes_on_where_one_has_stopped(rule: str, old: tuple[str,
         ("adaptivity", "overlapped", torch.bfloat16),
         ("adaptivity", "exact", torch.float64),
     ],
+    ids=str,
 )
 def test_learning_goes_on_where_it_has_stopped(
     rule: str, order: str, dtype: torch.dtype, old: str, new: str

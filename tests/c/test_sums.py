@@ -60,14 +60,22 @@ def trained(
     return found, torch.cat([p.detach() for p in held])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("order", rules.ORDERS)
+# Elements of bfloat16 differ in how they are loaded and stored, in both orders alike.
+@pytest.mark.parametrize(
+    ("dtype", "order"),
+    [
+        (torch.float32, "overlapped"),
+        (torch.float32, "exact"),
+        (torch.float64, "overlapped"),
+        (torch.float64, "exact"),
+        (torch.bfloat16, "overlapped"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("rule", ["mada", "adam_avgrad", "lamb", "every_operation"])
-def test_runs_and_threads_give_the_same_bits(rule: str, order: str, dtype: torch.dtype) -> None:
-    if dtype is torch.bfloat16 and order == "exact":
-        pytest.skip("bfloat16 differs in how elements are loaded and stored only")
+def test_runs_and_threads_give_the_same_bits(rule: str, dtype: torch.dtype, order: str) -> None:
     runs = []
-    for threads in (1, 2, 2, 3, 1):
+    for threads in (1, 2, 2, 3):
         torch.set_num_threads(threads)
         runs.append(trained(rule, order, dtype, CUTS["odd pieces"]))
     (found, theta), others = runs[0], runs[1:]
