@@ -80,7 +80,7 @@ class Functions:
 
     def _scalar_function(self, number: int, loop: Loop) -> str:
         values = self.values
-        lines = []
+        lines = ["(void)x, (void)u;"]
         for value in values.asked(loop.scalars, (), "double"):
             condition = values.program.type(value).condition
             kind, test = ("int", " != 0") if condition else ("double", "")
