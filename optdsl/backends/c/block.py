@@ -152,7 +152,7 @@ class Block:
         name = self._name.format("elements")
         inner = braced(
             listed(f"static inline void {name}(", parameters),
-            ["(void)u, (void)s;", *_indented(lines)],
+            ["(void)size, (void)u, (void)s;", *_indented(lines)],
         )
         call = listed(f"{name}(", arguments, ");")
         return f"{inner}\n{self._block([_SIZE, '(void)sums;', call])}"
