@@ -41,7 +41,8 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
     rates = [forward.along(builder, program, uniform, "hyper", x) for x in hypers]
     dependent = _dependent(program, hypers)
     adjoints: dict[Value, Value | None] = {program.parameter: builder.constant(1.0)}
-    totals: list[Value | None] = [None] * len(hypers)
+    # What one adjoint multiplies is added up first: m - g, and not m * a - g * a, which cancels.
+    sums: list[dict[Value, Value | None]] = [{} for _ in hypers]
     if program.type(program.parameter).extent is Extent.UNIFORM:
         return [rate[program.parameter] for rate in rates]
     for value in reversed(needed):
@@ -52,7 +53,8 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
         for index, rate in enumerate(rates):
             local = tuple(rate.get(a) for a in operation.arguments)
             slope = _derived(builder, program, value, local)
-            totals[index] = builder.plus(totals[index], _product(builder, adjoint, slope))
+            if slope is not None:
+                sums[index][adjoint] = builder.plus(sums[index].get(adjoint), slope)
         for position, argument in enumerate(operation.arguments):
             if argument in dependent and argument not in rates[0]:
                 one = [None] * len(operation.arguments)
@@ -60,6 +62,7 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
                 part = _derived(builder, program, value, seeded)
                 adjoints[argument] = builder.plus(adjoints.get(argument), part)
                 _name(builder, adjoints[argument], program.operations[argument])
+    totals = [_total(builder, products) for products in sums]
     for total, hyper in zip(totals, hypers, strict=True):
         if total is not None:
             builder.suggest(total, f"d_theta_next_d_{hyper}")
@@ -87,8 +90,11 @@ def _derived(
     return TABLE[operation.opcode].derivative(builder, value, operation.arguments, seeds)
 
 
-def _product(builder: Builder, adjoint: Value, slope: Value | None) -> Value | None:
-    return None if slope is None else builder.times(slope, adjoint)
+def _total(builder: Builder, products: dict[Value, Value | None]) -> Value | None:
+    total: Value | None = None
+    for adjoint, slope in products.items():
+        total = builder.plus(total, builder.times(slope, adjoint))
+    return total
 
 
 def _name(builder: Builder, adjoint: Value | None, operation: Operation) -> None:

@@ -70,14 +70,23 @@ class CEngine:
 
     def take(self, works: Sequence[Work]) -> None:
         """One call for all of `works`."""
-        new = [w for w in works if not w.state.keys() >= self._needed]
+        first, again = _once(works)
+        new = [w for w in first if not w.state.keys() >= self._needed]
         if new:
             self._start(new)
-        self._run("step", works)
+        self._run("step", first)
+        for work in again:
+            pending = work.state.keys() == self.shape.pending
+            (self.settle_and_take if pending else self.take)([work])
 
     def settle_and_take(self, works: Sequence[Work]) -> Sums:
         """One call for all of `works`, and one pass over memory."""
-        return self._run("settle_and_step", works)
+        first, again = _once(works)
+        sums = self._run("settle_and_step", first)
+        for work in again:
+            for name, value in self.settle_and_take([work]).items():
+                sums[name] += value
+        return sums
 
     def _start(self, works: Sequence[Work]) -> None:
         """Make what states lack: all of it, or only what is kept for a pending step."""
@@ -232,6 +241,14 @@ class CEngine:
                 new = torch.empty_like(like, dtype=self._compute, device="cpu")
                 state[name] = new.copy_(value)
         return theta, gradient
+
+
+def _once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:
+    """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
+    if len({id(w.state) for w in works}) == len(works):
+        return works, ()
+    first = {id(w.state): w for w in reversed(works)}
+    return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]
 
 
 def _dense(x: Tensor) -> bool:

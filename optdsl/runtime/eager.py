@@ -40,7 +40,8 @@ class EagerEngine:
         for work in works:
             self._start(work)
         for work, (t, count) in zip(works, counted(works), strict=True):
-            work.state["step"] = count
+            # As plain as with torch: a state shares memory with nothing.
+            work.state["step"] = count.clone()
             self._advance(work, t)
 
     def settle_and_take(self, works: Sequence[Work]) -> Sums:

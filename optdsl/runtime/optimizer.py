@@ -129,8 +129,6 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             check_shared(name, self.compiled.bounds, self.param_groups)
             for parameter in param_group["params"]:
                 _check_dtype(name, parameter)
-            if len(set(map(id, param_group["params"]))) < len(param_group["params"]):
-                raise ValueError(f"{name}: a parameter appears twice in a group")
         except ValueError:
             self.param_groups.pop()
             raise
