@@ -1,6 +1,9 @@
 """Settings for the whole suite."""
 
+import contextlib
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,8 @@ if "OPTDSL_CACHE_DIR" not in os.environ:
     libraries = Path(__file__).parents[1] / ".pytest_cache" / "libraries"
     libraries.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["OPTDSL_CACHE_DIR"] = str(libraries)
+    # Those of yesterday's emitted text are of no use to anybody.
+    for entry in libraries.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - entry.stat().st_mtime > 86_400 and entry.name != "locks":
+                shutil.rmtree(entry)

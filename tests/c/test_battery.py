@@ -162,17 +162,21 @@ def loaded(rule: str, backend: str, order: str) -> type[CompiledOptimizer]:
     return rules.load(rule, backend=backend, order=order, learn=rules.learning(rule))
 
 
-# Narrow parameters differ from float32 in how they are loaded and rounded, and in what a pending
-# step keeps, in both orders alike: one order each, but for one rule.
+# What a dtype changes is not what an order changes: float32 runs in both orders, each other dtype
+# in one, and rules of every kind of plan and loop in all.
+FULL = {"mada", "memory", "lamb", "every_operation"}
+ALONE = {
+    torch.float64: "exact",
+    torch.bfloat16: "overlapped",
+    torch.float16: "exact",
+}
 CELLS = [
     pytest.param(rule, dtype, backend, order, id=f"{rule}-{str(dtype)[6:]}-{backend}-{order}")
     for rule in rules.RULES
     for dtype in rules.DTYPES
     for backend in rules.BACKENDS
     for order in rules.ORDERS
-    if dtype not in NARROW
-    or (dtype is torch.bfloat16) == (order == "overlapped")
-    or rule == "mada_legacy"
+    if rule in FULL or ALONE.get(dtype, order) == order
 ]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENGINES = tuple(itertools.product(rules.BACKENDS, rules.ORDERS))
 # A replay that finds the parameter again, one that keeps it, live plans, tangents that are stored.
-RULES = ("mada", "adaptivity", "adam_avgrad", "lion", "lamb", "every_operation", "plain")
+RULES = ("mada", "adaptivity", "adam_avgrad", "lamb", "every_operation", "plain")
 BEFORE, AFTER = 30, 30
 Learning = Mapping[str, Learn] | bool
 
@@ -113,7 +113,7 @@ def test_another_engine_goes_on_where_one_has_stopped(rule: str, old: tuple[str,
     dtype, learn = torch.float64, rules.learning(rule)
     gradients = stream(dtype)
     unbroken = Training(rule, dtype, old, learn).train(range(5), gradients)
-    halted = {new: unbroken.moved(new, learn) for new in ENGINES}
+    halted = {new: unbroken.moved(new, learn) for new in ENGINES if new != old}
     unbroken.train(range(5, 9), gradients)
     expected = unbroken.results()
     for new, training in halted.items():

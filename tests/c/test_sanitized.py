@@ -81,7 +81,7 @@ def test_compilers_have_nothing_to_say(rule: str, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, ""), (dtype, order, learn)
 
 
-@pytest.mark.parametrize("rule", ["mada", "every_operation", "lamb"])
+@pytest.mark.parametrize("rule", ["mada", "lamb"])
 def test_nor_when_they_look_closely(rule: str, tmp_path: Path) -> None:
     """Some warnings come of what an optimizer finds out."""
     file = emitted(rule, "all", "overlapped", "float16")
