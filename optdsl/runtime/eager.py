@@ -39,9 +39,9 @@ class EagerEngine:
         """A step of each."""
         for work in works:
             self._start(work)
-        for work, (t, count) in zip(works, counted(works), strict=True):
-            # As plain as with torch: a state shares memory with nothing.
-            work.state["step"] = count.clone()
+        for work in works:
+            # One by one, and with counts of their own: as plain as with torch.
+            ((t, work.state["step"]),) = counted([work])
             self._advance(work, t)
 
     def settle_and_take(self, works: Sequence[Work]) -> Sums:

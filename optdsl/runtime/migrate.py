@@ -8,7 +8,7 @@ checkpoint of another backend, device or precision was loaded, and need not be f
 
 from __future__ import annotations
 
-import torch
+import functools
 
 from optdsl.ir import interpret
 from optdsl.ir.program import Program
@@ -27,7 +27,7 @@ def completed(program: Program, work: Work) -> Sums:
     sums: Sums = {}
     stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
     found = {hyper: x for hyper, x in stored.items() if x is not None}
-    plan = _plan(program, state)
+    plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
     if found:
         sums = {hyper: float(dot(work.gradient, x)) for hyper, x in found.items()}
     elif plan is not None and plan.settle is not None and PENDING_HYPERS in state:
@@ -44,9 +44,10 @@ def completed(program: Program, work: Work) -> Sums:
     return sums
 
 
-def _plan(program: Program, state: dict[str, torch.Tensor]) -> Plan | None:
-    """The plan that a state is of."""
-    kept = {k for k in state if k.startswith("pending/")} - {PENDING_HYPERS}
+@functools.lru_cache(maxsize=32)
+def _plan(program: Program, noted: frozenset[str]) -> Plan | None:
+    """The plan of a state with these keys for a pending step."""
+    kept = noted - {PENDING_HYPERS}
     if pending("g") in kept:
         return completing(program, kept)
     live = (p for rounded in (True, False) for p in plans(program, rounded, ("live",)))

@@ -24,7 +24,7 @@ from optdsl import Learn
 
 learn = {"lr": Learn("sgd", lr=1e-4, momentum=0.9, bounds=(0, 1))}
 
-class Mine(optdsl.load("adam", learn=learn)):
+class Mine(optdsl.load("adam", learn=learn, backend="eager")):
     '''Adam with a notebook.'''
 
     def __init__(self, params, note="", **hypers):
