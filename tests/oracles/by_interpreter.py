@@ -126,7 +126,7 @@ class ByInterpreter:
             stored = found[root].rounded(self._unit)
             # The evaluation that has the radii is one of the same program.
             value = stored.value.expand(x.shape)
-            # It may differ about what becomes of a NaN that weighs nothing, and bounds nothing then.
+            # What becomes of a NaN that weighs nothing may differ; it bounds nothing then.
             numbers = ~(value.isnan() | x.isnan())
             torch.testing.assert_close(value[numbers], x[numbers], rtol=1e-9, atol=1e-12)
             radius = stored.radius.nan_to_num(torch.inf, torch.inf).expand(x.shape)
