@@ -1,9 +1,7 @@
-"""A long loop in C, cut into short ones.
+"""A very long loop in C, cut into shorter ones.
 
-A processor works on several elements at once only as far as it can look ahead. In a loop of some
-hundred operations that is less than two elements, and the time that an operation takes to finish
-shows; in short loops it does not. What one piece computes and a later one uses waits in a row of a
-small array.
+What one piece computes and a later one uses waits in a row of a small array. Compilers take long
+over loops of many hundred operations, and run out of registers in them.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 
 # Operations in a piece, at most.
-SIZE = 24
+SIZE = 400
 
 
 @dataclass(frozen=True)
