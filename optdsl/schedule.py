@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent, Type
+from optdsl.passes.collect import collect
 from optdsl.plan import Plan, pending
 
 _REDUCTIONS = frozenset({"sum", "mean"})
@@ -143,6 +144,24 @@ class Kernel:
             return operation.opcode == "parameter"
         home = self.buffers.get(result.name, result.name)
         return operation.opcode == "state" and operation.attribute == home
+
+    @cached_property
+    def finite(self) -> Kernel | None:
+        """The same kernel for finite numbers only, with fewer operations on elements.
+
+        None where it would gain nothing, and where reductions are in the way.
+        """
+        operations = self.program.operations
+        means = any(operations[v].opcode == "mix" for v in self.loops[-1].body)
+        if len(self.loops) > 1 or self.loops[0].scalars or not (means or self.dots):
+            return None
+        program = collect(self.program)
+        new = dict(zip(self.program.results, program.results, strict=True))
+        results, dots = (
+            tuple(replace(r, value=new[r.value]) for r in found)
+            for found in (self.results, self.dots)
+        )
+        return _kernel(self.name, program, results, dots)
 
     @property
     def traffic(self) -> tuple[int, int]:

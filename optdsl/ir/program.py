@@ -142,6 +142,11 @@ class Program:
             *(t.value for t in self.tangents),
         )
 
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """Everything that a program computes for others."""
+        return (*self.initial_values, *self.step_values)
+
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         """The values that `roots` depend on, themselves included, in program order."""
         return upstream(self.operations, roots)

@@ -72,13 +72,6 @@ static inline double folded(double *acc) {
     for (int l = 0; l < w; l++) acc[l] += acc[l + w];
   return acc[0];
 }
-
-/* Whether a number is not zero, or none. */
-static inline int odd(const real *restrict x, int64_t n) {
-  int found = 0;
-  for (int64_t i = 0; i < n; i++) found |= !(x[i] == 0);
-  return found;
-}
 """
 
 

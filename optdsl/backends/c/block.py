@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.expressions import LEAVES
-from optdsl.backends.c.layout import braced, listed, slot
-from optdsl.backends.c.pieces import Piece, cut
+from optdsl.backends.c.chunk import STORED, Chunk, buffer_of, loaded, table, written
+from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.values import Values
+from optdsl.backends.c.watch import watched
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Loop, Result
 
-_STORED = {"gradient": "g", "parameter": "theta"}
 _SIZE = "const int64_t size = x->size - begin < BLOCK ? x->size - begin : BLOCK;"
 
 
@@ -24,18 +24,20 @@ class Block:
     """The functions that one loop over the elements becomes.
 
     Where nothing is added up and no means are taken, results go to memory at once. Otherwise a
-    block goes in chunks: results and summands go to a small array first. Means are computed as if
-    all numbers were finite; a chunk where one is not is computed again, with care. Then sums are
-    added up, and results are copied to their places.
+    block goes in chunks: results and summands go to a small array first. They are computed as if
+    all numbers were finite; a chunk where one is not is computed again, as it is written. Then sums
+    are added up, and results are copied to their places.
 
     Attributes:
         values: the values of the kernel.
+        finite: those of the kernel for finite numbers, if there is one.
         entry: the kernel's entry point.
         number: which of the kernel's loops it is.
         loop: the loop.
     """
 
     values: Values
+    finite: Values | None
     entry: EntryPoint
     number: int
     loop: Loop
@@ -82,10 +84,7 @@ class Block:
     def _read(self) -> tuple[str, ...]:
         """What is read from memory."""
         names = ["g"] if self._dots else []
-        for value in self.loop.body:
-            operation = self.values.operation(value)
-            if operation.opcode in {"gradient", "parameter", "state"}:
-                names.append(_STORED.get(operation.opcode, str(operation.attribute)))
+        names += [b for v in self.loop.body if (b := buffer_of(self.values, v)) is not None]
         return tuple(dict.fromkeys(names))
 
     @cached_property
@@ -95,52 +94,23 @@ class Block:
 
     # --- lines ----------------------------------------------------------------------------------
 
-    @cached_property
-    def _fixed(self) -> dict[str, tuple[str, str]]:
-        """What is the same for all elements: by name, its type and its expression."""
-        values = self.values
-        outside = [*(r.value for r in self._stored), *(v for v, _ in self._sums)]
-        found = {}
-        for value in values.asked(self.loop.body, outside, "real"):
-            place = values.place(value)
-            found[values.name(value)] = (
-                ("bits", f"{place} != 0 ? -1 : 0")
-                if values.program.type(value).condition
-                else ("real", f"(real){place}")
-            )
-        return found | values.derived(self._computed)
-
-    def _body(self) -> list[str]:
-        """The lines that compute the values of an element."""
-        lines = []
-        for value in self.loop.body:
-            operation = self.values.operation(value)
-            if operation.opcode in {"gradient", "parameter", "state"}:
-                buffer = _STORED.get(operation.opcode, str(operation.attribute))
-                lines.append(f"const real {self.values.name(value)} = {self._loaded(buffer)};")
-        return lines + [x for v in self._computed for x in self.values.assigned(v, "real")]
-
-    def _loaded(self, buffer: str) -> str:
-        text = f"{self.values.buffer(buffer)}[i]"
-        return f"load({text})" if buffer in _STORED.values() else text
-
-    def _rounded(self, home: str, text: str) -> str:
-        return f"rounded({text})" if home == "theta" else text
-
     def _pointer(self, buffer: str, written: bool) -> tuple[str, str]:
         """The type of a pointer, and the pointer to the tensor's first element."""
-        kind = "element" if buffer in _STORED.values() else "real"
+        kind = "element" if buffer in STORED.values() else "real"
         kind = f"{kind} *" if written else f"const {kind} *"
         return kind, f"({kind})x->memory[{slot(self.entry, buffer)}]"
 
     # --- at once --------------------------------------------------------------------------------
 
     def _direct(self) -> str:
-        lines = [f"const {kind} {name} = {text};" for name, (kind, text) in self._fixed.items()]
-        loop = [*self._body()]
+        values, body = self.values, self.loop.body
+        outside = [r.value for r in self._stored]
+        fixed = table(values, body, outside)
+        lines = [f"const {kind} {name} = {text};" for name, (kind, text) in fixed.items()]
+        loop = [x for v in body for x in loaded(values, v)]
+        loop += [x for v in self._computed for x in values.assigned(v, "real")]
         for result, home in zip(self._stored, self._homes, strict=True):
-            text = self._rounded(home, self.values.word(result.value, "real"))
-            loop.append(f"{self.values.buffer(home)}[i] = {text};")
+            loop.append(written(values, home, result.value))
         head = "for (int64_t i = 0; i < size; i++)"
         lines += [braced(head, loop).rstrip()] if loop else []
         parameters = ["const int64_t size", "const double *u", "const double *s"]
@@ -152,130 +122,117 @@ class Block:
         name = self._name.format("elements")
         inner = braced(
             listed(f"static inline void {name}(", parameters),
-            ["(void)size, (void)u, (void)s;", *_indented(lines)],
+            ["(void)size, (void)u, (void)s;", *indented(lines)],
         )
         call = listed(f"{name}(", arguments, ");")
-        return f"{inner}\n{self._block([_SIZE, '(void)sums;', call])}"
+        return f"{inner}\n{self._block([_SIZE, '(void)q, (void)sums;', call])}"
 
     def _block(self, lines: Sequence[str]) -> str:
-        called = ["const tensor *x", "int64_t begin", "const double *u", "const double *s"]
-        head = listed(f"static void {self._name.format('block')}(", [*called, "double *sums"])
+        called = ["const tensor *x", "int64_t begin", "const double *u", "const double *q",
+                  "const double *s", "double *sums"]  # fmt: skip
+        head = listed(f"static void {self._name.format('block')}(", called)
         return braced(head, lines)
 
     # --- in chunks ------------------------------------------------------------------------------
 
     def _chunked(self) -> str:
         values = self.values
-        summands = dict.fromkeys(v for v, _ in self._sums)
-        results = [*(r.value for r in self._stored), *summands]
-        first = len(self._stored)
-        places = {v: first + k for k, v in enumerate(summands)}
-        pieces, height = cut(values, self.loop.body, results)
-        odd = height if self._means else None
-        height += self._means
-        means = [any(values.operation(v).opcode == "mix" for v in p.computed) for p in pieces]
-        loops = "\n".join(
-            self._piece(piece, odd if mean else None, not any(means[:k]))
-            for k, (piece, mean) in enumerate(zip(pieces, means, strict=True))
-        )
-        read = [(b, *self._pointer(b, False)) for b in self._read]
-        # The gradient may be there for its products only.
-        named = [values.operation(v) for p in pieces for v in p.leaves]
-        used = {_STORED.get(o.opcode, str(o.attribute)) for o in named}
-        pointers = [f"{kind}restrict {values.buffer(b)}" for b, kind, _ in read if b in used]
-        parameters = ["const int64_t n", "const real *restrict f", "const bits *restrict b",
-                      *pointers, "real (*restrict out)[CHUNK]"]  # fmt: skip
-        arguments = ["n", "f", "b", *(values.buffer(b) for b in self._read if b in used), "out"]
-        parts = self._elements(loops, parameters, arguments)
-        calls = [listed(f"{self._name.format('quickly')}(", arguments, ");")]
-        if self._means:
-            again = listed(f"{self._name.format('carefully')}(", arguments, ");")
-            calls.append(f"if (odd(out[{odd}], n))\n  {again}")
+        summands = tuple(dict.fromkeys(v for v, _ in self._sums))
+        results = (*(r.value for r in self._stored), *summands)
+        name = self._name.format("elements" if self.finite is None else "carefully")
+        exact = Chunk(name, values, self.loop.body, results)
+        quick = self._quick(summands)
+        if quick is None:
+            first, texts = exact, [exact.text("APART")]
+            calls = [listed(f"{exact.name}(", exact.arguments(["f", "b"]), ");")]
+            calls += self._copied(range(len(self._homes)))
+        else:
+            first = quick
+            texts = [quick.text("APART"), exact.text("RARE", own_tables=True), self._again(exact)]
+            again = f"{self._name.format('again')}(x, u, start, n, out, {{}});"
+            calls = [
+                listed(f"if (plain) {quick.name}(", quick.arguments(["f", "b"]), ");"),
+                f"if (!plain || odd(out[{quick.odd}], n)) {again.format('plain')}",
+            ]
         calls += [f"get(product, {values.buffer('g')}, n);"] if self._dots else []
         for k, (value, dot) in enumerate(self._sums):
+            place = len(self._stored) + summands.index(value)
             factor = "product, " if dot else ""
             call = "add_products" if dot else "add_values"
-            calls.append(f"{call}(acc[{k}], {factor}out[{places[value]}], n);")
-        for k, home in enumerate(self._homes):
-            _, pointer = self._pointer(home, True)
-            call = "put" if home == "theta" else "copy"
-            calls.append(f"{call}({pointer} + start, out[{k}], n);")
+            calls.append(f"{call}(acc[{k}], {factor}out[{place}], n);")
+        pointers = dict.fromkeys([*self._read, *(self._homes if quick else ())])
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
-            *(f"{kind}{values.buffer(b)} = {pointer} + start;" for b, kind, pointer in read),
+            *(self._start(b, quick is not None and b in self._homes) for b in pointers),
             *calls,
         ]
         chunks = "for (int64_t start = begin; start < begin + size; start += CHUNK)"
         sums = len(self._sums)
         lines = [
             _SIZE,
-            *self._tables(),
-            f"real out[{height}][CHUNK];",
+            *first.tables(),
+            *([f"const int plain = usual(f, {max(1, first.reals)});"] if quick else []),
+            f"real out[{max(exact.height, first.height)}][CHUNK];",
             *(["double product[CHUNK];"] if self._dots else []),
             *([f"double acc[{sums}][LANES];", "memset(acc, 0, sizeof acc);"] if sums else []),
-            braced(chunks, _indented(chunk)).rstrip(),
+            braced(chunks, indented(chunk)).rstrip(),
             f"for (int k = 0; k < {sums}; k++) sums[k] = folded(acc[k]);"
             if sums
             else "(void)sums;",
         ]
-        return "\n".join([*parts, self._block(_indented(["(void)u, (void)s;", *lines]))])
+        return "\n".join([*texts, self._block(indented(["(void)u, (void)q, (void)s;", *lines]))])
 
-    def _piece(self, piece: Piece, odd: int | None, first: bool) -> str:
-        values = self.values
+    def _start(self, buffer: str, written: bool) -> str:
+        kind, pointer = self._pointer(buffer, written)
+        return f"{kind}{self.values.buffer(buffer)} = {pointer} + start;"
+
+    def _copied(self, numbers: Iterable[int]) -> list[str]:
+        """The lines that copy rows to the homes of the results."""
         lines = []
-        for value in piece.leaves:
-            operation = values.operation(value)
-            buffer = _STORED.get(operation.opcode, str(operation.attribute))
-            lines.append(f"const real {values.name(value)} = {self._loaded(buffer)};")
-        lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
-        if odd is not None:
-            lines.append(f"real odd = {0 if first else f'out[{odd}][i]'};")
-        for value in piece.computed:
-            lines += values.assigned(value, "real")
-        lines += [f"out[{k}][i] = {values.word(v, 'real')};" for k, v in piece.stored]
-        if odd is not None:
-            lines.append(f"out[{odd}][i] = odd;")
-        return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
-
-    def _elements(
-        self, loop: str, parameters: Sequence[str], arguments: Sequence[str]
-    ) -> list[str]:
-        """The loop as a function, and the same with and without care, each compiled by itself."""
-        fixed = [
-            f"const {kind} {name} = {'f' if kind == 'real' else 'b'}[{place}];"
-            for name, (kind, place) in self._table().items()
-        ]
-        body = _indented(["(void)f, (void)b;", *fixed, *loop.split("\n")])
-        quickly = listed(f"APART static void {self._name.format('quickly')}(", parameters)
-        if not self._means:
-            return [braced(quickly, body)]
-        name = self._name.format("elements")
-        head = listed(f"static INLINE void {name}(", ["const int careful", *parameters])
-        carefully = listed(f"RARE static void {self._name.format('carefully')}(", parameters)
-        calls = (listed(f"{name}(", [care, *arguments], ");") for care in "01")
-        return [
-            braced(head, body),
-            *(braced(h, [c]) for h, c in zip((quickly, carefully), calls, strict=True)),
-        ]
-
-    def _table(self) -> dict[str, tuple[str, int]]:
-        """What is the same for all elements: its type, and its place among those of that type."""
-        counts = {"real": 0, "bits": 0}
-        found = {}
-        for name, (kind, _) in self._fixed.items():
-            found[name] = (kind, counts[kind])
-            counts[kind] += 1
-        return found
-
-    def _tables(self) -> list[str]:
-        """Their values, once a block."""
-        lines = []
-        for word, kind in (("f", "real"), ("b", "bits")):
-            texts = [text for k, text in self._fixed.values() if k == kind] or ["0"]
-            lines.append(listed(f"const {kind} {word}[] = {{", texts, "};"))
+        for k in numbers:
+            _, pointer = self._pointer(self._homes[k], True)
+            call = "put" if self._homes[k] == "theta" else "copy"
+            lines.append(f"{call}({pointer} + start, out[{k}], n);")
         return lines
 
+    def _again(self, exact: Chunk) -> str:
+        """The function that computes a chunk with care, after what was there has been put back."""
+        kept = [k for k, home in enumerate(self._homes) if home in self._read]
+        head = listed(
+            f"RARE static void {self._name.format('again')}(",
+            ["const tensor *x", "const double *u", "int64_t start", "int64_t n",
+             "real (*restrict out)[CHUNK]", "int put_back"],
+        )  # fmt: skip
+        return braced(
+            head,
+            indented(
+                [
+                    "(void)put_back;",
+                    *([braced("if (put_back)", self._copied(kept)).rstrip()] if kept else []),
+                    *(self._start(b, False) for b in exact.buffers),
+                    listed(f"{exact.name}(", exact.arguments(["u"]), ");"),
+                    *self._copied(range(len(self._homes))),
+                ]
+            ),
+        )
 
-def _indented(lines: Sequence[str]) -> list[str]:
-    """Lines, with what hangs below one of them indented like it."""
-    return [line.replace("\n", "\n  ") for line in lines]
+    def _quick(self, summands: Sequence[Value]) -> Chunk | None:
+        """The chunk for finite numbers; its rows are those of the other one."""
+        if self.finite is None:
+            return None
+        kernel, program = self.finite.kernel, self.finite.kernel.program
+        new = {r.name: r.value for r in kernel.results}
+        dots = dict(zip((d.value for d in self.values.kernel.dots), (d.value for d in kernel.dots), strict=True))
+        results = (*(new[r.name] for r in self._stored), *(dots[v] for v in summands))
+        body = kernel.loops[-1].body
+        name = self._name.format("quickly")
+        return Chunk(
+            name,
+            self.finite,
+            body,
+            results,
+            watched(program, body),
+            "q",
+            self._homes,
+            frozenset({*self._homes} & {*self._read}),
+        )

@@ -17,15 +17,20 @@ int {name}(int64_t count, const tensor *tensors, int64_t rows, const double *hyp
     blocks += (tensors[i].size + BLOCK - 1) / BLOCK;
   }}
   double *u = malloc((size_t)(rows * {uniforms} + 1) * sizeof *u);
+  double *q = malloc((size_t)(rows * {collected} + 1) * sizeof *q);
   double *s = malloc((size_t)(count * {scalars} + 1) * sizeof *s);
   double *partial = malloc((size_t)(blocks * {width} + 1) * sizeof *partial);
-  if (!first || !u || !s || !partial) {{
-    free(first), free(u), free(s), free(partial);
+  if (!first || !u || !q || !s || !partial) {{
+    free(first), free(u), free(q), free(s), free(partial);
     return 1;
   }}
   first[count] = blocks;
   threads = threads < blocks ? threads : (int)blocks;
   for (int64_t r = 0; r < rows; r++) {name}_uniform(hypers + r * {hypers}, u + r * {uniforms});
+"""
+
+_FINITE = """\
+  for (int64_t r = 0; r < rows; r++) {name}_finite(hypers + r * {hypers}, q + r * {collected});
 """
 
 _SCALARS = """\
@@ -38,7 +43,7 @@ _LOOP = """\
   for (int64_t b = 0; b < blocks; b++) {{
     const int64_t i = holder(first, count, b);
     {name}_block{k}(&tensors[i], (b - first[i]) * BLOCK, u + tensors[i].row * {uniforms},
-        s + i * {scalars}, partial + b * {width});
+        q + tensors[i].row * {collected}, s + i * {scalars}, partial + b * {width});
   }}
 """
 
@@ -59,7 +64,7 @@ _DOTS = """\
 
 _FOOT = """\
   (void)sums;
-  free(first), free(u), free(s), free(partial);
+  free(first), free(u), free(q), free(s), free(partial);
   return 0;
 }
 """
@@ -72,6 +77,7 @@ def driver(functions: Functions) -> str:
     sizes = {
         "name": kernel.name,
         "uniforms": len(functions.values.places),
+        "collected": len(functions.finite.places) if functions.finite else 0,
         "scalars": len(functions.values.scalars),
         "width": max(len(loop.reductions) for loop in kernel.loops) + len(kernel.dots),
         "hypers": 1 + len(entry.hypers),
@@ -79,6 +85,7 @@ def driver(functions: Functions) -> str:
     order = ", ".join(("t", *entry.hypers))
     sums = f"the dot products of the gradient by {', '.join(entry.dots)}" if entry.dots else "none"
     text = [bodies, _HEAD.format(order=order, sums=sums, **sizes)]
+    text += [_FINITE.format(**sizes)] if functions.finite else []
     for k, loop in enumerate(kernel.loops):
         if loop.scalars:
             text.append(_SCALARS.format(k=k, **sizes))

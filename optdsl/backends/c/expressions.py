@@ -9,19 +9,19 @@ from optdsl.backends import naming
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
-    x b f m product
+    x b f m q product
     RARE LANES copy put get product islessgreater copysign copysignf
-    _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin between
-    bits BLOCK block break calloc careful case ceil char chosen CHUNK const continue count
+    _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin
+    bits BLOCK block break calloc case ceil char chosen CHUNK const continue count
     DBL_MAX default div do double element else enum EOF erf errno exp exp2 expf extern fabs
     fabsf far first float floor FLT_MAX fma fmax fmin folded for free gamma goto HUGE_VAL
     hypers I i if index INFINITY initialize INLINE inline int j0 j1 jn l LARGEST lgamma
     linux load log log10 log2 logf long main malloc maximum maximumd memcpy memory memset
-    minimum minimumd mixed mixedd n NAN near NULL odd out partial pow powf real register
+    minimum minimumd mixed mixedd n NAN near NULL odd plain out partial pow powf real register
     remainder restrict return rindex round rounded row rows s scalars settle settle_and_step
     share_of short sign signd signed signgam size sizeof sqrt sqrtf static step struct sums
     switch tanh tanhf tensor tgamma threads total trunc turned typedef typeof u union unix
-    unsigned void volatile way while y0 y1 yn
+    unsigned usual void volatile way while y0 y1 yn
 """
 RESERVED = frozenset(_RESERVED.split())
 
@@ -78,21 +78,29 @@ static inline real chosen(bits which, real x, real y) {
   return x;
 }
 
-/* A mean so far and one more part, in the case that nearly all numbers are: from the nearer of
-   the two, some way along their difference. That is a number unless one of them is not; see
-   `mixed`. */
+/* A mean so far and one more part: from the nearer of the two, some way along their difference;
+   infinities have no difference, but they have a mean. */
 static inline bits turned(double share) { return share >= 0.5 ? -1 : 0; }
 static inline real way(double share) { return (real)(share >= 0.5 ? share - 1 : share); }
-static inline real between(real mean, real x, bits turned, real way) {
-  return chosen(turned, x, mean) + way * (x - mean);
+static inline real mixed(real mean, real x, bits turned, real way) {
+  const real share = turned ? 1 + way : way, gap = x - mean;
+  if (way == 0) return turned ? x : mean;
+  return fabs#(gap) <= LARGEST ? chosen(turned, x, mean) + way * gap
+                               : (1 - share) * mean + share * x;
 }
 
-/* The same in all cases; infinities have no difference, but they have a mean. */
-static inline real mixed(real mean, real x, bits turned, real way) {
-  const real share = turned ? 1 + way : way;
-  if (way == 0) return turned ? x : mean;
-  return fabs#(x - mean) <= LARGEST ? between(mean, x, turned, way)
-                                    : (1 - share) * mean + share * x;
+/* Whether all numbers are finite. */
+static inline int usual(const real *restrict x, int64_t n) {
+  int all = 1;
+  for (int64_t i = 0; i < n; i++) all &= fabs#(x[i]) <= LARGEST;
+  return all;
+}
+
+/* Whether one is an infinity or no number. */
+static inline int odd(const real *restrict x, int64_t n) {
+  int found = 0;
+  for (int64_t i = 0; i < n; i++) found |= !(fabs#(x[i]) <= LARGEST);
+  return found;
 }
 """
 

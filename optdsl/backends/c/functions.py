@@ -17,6 +17,7 @@ class Functions:
         kernel: what is spelled.
         entry: how the entry point is called.
         values: its values.
+        finite: those of the kernel for finite numbers, if there is one.
     """
 
     def __init__(self, kernel: Kernel, dtype: str) -> None:
@@ -29,7 +30,10 @@ class Functions:
         moved = {name: home for name, home in kernel.buffers.items() if name != home}
         results, dots = (tuple(r.name for r in rs) for rs in (kernel.results, kernel.dots))
         self.entry = EntryPoint(kernel.name, states, hypers, hypers, True, results, dots, moved)
-        self.values = Values(kernel, dtype == "float64", ("theta", "g", *states))
+        buffers = ("theta", "g", *states)
+        self.values = Values(kernel, dtype == "float64", buffers)
+        finite = kernel.finite
+        self.finite = None if finite is None else Values(finite, dtype == "float64", buffers)
 
     def text(self) -> str:
         """All functions; the places of values are complete only afterwards."""
@@ -37,8 +41,11 @@ class Functions:
         for number, loop in enumerate(self.kernel.loops):
             if loop.scalars:
                 parts.append(self._scalar_function(number, loop))
-            parts.append(Block(self.values, self.entry, number, loop).text())
-        return "\n".join([self._uniform_function(), *parts, ""])
+            parts.append(Block(self.values, self.finite, self.entry, number, loop).text())
+        uniform = [self._uniform_function(self.values, "uniform", "u")]
+        if self.finite is not None:
+            uniform.append(self._uniform_function(self.finite, "finite", "q"))
+        return "\n".join([*uniform, *parts, ""])
 
     def finals(self) -> list[str]:
         """The lines that write the new values of a tensor's own states, in the entry point."""
@@ -58,15 +65,15 @@ class Functions:
             )
         return lines
 
-    def _uniform_function(self) -> str:
-        values, order = self.values, ("t", *self.entry.hypers)
-        lines = ["(void)hypers, (void)u;"]
-        for result in self.kernel.stored:
+    def _uniform_function(self, values: Values, name: str, row: str) -> str:
+        order = ("t", *self.entry.hypers)
+        lines = [f"(void)hypers, (void){row};"]
+        for result in self.kernel.stored if values is self.values else ():
             # A tensor's own state may be a uniform value, which nothing else has asked for.
             uniform = values.uniform([result.value]) and not values.constant(result.value)
             if uniform and result.type.extent is Extent.SCALAR:
                 values.place(result.value)
-        for value in self.kernel.uniform:
+        for value in values.kernel.uniform:
             operation = values.operation(value)
             if operation.opcode in {"hyper", "step"}:
                 place = order.index(str(operation.attribute or "t"))
@@ -74,8 +81,8 @@ class Functions:
             elif operation.opcode != "constant":
                 lines += values.assigned(value, "double")
         lines += values.shares()
-        lines += [f"u[{place}] = {name};" for name, place in values.places.items()]
-        head = f"static void {self.kernel.name}_uniform(const double *hypers, double *u)"
+        lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
+        head = f"static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
         return braced(head, lines)
 
     def _scalar_function(self, number: int, loop: Loop) -> str:

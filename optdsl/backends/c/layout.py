@@ -29,3 +29,8 @@ def listed(opening: str, items: Sequence[str], closing: str = ")") -> str:
             line = "      "
         line += text
     return "\n".join([*lines, line])
+
+
+def indented(lines: Sequence[str]) -> list[str]:
+    """Lines, with what hangs below one of them indented like it."""
+    return [line.replace("\n", "\n  ") for line in lines]

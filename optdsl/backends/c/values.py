@@ -91,15 +91,15 @@ class Values:
             return literal(operation.attribute, kind)
         return self._names[value]
 
-    def place(self, value: Value) -> str:
+    def place(self, value: Value, row: str = "u") -> str:
         """Where a value that is not one of the elements lies."""
         if self.extent(value) is Extent.UNIFORM:
-            return self.shared(self._names[value])
+            return self.shared(self._names[value], row)
         return f"s[{self.scalars.index(value)}]"
 
-    def shared(self, name: str) -> str:
+    def shared(self, name: str, row: str = "u") -> str:
         """Where something lies in a row."""
-        return f"u[{self.places.setdefault(name, len(self.places))}]"
+        return f"{row}[{self.places.setdefault(name, len(self.places))}]"
 
     def assigned(self, value: Value, kind: str) -> list[str]:
         """The lines that compute a value, not a leaf, into its variable."""
@@ -118,7 +118,7 @@ class Values:
         if operation.opcode == "pow":
             exponent = self.operation(operation.arguments[1]).attribute
             return power(x[0], x[1], exponent if isinstance(exponent, float) else None, double)
-        if operation.opcode == "div" and self._by_reciprocal(operation, kind):
+        if operation.opcode == "div" and self.by_reciprocal(operation, kind):
             return f"{x[0]} * per_{x[1]}"
         if operation.opcode == "where":
             condition = operation.arguments[0]
@@ -128,7 +128,7 @@ class Values:
                 return f"chosen({', '.join(x)})"
         return spell(operation.opcode, x, double, "d" if kind == "double" else "")
 
-    def _by_reciprocal(self, operation: Operation, kind: str) -> bool:
+    def by_reciprocal(self, operation: Operation, kind: str) -> bool:
         """Whether elements are divided by what is the same for all: a product is faster.
 
         The numbers of a tensor may be as small as its elements, and have no reciprocal then.
@@ -158,8 +158,7 @@ class Values:
                     lines += [f"const {k} {share}_{way} = {way}({share});" for way, k in
                               WAYS.items()]  # fmt: skip
                 ways = f"{mean}, {x}, {share}_turned, {share}_way"
-                lines.append(f"const real {result} = careful ? mixed({ways}) : between({ways});")
-                lines.append(f"odd += 0 * ({x} - {mean});")
+                lines.append(f"const real {result} = mixed({ways});")
             mean = result
         return lines
 
@@ -198,24 +197,24 @@ class Values:
     def _named(self, value: Value, kind: str) -> tuple[Value, ...]:
         """The arguments that the lines of a value name; of others there are `derived` words."""
         operation = self.operation(value)
-        if operation.opcode == "div" and self._by_reciprocal(operation, kind):
+        if operation.opcode == "div" and self.by_reciprocal(operation, kind):
             return operation.arguments[:1]
         if operation.opcode == "mix" and kind == "real" and self.uniform(operation.arguments[0::2]):
             return operation.arguments[1::2]
         return operation.arguments
 
-    def derived(self, values: Sequence[Value]) -> dict[str, tuple[str, str]]:
+    def derived(self, values: Sequence[Value], row: str = "u") -> dict[str, tuple[str, str]]:
         """Reciprocals, and shares of weights, that elements use: by name, type and expression."""
         found: dict[str, tuple[str, str]] = {}
         for value in values:
             operation = self.operation(value)
-            if operation.opcode == "div" and self._by_reciprocal(operation, "real"):
+            if operation.opcode == "div" and self.by_reciprocal(operation, "real"):
                 divisor = operation.arguments[1]
                 per = f"per_{self._names[divisor]}"
-                found[per] = ("real", f"(real)(1 / {self.place(divisor)})")
+                found[per] = ("real", f"(real)(1 / {self.place(divisor, row)})")
             elif operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
                 for number in range(1, len(operation.arguments) // 2):
                     share = f"{self._names[value]}_share{number}"
                     for way, kind in WAYS.items():
-                        found[f"{share}_{way}"] = (kind, f"{way}({self.shared(share)})")
+                        found[f"{share}_{way}"] = (kind, f"{way}({self.shared(share, row)})")
         return found

@@ -1,0 +1,173 @@
+"""The elements of a chunk in C: a function from memory into the rows of a small array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from optdsl.backends.c.expressions import LEAVES
+from optdsl.backends.c.layout import braced, indented, listed
+from optdsl.backends.c.pieces import Piece, cut
+from optdsl.backends.c.values import Values
+from optdsl.ir.program import Value
+
+STORED = {"gradient": "g", "parameter": "theta"}
+
+# By name, the type and the expression of what is the same for all elements.
+Table = dict[str, tuple[str, str]]
+
+
+def buffer_of(values: Values, value: Value) -> str | None:
+    """What a value is read from: "theta", "g", the name of a state; None if it is computed."""
+    operation = values.operation(value)
+    if operation.opcode not in {"gradient", "parameter", "state"}:
+        return None
+    return STORED.get(operation.opcode, str(operation.attribute))
+
+
+def loaded(values: Values, value: Value) -> list[str]:
+    """The line that reads an element, if it is read."""
+    buffer = buffer_of(values, value)
+    return [] if buffer is None else [f"const real {values.name(value)} = {_read(values, buffer)};"]
+
+
+def written(values: Values, home: str, value: Value) -> str:
+    """The line that writes an element."""
+    word = values.word(value, "real")
+    return f"{values.buffer(home)}[i] = {f'rounded({word})' if home == 'theta' else word};"
+
+
+def _read(values: Values, buffer: str) -> str:
+    text = f"{values.buffer(buffer)}[i]"
+    return f"load({text})" if buffer in STORED.values() else text
+
+
+def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: str = "u") -> Table:
+    """What computing `body`, and using `outside`, takes from the row of uniform numbers."""
+    found = {}
+    for value in values.asked(body, outside, "real"):
+        place = values.place(value, row)
+        found[values.name(value)] = (
+            ("bits", f"{place} != 0 ? -1 : 0")
+            if values.program.type(value).condition
+            else ("real", f"(real){place}")
+        )
+    computed = [v for v in body if values.operation(v).opcode not in LEAVES]
+    return found | values.derived(computed, row)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A function from a chunk of the tensors in memory to rows.
+
+    Attributes:
+        name: what it is called.
+        values: the values of the kernel.
+        body: those of its loop.
+        results: what the rows hold in the end, from the first on.
+        watched: values of which products are added up in one more row: it is finite only where all
+            of them are.
+        row: the row of uniform numbers.
+        homes: the buffers to which the first of the results go, instead of to rows.
+        kept: those of them whose old contents the rows hold then.
+    """
+
+    name: str
+    values: Values
+    body: tuple[Value, ...]
+    results: tuple[Value, ...]
+    watched: tuple[Value, ...] = ()
+    row: str = "u"
+    homes: tuple[str, ...] = ()
+    kept: frozenset[str] = frozenset()
+
+    @cached_property
+    def table(self) -> Table:
+        """What is the same for all elements."""
+        return table(self.values, self.body, self.results, self.row)
+
+    @cached_property
+    def _cut(self) -> tuple[tuple[Piece, ...], int]:
+        leaves = {buffer_of(self.values, v): v for v in self.body}
+        kept = [leaves.get(h) if h in self.kept else None for h in self.homes]
+        return cut(self.values, self.body, self.results, kept)
+
+    @property
+    def odd(self) -> int | None:
+        """The row of what is watched."""
+        return self._cut[1] if self.watched else None
+
+    @property
+    def height(self) -> int:
+        """The number of rows."""
+        return self._cut[1] + bool(self.watched)
+
+    @property
+    def reals(self) -> int:
+        """How many numbers the table has."""
+        return sum(kind == "real" for kind, _ in self.table.values())
+
+    def arguments(self, between: Sequence[str]) -> list[str]:
+        """What the function is called with."""
+        return ["n", *between, *(self.values.buffer(b) for b in self.buffers), "out"]
+
+    def tables(self) -> list[str]:
+        """The lines with the values of the table, reals and bits apart."""
+        lines = []
+        for word, kind in (("f", "real"), ("b", "bits")):
+            texts = [text for k, text in self.table.values() if k == kind] or ["0"]
+            lines.append(listed(f"const {kind} {word}[] = {{", texts, "};"))
+        return lines
+
+    def text(self, attribute: str, own_tables: bool = False) -> str:
+        """The function; one with its own tables takes the row that they come from."""
+        values = self.values
+        given = ["const double *u"] if own_tables else ["const real *restrict f",
+                                                        "const bits *restrict b"]  # fmt: skip
+        pointers = []
+        for buffer in self.buffers:
+            kind = "element" if buffer in STORED.values() else "real"
+            kind = kind if buffer in self.homes else f"const {kind}"
+            pointers.append(f"{kind} *restrict {values.buffer(buffer)}")
+        parameters = ["const int64_t n", *given, *pointers, "real (*restrict out)[CHUNK]"]
+        head = listed(f"{attribute} static void {self.name}(", parameters)
+        counts = {"real": 0, "bits": 0}
+        fixed = []
+        for name, (kind, _) in self.table.items():
+            word = "f" if kind == "real" else "b"
+            fixed.append(f"const {kind} {name} = {word}[{counts[kind]}];")
+            counts[kind] += 1
+        loops = [line for piece in self._cut[0] for line in self._loop(piece).split("\n")]
+        tables = self.tables() if own_tables else []
+        return braced(head, indented([*tables, "(void)f, (void)b;", *fixed, *loops]))
+
+    @cached_property
+    def buffers(self) -> tuple[str, ...]:
+        """What it reads from memory, and what it writes there."""
+        buffers = (buffer_of(self.values, v) for p in self._cut[0] for v in p.leaves)
+        return tuple(dict.fromkeys([*(b for b in buffers if b is not None), *self.homes]))
+
+    def _loop(self, piece: Piece) -> str:
+        values = self.values
+        lines = [line for value in piece.leaves for line in loaded(values, value)]
+        lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
+        if piece is self._cut[0][0]:
+            kept = [(k, h) for k, h in enumerate(self.homes) if h in self.kept]
+            lines += [f"out[{k}][i] = {_read(values, home)};" for k, home in kept]
+        for value in piece.computed:
+            lines += values.assigned(value, "real")
+        lines += [written(values, self.homes[k], v) for k, v in piece.written]
+        lines += [f"out[{k}][i] = {values.word(v, 'real')};" for k, v in piece.stored]
+        here = {*piece.leaves, *piece.computed}
+        watched = _pairs([values.word(v, "real") for v in self.watched if v in here])
+        if piece is self._cut[0][0] or watched:
+            before = [] if piece is self._cut[0][0] else [f"out[{self.odd}][i]"]
+            if self.odd is not None:
+                lines.append(f"out[{self.odd}][i] = {' + '.join([*before, *watched]) or '0'};")
+        return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Products of two, or one: no other arithmetic needs fewer instructions to look at them."""
+    return [" * ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
