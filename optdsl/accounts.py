@@ -25,7 +25,7 @@ _WAYS = {
 _NAMES = {
     "settle_and_step": "overlapped (default)",
     "settle": "exact: hyper-gradients first",
-    "step": "exact: then the step",
+    "step_settled": "exact: then the step",
 }
 
 
@@ -64,7 +64,7 @@ def _steps(plan: Plan) -> list[Sequence[str]]:
     if plan.kind == "none":
         return [_moved("a step", kernels["step"])]
     rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
-    exact = sum(sum(kernels[key].traffic) for key in ("settle", "step"))
+    exact = sum(sum(kernels[key].traffic) for key in ("settle", "step_settled"))
     return [*rows, ("exact, together", "", "", f"{_BYTES * exact}")]
 
 

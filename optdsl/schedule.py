@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from optdsl.ir.builder import Builder
 from optdsl.ir.program import Program, Value, upstream
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.passes.collect import collect
 from optdsl.plan import Plan, pending
 
@@ -45,7 +46,8 @@ class Kernel:
     """A part of a program that runs as a whole.
 
     Attributes:
-        name: "initialize" (once a tensor), "step", "settle", or "settle_and_step".
+        name: "initialize" (once a tensor), "step", "settle", "step_settled" (right after it), or
+            "settle_and_step".
         program: where the values come from.
         uniform: values computed once on the host in double precision, in order.
         body: values computed per tensor or per element, in order.
@@ -180,7 +182,11 @@ class Kernel:
 
 
 def schedule(plan: Plan) -> dict[str, Kernel]:
-    """The kernels of a plan by name; those that settle only where something is learned."""
+    """The kernels of a plan by name; those that settle only where something is learned.
+
+    What a step keeps of its gradient, "settle" writes already, where its memory is at hand, and
+    "step_settled", which comes next, does not.
+    """
     program = plan.take
     initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
     kernels = [
@@ -188,13 +194,29 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
         _kernel("step", program, _results(program)),
     ]
     if plan.settle is not None and plan.both is not None:
-        # What a pending step was kept for is not needed any more when it is settled.
-        over = {pending("g"), pending("theta")}
+        kept = {pending("g"), pending("theta")}
+        early = {
+            s.name
+            for s in program.states
+            if s.name in kept and program.operations[s.next].opcode == "gradient"
+        }
+        settle = _keeping_the_gradient(plan.settle, early)
         kernels += [
-            _kernel("settle", plan.settle, _results(plan.settle, over), _dots(plan.settle)),
+            _kernel("settle", settle, _results(settle, kept - early), _dots(settle)),
+            _kernel("step_settled", program, _results(program, early)),
             _kernel("settle_and_step", plan.both, _results(plan.both), _dots(plan.both)),
         ]
     return {kernel.name: kernel for kernel in kernels}
+
+
+def _keeping_the_gradient(program: Program, names: Container[str]) -> Program:
+    """The program, after which the states of these names hold the gradient."""
+    builder = Builder()
+    for operation in program.operations:
+        builder.append(operation)
+    gradient = builder.emit("gradient", type=TENSOR)
+    states = tuple(replace(s, next=gradient) if s.name in names else s for s in program.states)
+    return replace(program, operations=builder.operations, states=states)
 
 
 def cheapest(plans: Iterable[Plan]) -> Plan:

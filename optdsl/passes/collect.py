@@ -9,13 +9,13 @@ mean leaves it out. A backend that runs it checks that the numbers were finite.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import TENSOR, UNIFORM, Extent
+from optdsl.passes.coefficients import Coefficients
 from optdsl.passes.eliminate_dead import eliminate_dead
+from optdsl.passes.multiples import SUMS, Multiple, Multiples
 
 # From so many terms on, a sum that is used more than once is not repeated in what uses it.
 _LONG = 3
@@ -32,10 +32,10 @@ def collect(program: Program) -> Program:
 
 @dataclass
 class _Root:
-    """What values are multiples of: a sum of terms and a constant, or a value by now.
+    """What tensors are multiples of: a sum of terms and a constant, or a value by now.
 
     Attributes:
-        terms: coefficients by the roots that they multiply; none once there is a value.
+        terms: coefficients by the roots that they multiply, where there is no value.
         constant: what is added that is the same for all elements.
         value: the value in the new program, once it is computed.
         hint: its name.
@@ -49,154 +49,90 @@ class _Root:
     factors: tuple[Value, Value] | None = None
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A tensor as a multiple of a root."""
+
+    scale: Value
+    root: int
+
+
 class _Collector:
-    """Values as multiples of roots, roots as sums of multiples."""
+    """Tensors as multiples of roots, roots as sums of multiples."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._needed = program.needed(program.results)
+        self._old = Multiples(program, self._needed)
         self._builder = Builder()
+        self._numbers = Coefficients(self._builder)
         self._new: dict[Value, Value] = {}  # of values that are no tensors of numbers
+        self._forms: dict[Value, _Form] = {}  # of those that are
         self._roots: list[_Root] = []
         self._atoms: dict[Value, int] = {}  # the root of each new value
-        self._forms: dict[Value, tuple[Value, int]] = {}
-        self._one = self._builder.constant(1.0)
-        self._base: dict[Value, Value] = {}
-        self._uses: Counter[Value] = Counter()
-        self._demanded: set[Value] = set()
-        self._divisors: Counter[Value] = Counter()
 
     def collected(self) -> Program:
         """The new program, with operations that nothing uses."""
-        program = self._program
-        needed = program.needed((*program.initial_values, *program.step_values))
-        self._survey(needed)
-        for value in needed:
-            self._visit(value)
+        program, value = self._program, self._value
+        for old in self._needed:
+            self._visit(old)
         found = replace(
             program,
             states=tuple(
-                replace(s, initial=self._value(s.initial), next=self._value(s.next))
-                for s in program.states
+                replace(s, initial=value(s.initial), next=value(s.next)) for s in program.states
             ),
-            parameter=self._value(program.parameter),
-            tangents=tuple(replace(t, value=self._value(t.value)) for t in program.tangents),
+            parameter=value(program.parameter),
+            tangents=tuple(replace(t, value=value(t.value)) for t in program.tangents),
         )
         return replace(found, operations=self._builder.operations)
 
-    # --- the old program ------------------------------------------------------------------------
-
-    def _survey(self, needed: Iterable[Value]) -> None:
-        """Find which values are multiples of which, how often those are used, and by what."""
-        for value in needed:
-            scaled = self._scaled(value)
-            self._base[value] = value if scaled is None else self._base[scaled[0]]
-            if scaled is not None:
-                continue
-            operation = self._program.operations[value]
-            for argument in self._tensors(operation):
-                self._use(argument, operation.opcode not in {"add", "sub", "mix"})
-            if operation.opcode == "div" and self._tensor(operation.arguments[1]):
-                self._divisors[operation.arguments[1]] += 1
-        for value in (*self._program.initial_values, *self._program.step_values):
-            if self._tensor(value):
-                self._use(value, True)
-
-    def _use(self, value: Value, demanded: bool) -> None:
-        base = self._base[value]
-        self._uses[base] += 1
-        if demanded:
-            self._demanded.add(base)
-
-    def _extent(self, value: Value) -> Extent:
-        return self._program.type(value).extent
-
-    def _tensor(self, value: Value) -> bool:
-        """Whether a value is a tensor of numbers."""
-        return self._program.type(value) == TENSOR
-
-    def _tensors(self, operation: Operation) -> list[Value]:
-        return [a for a in operation.arguments if self._tensor(a)]
-
-    def _scaled(self, value: Value) -> tuple[Value, str, Value | None] | None:
-        """What a tensor is a multiple of, in which way, and by what uniform number."""
-        operation = self._program.operations[value]
-        if not self._tensor(value):
-            return None
-        x = operation.arguments
-        match operation.opcode:
-            case "neg" | "define" | "stop_gradient" if self._tensor(x[0]):
-                return x[0], operation.opcode, None
-            case "mul" if UNIFORM in (self._program.type(x[0]), self._program.type(x[1])):
-                left = self._program.type(x[0]) == UNIFORM
-                return x[left], "mul", x[1 - left]
-            case "div" if self._program.type(x[1]) == UNIFORM:
-                return x[0], "div", x[1]
-            case "where" if self._weighed(x):
-                return x[2], "define", None
-        return None
-
-    def _weighed(self, x: tuple[Value, ...]) -> bool:
-        """Whether a choice only leaves out what is multiplied with zero."""
-        condition, zero, product = (self._program.operations[a] for a in x)
-        return (
-            condition.opcode == "eq"
-            and self._program.operations[condition.arguments[1]].attribute == 0.0
-            and zero.attribute == 0.0
-            and product.opcode == "mul"
-            and condition.arguments[0] in product.arguments
-        )
-
-    # --- the new one ----------------------------------------------------------------------------
-
     def _visit(self, value: Value) -> None:
         operation = self._program.operations[value]
-        if not self._tensor(value):
+        if not self._old.tensor(value):
             self._new[value] = self._copied(operation)
             return
-        scaled = self._scaled(value)
-        if scaled is not None:
-            of, how, by = scaled
-            self._forms[value] = self._multiple(self._forms[of], how, by)
-        elif operation.opcode in {"add", "sub", "mix"}:
+        multiple = self._old.multiple(value)
+        if multiple is not None:
+            self._forms[value] = self._multiple(multiple)
+        elif operation.opcode in SUMS:
             self._forms[value] = self._sum(value, operation)
         elif operation.opcode in {"mul", "div"}:
             self._forms[value] = self._product(value, operation)
         elif operation.opcode == "where":
             self._forms[value] = self._choice(operation)
         else:
-            self._forms[value] = self._one, self._atom(self._copied(operation))
+            self._forms[value] = self._atom(self._copied(operation))
 
     def _copied(self, operation: Operation) -> Value:
         arguments = tuple(self._value(a) for a in operation.arguments)
-        if operation.opcode == "mul" and operation.type == UNIFORM:
-            return self._times(*arguments)
+        if operation.opcode == "mul" and all(map(self._old.uniform, operation.arguments)):
+            return self._numbers.times(*arguments)
         return self._builder.copy(operation, arguments)
 
-    def _atom(self, value: Value) -> int:
+    def _atom(self, value: Value, scale: Value | None = None) -> _Form:
+        """A multiple of something that is computed."""
         if value not in self._atoms:
             self._atoms[value] = len(self._roots)
             self._roots.append(_Root(value=value))
-        return self._atoms[value]
+        return _Form(self._numbers.one if scale is None else scale, self._atoms[value])
 
-    def _multiple(self, form: tuple[Value, int], how: str, by: Value | None) -> tuple[Value, int]:
-        scale, root = form
-        match how:
-            case "neg":
-                scale = self._negative(scale)
-            case "mul":
-                assert by is not None
-                scale = self._times(scale, self._new[by])
-            case "div":
-                assert by is not None
-                scale = self._builder.emit("div", scale, self._new[by])
-        return scale, root
+    # --- old operations -------------------------------------------------------------------------
 
-    def _sum(self, value: Value, operation: Operation) -> tuple[Value, int]:
+    def _multiple(self, multiple: Multiple) -> _Form:
+        form, numbers = self._forms[multiple.of], self._numbers
+        if multiple.how == "neg":
+            return replace(form, scale=numbers.negative(form.scale))
+        if multiple.by is None:
+            return form
+        change = numbers.times if multiple.how == "mul" else numbers.over
+        return replace(form, scale=change(form.scale, self._new[multiple.by]))
+
+    def _sum(self, value: Value, operation: Operation) -> _Form:
         """A sum, a difference or a mean; one that is used in several ways is computed."""
         mean = operation.opcode == "mix"
         weights, parts = operation.arguments[0::2], operation.arguments[mean :: 1 + mean]
-        if mean and not all(self._program.type(w) == UNIFORM for w in weights):
-            return self._one, self._atom(self._copied(operation))
+        if mean and not all(map(self._old.uniform, weights)):
+            return self._atom(self._copied(operation))
         seen = [self._terms(part) for part in parts]
         total = _Root(hint=operation.hint)
         for root in dict.fromkeys(r for terms, _ in seen for r in terms):
@@ -206,107 +142,93 @@ class _Collector:
         total.constant = self._joined(operation, [constant for _, constant in seen])
         if len(total.terms) == 1 and total.constant is None:
             ((root, coefficient),) = total.terms.items()
-            return coefficient, root
+            return _Form(coefficient, root)
         if not total.terms:  # nothing is left that has the extent of a tensor
-            return self._one, self._atom(self._copied(operation))
+            return self._atom(self._copied(operation))
         number = len(self._roots)
         self._roots.append(total)
         long = len(total.terms) + (total.constant is not None) >= _LONG
         exact = not mean and all(self._program.operations[a].opcode in _LEAVES for a in parts)
-        if (self._uses[value] > 1 and (long or value in self._demanded)) or exact:
+        if (self._old.uses[value] > 1 and (long or value in self._old.demanded)) or exact:
             self._computed(number)
-        return self._one, number
-
-    def _joined(self, operation: Operation, numbers: list[Value | None]) -> Value | None:
-        """The coefficient in a sum, from those in its parts; None if it is zero."""
-        builder = self._builder
-        if all(n is None for n in numbers):
-            return None
-        match operation.opcode:
-            case "add":
-                return self._plus(*numbers)
-            case "sub":
-                left, right = numbers
-                return self._plus(left, None if right is None else self._negative(right))
-        zero = builder.constant(0.0)
-        given = [zero if n is None else n for n in numbers]
-        if all(n == given[0] for n in given):
-            return given[0]
-        weights = [self._new[w] for w in operation.arguments[0::2]]
-        return builder.emit("mix", *(v for pair in zip(weights, given, strict=True) for v in pair))
+        return _Form(self._numbers.one, number)
 
     def _terms(self, value: Value) -> tuple[dict[int, Value], Value | None]:
         """The coefficients of a value by root, and its constant."""
-        if self._program.type(value) == UNIFORM:
+        numbers = self._numbers
+        if self._old.uniform(value):
             zero = self._builder.is_constant(self._new[value], 0.0)
             return {}, None if zero else self._new[value]
-        if not self._tensor(value):
-            return {self._atom(self._new[value]): self._one}, None
-        scale, number = self._forms[value]
+        if not self._old.tensor(value):
+            return {self._atom(self._new[value]).root: numbers.one}, None
+        scale, number = self._forms[value].scale, self._forms[value].root
         root = self._roots[number]
         if root.value is not None:
             return {number: scale}, None
-        terms = {r: self._times(scale, c) for r, c in root.terms.items()}
-        return terms, None if root.constant is None else self._times(scale, root.constant)
+        terms = {r: numbers.times(scale, c) for r, c in root.terms.items()}
+        return terms, None if root.constant is None else numbers.times(scale, root.constant)
 
-    def _product(self, value: Value, operation: Operation) -> tuple[Value, int]:
+    def _joined(self, operation: Operation, parts: list[Value | None]) -> Value | None:
+        """The coefficient in a sum, from those in its parts."""
+        numbers = self._numbers
+        match operation.opcode:
+            case "add":
+                return numbers.plus(*parts)
+            case "sub":
+                left, right = parts
+                return numbers.plus(left, None if right is None else numbers.negative(right))
+        return numbers.mean([self._new[w] for w in operation.arguments[0::2]], parts)
+
+    def _product(self, value: Value, operation: Operation) -> _Form:
         """A product or a quotient of tensors, uniform factors apart."""
-        builder, opcode = self._builder, operation.opcode
+        builder, numbers = self._builder, self._numbers
         scales, bases = [], []
         for argument in operation.arguments:
-            if self._tensor(argument):
-                scale, root = self._forms[argument]
-                scales.append(scale)
-                bases.append(self._computed(root))
-            elif self._program.type(argument) == UNIFORM:
+            form = self._forms.get(argument)
+            if form is not None:
+                scales.append(form.scale)
+                bases.append(self._computed(form.root))
+            elif self._old.uniform(argument):
                 scales.append(self._new[argument])
-                bases.append(self._one)
+                bases.append(numbers.one)
             else:
-                scales.append(self._one)
+                scales.append(numbers.one)
                 bases.append(self._new[argument])
-        if opcode == "mul":
-            root = self._atom(builder.emit("mul", *bases))
-            if self._uses[value] == 1:
-                self._roots[root].factors = (bases[0], bases[1])
-            return self._times(*scales), root
-        scale = scales[0]
-        if not builder.is_constant(scales[1], 1.0):
-            scale = builder.emit("div", scale, scales[1])
-        if self._divisors[operation.arguments[1]] > 1:
-            reciprocal = builder.emit("div", self._one, bases[1])
-            quotient = (
-                reciprocal if bases[0] == self._one else builder.emit("mul", bases[0], reciprocal)
-            )
+        if operation.opcode == "mul":
+            form = self._atom(builder.emit("mul", *bases), numbers.times(*scales))
+            if self._old.used_once(value):
+                self._roots[form.root].factors = (bases[0], bases[1])
+            return form
+        if self._old.divisors[operation.arguments[1]] > 1:
+            # A product is faster than a quotient.
+            quotient = builder.emit("div", numbers.one, bases[1])
+            if bases[0] != numbers.one:
+                quotient = builder.emit("mul", bases[0], quotient)
         else:
             quotient = builder.emit("div", *bases)
-        return scale, self._atom(quotient)
+        return self._atom(quotient, numbers.over(*scales))
 
-    def _choice(self, operation: Operation) -> tuple[Value, int]:
+    def _choice(self, operation: Operation) -> _Form:
         """A choice between zero and something, the factor of that apart."""
-        builder = self._builder
         condition, *branches = operation.arguments
         zero = [self._program.operations[b].attribute == 0.0 for b in branches]
-        if sum(zero) != 1:
-            return self._one, self._atom(self._copied(operation))
-        scale, root = self._forms[branches[zero.index(False)]]
-        chosen = [builder.constant(0.0) if z else self._computed(root) for z in zero]
-        return scale, self._atom(builder.emit("where", self._value(condition), *chosen))
+        form = self._forms.get(branches[zero.index(False)]) if sum(zero) == 1 else None
+        if form is None:
+            return self._atom(self._copied(operation))
+        chosen = [self._numbers.zero if z else self._computed(form.root) for z in zero]
+        return self._atom(self._builder.emit("where", self._new[condition], *chosen), form.scale)
+
+    # --- new values -----------------------------------------------------------------------------
 
     def _value(self, value: Value) -> Value:
         """The new value of an old one."""
-        if not self._tensor(value):
+        if not self._old.tensor(value):
             return self._new[value]
-        scale, number = self._forms[value]
-        root = self._roots[number]
-        if root.value is None and self._uses[self._base[value]] == 1:
+        form = self._forms[value]
+        if self._roots[form.root].value is None and self._old.used_once(value):
             terms, constant = self._terms(value)
             return self._written(terms, constant, self._program.operations[value].hint)
-        base = self._computed(number)
-        if self._builder.is_constant(scale, 1.0):
-            return base
-        if self._builder.is_constant(scale, -1.0):
-            return self._builder.emit("neg", base)
-        return self._builder.emit("mul", scale, base)
+        return self._added([(form.scale, self._computed(form.root))], None)
 
     def _computed(self, number: int) -> Value:
         """The value of a root; what it is a sum of does not matter any more."""
@@ -319,78 +241,31 @@ class _Collector:
     def _written(self, terms: dict[int, Value], constant: Value | None, hint: str | None) -> Value:
         """A sum; products that have a factor in common are added up first."""
         shared = Counter(f for r in terms for f in set(self._roots[r].factors or ()))
-        factor, times = max(shared.items(), key=lambda item: item[1], default=(self._one, 0))
+        factor, times = max(shared.items(), key=lambda item: item[1], default=(None, 0))
         rest, within = [], []
         for root, coefficient in terms.items():
             factors = self._roots[root].factors
-            if times > 1 and factors is not None and factor in factors:
+            if factor is not None and times > 1 and factors is not None and factor in factors:
                 within.append((coefficient, factors[factors[0] == factor]))
             else:
                 rest.append((coefficient, self._computed(root)))
-        if within:
+        if factor is not None and within:
             product = self._builder.emit("mul", self._added(within, None), factor)
-            rest.append((self._one, product))
+            rest.append((self._numbers.one, product))
         total = self._added(rest, constant)
         if hint is not None:
             self._builder.suggest(total, hint)
         return total
 
     def _added(self, terms: list[tuple[Value, Value]], constant: Value | None) -> Value:
+        """Products of coefficients and values, added up; what is not multiplied comes first."""
         builder, total = self._builder, constant
-        # What is not multiplied comes first.
         for coefficient, base in sorted(terms, key=lambda t: not builder.is_constant(t[0], 1.0)):
+            sign = next((s for s in (1.0, -1.0) if builder.is_constant(coefficient, s)), None)
+            term = base if sign is not None else builder.emit("mul", coefficient, base)
             if total is None:
-                total = (
-                    base
-                    if builder.is_constant(coefficient, 1.0)
-                    else builder.emit("mul", coefficient, base)
-                )
-            elif builder.is_constant(coefficient, 1.0):
-                total = builder.emit("add", total, base)
-            elif builder.is_constant(coefficient, -1.0):
-                total = builder.emit("sub", total, base)
+                total = builder.emit("neg", term) if sign == -1.0 else term
             else:
-                total = builder.emit("add", total, builder.emit("mul", coefficient, base))
+                total = builder.emit("sub" if sign == -1.0 else "add", total, term)
         assert total is not None
         return total
-
-    # --- coefficients ---------------------------------------------------------------------------
-
-    def _times(self, x: Value, y: Value) -> Value:
-        builder = self._builder
-        for one, other in ((x, y), (y, x)):
-            if builder.is_constant(one, 0.0) or builder.is_constant(other, 1.0):
-                return one
-            if builder.is_constant(one, -1.0):
-                return self._negative(other)
-        for one, other in ((x, y), (y, x)):
-            if builder[one].opcode == "neg":
-                return self._negative(self._times(builder[one].arguments[0], other))
-        return builder.emit("mul", x, y)
-
-    def _negative(self, x: Value) -> Value:
-        operation = self._builder[x]
-        if operation.opcode == "neg":
-            return operation.arguments[0]
-        if operation.opcode == "constant":
-            assert isinstance(operation.attribute, float)
-            return self._builder.constant(-operation.attribute)
-        return self._builder.emit("neg", x)
-
-    def _plus(self, x: Value | None, y: Value | None) -> Value | None:
-        builder = self._builder
-        if x is None or y is None:
-            return y if x is None else x
-        numbers = [builder[v].attribute for v in (x, y) if builder[v].opcode == "constant"]
-        if len(numbers) == 2:
-            total = sum(n for n in numbers if isinstance(n, float))
-            return None if total == 0 else builder.constant(total)
-        for one, other in ((x, y), (y, x)):
-            if builder.is_constant(one, 0.0):
-                return other
-            operation = builder[one]
-            if operation.opcode == "neg":
-                if operation.arguments[0] == other:
-                    return None
-                return builder.emit("sub", other, operation.arguments[0])
-        return builder.emit("add", x, y)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from optdsl.runtime.calls import Call, Rows, opened
 from optdsl.runtime.engines import (
     COMPUTE,
     PENDING_HYPERS,
+    Known,
     Shape,
     Sums,
     Work,
@@ -35,6 +37,11 @@ NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+_DTYPE, _IS_CPU, _STATE = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("state")
+
+# In bytes: from where on states are placed, the addresses that a cache tells apart, and how far
+# from each other the states of a parameter begin there.
+_LARGE, _PAGE, _APART = 2**18, 2**12, 2**9
 
 
 class CEngine:
@@ -64,27 +71,34 @@ class CEngine:
             name: Call(entry, getattr(library, name)) for name, entry in module.entries.items()
         }
 
-    def settle(self, works: Sequence[Work]) -> Sums:
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
         """One call for all of `works`."""
-        return self._run("settle", works)
+        return self._run("settle", works, known)
 
-    def take(self, works: Sequence[Work]) -> None:
+    def take(self, works: Sequence[Work], known: Known) -> None:
         """One call for all of `works`."""
+        self._take("step", works, known)
+
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """One call for all of `works`."""
+        self._take("step_settled", works, known)
+
+    def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
         first, again = _once(works)
-        new = [w for w in first if not w.state.keys() >= self._needed]
+        new = [w for w in first if len(w.state) < len(self._needed)]
         if new:
             self._start(new)
-        self._run("step", first)
+        self._run(name, first, known)
         for work in again:
             pending = work.state.keys() == self.shape.pending
-            (self.settle_and_take if pending else self.take)([work])
+            (self.settle_and_take if pending else self.take)([work], {})
 
-    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
         """One call for all of `works`, and one pass over memory."""
         first, again = _once(works)
-        sums = self._run("settle_and_step", first)
+        sums = self._run("settle_and_step", first, known)
         for work in again:
-            for name, value in self.settle_and_take([work]).items():
+            for name, value in self.settle_and_take([work], {}).items():
                 sums[name] += value
         return sums
 
@@ -94,24 +108,37 @@ class CEngine:
         count = torch.zeros((), dtype=torch.float64)
         for work in works:
             work.state.setdefault("step", count)
-            for name in self._states:
+            for number, name in enumerate(self._states):
                 if name not in work.state:
-                    work.state[name] = self._zeros(work.parameter, name in self._scalars)
+                    scalar = name in self._scalars
+                    work.state[name] = self._zeros(work.parameter, scalar, number)
         try:
-            self._run("initialize", new)
+            self._run("initialize", new, {})
         except BaseException:
             for work in new:
                 work.state.clear()
             raise
 
-    def _zeros(self, parameter: Tensor, scalar: bool) -> Tensor:
-        """Memory for a state, laid out like the parameter, so that one index serves both."""
+    def _zeros(self, parameter: Tensor, scalar: bool, number: int) -> Tensor:
+        """Memory for a state, laid out like the parameter, so that one index serves both.
+
+        Large tensors begin at the same place of a page, all of them, and would drive each other
+        out of the nearest cache, which has few places for addresses that agree in their last bits.
+        So the states of a parameter begin at different places.
+        """
         if scalar:
             return torch.zeros((), dtype=self._compute)
         memory = torch.preserve_format if _dense(parameter) else torch.contiguous_format
-        return torch.zeros_like(parameter, dtype=self._compute, memory_format=memory)
+        count, width = parameter.numel(), self._compute.itemsize
+        if count * width < _LARGE:
+            return torch.zeros_like(parameter, dtype=self._compute, memory_format=memory)
+        room = torch.zeros(count + _PAGE // width, dtype=self._compute)
+        wanted = parameter.data_ptr() + (number + 1) * _APART
+        skipped = (wanted - room.data_ptr()) % _PAGE // width
+        like = torch.empty_like(parameter, device="meta", memory_format=memory)
+        return room.set_(room.untyped_storage(), skipped, like.size(), like.stride())
 
-    def _run(self, name: str, works: Sequence[Work]) -> Sums:
+    def _run(self, name: str, works: Sequence[Work], known: Known) -> Sums:
         """Call an entry point for all of `works`.
 
         Raises:
@@ -121,54 +148,76 @@ class CEngine:
         """
         if not works:
             return {}
-        call, counts = self._calls[name], counted(works)
-        rows = Rows(call.entry, self._program)
-        known = rows.known
-        names, scalars, states = self._states, self._scalars, call.entry.states
-        dtype, compute, pointer = self._dtype, self._compute, Tensor.data_ptr
-        padding = [0] * (self._slots - 2 - len(states))
-        table: list[int] = []
+        call, counts = self._calls[name], counted([work.state for work in works])
         back: list[tuple[Tensor, Tensor]] = []
-        alive: list[Any] = []
-        # This loop is most of the time of a step where tensors are small: few calls in it.
-        for work, (t, _) in zip(works, counts, strict=True):
-            theta, gradient, state, hypers = work
-            row = known.get((id(hypers), t, id(state.get(PENDING_HYPERS))))
-            if row is None:
-                row = rows.add(work, t)
-            size = theta.numel()
-            plain = (
-                theta.is_contiguous()
-                and gradient.is_contiguous()
-                and gradient.dtype is dtype
-                and gradient.numel() == size
-                and gradient.is_cpu
-                and not (gradient.is_neg() or theta.is_neg())
-            )
-            for key in names:
-                value = state[key]
-                if (
-                    value.dtype is not compute
-                    or not value.is_contiguous()
-                    or not value.is_cpu
-                    or value.numel() != (1 if key in scalars else size)
-                ):
-                    plain = False
-            if not plain:
-                theta, gradient = self._laid_out(work, back, alive)
-            first, second = pointer(theta), pointer(gradient)
-            table += (size, row, first, second)
-            for key in states:
-                address = pointer(state[key])
-                if not address:
-                    second = 0
-                table.append(address)
-            if size and not (first and second):
-                raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-            table += padding
-        return call(
-            len(works), array("q", table), rows, lambda: self._finish(call, works, counts, back)
-        )
+        prepared, memory = works, self._addresses(works, known)
+        if memory is None:
+            alone = (w if self._addresses([w], {}) else self._laid_out(w, back) for w in works)
+            prepared = list(alone)
+            memory = self._addresses(prepared, {})
+            assert memory is not None
+        rows = Rows(call.entry, self._program)
+        table = self._table(memory, rows.of(works, counts), call.entry.states)
+        return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))
+
+    # These two are most of the time of a step where tensors are small: `map` calls functions that
+    # are not Python's own without any Python in between.
+
+    def _addresses(self, works: Sequence[Work], known: Known) -> dict[str, list[int]] | None:
+        """Sizes and addresses by buffer, if everything lies as the kernels expect it.
+
+        A state's tensor that was seen at its address before is not looked at again.
+        """
+        parameters, gradients, states, _ = zip(*works, strict=True)
+        sizes = list(map(Tensor.numel, parameters))
+        if not (
+            all(map(Tensor.is_contiguous, parameters))
+            and all(map(Tensor.is_contiguous, gradients))
+            and list(map(Tensor.numel, gradients)) == sizes
+            and set(map(_DTYPE, gradients)) == {self._dtype}
+            and all(map(_IS_CPU, gradients))
+            and not any(map(Tensor.is_neg, parameters))
+            and not any(map(Tensor.is_neg, gradients))
+        ):
+            return None
+        found = {"": sizes}
+        for name, column in (("theta", parameters), ("g", gradients)):
+            found[name] = list(map(Tensor.data_ptr, column))
+        for name in self._states:
+            column = [state[name] for state in states]
+            found[name] = list(map(Tensor.data_ptr, column))
+            before, addresses, lengths = known.get((self, name), ((), None, None))
+            expected = [1] * len(sizes) if name in self._scalars else sizes
+            if (
+                addresses == found[name]
+                and lengths == expected
+                and all(map(operator.is_, before, column))
+            ):
+                continue
+            if not (
+                set(map(_DTYPE, column)) == {self._compute}
+                and all(map(Tensor.is_contiguous, column))
+                and all(map(_IS_CPU, column))
+                and list(map(Tensor.numel, column)) == expected
+            ):
+                return None
+            known[self, name] = column, found[name], expected
+        return found
+
+    def _table(
+        self, memory: Mapping[str, list[int]], rows: Sequence[int], states: Sequence[str]
+    ) -> array[int]:
+        """Sizes, rows and addresses, as the kernels take them."""
+        sizes, *columns = (memory[name] for name in ("", "theta", "g", *states))
+        if not all(map(all, columns)) and any(
+            size and not all(addresses) for size, *addresses in zip(sizes, *columns, strict=True)
+        ):
+            raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
+        width = 2 + self._slots
+        table = array("q", bytes(8 * width * len(sizes)))
+        for number, column in enumerate((sizes, rows, *columns)):
+            table[number::width] = array("q", column)
+        return table
 
     def _finish(
         self,
@@ -190,25 +239,24 @@ class CEngine:
                 del work.state[PENDING_HYPERS]
             return
         notes: dict[tuple[int, float], Tensor] = {}
-        for work, (t, count) in zip(works, counts, strict=True):
-            work.state["step"] = count
-            if noted:
-                # With which hyperparameters the step was taken; equal ones share the note.
-                key = (id(work.hypers), t)
-                if key not in notes:
-                    notes[key] = pending_hypers(self._program, t, work.hypers)
-                work.state[PENDING_HYPERS] = notes[key]
+        parameters, _, states, hypers = zip(*works, strict=True)
+        for state, (_, count) in zip(states, counts, strict=True):
+            state["step"] = count
+        for state, values, (t, _) in zip(states, hypers, counts, strict=True) if noted else ():
+            # With which hyperparameters the step was taken; equal ones share the note.
+            key = (id(values), t)
+            if key not in notes:
+                notes[key] = pending_hypers(self._program, t, values)
+            state[PENDING_HYPERS] = notes[key]
         for parameter, theta in back:
             parameter.copy_(theta)
         # Autograd finds out about the writes as if torch had made them.
-        torch.autograd.graph.increment_version([w.parameter for w in works])
+        torch.autograd.graph.increment_version(parameters)
 
-    def _laid_out(
-        self, work: Work, back: list[tuple[Tensor, Tensor]], alive: list[Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Parameter and gradient such that one index serves them and the states.
+    def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:
+        """The same with parameter and gradient such that one index serves them and the states.
 
-        `back` receives what has to be copied back, `alive` what must live until the call is over.
+        `back` receives what has to be copied back.
 
         Raises:
             RuntimeError: where shapes differ.
@@ -228,7 +276,6 @@ class CEngine:
             theta = theta.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
             gradient = torch.empty_like(theta).copy_(gradient)
             back.append((work.parameter, theta))
-        alive.append((theta, gradient))
         for name in self._states:
             value = state[name]
             like = value if name in self._scalars else theta
@@ -240,12 +287,12 @@ class CEngine:
                 # Loaded, or the model has changed its precision, layout or device since.
                 new = torch.empty_like(like, dtype=self._compute, device="cpu")
                 state[name] = new.copy_(value)
-        return theta, gradient
+        return work._replace(parameter=theta, gradient=gradient)
 
 
 def _once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:
     """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
-    if len({id(w.state) for w in works}) == len(works):
+    if len(set(map(id, map(_STATE, works)))) == len(works):
         return works, ()
     first = {id(w.state): w for w in reversed(works)}
     return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
@@ -49,10 +50,28 @@ class Rows:
         self.count = 0
         self._entry = entry
         self._names = [h.name for h in program.hypers]
-        self.known: dict[tuple[int, float, int], int] = {}
 
-    def add(self, work: Work, t: float) -> int:
-        """A new row, for a parameter at its step t and for those like it."""
+    def of(self, works: Sequence[Work], counts: Sequence[tuple[float, Tensor]]) -> list[int]:
+        """The row of each work, at its count of steps; equal ones share a row."""
+        # The works live meanwhile, and so do the identities.
+        _, _, states, hypers = zip(*works, strict=True)
+        packed = [state.get(PENDING_HYPERS) for state in states]
+        parts = [list(map(id, hypers)), list(map(id, counts)), list(map(id, packed))]
+        if all(len(set(part)) == 1 for part in parts):
+            self._add(works[0], counts[0][0])
+            self.count = 1
+            return [0] * len(works)
+        times = [t for t, _ in counts]
+        keys = list(zip(parts[0], times, parts[2], strict=True))
+        # Of equal ones any will do.
+        some = dict(zip(keys, works, strict=True))
+        places = {key: number for number, key in enumerate(some)}
+        for (_, t, _), work in some.items():
+            self._add(work, t)
+        self.count = len(some)
+        return list(map(places.__getitem__, keys))
+
+    def _add(self, work: Work, t: float) -> None:
         packed = work.state.get(PENDING_HYPERS)
         values = work.hypers
         if packed is not None:
@@ -60,10 +79,6 @@ class Rows:
             values = values | dict(zip(names, packed.tolist(), strict=True))
         self.values.append(t)
         self.values.extend(values[h] for h in self._entry.hypers)
-        # The work lives as long as the rows, and so do the identities.
-        self.known[id(work.hypers), t, id(packed)] = self.count
-        self.count += 1
-        return self.count - 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
 from optdsl.plan import plans
 from optdsl.runtime.build import build
-from optdsl.runtime.engines import COMPUTE, Shape, Sums, Work, counted, dot, keep
+from optdsl.runtime.engines import COMPUTE, Known, Shape, Sums, Work, counted, dot, keep
 from optdsl.schedule import cheapest, schedule
 
 
@@ -25,7 +25,7 @@ class EagerEngine:
         self._rule = build(backend.emit(schedule(self.plan)))
         self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
 
-    def settle(self, works: Sequence[Work]) -> Sums:
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
@@ -35,19 +35,23 @@ class EagerEngine:
             total = total + self._products(work)
         return dict(zip(self._tangents, total.tolist(), strict=True))
 
-    def take(self, works: Sequence[Work]) -> None:
+    def take(self, works: Sequence[Work], known: Known) -> None:
         """A step of each."""
         for work in works:
             self._start(work)
         for work in works:
             # One by one, and with counts of their own: as plain as with torch.
-            ((t, work.state["step"]),) = counted([work])
+            ((t, work.state["step"]),) = counted([work.state])
             self._advance(work, t)
 
-    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """One after the other."""
+        self.take(works, known)
+
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
         """Both."""
-        sums = self.settle(works)
-        self.take(works)
+        sums = self.settle(works, known)
+        self.take(works, known)
         return sums
 
     def _products(self, work: Work) -> torch.Tensor:

@@ -41,6 +41,9 @@ class Work(NamedTuple):
 
 Sums = dict[str, float]
 
+# What engines keep for an optimizer from step to step; it may be emptied at any time.
+Known = dict[Any, Any]
+
 
 class Engine(Protocol):
     """A way to run a rule on the parameters of one device and dtype."""
@@ -48,13 +51,16 @@ class Engine(Protocol):
     plan: Plan
     shape: Shape
 
-    def settle(self, works: Sequence[Work]) -> Sums:
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
         """The hyper-gradients of the pending steps of `works`, which are completed."""
 
-    def take(self, works: Sequence[Work]) -> None:
+    def take(self, works: Sequence[Work], known: Known) -> None:
         """A step of each of `works`, none of which has one pending."""
 
-    def settle_and_take(self, works: Sequence[Work]) -> Sums:
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """The same right after `settle`, with the same gradients."""
+
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
         """Both, one after the other or at once."""
 
 
@@ -77,24 +83,23 @@ class Shape:
             self.pending = frozenset(names | {PENDING_HYPERS})
 
 
-def counted(works: Iterable[Work]) -> list[tuple[float, Tensor]]:
+def counted(states: Iterable[dict[str, Any]]) -> list[tuple[float, Tensor]]:
     """The count of the step to come, from 1, of each: a number, and the tensor for the state.
 
     Equal counts are one tensor, which those parameters will share.
     """
     # By identity first: most parameters share a count already.
-    known: dict[int, tuple[float, Tensor]] = {}
+    old = [state["step"] for state in states]
+    identities = list(map(id, old))
     counts: dict[float, Tensor] = {}
-    found = []
-    for work in works:
-        old = work.state["step"]
-        if id(old) not in known:
-            number = float(old) + 1
-            if number not in counts:
-                counts[number] = torch.tensor(number, dtype=torch.float64)
-            known[id(old)] = (number, counts[number])
-        found.append(known[id(old)])
-    return found
+    known: dict[int, tuple[float, Tensor]] = {}
+    for identity, count in dict(zip(identities, old, strict=True)).items():
+        number = float(count) + 1
+        new = counts.setdefault(number, torch.tensor(number, dtype=torch.float64))
+        known[identity] = (number, new)
+    if len(known) == 1:
+        return list(known.values()) * len(old)
+    return list(map(known.__getitem__, identities))
 
 
 def pending_hypers(program: Program, t: float, hypers: dict[str, float]) -> Tensor:

@@ -15,7 +15,7 @@ from optdsl.ir.program import Hyper, Program
 from optdsl.runtime import migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
-from optdsl.runtime.engines import COMPUTE, Engine, Shape, Sums, Work
+from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Sums, Work
 from optdsl.runtime.hyperparameters import (
     check_keys,
     check_names,
@@ -87,6 +87,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         check_sums(type(self).__name__, self.compiled.program.simplexes, checked)
         for coefficient in self.compiled.coefficients:
             checked |= coefficient.defaults()
+        self._known: Known = {}
         super().__init__(params, checked)
         self._made = True
 
@@ -99,6 +100,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
         super().__setstate__(state)
+        self._known = {}
         drop_strangers(self)
         for coefficient in self.compiled.coefficients:
             for group in self.param_groups:
@@ -189,16 +191,17 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         batches, sums = self._batches(work, hypers)
         if self.compiled.order == "exact":
             for engine, batch in batches.items():
-                _add(sums, engine.settle(batch.pending))
+                _add(sums, engine.settle(batch.pending, self._known))
             self._learn(sums, taken)
             for group, values in zip(self.param_groups, hypers, strict=True):
                 values.update(self._hypers(group))
             for engine, batch in batches.items():
-                engine.take([*batch.pending, *batch.fresh])
+                engine.take_settled(batch.pending, self._known)
+                engine.take(batch.fresh, self._known)
         else:
             for engine, batch in batches.items():
-                _add(sums, engine.settle_and_take(batch.pending))
-                engine.take(batch.fresh)
+                _add(sums, engine.settle_and_take(batch.pending, self._known))
+                engine.take(batch.fresh, self._known)
             self._learn(sums, taken)
         return loss
 
@@ -240,16 +243,21 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """
         batches: dict[Engine, _Batch] = {}
         sums: Sums = {}
-        kinds: dict[tuple[type, torch.device, torch.dtype], tuple[Shape, _Batch]] = {}
+        kinds: dict[Any, tuple[Shape, _Batch]] = {}
+        states, new = self.state, tuple.__new__
+        # Once for every parameter: what tells engines apart is looked up as cheaply as can be.
         for pairs, values in zip(work, hypers, strict=True):
             for parameter, gradient in pairs:
-                state = self.state[parameter]
-                task = Work(parameter, gradient, state, values)
-                kind = (type(parameter), parameter.device, parameter.dtype)
-                if kind not in kinds:
+                state = states[parameter]
+                task = new(Work, (parameter, gradient, state, values))
+                place = parameter.is_cpu or parameter.device
+                kind = (type(parameter), place, parameter.dtype)
+                found = kinds.get(kind)
+                if found is None:
                     engine = self.compiled.engines.of(parameter)
-                    kinds[kind] = engine.shape, batches.setdefault(engine, _Batch([], []))
-                shape, batch = kinds[kind]
+                    found = engine.shape, batches.setdefault(engine, _Batch([], []))
+                    kinds[kind] = found
+                shape, batch = found
                 keys = state.keys()
                 if keys == shape.pending:
                     batch.pending.append(task)

@@ -21,20 +21,24 @@ from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel
 
 BLOCK, CHUNK, LANES = 8192, 128, 32
+# In bytes: a line of the cache, and how far ahead memory is asked for.
+_LINE, _AHEAD = 64, 1024
 
-_COMMON = """\
+_ATTRIBUTES = """\
 #ifdef __GNUC__
-#define INLINE inline __attribute__((always_inline))
-#define APART __attribute__((noinline))
-#define RARE __attribute__((noinline, cold))
+#define APART __attribute__((noinline, unused))
+#define RARE __attribute__((noinline, cold, unused))
+#define FETCH(p) __builtin_prefetch(p, 0, 2)
 #else
-#define INLINE inline
 #define APART
 #define RARE
+#define FETCH(p) ((void)(p))
 #endif
+"""
 
+_COMMON = """\
 /* The tensor that a block belongs to, given the first block of each. */
-static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
+APART static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
   int64_t low = 0, high = count;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
@@ -45,29 +49,34 @@ static int64_t holder(const int64_t *first, int64_t count, int64_t block) {
 }
 
 /* Sums in double precision, each lane for itself: in the same order everywhere. */
-static inline void add_products(double *restrict acc, const double *restrict x,
+APART static void add_products(double *restrict acc, const double *restrict x,
                                 const real *restrict y, int64_t n) {
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES)
     for (int l = 0; l < LANES; l++) acc[l] += x[i + l] * (double)y[i + l];
   for (int l = 0; i + l < n; l++) acc[l] += x[i + l] * (double)y[i + l];
 }
-static inline void copy(real *restrict to, const real *restrict from, int64_t n) {
+APART static void copy(real *restrict to, const real *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
-static inline void put(element *restrict to, const real *restrict from, int64_t n) {
+RARE static void *padded(void *to, const void *from, size_t used, size_t size) {
+  memcpy(to, from, used);
+  memset((char *)to + used, 0, size - used);
+  return to;
+}
+APART static void put(element *restrict to, const real *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = rounded(from[i]);
 }
-static inline void get(double *restrict to, const element *restrict from, int64_t n) {
+APART static void get(double *restrict to, const element *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = (double)load(from[i]);
 }
-static inline void add_values(double *restrict acc, const real *restrict x, int64_t n) {
+APART static void add_values(double *restrict acc, const real *restrict x, int64_t n) {
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES)
     for (int l = 0; l < LANES; l++) acc[l] += (double)x[i + l];
   for (int l = 0; i + l < n; l++) acc[l] += (double)x[i + l];
 }
-static inline double folded(double *acc) {
+APART static double folded(double *acc) {
   for (int w = LANES / 2; w > 0; w /= 2)
     for (int l = 0; l < w; l++) acc[l] += acc[l + w];
   return acc[0];
@@ -85,8 +94,8 @@ class CBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
-        after = "settle" if order == "exact" else "settle_and_step"
-        needed = [kernels[name] for name in ("initialize", "step", after) if name in kernels]
+        after = ("settle", "step_settled") if order == "exact" else ("settle_and_step",)
+        needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
         emitted = [Functions(kernel, dtype) for kernel in needed]
         program = kernels["step"].program
         texts = [driver(functions) for functions in emitted]
@@ -102,7 +111,7 @@ class CBackend:
 def _header(program: Program, dtype: str, slots: int) -> str:
     # A citation is text, and must not end the comment.
     lines = [line.replace("*/", "* /") for line in (program.name, *program.documentation)]
-    kind = "double" if dtype == "float64" else "float"
+    kind, size = ("double", 8) if dtype == "float64" else ("float", 4)
     return "\n".join(
         [
             "/* " + "\n   ".join(lines) + " */",
@@ -112,10 +121,12 @@ def _header(program: Program, dtype: str, slots: int) -> str:
             "#include <stdlib.h>",
             "#include <string.h>",
             "",
+            _ATTRIBUTES,
             f"typedef {kind} real;  /* what a step is calculated in */",
             f"typedef int{64 if dtype == 'float64' else 32}_t bits;",
             ELEMENTS[dtype],
             f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK}, LANES = {LANES} }};",
+            f"enum {{ LINE = {_LINE // size}, AHEAD = {_AHEAD // size} }};",
             "",
             "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
             "   the parameter, its gradient, its states. */",

@@ -71,6 +71,7 @@ class Chunk:
         row: the row of uniform numbers.
         homes: the buffers to which the first of the results go, instead of to rows.
         kept: those of them whose old contents the rows hold then.
+        whole: whether chunks always have the full length.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Chunk:
     row: str = "u"
     homes: tuple[str, ...] = ()
     kept: frozenset[str] = frozenset()
+    whole: bool = False
 
     @cached_property
     def table(self) -> Table:
@@ -110,7 +112,8 @@ class Chunk:
 
     def arguments(self, between: Sequence[str]) -> list[str]:
         """What the function is called with."""
-        return ["n", *between, *(self.values.buffer(b) for b in self.buffers), "out"]
+        size = [] if self.whole else ["n"]
+        return [*size, *between, *(self.values.buffer(b) for b in self.buffers), "out"]
 
     def tables(self) -> list[str]:
         """The lines with the values of the table, reals and bits apart."""
@@ -130,7 +133,8 @@ class Chunk:
             kind = "element" if buffer in STORED.values() else "real"
             kind = kind if buffer in self.homes else f"const {kind}"
             pointers.append(f"{kind} *restrict {values.buffer(buffer)}")
-        parameters = ["const int64_t n", *given, *pointers, "real (*restrict out)[CHUNK]"]
+        size = [] if self.whole else ["const int64_t n"]
+        parameters = [*size, *given, *pointers, "real (*restrict out)[CHUNK]"]
         head = listed(f"{attribute} static void {self.name}(", parameters)
         counts = {"real": 0, "bits": 0}
         fixed = []
@@ -138,8 +142,8 @@ class Chunk:
             word = "f" if kind == "real" else "b"
             fixed.append(f"const {kind} {name} = {word}[{counts[kind]}];")
             counts[kind] += 1
-        loops = [line for piece in self._cut[0] for line in self._loop(piece).split("\n")]
-        tables = self.tables() if own_tables else []
+        loops = [line for loop in self._loops() for line in loop.split("\n")]
+        tables = ["(void)u;", *self.tables()] if own_tables else []
         return braced(head, indented([*tables, "(void)f, (void)b;", *fixed, *loops]))
 
     @cached_property
@@ -148,26 +152,49 @@ class Chunk:
         buffers = (buffer_of(self.values, v) for p in self._cut[0] for v in p.leaves)
         return tuple(dict.fromkeys([*(b for b in buffers if b is not None), *self.homes]))
 
-    def _loop(self, piece: Piece) -> str:
+    def _loops(self) -> list[str]:
+        pieces, _ = self._cut
+        # Each asks for its share of the memory that is needed soon.
+        each = -(-len(self.buffers) // len(pieces))
+        unseen = list(self.watched)
+        loops = []
+        for number, piece in enumerate(pieces):
+            watched = [v for v in unseen if v in piece.at_hand]
+            unseen = [v for v in unseen if v not in watched]
+            lines = self._lines(piece, first=number == 0)
+            lines += self._looked_at(watched, first=number == 0)
+            soon = self.buffers[number * each : (number + 1) * each]
+            loops.append(self._framed(lines, soon))
+        return loops
+
+    def _lines(self, piece: Piece, first: bool) -> list[str]:
         values = self.values
         lines = [line for value in piece.leaves for line in loaded(values, value)]
         lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
-        if piece is self._cut[0][0]:
-            kept = [(k, h) for k, h in enumerate(self.homes) if h in self.kept]
-            lines += [f"out[{k}][i] = {_read(values, home)};" for k, home in kept]
+        for k, home in enumerate(self.homes):
+            if first and home in self.kept:
+                lines.append(f"out[{k}][i] = {_read(values, home)};")
         for value in piece.computed:
             lines += values.assigned(value, "real")
         lines += [written(values, self.homes[k], v) for k, v in piece.written]
         lines += [f"out[{k}][i] = {values.word(v, 'real')};" for k, v in piece.stored]
-        here = {*piece.leaves, *piece.computed}
-        watched = _pairs([values.word(v, "real") for v in self.watched if v in here])
-        if piece is self._cut[0][0] or watched:
-            before = [] if piece is self._cut[0][0] else [f"out[{self.odd}][i]"]
-            if self.odd is not None:
-                lines.append(f"out[{self.odd}][i] = {' + '.join([*before, *watched]) or '0'};")
-        return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
+        return lines
 
+    def _looked_at(self, watched: Sequence[Value], first: bool) -> list[str]:
+        if self.odd is None or not (first or watched):
+            return []
+        words = [self.values.word(v, "real") for v in watched]
+        # Products of two: no other arithmetic needs fewer instructions to look at them.
+        terms = [" * ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
+        if not first:
+            terms.insert(0, f"out[{self.odd}][i]")
+        return [f"out[{self.odd}][i] = {' + '.join(terms) or '0'};"]
 
-def _pairs(words: Sequence[str]) -> list[str]:
-    """Products of two, or one: no other arithmetic needs fewer instructions to look at them."""
-    return [" * ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
+    def _framed(self, lines: Sequence[str], soon: Sequence[str]) -> str:
+        if not self.whole:
+            return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
+        # A line of the cache at a time.
+        asked = [f"FETCH({self.values.buffer(b)} + o + AHEAD);" for b in soon]
+        inner = braced("for (int64_t i = o; i < o + LINE; i++)", lines).rstrip()
+        head = "for (int64_t o = 0; o < CHUNK; o += LINE)"
+        return braced(head, [*asked, *inner.split("\n")]).rstrip()

@@ -9,19 +9,18 @@ from optdsl.backends import naming
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
-    x b f m q product
-    RARE LANES copy put get product islessgreater copysign copysignf
-    _Bool _Complex _Imaginary abs acc add_products add_values APART asm auto begin
-    bits BLOCK block break calloc case ceil char chosen CHUNK const continue count
-    DBL_MAX default div do double element else enum EOF erf errno exp exp2 expf extern fabs
-    fabsf far first float floor FLT_MAX fma fmax fmin folded for free gamma goto HUGE_VAL
-    hypers I i if index INFINITY initialize INLINE inline int j0 j1 jn l LARGEST lgamma
-    linux load log log10 log2 logf long main malloc maximum maximumd memcpy memory memset
-    minimum minimumd mixed mixedd n NAN near NULL odd plain out partial pow powf real register
+    " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD APART asm auto b begin
+    bits BLOCK block break calloc case ceil char chosen CHUNK const continue copy copysign
+    copysignf count DBL_MAX default div do double edge element else enum EOF erf errno exp
+    exp2 expf extern f fabs fabsf far FETCH first float floor FLT_MAX fma fmax fmin folded
+    for free gamma get goto HUGE_VAL hypers I i if index INFINITY initialize inline int
+    islessgreater j0 j1 jn l LANES LARGEST lgamma LINE linux load log log10 log2 logf long m
+    main malloc maximum maximumd memcpy memory memset minimum minimumd mixed mixedd n NAN
+    near NULL o odd out padded partial plain pow powf product put q RARE real register
     remainder restrict return rindex round rounded row rows s scalars settle settle_and_step
-    share_of short sign signd signed signgam size sizeof sqrt sqrtf static step struct sums
-    switch tanh tanhf tensor tgamma threads total trunc turned typedef typeof u union unix
-    unsigned usual void volatile way while y0 y1 yn
+    share_of short sign signd signed signgam size sizeof sqrt sqrtf static step step_settled
+    struct sums switch tanh tanhf tensor tgamma threads total trunc turned typedef typeof u
+    union unix unsigned usual void volatile way while x y0 y1 yn
 """
 RESERVED = frozenset(_RESERVED.split())
 
@@ -54,12 +53,12 @@ static inline @ minimum~(@ x, @ y) { return x < y ? x : y <= x ? y : x + y; }
 """
 _ON_THE_HOST = """\
 /* The part of a weight in all the weight so far. */
-static inline double share_of(double weight, double total) {
+RARE static double share_of(double weight, double total) {
   return weight == 0 ? 0 : weight / total;
 }
 
 /* A mean so far and one more part; infinities have no difference, but they have a mean. */
-static inline double mixedd(double mean, double x, double share) {
+RARE static double mixedd(double mean, double x, double share) {
   const double gap = mean - x;
   const double moved =
       fabs(gap) <= DBL_MAX ? mean - share * gap : (1 - share) * mean + share * x;
@@ -90,14 +89,14 @@ static inline real mixed(real mean, real x, bits turned, real way) {
 }
 
 /* Whether all numbers are finite. */
-static inline int usual(const real *restrict x, int64_t n) {
+APART static int usual(const real *restrict x, int64_t n) {
   int all = 1;
   for (int64_t i = 0; i < n; i++) all &= fabs#(x[i]) <= LARGEST;
   return all;
 }
 
 /* Whether one is an infinity or no number. */
-static inline int odd(const real *restrict x, int64_t n) {
+APART static int odd(const real *restrict x, int64_t n) {
   int found = 0;
   for (int64_t i = 0; i < n; i++) found |= !(fabs#(x[i]) <= LARGEST);
   return found;

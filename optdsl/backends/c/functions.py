@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.block import Block
+from optdsl.backends.c.chunked import Chunked
 from optdsl.backends.c.layout import braced, slot
 from optdsl.backends.c.values import Values
 from optdsl.ir.types import Extent
@@ -41,7 +42,10 @@ class Functions:
         for number, loop in enumerate(self.kernel.loops):
             if loop.scalars:
                 parts.append(self._scalar_function(number, loop))
-            parts.append(Block(self.values, self.finite, self.entry, number, loop).text())
+            block = Block(self.values, self.entry, number, loop)
+            if self.finite is not None or block.sums:
+                block = Chunked(self.values, self.entry, number, loop, self.finite)
+            parts.append(block.text())
         uniform = [self._uniform_function(self.values, "uniform", "u")]
         if self.finite is not None:
             uniform.append(self._uniform_function(self.finite, "finite", "q"))
@@ -82,7 +86,7 @@ class Functions:
                 lines += values.assigned(value, "double")
         lines += values.shares()
         lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
-        head = f"static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
+        head = f"RARE static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
         return braced(head, lines)
 
     def _scalar_function(self, number: int, loop: Loop) -> str:
