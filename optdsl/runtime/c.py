@@ -43,6 +43,8 @@ _DTYPE, _IS_CPU, _STATE = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter(
 # from each other the states of a parameter begin there.
 _LARGE, _PAGE, _APART = 2**18, 2**12, 2**9
 
+Memory = Mapping[str, list[int]]
+
 
 class CEngine:
     """Runs the C backend's kernels on the CPU; see `optdsl.runtime.engines.Engine`."""
@@ -150,26 +152,37 @@ class CEngine:
             return {}
         call, counts = self._calls[name], counted([work.state for work in works])
         back: list[tuple[Tensor, Tensor]] = []
-        prepared, memory = works, self._addresses(works, known)
-        if memory is None:
-            alone = (w if self._addresses([w], {}) else self._laid_out(w, back) for w in works)
-            prepared = list(alone)
-            memory = self._addresses(prepared, {})
-            assert memory is not None
+        prepared, memory = works, self._addresses(works)
+        if not self._plain(works, memory, known):
+            prepared = [
+                w if self._plain([w], self._addresses([w]), {}) else self._laid_out(w, back)
+                for w in works
+            ]
+            memory = self._addresses(prepared)
         rows = Rows(call.entry, self._program)
         table = self._table(memory, rows.of(works, counts), call.entry.states)
         return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))
 
-    # These two are most of the time of a step where tensors are small: `map` calls functions that
-    # are not Python's own without any Python in between.
+    # These are most of the time of a step where tensors are small: `map` calls functions that are
+    # not Python's own without any Python in between.
 
-    def _addresses(self, works: Sequence[Work], known: Known) -> dict[str, list[int]] | None:
-        """Sizes and addresses by buffer, if everything lies as the kernels expect it.
+    def _addresses(self, works: Sequence[Work]) -> Memory:
+        """Sizes, as "", and addresses by buffer."""
+        parameters, gradients, states, _ = zip(*works, strict=True)
+        found = {"": list(map(Tensor.numel, parameters))}
+        for name, column in (("theta", parameters), ("g", gradients)):
+            found[name] = list(map(Tensor.data_ptr, column))
+        for name in self._states:
+            found[name] = list(map(Tensor.data_ptr, [state[name] for state in states]))
+        return found
+
+    def _plain(self, works: Sequence[Work], memory: Memory, known: Known) -> bool:
+        """Whether everything lies as the kernels expect it.
 
         A state's tensor that was seen at its address before is not looked at again.
         """
         parameters, gradients, states, _ = zip(*works, strict=True)
-        sizes = list(map(Tensor.numel, parameters))
+        sizes = memory[""]
         if not (
             all(map(Tensor.is_contiguous, parameters))
             and all(map(Tensor.is_contiguous, gradients))
@@ -179,20 +192,12 @@ class CEngine:
             and not any(map(Tensor.is_neg, parameters))
             and not any(map(Tensor.is_neg, gradients))
         ):
-            return None
-        found = {"": sizes}
-        for name, column in (("theta", parameters), ("g", gradients)):
-            found[name] = list(map(Tensor.data_ptr, column))
+            return False
         for name in self._states:
             column = [state[name] for state in states]
-            found[name] = list(map(Tensor.data_ptr, column))
-            before, addresses, lengths = known.get((self, name), ((), None, None))
             expected = [1] * len(sizes) if name in self._scalars else sizes
-            if (
-                addresses == found[name]
-                and lengths == expected
-                and all(map(operator.is_, before, column))
-            ):
+            before, *rest = known.get((self, name), ((),))
+            if rest == [memory[name], expected] and all(map(operator.is_, before, column)):
                 continue
             if not (
                 set(map(_DTYPE, column)) == {self._compute}
@@ -200,13 +205,11 @@ class CEngine:
                 and all(map(_IS_CPU, column))
                 and list(map(Tensor.numel, column)) == expected
             ):
-                return None
-            known[self, name] = column, found[name], expected
-        return found
+                return False
+            known[self, name] = column, memory[name], expected
+        return True
 
-    def _table(
-        self, memory: Mapping[str, list[int]], rows: Sequence[int], states: Sequence[str]
-    ) -> array[int]:
+    def _table(self, memory: Memory, rows: Sequence[int], states: Sequence[str]) -> array[int]:
         """Sizes, rows and addresses, as the kernels take them."""
         sizes, *columns = (memory[name] for name in ("", "theta", "g", *states))
         if not all(map(all, columns)) and any(

@@ -1,0 +1,125 @@
+"""Kernels for finite numbers: what shows that numbers were not, and what happens then."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optdsl.backends.c.stages import cost, staged
+from optdsl.backends.c.watch import watched
+from optdsl.ir.program import Program, Value
+from optdsl.passes.pipeline import run_passes
+from optdsl.plan import plans
+from optdsl.schedule import Kernel, schedule
+from tests.oracles.running import read_text
+
+from . import rules
+
+INTERIOR = {"c": 0.9, "rho": 0.8, "kappa": 0.1, "gamma": 0.7}
+# A chunk has 128 elements: whole ones, and what is left over.
+SIZES = (1, 127, 128, 129, 300)
+
+
+def program(*lines: str) -> Program:
+    return run_passes(read_text("\n".join(["optimizer Rule", *lines, ""])))
+
+
+def shown(text: str) -> list[str]:
+    """What has to be looked at in an update, as it is written in the program."""
+    of = program("hyper a = 0.5 in [0, 1]", "state m = 1", "m' = m", f"theta' = {text}")
+    body = [v for v in of.needed(of.step_values) if of.type(v).extent > 0]
+    return [of.operations[v].opcode for v in watched(of, body)]
+
+
+def test_sums_and_products_show_all_that_is_in_them() -> None:
+    assert shown("theta - a * g * m") == ["sub"]
+
+
+def test_a_sign_hides_what_it_is_the_sign_of() -> None:
+    # `m` is in a sign only, and `sign(m)` is finite whatever it is.
+    assert sorted(shown("theta - a * sign(m)")) == ["parameter", "state"]
+
+
+def test_a_divisor_hides_infinity() -> None:
+    assert sorted(shown("theta - g / (sqrt(m) + a)")) == ["sqrt", "sub"]
+
+
+def test_what_a_choice_leaves_out_need_not_be_finite() -> None:
+    """0 / 0 where nothing ever had a gradient is no reason for care."""
+    found = shown("theta - where(m == 0, 0, g / m)")
+    assert "div" not in found
+    assert found.count("sub") == 1
+
+
+def test_stages_need_only_earlier_ones_and_share_out_the_work() -> None:
+    chain = {Value(i): [Value(i - 1)] if i % 10 else [] for i in range(40)}
+    parts = staged(chain, {v: cost("mul") for v in chain}, 4)
+    stage = {v: k for k, part in enumerate(parts) for v in part}
+    assert sorted(stage) == sorted(chain)
+    assert all(stage[a] <= stage[v] for v, before in chain.items() for a in before)
+    assert max(map(len, parts)) <= 12
+
+
+def steps(
+    backend: str, tensors: list[Tensor], gradients: list[Tensor], **hypers: float
+) -> list[Tensor]:
+    held = [nn.Parameter(x.clone()) for x in tensors]
+    optimizer = rules.load("mada", backend=backend)(held, **(INTERIOR | hypers))
+    for factor in (1.0, -0.5, 2.0):
+        for p, g in zip(held, gradients, strict=True):
+            p.grad = factor * g
+        optimizer.step()
+    states = [optimizer.state[p][k] for p in held for k in ("m", "V", "m_lion")]
+    return [*(p.detach() for p in held), *states]
+
+
+@pytest.mark.parametrize("place", [0, 5, 130, 299])
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), 3e38])
+def test_an_odd_element_changes_no_other_one(odd: float, place: int) -> None:
+    """Its chunk is computed again from what was there before."""
+    generator = torch.Generator().manual_seed(1)
+    theta, gradient = (torch.randn(300, generator=generator) for _ in range(2))
+    wild = gradient.clone()
+    wild[place] = odd
+    tame = steps("c", [theta], [gradient])
+    found, expected = steps("c", [theta], [wild]), steps("eager", [theta], [wild])
+    others = torch.arange(300) != place
+    for x, y in zip(found, tame, strict=True):
+        torch.testing.assert_close(x[others], y[others], rtol=1e-5, atol=1e-7)
+    # The states of the two have not advanced as far.
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_left_over_is_computed_as_a_whole_chunk_is(size: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    theta, gradient = (torch.randn(300, generator=generator) for _ in range(2))
+    whole, part = (steps("c", [theta[:n]], [gradient[:n]]) for n in (300, size))
+    for x, y in zip(part, whole, strict=True):
+        assert torch.equal(x, y[:size])
+
+
+def test_a_coefficient_that_is_not_finite_leaves_out_what_has_no_weight() -> None:
+    """beta1 = 0 makes no bias correction infinite; lr = inf cannot be, but a huge ratio can."""
+    generator = torch.Generator().manual_seed(3)
+    theta, gradient = (torch.randn(200, generator=generator) for _ in range(2))
+    # As floats, the learning rate of Lion is infinite, and its weight is zero.
+    hypers = {"gamma": 1.0, "lr_ratio": 1e300, "lr": 1e-3}
+    found = steps("c", [theta], [gradient], **hypers)
+    expected = steps("eager", [theta], [gradient], **hypers)
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-7)
+
+
+def finite(name: str) -> dict[str, Kernel | None]:
+    found = {}
+    for plan in plans(rules.read(name), False):
+        found |= {k: kernel.finite for k, kernel in schedule(plan).items()}
+    return found
+
+
+def test_where_there_are_kernels_for_finite_numbers() -> None:
+    assert finite("adam")["step"] is None  # no means, no sums
+    assert finite("mada")["step"] is not None
+    assert all(kernel is None for kernel in finite("lamb").values())  # its sums are in the way
