@@ -29,6 +29,7 @@ from optdsl.runtime.engines import (
     pending_hypers,
 )
 from optdsl.runtime.notes import noted
+from optdsl.runtime.places import zeros_beside
 from optdsl.schedule import cheapest, schedule
 
 NAMES = {
@@ -38,10 +39,6 @@ NAMES = {
     torch.float16: "float16",
 }
 _DTYPE, _IS_CPU, _STATE = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("state")
-
-# In bytes: from where on states are placed, the addresses that a cache tells apart, and how far
-# from each other the states of a parameter begin there.
-_LARGE, _PAGE, _APART = 2**18, 2**12, 2**9
 
 Memory = Mapping[str, list[int]]
 
@@ -122,23 +119,11 @@ class CEngine:
             raise
 
     def _zeros(self, parameter: Tensor, scalar: bool, number: int) -> Tensor:
-        """Memory for a state, laid out like the parameter, so that one index serves both.
-
-        Large tensors begin at the same place of a page, all of them, and would drive each other
-        out of the nearest cache, which has few places for addresses that agree in their last bits.
-        So the states of a parameter begin at different places.
-        """
+        """Memory for a state, laid out like the parameter, so that one index serves both."""
         if scalar:
             return torch.zeros((), dtype=self._compute)
-        memory = torch.preserve_format if _dense(parameter) else torch.contiguous_format
-        count, width = parameter.numel(), self._compute.itemsize
-        if count * width < _LARGE:
-            return torch.zeros_like(parameter, dtype=self._compute, memory_format=memory)
-        room = torch.zeros(count + _PAGE // width, dtype=self._compute)
-        wanted = parameter.data_ptr() + (number + 1) * _APART
-        skipped = (wanted - room.data_ptr()) % _PAGE // width
-        like = torch.empty_like(parameter, device="meta", memory_format=memory)
-        return room.set_(room.untyped_storage(), skipped, like.size(), like.stride())
+        layout = torch.preserve_format if _dense(parameter) else torch.contiguous_format
+        return zeros_beside(parameter, number, self._compute, layout)
 
     def _run(self, name: str, works: Sequence[Work], known: Known) -> Sums:
         """Call an entry point for all of `works`.

@@ -15,6 +15,7 @@ import torch
 
 from optdsl.ir.types import Extent
 from optdsl.runtime.engines import PENDING_HYPERS
+from optdsl.runtime.places import copied_beside
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer
@@ -117,7 +118,8 @@ def _pairs(
 
 def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     for index, parameter in _pairs(optimizer, state_dict):
-        for key, value in state_dict["state"].get(index, {}).items():
+        for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
                 device = value.device if key in _ON_THE_HOST else parameter.device
-                optimizer.state[parameter][key] = value.detach().to(device, copy=True)
+                copy = copied_beside(parameter, number, value, device)
+                optimizer.state[parameter][key] = copy

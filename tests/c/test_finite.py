@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -123,3 +126,43 @@ def test_where_there_are_kernels_for_finite_numbers() -> None:
     assert finite("adam")["step"] is None  # no means, no sums
     assert finite("mada")["step"] is not None
     assert all(kernel is None for kernel in finite("lamb").values())  # its sums are in the way
+
+
+def test_large_states_begin_at_different_places_of_a_page() -> None:
+    parameter = nn.Parameter(torch.randn(256, 512))
+    parameter.grad = torch.randn(256, 512)
+    optimizer = rules.load("mada", backend="c")([parameter])
+    optimizer.step()
+    state = optimizer.state[parameter]
+    tensors = {k: v for k, v in state.items() if v.shape == parameter.shape}
+    places = {(v.data_ptr() - parameter.data_ptr()) % 4096 for v in tensors.values()}
+    assert len(tensors) == 7
+    assert places == {512 * k for k in range(1, 8)}
+    optimizer.load_state_dict(optimizer.state_dict())
+    state = optimizer.state[parameter]
+    assert len({v.data_ptr() % 4096 for k, v in state.items() if k in tensors}) == 7
+
+
+def test_placed_states_survive_a_file_and_a_copy() -> None:
+    generator = torch.Generator().manual_seed(4)
+    parameter = nn.Parameter(torch.randn(512, 256, generator=generator).t())
+    parameter.grad = torch.randn(256, 512, generator=generator)
+    cls = rules.load("adam", backend="c")
+    optimizer = cls([parameter])
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    twins = [nn.Parameter(parameter.detach().clone()) for _ in range(2)]
+    loaded = cls([twins[0]])
+    loaded.load_state_dict(torch.load(file))
+    copied = copy.deepcopy(optimizer)
+    for name, value in optimizer.state[parameter].items():
+        assert torch.equal(loaded.state[twins[0]][name], value)
+        (held,) = copied.state.values()
+        assert torch.equal(held[name], value)
+        assert held[name].stride() == value.stride()
+    twins[0].grad = parameter.grad.clone()
+    optimizer.step()
+    loaded.step()
+    assert torch.equal(twins[0], parameter)
