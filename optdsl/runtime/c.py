@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from optdsl.backends.c import CBackend
+from optdsl.backends.text import parse_module, print_module
 from optdsl.ir.program import Program
 from optdsl.ir.text import print_program
 from optdsl.ir.types import Extent
@@ -18,6 +17,7 @@ from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.calls import Call, Rows, opened
+from optdsl.runtime.columns import Columns, Layout
 from optdsl.runtime.engines import (
     COMPUTE,
     PENDING_HYPERS,
@@ -38,9 +38,7 @@ NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_DTYPE, _IS_CPU, _STATE = attrgetter("dtype"), attrgetter("is_cpu"), attrgetter("state")
-
-Memory = Mapping[str, list[int]]
+_STATE = attrgetter("state")
 
 
 class CEngine:
@@ -57,14 +55,15 @@ class CEngine:
         key = [print_program(program), f"{rounded=}", *backend.plans]
         make = lambda: print_plan(cheapest(plans(program, rounded, backend.plans)))  # noqa: E731
         self.plan = parse_plan(noted("plan", key, make))
-        kernels = schedule(self.plan)
-        module = backend.emit(kernels, NAMES[dtype], order)
+        emit = lambda: print_module(backend.emit(schedule(self.plan), NAMES[dtype], order))  # noqa: E731
+        module = parse_module(noted("c", [*key, NAMES[dtype], order], emit))
         library = opened(shared_library(module.text, module.name))
-        self._dtype, self._program = dtype, program
+        self._program = program
         self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)
         self._needed = frozenset(self._states) | {"step"}
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
+        self._layout = Layout(dtype, self._compute, self._states, frozenset(self._scalars))
         self._slots = 2 + max(len(e.states) for e in module.entries.values())
         self._calls = {
             name: Call(entry, getattr(library, name)) for name, entry in module.entries.items()
@@ -135,77 +134,21 @@ class CEngine:
         """
         if not works:
             return {}
-        call, counts = self._calls[name], counted([work.state for work in works])
+        call, columns = self._calls[name], Columns(works, self._layout)
+        counts = counted(columns.states)
         back: list[tuple[Tensor, Tensor]] = []
-        prepared, memory = works, self._addresses(works)
-        if not self._plain(works, memory, known):
+        if not columns.plain(known.setdefault((self, name), {})):
             prepared = [
-                w if self._plain([w], self._addresses([w]), {}) else self._laid_out(w, back)
-                for w in works
+                work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
+                for work in works
             ]
-            memory = self._addresses(prepared)
+            columns = Columns(prepared, self._layout)
         rows = Rows(call.entry, self._program)
-        table = self._table(memory, rows.of(works, counts), call.entry.states)
-        return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))
-
-    # These are most of the time of a step where tensors are small: `map` calls functions that are
-    # not Python's own without any Python in between.
-
-    def _addresses(self, works: Sequence[Work]) -> Memory:
-        """Sizes, as "", and addresses by buffer."""
-        parameters, gradients, states, _ = zip(*works, strict=True)
-        found = {"": list(map(Tensor.numel, parameters))}
-        for name, column in (("theta", parameters), ("g", gradients)):
-            found[name] = list(map(Tensor.data_ptr, column))
-        for name in self._states:
-            found[name] = list(map(Tensor.data_ptr, [state[name] for state in states]))
-        return found
-
-    def _plain(self, works: Sequence[Work], memory: Memory, known: Known) -> bool:
-        """Whether everything lies as the kernels expect it.
-
-        A state's tensor that was seen at its address before is not looked at again.
-        """
-        parameters, gradients, states, _ = zip(*works, strict=True)
-        sizes = memory[""]
-        if not (
-            all(map(Tensor.is_contiguous, parameters))
-            and all(map(Tensor.is_contiguous, gradients))
-            and list(map(Tensor.numel, gradients)) == sizes
-            and set(map(_DTYPE, gradients)) == {self._dtype}
-            and all(map(_IS_CPU, gradients))
-            and not any(map(Tensor.is_neg, parameters))
-            and not any(map(Tensor.is_neg, gradients))
-        ):
-            return False
-        for name in self._states:
-            column = [state[name] for state in states]
-            expected = [1] * len(sizes) if name in self._scalars else sizes
-            before, *rest = known.get((self, name), ((),))
-            if rest == [memory[name], expected] and all(map(operator.is_, before, column)):
-                continue
-            if not (
-                set(map(_DTYPE, column)) == {self._compute}
-                and all(map(Tensor.is_contiguous, column))
-                and all(map(_IS_CPU, column))
-                and list(map(Tensor.numel, column)) == expected
-            ):
-                return False
-            known[self, name] = column, memory[name], expected
-        return True
-
-    def _table(self, memory: Memory, rows: Sequence[int], states: Sequence[str]) -> array[int]:
-        """Sizes, rows and addresses, as the kernels take them."""
-        sizes, *columns = (memory[name] for name in ("", "theta", "g", *states))
-        if not all(map(all, columns)) and any(
-            size and not all(addresses) for size, *addresses in zip(sizes, *columns, strict=True)
-        ):
+        numbers = rows.of(works, columns.hypers, columns.states, counts)
+        table = columns.table(numbers, call.entry.states, self._slots)
+        if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-        width = 2 + self._slots
-        table = array("q", bytes(8 * width * len(sizes)))
-        for number, column in enumerate((sizes, rows, *columns)):
-            table[number::width] = array("q", column)
-        return table
+        return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))
 
     def _finish(
         self,

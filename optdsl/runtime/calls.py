@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,31 +51,41 @@ class Rows:
         self.count = 0
         self._entry = entry
         self._names = [h.name for h in program.hypers]
+        self._pending = any(name.startswith("pending/") for name in entry.hypers)
 
-    def of(self, works: Sequence[Work], counts: Sequence[tuple[float, Tensor]]) -> list[int]:
-        """The row of each work, at its count of steps; equal ones share a row."""
-        # The works live meanwhile, and so do the identities.
-        _, _, states, hypers = zip(*works, strict=True)
-        packed = [state.get(PENDING_HYPERS) for state in states]
-        parts = [list(map(id, hypers)), list(map(id, counts)), list(map(id, packed))]
-        if all(len(set(part)) == 1 for part in parts):
+    def of(
+        self,
+        works: Sequence[Work],
+        hypers: Sequence[dict[str, float]],
+        states: Sequence[dict[str, Any]],
+        counts: Sequence[tuple[float, Tensor]],
+    ) -> list[int]:
+        """The row of each work, of these hyperparameters and states, at its count of steps.
+
+        Equal ones share a row.
+        """
+        # All of them live meanwhile, and so do the identities.
+        parts: list[list[float]] = [list(map(id, hypers)), list(map(id, counts))]
+        if self._pending:
+            parts.append([id(state[PENDING_HYPERS]) for state in states])
+        if all(part.count(part[0]) == len(part) for part in parts):
             self._add(works[0], counts[0][0])
             self.count = 1
             return [0] * len(works)
-        times = [t for t, _ in counts]
-        keys = list(zip(parts[0], times, parts[2], strict=True))
+        parts[1] = [t for t, _ in counts]
+        keys = list(zip(*parts, strict=True))
         # Of equal ones any will do.
-        some = dict(zip(keys, works, strict=True))
+        some = dict(zip(keys, zip(works, counts, strict=True), strict=True))
         places = {key: number for number, key in enumerate(some)}
-        for (_, t, _), work in some.items():
+        for work, (t, _) in some.values():
             self._add(work, t)
         self.count = len(some)
         return list(map(places.__getitem__, keys))
 
     def _add(self, work: Work, t: float) -> None:
-        packed = work.state.get(PENDING_HYPERS)
         values = work.hypers
-        if packed is not None:
+        if self._pending:
+            packed = work.state[PENDING_HYPERS]
             names = ("pending/t", *(f"pending/{n}" for n in self._names))
             values = values | dict(zip(names, packed.tolist(), strict=True))
         self.values.append(t)

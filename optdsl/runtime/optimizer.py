@@ -258,11 +258,14 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     found = engine.shape, batches.setdefault(engine, _Batch([], []))
                     kinds[kind] = found
                 shape, batch = found
+                if not state:
+                    batch.fresh.append(task)
+                    continue
                 keys = state.keys()
-                if keys == shape.pending:
+                if shape.pending is not None and keys == shape.pending:
                     batch.pending.append(task)
                     continue
-                if state and keys != shape.complete:
+                if keys != shape.complete:
                     _add(sums, migrate.completed(self.compiled.program, task))
                 batch.fresh.append(task)
         return batches, sums
