@@ -24,7 +24,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
-from optdsl.options import LearnOption, OptionError, compile_options
+from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.plan import Plan, plans
@@ -221,23 +221,26 @@ def _compile(
     source: Source, backend: str, order: str, learn: LearnOption, verify: bool
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
-    if isinstance(learn, bool):
-        recipe, learned = _front(source, learn, verify)
-    else:
-        program = select(library.read(source, verify), learn, library.LIBRARY)
-        recipe, learned = library.recipe(source), program.learned
+    recipe, learned = _front(source, learn, verify)
     return make_class(recipe, options.backend, options.order, learned)
 
 
-def _front(source: Source, learn: bool, verify: bool) -> tuple[library.Recipe, tuple[Learned, ...]]:
+def _front(
+    source: Source, learn: LearnOption, verify: bool
+) -> tuple[library.Recipe, tuple[Learned, ...]]:
     """What makes a class of a specification: its recipe, and what is learned; from a note."""
 
     def make() -> str:
         program = select(library.read(source, verify), learn, library.LIBRARY)
         return json.dumps([library.recipe(source), print_program(program)])
 
-    key = [json.dumps(library.surroundings(source)), f"{learn=} {verify=}"]
-    values, text = json.loads(noted("front", key, make))
+    wish = canonical(learn)
+    if wish is None:
+        found = make()
+    else:
+        key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}"]
+        found = noted("front", key, make)
+    values, text = json.loads(found)
     return library.recipe_of(values), parse_program(text).learned
 
 

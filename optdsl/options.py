@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -69,6 +70,22 @@ class Learn(BaseModel):
 
 
 LearnOption = bool | Iterable[str] | Mapping[str, Learn]
+
+
+def canonical(learn: LearnOption) -> str | None:
+    """A wish as text, the same for equal ones; None for one that is better looked at each time."""
+    if isinstance(learn, bool | str):
+        return repr(learn)
+    if isinstance(learn, Mapping) and all(type(how) is Learn for how in learn.values()):
+        wish: Any = {name: how.model_dump() for name, how in learn.items()}
+    elif isinstance(learn, list | tuple):
+        wish = list(learn)
+    else:
+        return None
+    try:
+        return json.dumps(wish)
+    except (TypeError, ValueError):
+        return None
 
 
 def real(value: Any) -> float:
