@@ -64,7 +64,14 @@ class Chunked(Block):
         ]
         texts = [exact.text("APART")]
         if quick is not None:
-            texts = [quick.text("APART"), exact.text("RARE", own_tables=True), self._again()]
+            texts = [
+                "/* A chunk of finite numbers. The last row is finite if they were. */",
+                quick.text("APART"),
+                "/* A chunk of any numbers. */",
+                exact.text("RARE", own_tables=True),
+                "/* The same for a chunk that was taken for finite, and was not. */",
+                self._again(),
+            ]
         return "\n".join([*texts, self.framed(indented(lines))])
 
     @cached_property
