@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optdsl.runtime.engines import Work
 
-_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
 
 
 class Layout(NamedTuple):
@@ -87,6 +87,7 @@ class Columns:
         before = dict(known)
         known.clear()
         theta, gradient, *states = self._columns.values()
+        same = _seen(theta, before)
         if not (
             all(map(Tensor.is_contiguous, theta.tensors))
             and all(map(Tensor.is_contiguous, gradient.tensors))
@@ -94,12 +95,16 @@ class Columns:
             and set(map(_DTYPE, gradient.tensors)) == {self._layout.dtype}
             and all(map(_IS_CPU, gradient.tensors))
             and not any(map(Tensor.is_neg, gradient.tensors))
-            and (_seen(theta, before) or not any(map(Tensor.is_neg, theta.tensors)))
+            and (same or not any(map(Tensor.is_neg, theta.tensors)))
         ):
             return False
         compute = {self._layout.compute}
-        for column in states:
-            if not _seen(column, before) and not (
+        for name, column in zip(self._layout.states, states, strict=True):
+            seen = _seen(column, before)
+            scalar = name in self._layout.scalars
+            if not (seen and same) and not scalar and not self._shaped(column):
+                return False
+            if not seen and not (
                 set(map(_DTYPE, column.tensors)) == compute
                 and all(map(Tensor.is_contiguous, column.tensors))
                 and all(map(_IS_CPU, column.tensors))
@@ -108,6 +113,10 @@ class Columns:
                 return False
         known.update((id(column.tensors[0]), column) for column in (theta, *states))
         return True
+
+    def _shaped(self, column: Column) -> bool:
+        """Whether states have the shapes of their parameters, which may have got others."""
+        return list(map(_SHAPE, column.tensors)) == list(map(_SHAPE, self.parameters))
 
     def table(self, rows: Sequence[int], states: Sequence[str], slots: int) -> array[int] | None:
         """Sizes, rows and addresses as the kernels take them; None where there is no memory.

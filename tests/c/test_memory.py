@@ -36,6 +36,18 @@ def test_a_parameter_that_has_grown_is_refused(rule: str) -> None:
     assert not parameter.any()
 
 
+def test_a_parameter_that_was_turned_is_refused() -> None:
+    """It has as many elements as before, and they mean something else."""
+    parameter = torch.nn.Parameter(torch.ones(2, 5))
+    parameter.grad = torch.ones(2, 5)
+    optimizer = rules.load("adam", backend="c")([parameter])
+    optimizer.step()
+    parameter.data = torch.ones(5, 2)
+    parameter.grad = torch.ones(5, 2)
+    with pytest.raises(RuntimeError, match=r"m has shape \(2, 5\), and its parameter \(5, 2\)"):
+        optimizer.step()
+
+
 def test_a_gradient_of_another_shape_is_refused() -> None:
     parameter, optimizer = stepped("adam")
     parameter.data = torch.zeros(1000)
