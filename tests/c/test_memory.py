@@ -40,7 +40,7 @@ def test_a_parameter_that_was_turned_is_refused() -> None:
     """It has as many elements as before, and they mean something else."""
     parameter = torch.nn.Parameter(torch.ones(2, 5))
     parameter.grad = torch.ones(2, 5)
-    optimizer = rules.load("adam", backend="c")([parameter])
+    optimizer = optdsl.load("adam", backend="c")([parameter])
     optimizer.step()
     parameter.data = torch.ones(5, 2)
     parameter.grad = torch.ones(5, 2)
