@@ -7,20 +7,25 @@ WORKERS ?= 2
 BIN   := .venv/bin
 READY := .venv/.ready
 BENCH := .venv/.ready-bench
+ECO   := .venv-ecosystem/.ready
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo bench dist clean
+.PHONY: help setup test test-ecosystem lint format demo bench dist clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## Make the environment in .venv (PYTHON=python3.12 to choose another Python)
 
 test: lint  ## Check style, types and architecture, then run the tests (WORKERS=2)
 	$(SAY) "pytest"
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+
+test-ecosystem: $(ECO)  ## Train inside Hugging Face's Trainer, accelerate, Lightning and torchtitan
+	$(SAY) "pytest tests/ecosystem"
+	@.venv-ecosystem/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal tests/ecosystem
 
 lint: $(READY)  ## Check style, types and architecture
 	$(SAY) "ruff"
@@ -51,7 +56,7 @@ dist: $(READY)  ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove the environment and everything else that the targets above wrote
-	@rm -rf .venv bench build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	@rm -rf .venv .venv-ecosystem bench build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
 		.ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -77,3 +82,13 @@ $(READY): pyproject.toml constraints.txt
 $(BENCH): $(READY)
 	@$(PIP) install --constraint constraints.txt --group bench
 	@touch $(BENCH)
+
+$(ECO): $(READY) pyproject.toml constraints-ecosystem.txt
+	@echo "Setting up .venv-ecosystem; the trainers and what they depend on take 2 GB"
+	@$(BIN)/python -m venv .venv-ecosystem
+	@.venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
+		--constraint constraints-ecosystem.txt --upgrade pip
+	@.venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
+		--constraint constraints-ecosystem.txt --build-constraint constraints.txt \
+		--group ecosystem --editable .
+	@touch $(ECO)
