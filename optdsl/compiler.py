@@ -31,7 +31,7 @@ from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
 from optdsl.runtime.notes import noted
 from optdsl.schedule import cheapest, schedule
-from optdsl.selection import select
+from optdsl.selection import check_backend, select
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 
@@ -192,6 +192,7 @@ def emit(
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
     chosen = BACKENDS[options.backend]
+    check_backend(options.backend, select(library.read(source), learn, library.LIBRARY).learned)
     kernels = schedule(plan(source, options.backend, learn, dtype))
     return chosen.emit(kernels, dtype, options.order)
 
@@ -222,6 +223,7 @@ def _compile(
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
     recipe, learned = _front(source, learn, verify)
+    check_backend(options.backend, learned)
     return make_class(recipe, options.backend, options.order, learned)
 
 

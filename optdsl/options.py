@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 BackendName = Literal["auto", "eager", "c"]
 Order = Literal["overlapped", "exact"]
+Scope = Literal["optimizer", "group", "tensor"]
+Signal = Literal["raw", "sign", "cosine"]
 
 
 class OptionError(ValueError):
@@ -43,6 +45,9 @@ class Learn(BaseModel):
         after: this many steps at the start leave the hyperparameter as it is.
         exponentiated: a weight vector moves by the exponentiated gradient: the rule runs on the
             logarithms of the weights. By default it moves by Euclidean projection.
+        scope: what has a value of its own: "optimizer" (one for all groups), "group", "tensor".
+        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
+            the gradient and the derivative of the parameters by the hyperparameter.
 
     Raises:
         OptionError: (a ValueError) for a value of the wrong kind or out of range.
@@ -55,6 +60,8 @@ class Learn(BaseModel):
     bounds: tuple[float, float] | None = None
     after: int = Field(default=0, ge=0)
     exponentiated: bool = Field(default=False, strict=True)
+    scope: Scope = "optimizer"
+    signal: Signal = "raw"
 
     def __init__(self, rule: str, **options: Any) -> None:
         """See the class."""

@@ -39,6 +39,20 @@ def select(program: Program, learn: LearnOption, rules: Rules) -> Program:
     return replace(program, learned=learned)
 
 
+def check_backend(backend: str, learned: Iterable[Learned]) -> None:
+    """Refuse what compiled kernels cannot learn.
+
+    Raises:
+        OptionError: for a cosine with backend="c", whose kernels have no norms of tangents.
+    """
+    names = [x.hyper for x in learned if x.signal == "cosine"]
+    if backend == "c" and names:
+        raise OptionError(
+            f'{names[0]} is learned by its cosine, which backend="c" does not measure: take '
+            f'backend="auto" or "eager", or the signal "sign"'
+        )
+
+
 def _learnable(program: Program) -> dict[str, tuple[str, ...]]:
     """The hyperparameters behind each name that can be learned: several for a weight vector."""
     single = [h.name for h in program.hypers if program.simplex_of(h.name) is None]
@@ -110,7 +124,17 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> tuple[Lea
         options.append((option, value))
     bounds = _bounds(program, name, how)
     return tuple(
-        Learned(part, rule, tuple(options), how.clip, bounds, how.after, how.exponentiated)
+        Learned(
+            part,
+            rule,
+            tuple(options),
+            how.clip,
+            bounds,
+            how.after,
+            how.exponentiated,
+            how.scope,
+            how.signal,
+        )
         for part in parts
     )
 

@@ -79,6 +79,9 @@ class Learned:
             projected to its simplex as a whole.
         after: the number of steps at the start that leave it as it is.
         exponentiated: whether the rule runs on the logarithms of a weight vector.
+        scope: what has a value of its own: the "optimizer", each "group", or each "tensor".
+        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
+            gradient and tangent.
     """
 
     hyper: str
@@ -88,6 +91,8 @@ class Learned:
     bounds: Interval
     after: int
     exponentiated: bool = False
+    scope: str = "optimizer"
+    signal: str = "raw"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,10 @@ def _learned(x: Learned) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in x.options)
     clip = "" if x.clip is None else f" clip {x.clip!r}"
     by = "by exponentiated" if x.exponentiated else "by"
-    return f"{x.hyper} in {_domain(x.bounds)} {by} {x.rule}({options}){clip} after {x.after}"
+    scope = "" if x.scope == "optimizer" else f" per {x.scope}"
+    signal = "" if x.signal == "raw" else f" on {x.signal}"
+    where = f"{x.hyper}{scope} in {_domain(x.bounds)}"
+    return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}"
 
 
 def _simplex(x: Simplex) -> str:
@@ -111,8 +114,8 @@ class _Reader:
             (re.compile(rf"hyper ({_NAME}) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
             (
                 re.compile(
-                    rf"learn (\w+) in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
-                    rf"(?: clip ({_NUMBER}))? after (\d+)"
+                    rf"learn (\w+)(?: per (\w+))? in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
+                    rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)"
                 ),
                 self._learn,
             ),
@@ -158,14 +161,25 @@ class _Reader:
         self.hypers.append(Hyper(m[1], float(m[2]), _read_domain(m[3])))
 
     def _learn(self, m: re.Match[str]) -> None:
-        bounds = _read_domain(m[2])
+        hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after = m.groups()
+        bounds = _read_domain(bounds_text)
         if isinstance(bounds, Choice):
             raise ValueError("the bounds of learning are an interval")
-        pairs = [option.split("=") for option in m[5].split(", ") if option]
+        pairs = [option.split("=") for option in listed.split(", ") if option]
         options = tuple((name, float(value)) for name, value in pairs)
-        clip = None if m[6] is None else float(m[6])
-        exponentiated = m[3] is not None
-        self.learned.append(Learned(m[1], m[4], options, clip, bounds, int(m[7]), exponentiated))
+        self.learned.append(
+            Learned(
+                hyper,
+                rule,
+                options,
+                None if clip is None else float(clip),
+                bounds,
+                int(after),
+                exponentiated is not None,
+                scope or "optimizer",
+                signal or "raw",
+            )
+        )
 
     def _simplex(self, m: re.Match[str]) -> None:
         labels, hypers = zip(*(pair.split(" = ") for pair in m[2].split(", ")), strict=True)

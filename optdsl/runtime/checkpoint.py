@@ -16,6 +16,7 @@ import torch
 from optdsl.ir.types import Extent
 from optdsl.runtime.engines import PENDING_HYPERS
 from optdsl.runtime.places import copied_beside
+from optdsl.runtime.scope import OWN
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer
@@ -67,7 +68,7 @@ def drop_strangers(optimizer: CompiledOptimizer) -> None:
     for entry in entries:
         for key in list(entry):
             kind, slash, name = str(key).partition("/")
-            known = kind in {"tangent", "hypergradient", "learn"} and slash
+            known = kind in {"tangent", "hypergradient", "learn", "coefficient"} and slash
             if known and name.partition("/")[0] not in learned:
                 del entry[key]
 
@@ -88,7 +89,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
             )
     states = {s.name for s in program.states} | {"step"}
     for state in state_dict["state"].values():
-        kept = {key for key in state if not str(key).startswith(_PENDING)}
+        kept = {key for key in state if not str(key).startswith((*_PENDING, *OWN))}
         if state and kept != states:
             raise ValueError(
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
@@ -97,7 +98,8 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
     for index, parameter in _pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():
-            expected = torch.Size() if key in scalars else parameter.shape
+            one = key in scalars or str(key).startswith(OWN)
+            expected = torch.Size() if one else parameter.shape
             if key == PENDING_HYPERS:
                 expected = torch.Size([1 + len(program.hypers)])
             if isinstance(value, torch.Tensor) and value.shape != expected:
@@ -120,6 +122,7 @@ def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     for index, parameter in _pairs(optimizer, state_dict):
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
-                device = value.device if key in _ON_THE_HOST else parameter.device
+                on_the_host = key in _ON_THE_HOST or str(key).startswith(OWN)
+                device = value.device if on_the_host else parameter.device
                 copy = copied_beside(parameter, number, value, device)
                 optimizer.state[parameter][key] = copy

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from optdsl.ir.program import Program
 from optdsl.runtime.c import CEngine
 from optdsl.runtime.eager import EagerEngine
-from optdsl.runtime.engines import Engine
+from optdsl.runtime.engines import Engine, cosines
 from optdsl.runtime.toolchain import BuildError, NoCompiler
 
 
@@ -30,7 +30,8 @@ class Engines:
         self.backend = backend
         self._order = order
         self._made: dict[tuple[str, torch.dtype], Engine] = {}
-        self._compiles = backend != "eager"
+        # Compiled kernels have no norms of tangents.
+        self._compiles = backend != "eager" and not cosines(program)
 
     def of(self, parameter: torch.Tensor) -> Engine:
         """The engine for a parameter.

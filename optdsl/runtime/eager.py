@@ -10,7 +10,18 @@ from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
 from optdsl.plan import plans
 from optdsl.runtime.build import build
-from optdsl.runtime.engines import COMPUTE, Known, Shape, Sums, Work, counted, dot, keep
+from optdsl.runtime.engines import (
+    COMPUTE,
+    Known,
+    Shape,
+    Sums,
+    Work,
+    cosines,
+    counted,
+    dot,
+    keep,
+    square_keys,
+)
 from optdsl.schedule import cheapest, schedule
 
 
@@ -24,6 +35,9 @@ class EagerEngine:
         self.shape = Shape(self.plan)
         self._rule = build(backend.emit(schedule(self.plan)))
         self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
+        self._cosines = cosines(program)
+        squares = (key for name in self._cosines for key in square_keys(name))
+        self._sums = (*self._tangents, *squares)
 
     def settle(self, works: Sequence[Work], known: Known) -> Sums:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
@@ -33,7 +47,7 @@ class EagerEngine:
         total = self._products(works[0])
         for work in works[1:]:
             total = total + self._products(work)
-        return dict(zip(self._tangents, total.tolist(), strict=True))
+        return dict(zip(self._sums, total.tolist(), strict=True))
 
     def take(self, works: Sequence[Work], known: Known) -> None:
         """A step of each."""
@@ -55,7 +69,11 @@ class EagerEngine:
         return sums
 
     def _products(self, work: Work) -> torch.Tensor:
-        return torch.stack([dot(work.gradient, work.state[k]) for k in self._tangents.values()])
+        gradient, state = work.gradient, work.state
+        products = [dot(gradient, state[k]) for k in self._tangents.values()]
+        for tangent in (state[self._tangents[name]] for name in self._cosines):
+            products += [dot(gradient, gradient), dot(tangent, tangent)]
+        return torch.stack(products)
 
     def _start(self, work: Work) -> None:
         if work.state:

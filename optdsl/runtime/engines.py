@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -39,6 +39,8 @@ class Work(NamedTuple):
     hypers: dict[str, float]
 
 
+# Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
+# gradient and tangent, over the tensors that have both (see `square_keys`).
 Sums = dict[str, float]
 
 # What engines keep for an optimizer from step to step; it may be emptied at any time.
@@ -117,6 +119,32 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     """A dot product, accumulated in double precision where the device has it; shape ()."""
     accurate = torch.float32 if x.device.type == "mps" else torch.float64
     return torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate))
+
+
+def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) -> Sums:
+    """The squared norms that the cosines of a program need, of one tensor; empty without any.
+
+    Args:
+        program: it says what is learned by its cosine.
+        gradient: the gradient.
+        tangents: the pending tangents, by hyperparameter.
+    """
+    sums: Sums = {}
+    for name in cosines(program):
+        if name in tangents:
+            for key, x in zip(square_keys(name), (gradient, tangents[name]), strict=True):
+                sums[key] = float(dot(x, x))
+    return sums
+
+
+def cosines(program: Program) -> tuple[str, ...]:
+    """The hyperparameters that are learned by their cosine."""
+    return tuple(x.hyper for x in program.learned if x.signal == "cosine")
+
+
+def square_keys(hyper: str) -> tuple[str, str]:
+    """Under what names sums have the squared norms of the gradient and the tangent."""
+    return f"square/{hyper}/gradient", f"square/{hyper}/tangent"
 
 
 def keep(state: dict[str, Any], name: str, value: Tensor) -> None:

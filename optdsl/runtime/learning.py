@@ -13,6 +13,7 @@ from typing import Any
 
 from optdsl.ir.program import Learned, Program, Simplex
 from optdsl.runtime.build import Rule
+from optdsl.runtime.engines import square_keys
 from optdsl.runtime.simplex import logarithms, project, softmax
 
 Group = MutableMapping[str, Any]
@@ -58,16 +59,35 @@ class Coefficient:
         keys = [self.hypergradient_key, *(self.state_key(s) for s in self.states)]
         return {**dict.fromkeys(keys, 0.0), self.step_key: 0}
 
+    @property
+    def memory_keys(self) -> set[str]:
+        """The keys of what the rule remembers."""
+        return self.defaults().keys() - {self.hypergradient_key}
+
     def adopt(self, group: Group) -> None:
         """Make the entries of a loaded group this coefficient's; another rule's start anew."""
         own = self.defaults()
         prefix = f"learn/{self.name}/"
         found = {key for key in group if key.startswith(prefix)}
-        if found != {key for key in own if key.startswith(prefix)}:
+        if found != self.memory_keys:
             for key in found:
                 del group[key]
         for key, value in own.items():
             group.setdefault(key, value)
+
+    def measured(self, sums: Mapping[str, float]) -> float:
+        """What the rule follows, before a sign is taken: the hyper-gradient, or the cosine.
+
+        Args:
+            sums: finite hyper-gradients by coefficient, and squares for a cosine.
+        """
+        if self.learned.signal != "cosine":
+            return sums[self.name]
+        norms = [math.sqrt(sums[key]) for key in square_keys(self.name)]
+        if 0 in norms:
+            return 0.0
+        # Divided one after the other: the product of norms may leave the range of floats.
+        return min(max(sums[self.name] / norms[0] / norms[1], -1.0), 1.0)
 
     def stepped(self, group: Group, value: float, hypergradient: float) -> dict[str, float]:
         """One step of the rule, not yet back within any bounds.
@@ -75,11 +95,14 @@ class Coefficient:
         Args:
             group: a parameter group, for what the rule remembers.
             value: where the rule steps from.
-            hypergradient: the derivative of the loss by the coefficient, before the clip.
+            hypergradient: the derivative of the loss by the coefficient, or its cosine, before
+                sign and clip.
 
         Returns:
             The new entries of the groups, where the rule went under the coefficient's name.
         """
+        if self.learned.signal == "sign":
+            hypergradient = float((hypergradient > 0) - (hypergradient < 0))
         clip = self.learned.clip
         if clip is not None:
             hypergradient = min(max(hypergradient, -clip), clip)
@@ -108,6 +131,11 @@ class Block:
     coefficients: tuple[Coefficient, ...]
     vector: bool
 
+    @property
+    def scope(self) -> str:
+        """What has a value of its own: the "optimizer", each "group", or each "tensor"."""
+        return self.coefficients[0].learned.scope
+
     def update(
         self, groups: Sequence[Group], hypergradients: Mapping[str, float], steps: int
     ) -> None:
@@ -115,7 +143,8 @@ class Block:
 
         Args:
             groups: the parameter groups, which share the coefficients.
-            hypergradients: the derivatives of the loss that were measured, by coefficient.
+            hypergradients: the derivatives of the loss that were measured, by coefficient, and
+                what a cosine needs.
             steps: how many steps were taken before this one; learning starts after some.
 
         Hyper-gradients that are not all there or not finite are recorded and move nothing, and
@@ -135,7 +164,7 @@ class Block:
 
     def _moved(self, group: Group, hypergradients: Mapping[str, float]) -> dict[str, float]:
         values = self._outward([float(group[c.name]) for c in self.coefficients])
-        slopes = [hypergradients[c.name] for c in self.coefficients]
+        slopes = [c.measured(hypergradients) for c in self.coefficients]
         if self.vector:
             # Only differences move a vector. What all have in common would hide them from a clip,
             # and from a rule that goes by signs or scales.

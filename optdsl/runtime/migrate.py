@@ -13,7 +13,7 @@ import functools
 from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
-from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, unpacked
+from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, squares, unpacked
 
 
 def completed(program: Program, work: Work) -> Sums:
@@ -30,6 +30,7 @@ def completed(program: Program, work: Work) -> Sums:
     plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
     if found:
         sums = {hyper: float(dot(work.gradient, x)) for hyper, x in found.items()}
+        sums |= squares(program, work.gradient, found)
     elif plan is not None and plan.settle is not None and PENDING_HYPERS in state:
         hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
         values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
@@ -37,6 +38,7 @@ def completed(program: Program, work: Work) -> Sums:
         for declared in program.states:
             state[declared.name].copy_(done.state[declared.name])
         sums = {h: float(dot(work.gradient, x)) for h, x in done.tangents.items()}
+        sums |= squares(program, work.gradient, done.tangents)
     declared_names = {s.name for s in program.states} | {"step"}
     for name in list(state):
         if name not in declared_names:
