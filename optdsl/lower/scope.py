@@ -14,9 +14,13 @@ from optdsl.syntax import ast
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
 # `inf` is a number; `params` is the first argument of every torch optimizer.
 _RESERVED = {**dict.fromkeys(BUILTINS, "built in"), "inf": "infinity"}
-_RESERVED_HYPERS = dict.fromkeys(
-    ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
-)
+_RESERVED_HYPERS = {
+    **dict.fromkeys(
+        ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
+    ),
+    "betas": "optimizers take beta1, beta2 and so on under this name",
+    "maximize": "every optimizer has an argument of this name",
+}
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
 

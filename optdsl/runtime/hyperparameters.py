@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from optdsl.diagnostics import nearest
 from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
 from optdsl.ir.program import Hyper, Simplex
@@ -45,11 +47,14 @@ def check_keys(optimizer: str, group: Iterable[str], hypers: Iterable[str]) -> N
             )
 
 
-def check_value(optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, Interval]) -> float:
-    """The value as a Python float, if the hyperparameter may have it.
+def check_value(
+    optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, Interval]
+) -> float | Tensor:
+    """The value to keep, if the hyperparameter may have it.
 
     A learned one must also lie within the bounds of learning, `learned` by name. Accepts ints,
-    floats, bools, numpy scalars and tensors of one element.
+    floats, bools, numpy scalars and tensors of one element. It is kept as a Python float; but a
+    floating tensor stays itself where it is not learned, for schedulers and users write into it.
 
     Raises:
         TypeError: when it is no real number.
@@ -70,6 +75,8 @@ def check_value(optimizer: str, hyper: Hyper, value: Any, learned: Mapping[str, 
             f"{optimizer}: {hyper.name} = {spell(number)} is out of bounds, "
             f"it is learned in {bounds}"
         )
+    if isinstance(value, Tensor) and value.is_floating_point() and bounds is None:
+        return value if type(value) is Tensor and not value.requires_grad else value.detach()
     return number
 
 

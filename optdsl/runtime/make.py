@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import inspect
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import Domain, spell
 from optdsl.ir.program import Program
+from optdsl.runtime.familiar import beta_names
 from optdsl.runtime.optimizer import Compiled, CompiledOptimizer
+
+
+@dataclass(frozen=True)
+class Within:
+    """The bounds of a hyperparameter, in its annotation."""
+
+    domain: Domain
+
+    def __repr__(self) -> str:
+        return str(self.domain)
 
 
 def make_optimizer(compiled: Compiled) -> type[CompiledOptimizer]:
     """A subclass of `CompiledOptimizer` for one specification."""
     program = compiled.program
-    parameters = [
-        inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(
-            inspect.Parameter(h.name, inspect.Parameter.KEYWORD_ONLY, default=h.default)
-            for h in program.hypers
-        ),
-    ]
     namespace = {
-        "__doc__": _documentation(program),
+        "__doc__": documentation(program),
         "__module__": "optdsl",
-        "__signature__": inspect.Signature(parameters),
+        "__signature__": signature(program),
         "compiled": compiled,
     }
     return type(program.name, (CompiledOptimizer,), namespace)
 
 
-def _documentation(program: Program) -> str:
+def signature(program: Program) -> inspect.Signature:
+    """What the constructor takes: every hyperparameter with its default and its bounds."""
+
+    def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+
+    parameters = [
+        inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in program.hypers),
+    ]
+    betas = beta_names(h.name for h in program.hypers)
+    if betas:
+        kind: Any = types.GenericAlias(tuple, (float,) * len(betas))
+        parameters.append(keyword("betas", kind | None, None))
+    parameters.append(keyword("maximize", bool, False))
+    return inspect.Signature(parameters)
+
+
+def documentation(program: Program) -> str:
+    """What ``help`` shows: the specification's citation, and every hyperparameter."""
     learned = {x.hyper: x for x in program.learned}
-    lines = ["\n".join(program.documentation) or program.name, "", "Hyperparameters:"]
+    betas = beta_names(h.name for h in program.hypers)
+    lines = ["\n".join(program.documentation) or program.name, ""]
+    if betas:
+        lines.append(f"`betas` may be given for {', '.join(betas)}.")
+    lines += ["With `maximize` it goes up the gradients.", "", "Hyperparameters:"]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
         vector = program.simplex_of(hyper.name)

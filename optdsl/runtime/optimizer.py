@@ -16,6 +16,14 @@ from optdsl.runtime import migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Sums, Work
+from optdsl.runtime.familiar import (
+    Betas,
+    beta_names,
+    check_maximize,
+    gradients,
+    shown,
+    spread_into,
+)
 from optdsl.runtime.hyperparameters import (
     check_keys,
     check_names,
@@ -51,6 +59,11 @@ class Compiled:
         return {c.name: c.learned.bounds for c in self.coefficients}
 
     @functools.cached_property
+    def betas(self) -> tuple[str, ...]:
+        """The hyperparameters that ``betas`` stands for."""
+        return beta_names(h.name for h in self.program.hypers)
+
+    @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
@@ -67,13 +80,16 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     compiled: ClassVar[Compiled]
     _made = False
 
-    def __init__(self, /, params: Any, **hypers: Any) -> None:
+    def __init__(self, /, params: Any, *, maximize: bool = False, **hypers: Any) -> None:
         """Make an optimizer.
 
         Args:
             params: parameters, named parameters, or parameter groups, as in torch. They must be
                 real and of a floating dtype; float16 and bfloat16 keep their state in float32.
-            **hypers: hyperparameters by their names in the specification.
+            maximize: whether to go up the gradients; coefficients then learn what raises the loss.
+            **hypers: hyperparameters by their names in the specification; ``betas`` stands for
+                beta1, beta2 and so on. One that is not learned may be a tensor of one element,
+                which every step reads anew.
 
         Raises:
             TypeError: for an unknown hyperparameter, or a value that is no number.
@@ -81,18 +97,27 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 of another dtype.
         """
         declared = {h.name: h for h in self.compiled.program.hypers}
-        check_names(type(self).__name__, hypers, declared)
-        defaults = {name: hypers.get(name, h.default) for name, h in declared.items()}
-        checked = {name: self._checked(declared[name], value) for name, value in defaults.items()}
-        check_sums(type(self).__name__, self.compiled.program.simplexes, checked)
+        name, betas = type(self).__name__, self.compiled.betas
+        spread_into(name, hypers, betas)
+        if betas:
+            hypers.pop("betas", None)
+        check_names(name, hypers, declared)
+        defaults = {key: hypers.get(key, h.default) for key, h in declared.items()}
+        checked: dict[str, Any] = {k: self._checked(declared[k], v) for k, v in defaults.items()}
+        check_sums(name, self.compiled.program.simplexes, checked)
         for coefficient in self.compiled.coefficients:
             checked |= coefficient.defaults()
+        if betas:
+            checked["betas"] = tuple(checked[beta] for beta in betas)
+        checked["maximize"] = check_maximize(name, maximize)
         self._known: Known = {}
+        self._betas = Betas(name, betas)
         super().__init__(params, checked)
         self._made = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the class, which pickles as its recipe, and the state."""
+        self._betas.read(self.param_groups)
         if not made_by_recipe(type(self)):
             return super().__reduce_ex__(protocol)
         return blank, (type(self),), self.__getstate__()
@@ -105,7 +130,17 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         for coefficient in self.compiled.coefficients:
             for group in self.param_groups:
                 coefficient.adopt(group)
+        for group in self.param_groups:
+            group.setdefault("maximize", False)
+        self._betas = Betas(type(self).__name__, self.compiled.betas)
+        self._betas.write(self.param_groups)
         self._made = True
+
+    def __repr__(self) -> str:
+        """As of torch; learned coefficients with their bounds."""
+        self._betas.read(self.param_groups)
+        compiled = self.compiled
+        return shown(type(self).__name__, self.param_groups, compiled.betas, compiled.bounds)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; what it does not set is as in the constructor, or as learned since.
@@ -115,11 +150,16 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group is a dict, not {type(param_group).__name__}")
-        name = type(self).__name__
-        check_keys(name, param_group, [h.name for h in self.compiled.program.hypers])
+        name, betas = type(self).__name__, self.compiled.betas
+        hypers = [h.name for h in self.compiled.program.hypers]
+        spread_into(name, param_group, betas)
+        check_keys(name, param_group, [*hypers, "maximize", *(["betas"] if betas else [])])
+        if "maximize" in param_group:
+            check_maximize(name, param_group["maximize"])
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
                 param_group[hyper.name] = self._checked(hyper, param_group[hyper.name])
+        self._betas.read(self.param_groups)
         if self._made:
             # What was learned so far, or set by hand; the constructor's groups all start alike.
             for coefficient in self.compiled.coefficients:
@@ -134,9 +174,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._betas.write(self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as of torch, and under "specification" the name of the rule."""
+        self._betas.read(self.param_groups)
         return signed(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,10 +223,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            [(p, g) for p in group["params"] if (g := p.grad) is not None]
-            for group in self.param_groups
-        ]
+        self._betas.read(self.param_groups)
+        work = [gradients(group) for group in self.param_groups]
         self._check_step(work)
         taken = self._steps_taken()
         hypers = [self._hypers(group) for group in self.param_groups]
@@ -203,9 +243,10 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 _add(sums, engine.settle_and_take(batch.pending, self._known))
                 engine.take(batch.fresh, self._known)
             self._learn(sums, taken)
+        self._betas.write(self.param_groups)
         return loss
 
-    def _checked(self, hyper: Hyper, value: Any) -> float:
+    def _checked(self, hyper: Hyper, value: Any) -> float | Tensor:
         return check_value(type(self).__name__, hyper, value, self.compiled.bounds)
 
     def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> None:

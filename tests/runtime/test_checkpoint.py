@@ -92,9 +92,11 @@ def test_what_is_saved() -> None:
     assert set(content["state"][0]) == {"step", "m", "v", "n", "g_prev", "tangent/lr"}
     group = content["param_groups"][0]
     assert {"lr", "hypergradient/lr", "learn/lr/step", "learn/lr/buf"} <= set(group)
-    assert {type(v) for k, v in group.items() if k != "params"} <= {float, int, bool}
+    assert group["betas"] == (group["beta1"], group["beta2"], group["beta3"])
+    plain_keys = set(group) - {"params", "betas"}
+    assert {type(group[key]) for key in plain_keys} <= {float, int, bool}
     assert set(plain("adan")(parameters()).state_dict()["param_groups"][0]) == {
-        *("params", "lr", "beta1", "beta2", "beta3", "eps", "weight_decay")
+        *("params", "lr", "beta1", "beta2", "beta3", "eps", "weight_decay", "betas", "maximize")
     }
 
 

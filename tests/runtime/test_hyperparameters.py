@@ -58,11 +58,6 @@ def test_an_unknown_name_is_a_type_error_with_the_nearest_one(spec: str) -> None
         cls(parameters(), qqq=0.1)
 
 
-def test_torchs_spelling_of_the_betas_is_unknown() -> None:
-    with pytest.raises(TypeError, match="has no hyperparameter 'betas': did you mean `beta"):
-        optdsl.load("adam")(parameters(), betas=(0.9, 0.99))
-
-
 @pytest.mark.parametrize(("spec", "hyper", "value", "bounds"), OUT_OF_BOUNDS)
 def test_a_value_out_of_bounds_is_refused_wherever_it_is_given(
     spec: str, hyper: str, value: float, bounds: str
@@ -95,9 +90,7 @@ def _escaped(text: str) -> str:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_nan_is_refused(spec: str) -> None:
-    for hyper in plain(spec)(parameters()).state_dict()["param_groups"][0]:
-        if hyper == "params":
-            continue
+    for hyper in (h.name for h in plain(spec).compiled.program.hypers):
         with pytest.raises(ValueError, match=f"{hyper} = nan is out of bounds"):
             plain(spec)(parameters(), **{hyper: math.nan})
         with pytest.raises(ValueError, match=f"{hyper} = nan is out of bounds"):
@@ -145,9 +138,12 @@ def test_numbers_of_every_kind_are_accepted() -> None:
         given = plain("adam")(parameters(), lr=value)
         in_group = plain("adam")([{"params": parameters(), "lr": value}])
         for optimizer in (given, in_group):
-            assert type(optimizer.param_groups[0]["lr"]) is float
+            # A tensor stays one: others write into it.
+            kind = torch.Tensor if isinstance(value, torch.Tensor) else float
+            assert type(optimizer.param_groups[0]["lr"]) is kind
             train(optimizer, range(3))
-            assert fingerprint(optimizer) == fingerprint(expected)
+            for part in ("parameters", "state"):
+                assert fingerprint(optimizer)[part] == fingerprint(expected)[part]
         later = plain("adam")(parameters())
         later.param_groups[0]["lr"] = value
         train(later, range(3))

@@ -236,7 +236,9 @@ def test_what_is_saved() -> None:
     train(optimizer, range(3))
     group = optimizer.state_dict()["param_groups"][0]
     kinds = ("{}", "hypergradient/{}", "learn/{}/buf", "learn/{}/step")
-    assert set(group) == {"params", "lr"} | {k.format(n) for k in kinds for n in named([0, 0, 0])}
+    assert set(group) == {"params", "lr", "maximize"} | {
+        k.format(n) for k in kinds for n in named([0, 0, 0])
+    }
     assert [group[f"learn/w_{label}/step"] for label in LABELS] == [2, 2, 2]
     state = optimizer.state_dict()["state"][0]
     assert set(state) == {"m", "step"} | {f"tangent/w_{label}" for label in LABELS}

@@ -1,0 +1,42 @@
+"""The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``.
+
+Each is what `optdsl.load` makes of its specification with the default options, when it is first
+asked for. `optimizers.pyi` shows editors and type checkers what there is; ``make stubs`` writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optdsl import library
+from optdsl.diagnostics import Report, nearest
+from optdsl.references import folded
+from optdsl.syntax.parse import parse_partial
+
+
+def names() -> dict[str, str]:
+    """The specifications of the library by the names of their classes, sorted."""
+    found = {}
+    for spec in library.list_specs():
+        declaration = parse_partial(library.open_source(spec), Report()).declaration
+        if declaration is not None:
+            found[declaration.name.text] = spec
+    return dict(sorted(found.items()))
+
+
+def __getattr__(name: str) -> Any:
+    # Most names are none of the library's: nothing is read for those.
+    specs = {folded(spec) for spec in library.list_specs()}
+    if not name.startswith("_") and folded(name) in specs:
+        known = names()
+        if name in known:
+            from optdsl.compiler import load
+
+            return load(known[name])
+    message = f"module {__name__!r} has no attribute {name!r}"
+    hint = "" if name.startswith("_") else nearest(name, names())
+    raise AttributeError(f"{message}: {hint}" if hint else message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *names()})

@@ -1,0 +1,476 @@
+# Written by `make stubs` from the specifications of the library.
+
+"""The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``."""
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from optdsl.runtime.optimizer import CompiledOptimizer
+
+def names() -> dict[str, str]:
+    """The specifications of the library by the names of their classes, sorted."""
+
+class AMSGrad(CompiledOptimizer):
+    """On the Convergence of Adam and Beyond (Reddi et al., 2018), arXiv:1904.09237
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class AVGrad(CompiledOptimizer):
+    """MADA: Meta-Adaptive Optimizers (Ozkara et al., ICML 2024), arXiv:2401.08893, section 4
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Adam(CompiledOptimizer):
+    """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class AdamAVGrad(CompiledOptimizer):
+    """The interpolation of Adam and AVGrad in MADA's convergence theorem (Ozkara et al., ICML 2024)
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        rho: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        rho: float | Tensor = 1.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class AdamW(CompiledOptimizer):
+    """Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019), arXiv:1711.05101
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Adan(CompiledOptimizer):
+    """Adan: Adaptive Nesterov Momentum Algorithm (Xie et al., 2022), arXiv:2208.06677
+
+    `betas` may be given for beta1, beta2, beta3.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.98 by default, in [0, 1)
+        beta2: 0.92 by default, in [0, 1)
+        beta3: 0.99 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.98,
+        beta2: float | Tensor = 0.92,
+        beta3: float | Tensor = 0.99,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Adaptivity(CompiledOptimizer):
+    """How adaptive should a step be? Momentum, AdamW and Lion on a simplex, by exponentiated
+        gradient.
+
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        sgd_ratio: 10 by default, in [0, inf)
+        lion_ratio: 0.1 by default, in [0, inf)
+        w_sgd: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by exponentiated sgd
+        w_adamw: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by exponentiated sgd
+        w_lion: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by exponentiated sgd
+        adamw_beta1: 0.9 by default, in [0, 1)
+        adamw_beta2: 0.999 by default, in [0, 1)
+        adamw_eps: 1e-08 by default, in [0, inf)
+        lion_beta1: 0.9 by default, in [0, 1)
+        lion_beta2: 0.99 by default, in [0, 1)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        weight_decay: float | Tensor = 0.0,
+        sgd_ratio: float | Tensor = 10.0,
+        lion_ratio: float | Tensor = 0.1,
+        w_sgd: float | Tensor = 0.3333333333333333,
+        w_adamw: float | Tensor = 0.3333333333333333,
+        w_lion: float | Tensor = 0.3333333333333333,
+        adamw_beta1: float | Tensor = 0.9,
+        adamw_beta2: float | Tensor = 0.999,
+        adamw_eps: float | Tensor = 1e-08,
+        lion_beta1: float | Tensor = 0.9,
+        lion_beta2: float | Tensor = 0.99,
+        maximize: bool = False,
+    ) -> None: ...
+
+class HyperAdam(CompiledOptimizer):
+    """AdamW whose betas follow their hyper-gradients, as in Ozkara et al. (2024), arXiv:2401.08893
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.95,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Lion(CompiledOptimizer):
+    """Symbolic Discovery of Optimization Algorithms (Chen et al., 2023), arXiv:2302.06675
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.0001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.0001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.99,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class MADA(CompiledOptimizer):
+    """MADA: Meta-Adaptive Optimizers (Ozkara et al., ICML 2024), arXiv:2401.08893
+    With exact endpoints: a gate of its own for Adan, and the canonical form of every member.
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.0006 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        eps: 1e-06 by default, in [0, inf)
+        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        weight_decay: 0 by default, in [0, inf)
+        lr_ratio: 0.1 by default, in [0, inf)
+        c: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        rho: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        kappa: 0 by default, in [0, 1]; learned by sgd in [0, 1]
+        gamma: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        adan_beta2: 0.92 by default, in [0, 1)
+        lion_beta1: 0.9 by default, in [0, 1)
+        lion_beta2: 0.99 by default, in [0, 1)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.0006,
+        beta1: float | Tensor = 0.9,
+        eps: float | Tensor = 1e-06,
+        beta2: float | Tensor = 0.95,
+        weight_decay: float | Tensor = 0.0,
+        lr_ratio: float | Tensor = 0.1,
+        c: float | Tensor = 1.0,
+        rho: float | Tensor = 1.0,
+        kappa: float | Tensor = 0.0,
+        gamma: float | Tensor = 1.0,
+        adan_beta2: float | Tensor = 0.92,
+        lion_beta1: float | Tensor = 0.9,
+        lion_beta2: float | Tensor = 0.99,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class MADALegacy(CompiledOptimizer):
+    """MADA: Meta-Adaptive Optimizers (Ozkara et al., ICML 2024), arXiv:2401.08893
+    The authors' published update, quirks included, with their settings for GPT-2.
+
+    `betas` may be given for beta1, beta2, beta3.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.0006 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.01, 0.99]
+        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.501, 0.99]
+        beta3: 0 by default, in [0, 1); learned by sgd in [0, 0.99]
+        rho: 0 by default, in [0, 1]; learned by sgd in [0, 1]
+        c: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        gamma: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        v0: 1e-15 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.0006,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.95,
+        beta3: float | Tensor = 0.0,
+        rho: float | Tensor = 0.0,
+        c: float | Tensor = 1.0,
+        gamma: float | Tensor = 1.0,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.0,
+        v0: float | Tensor = 1e-15,
+        betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Memory(CompiledOptimizer):
+    """How long should the denominator remember? Adam forgets, AVGrad averages, AMSGrad never
+        forgets.
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        w_adam: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by sgd
+        w_avgrad: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by sgd
+        w_amsgrad: 0.3333333333333333 by default, in [0, 1]; one of the weights w, which sum to 1;
+            learned by sgd
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        w_adam: float | Tensor = 0.3333333333333333,
+        w_avgrad: float | Tensor = 0.3333333333333333,
+        w_amsgrad: float | Tensor = 0.3333333333333333,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...
+
+class SGD(CompiledOptimizer):
+    """A Stochastic Approximation Method (Robbins & Monro, 1951); momentum as in torch.optim.SGD
+
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        momentum: 0 by default, in [0, inf)
+        dampening: 0 by default, in (-inf, inf)
+        weight_decay: 0 by default, in [0, inf)
+        nesterov: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        momentum: float | Tensor = 0.0,
+        dampening: float | Tensor = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        nesterov: float | Tensor = 0.0,
+        maximize: bool = False,
+    ) -> None: ...
+
+class TwoSpeed(CompiledOptimizer):
+    """AdamW with two momenta, a quick one and a slow one, and a learned gate between them
+
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+        slow: 0.5 by default, in [0, 1]; learned by sgd in [0, 1]
+        beta1_fast: 0.8 by default, in [0, 1)
+        beta1_slow: 0.98 by default, in [0, 1)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.001,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        slow: float | Tensor = 0.5,
+        beta1_fast: float | Tensor = 0.8,
+        beta1_slow: float | Tensor = 0.98,
+        maximize: bool = False,
+    ) -> None: ...
+
+class Yogi(CompiledOptimizer):
+    """Adaptive Methods for Nonconvex Optimization (Zaheer et al., NeurIPS 2018)
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 0.001 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        m0: 1e-06 by default, in [0, inf)
+        v0: 1e-06 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor = 0.01,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 0.001,
+        weight_decay: float | Tensor = 0.0,
+        m0: float | Tensor = 1e-06,
+        v0: float | Tensor = 1e-06,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+    ) -> None: ...

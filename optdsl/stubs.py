@@ -1,0 +1,67 @@
+"""The text of `optimizers.pyi`, from which editors complete: ``python -m optdsl.stubs``."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from optdsl import library, optimizers
+from optdsl.ir.program import Program
+from optdsl.runtime.familiar import beta_names
+from optdsl.runtime.make import documentation
+
+_WIDTH = 100
+_HEAD = '''\
+# Written by `make stubs` from the specifications of the library.
+
+"""The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``."""
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from optdsl.runtime.optimizer import CompiledOptimizer
+
+def names() -> dict[str, str]:
+    """The specifications of the library by the names of their classes, sorted."""
+'''
+
+
+def text() -> str:
+    """The stub of every optimizer of the library."""
+    specs = optimizers.names().values()
+    programs = [library.read(library.open_source(spec), verify=False) for spec in specs]
+    return "\n".join([_HEAD, *map(_class, programs)])
+
+
+def write() -> Path:
+    """Write the stub beside `optimizers.py`; where it is."""
+    place = Path(optimizers.__file__).with_suffix(".pyi")
+    place.write_text(text(), encoding="utf-8")
+    return place
+
+
+def _class(program: Program) -> str:
+    lines = [f"class {program.name}(CompiledOptimizer):", f'    """{_documentation(program)}']
+    lines += ['    """', "", "    def __init__(", "        self,", "        params: ParamsT,"]
+    lines += ["        *,"]
+    lines += [f"        {h.name}: float | Tensor = {h.default!r}," for h in program.hypers]
+    betas = beta_names(h.name for h in program.hypers)
+    if betas:
+        inside = ", ".join(["float | Tensor"] * len(betas))
+        lines.append(f"        betas: tuple[{inside}] | None = None,")
+    lines += ["        maximize: bool = False,", "    ) -> None: ...", ""]
+    return "\n".join(lines)
+
+
+def _documentation(program: Program) -> str:
+    """The docstring, indented and not too wide."""
+    out: list[str] = []
+    for line in documentation(program).replace("\\", "\\\\").replace('"""', "'''").splitlines():
+        own = line[: len(line) - len(line.lstrip())]
+        room = _WIDTH - 4 - (3 if not out else 0)
+        out += textwrap.wrap(line, room, subsequent_indent=f"{own}    ") or [""]
+    return "\n".join(f"    {line}" if line else "" for line in out).lstrip()
+
+
+if __name__ == "__main__":
+    print(write())
