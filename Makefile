@@ -25,7 +25,8 @@ test: lint  ## Check style, types and architecture, then run the tests (WORKERS=
 
 test-ecosystem: $(ECO)  ## Train inside Hugging Face's Trainer, accelerate, Lightning and torchtitan
 	$(SAY) "pytest tests/ecosystem"
-	@.venv-ecosystem/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal tests/ecosystem
+	@.venv-ecosystem/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal \
+		tests/ecosystem
 
 lint: $(READY)  ## Check style, types and architecture
 	$(SAY) "ruff"
@@ -56,8 +57,8 @@ dist: $(READY)  ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove the environment and everything else that the targets above wrote
-	@rm -rf .venv .venv-ecosystem bench build demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
-		.ruff_cache
+	@rm -rf .venv .venv-ecosystem bench build demo dist .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

@@ -58,7 +58,11 @@ def bits(value: Any) -> Any:
     """A state or a model's weights, comparable to the bit."""
     if isinstance(value, Tensor):
         found = value.detach().cpu()
-        return str(found.dtype), tuple(found.shape), found.reshape(-1).view(torch.uint8).tolist()
+        return (
+            str(found.dtype),
+            tuple(found.shape),
+            bytes(found.reshape(-1).view(torch.uint8).tolist()).hex(),
+        )
     if isinstance(value, dict):
         return {key: bits(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
