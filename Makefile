@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-ecosystem lint format demo bench dist clean
+.PHONY: help setup test test-ecosystem lint format stubs demo bench dist clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ lint: $(READY)  ## Check style, types and architecture
 format: $(READY)  ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+stubs: $(READY)  ## Write optdsl/optimizers.pyi, from which editors complete, from the specs
+	@$(BIN)/python -m optdsl.stubs
 
 demo: $(READY)  ## List the specs, show one, and train a small model with three of them
 	$(SAY) "optdsl list"

@@ -94,6 +94,7 @@ class TestContent:
             "PKG-INFO",
             "README.md",
             "constraints.txt",
+            "optdsl/optimizers.pyi",
             "optdsl/py.typed",
             "optdsl/resources.py",
             "pyproject.toml",
@@ -105,6 +106,7 @@ class TestContent:
         names = distributions.wheel_names()
         assert {f"optdsl/_{name}" for name in data_files()} <= names
         assert {
+            "optdsl/optimizers.pyi",
             "optdsl/py.typed",
             "optdsl/resources.py",
             f"{STEM}.dist-info/licenses/LICENSE",
