@@ -25,11 +25,16 @@ def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
     found: tuple[list[str], list[str]] = ([], [])
     for side, program in enumerate((left, right)):
         known = {forms[1 - side][v] for v in defined[1 - side].values()}
-        for name, value in defined[side].items():
+        for value in defined[side].values():
             if forms[side][value] not in known or value == program.parameter:
-                inner = program.operations[value].arguments[0]
-                found[side].append(f"{name} = {expression(_node(program, inner))}")
+                found[side].append(equation(program, value))
     return found
+
+
+def equation(program: Program, definition: Value) -> str:
+    """A named equation in the language; other named equations stand in it by their names."""
+    named = program.operations[definition]
+    return f"{named.attribute} = {expression(_node(program, named.arguments[0]))}"
 
 
 def _defined(program: Program) -> dict[str, Value]:

@@ -1,4 +1,4 @@
-"""Loading states without loss.
+"""Loading states without loss, and only those of a rule that takes the same steps.
 
 `torch.optim.Optimizer.load_state_dict` casts every floating state to its parameter's dtype, which
 would round the float32 moments of a bfloat16 parameter.
@@ -15,6 +15,7 @@ import torch
 
 from optdsl.ir.types import Extent
 from optdsl.runtime.engines import PENDING_HYPERS
+from optdsl.runtime.meaning import Meaning, differences, read
 from optdsl.runtime.places import copied_beside
 from optdsl.runtime.scope import OWN
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # What a state keeps for a pending step, and no rule declares.
 _PENDING = ("tangent/", "pending/")
 _ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
+# An error shows so many lines of what is different.
+_SHOWN = 14
 
 
 @contextmanager
@@ -54,8 +57,10 @@ def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
 
 
 def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state with the name of the specification that made it."""
-    return {**state_dict, "specification": optimizer.compiled.program.name}
+    """The state with the name of the specification that made it, and what that means."""
+    compiled = optimizer.compiled
+    entry = dict(compiled.meaning.entry)
+    return {**state_dict, "specification": compiled.program.name, "meaning": entry}
 
 
 def drop_strangers(optimizer: CompiledOptimizer) -> None:
@@ -78,9 +83,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     name = type(optimizer).__name__
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
-    other = state_dict.get("specification", program.name)
-    if other != program.name:
-        raise ValueError(f"this state is not one of {name}: it was saved by {other}")
+    _check_meaning(optimizer, state_dict)
     for group in state_dict["param_groups"]:
         missing = [h.name for h in program.hypers if h.name not in group]
         if missing:
@@ -96,7 +99,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                 f"not {', '.join(sorted(states))}"
             )
     scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
-    for index, parameter in _pairs(optimizer, state_dict):
+    for index, parameter in pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():
             one = key in scalars or str(key).startswith(OWN)
             expected = torch.Size() if one else parameter.shape
@@ -109,7 +112,50 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                 )
 
 
-def _pairs(
+def _check_meaning(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    """Refuse the state of a rule that takes other steps, with what is different."""
+    program, name = optimizer.compiled.program, type(optimizer).__name__
+    other = state_dict.get("specification", program.name)
+    entry, own = state_dict.get("meaning"), optimizer.compiled.meaning
+    if not isinstance(entry, dict):
+        # What was saved before there were meanings has a name at most.
+        if other != program.name:
+            raise ValueError(f"this state is not one of {name}: it was saved by {other}")
+        return
+    if entry.get("hash") == own.hash:
+        return
+    saved = read(entry)
+    if saved is None:
+        raise ValueError(
+            f"this state is not one of {name}: it was saved by {other}, whose equations are not "
+            "these, and cannot be read"
+        )
+    lines = differences(saved, own)
+    if not lines:
+        return
+    if len(lines) > _SHOWN:
+        lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} lines more"]
+    if saved.states == own.states:
+        lines.append(
+            "The states have the same names: load_state_dict(optimizer.migrated(state_dict)) goes "
+            "on with them."
+        )
+    raise ValueError(
+        f"this state is not one of {name}: it was saved by {other}, which takes other steps\n  "
+        + "\n  ".join(lines)
+    )
+
+
+def _saved_hypers(own: Meaning, state_dict: dict[str, Any]) -> tuple[str, ...]:
+    """The hyperparameters in the order in which a checkpoint's pending steps keep them."""
+    entry = state_dict.get("meaning")
+    if not isinstance(entry, dict) or entry.get("hash") == own.hash:
+        return own.hypers
+    saved = read(entry)
+    return own.hypers if saved is None else saved.hypers
+
+
+def pairs(
     optimizer: CompiledOptimizer, state_dict: dict[str, Any]
 ) -> list[tuple[Any, torch.Tensor]]:
     """The index under which each parameter was saved; as many as both sides have."""
@@ -119,9 +165,14 @@ def _pairs(
 
 
 def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
-    for index, parameter in _pairs(optimizer, state_dict):
+    own = optimizer.compiled.meaning
+    saved = _saved_hypers(own, state_dict)
+    places = [0, *(1 + saved.index(h) for h in own.hypers)]
+    for index, parameter in pairs(optimizer, state_dict):
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
+                if key == PENDING_HYPERS and saved != own.hypers:
+                    value = value[places]
                 on_the_host = key in _ON_THE_HOST or str(key).startswith(OWN)
                 device = value.device if on_the_host else parameter.device
                 copy = copied_beside(parameter, number, value, device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime import migrate
+from optdsl.runtime import by_name, migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Sums, Work
@@ -32,6 +32,7 @@ from optdsl.runtime.hyperparameters import (
     check_value,
 )
 from optdsl.runtime.learning import Block, Coefficient, blocks
+from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 
 
@@ -62,6 +63,11 @@ class Compiled:
     def betas(self) -> tuple[str, ...]:
         """The hyperparameters that ``betas`` stands for."""
         return beta_names(h.name for h in self.program.hypers)
+
+    @functools.cached_property
+    def meaning(self) -> Meaning:
+        """What the rule means, which is what checkpoints are known by."""
+        return meaning(self.program)
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -177,7 +183,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._betas.write(self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as of torch, and under "specification" the name of the rule."""
+        """The state as of torch, the rule's name ("specification"), and what it means ("meaning").
+
+        The meaning is a hash and the rule's program, so that whoever loads the state can tell
+        whether it is of a rule that takes the same steps.
+        """
         self._betas.read(self.param_groups)
         return signed(self, super().state_dict())
 
@@ -185,10 +195,28 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """Load a state, every tensor in the dtype in which it was saved.
 
         Raises:
-            ValueError: when the state is another optimizer's, or of other groups; nothing changes.
+            ValueError: when the state is of a rule that takes other steps, with what is different,
+                or of other groups; nothing changes.
         """
         with restored_bitwise(self):
             super().load_state_dict(state_dict)
+
+    def migrated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state of another rule as one of this rule, for `load_state_dict`.
+
+        States and hyperparameters are matched by their names; what the other rule has not is as
+        this optimizer has it now, and its other hyperparameters are forgotten. A step that the
+        other rule has not completed is completed as that rule does it, for which the parameters
+        must be loaded already; hyper-gradients that are pending are lost, where tangents are not
+        stored.
+
+        Args:
+            state_dict: what another optimizer saved; it stays as it is.
+
+        Raises:
+            ValueError: when the states of the two rules have other names or extents.
+        """
+        return by_name.migrated(self, state_dict)
 
     def metrics(self) -> dict[str, float]:
         """Learned coefficients and their last hyper-gradients, for any logger.

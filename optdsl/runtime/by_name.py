@@ -1,0 +1,92 @@
+"""The state of one rule for another one, by the names of states and hyperparameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optdsl.plan import pending
+from optdsl.runtime import migrate
+from optdsl.runtime.checkpoint import pairs
+from optdsl.runtime.engines import Work
+from optdsl.runtime.meaning import Meaning, read
+
+if TYPE_CHECKING:
+    from optdsl.runtime.optimizer import CompiledOptimizer
+
+
+def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """See `CompiledOptimizer.migrated`."""
+    name, own = type(optimizer).__name__, optimizer.compiled.meaning
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
+    saved = read(state_dict.get("meaning"))
+    if saved is not None and saved.states != own.states:
+        raise ValueError(
+            f"this state cannot become one of {name}: it keeps {_listed(saved.states)}, "
+            f"not {_listed(own.states)}"
+        )
+    groups = [
+        _group(group, mine, own, saved)
+        for group, mine in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    if len(groups) != len(state_dict["param_groups"]):
+        raise ValueError("this state has another number of parameter groups")
+    group_of = {index: g for g in state_dict["param_groups"] for index in g["params"]}
+    states = dict(state_dict["state"])
+    for index, parameter in pairs(optimizer, state_dict):
+        if states.get(index):
+            states[index] = _state(name, states[index], parameter, group_of[index], own, saved)
+    return {
+        **state_dict,
+        "state": states,
+        "param_groups": groups,
+        "specification": optimizer.compiled.program.name,
+        "meaning": dict(own.entry),
+    }
+
+
+def _group(
+    group: dict[str, Any], mine: dict[str, Any], own: Meaning, saved: Meaning | None
+) -> dict[str, Any]:
+    """A group with the hyperparameters that the optimizer has, the saved values first."""
+    theirs = {*(() if saved is None else saved.hypers), "betas"} - set(mine)
+    kept = {key: value for key, value in group.items() if key not in theirs}
+    return {**{h: mine[h] for h in own.hypers if h not in kept}, **kept}
+
+
+def _state(
+    name: str,
+    state: dict[str, Any],
+    parameter: torch.Tensor,
+    group: dict[str, Any],
+    own: Meaning,
+    saved: Meaning | None,
+) -> dict[str, Any]:
+    """A parameter's state with its last step completed, as the old rule does it."""
+    missing = [s for s in own.states if s not in state]
+    if missing:
+        raise ValueError(f"this state cannot become one of {name}: it has no {', '.join(missing)}")
+    declared = {*own.states, "step"}
+    if saved is None and pending("g") in state:
+        raise ValueError(
+            f"this state cannot become one of {name}: its last step is not completed, and it does "
+            "not say by which rule; load it where it was saved, and save it again"
+        )
+    lasting = {k: v for k, v in state.items() if k not in declared and k.partition("/")[0] != _KEPT}
+    if saved is not None:
+        state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+        device = next(iter(state[s] for s in own.states), parameter).device
+        here = parameter.detach().to(device)
+        hypers = {h: float(group[h]) for h in saved.hypers}
+        work = Work(here, torch.zeros_like(here), state, hypers)
+        migrate.completed(saved.program, work)
+    return {k: v for k, v in state.items() if k in declared} | lasting
+
+
+_KEPT = pending("").rstrip("/")
+
+
+def _listed(states: dict[str, str]) -> str:
+    return ", ".join(f"{name} (one {kind})" for name, kind in states.items()) or "nothing"

@@ -1,0 +1,256 @@
+"""What a rule means: the steps that it takes, whatever its text looks like.
+
+Hyperparameters and states have names, because checkpoints do; equations are compared by what they
+compute. Defaults, bounds, comments, the names of other equations, and what is learned by which rule
+are no part of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from optdsl.algebra.normal_form import Algebra
+from optdsl.algebra.polynomial import Polynomial
+from optdsl.ir.builder import Builder, TooManyOperations
+from optdsl.ir.domain import EVERYTHING
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value, upstream
+from optdsl.ir.text import IRSyntaxError, parse_program, print_program
+from optdsl.ir.verify import InvalidProgram, verify
+from optdsl.passes.eliminate_dead import eliminate_dead
+from optdsl.passes.rewrite import rewrite
+from optdsl.prove.equations import equation
+
+# A text that says otherwise is none of ours.
+MAX_TEXT = 2_000_000
+# An equation with more operations is not shown.
+_MAX_SHOWN = 80
+# These give the same bits either way round.
+_COMMUTING = frozenset({"add", "mul", "max", "min", "eq", "ne"})
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The meaning of a rule.
+
+    Attributes:
+        program: the rule, reduced to what it means.
+    """
+
+    program: Program
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Equal hashes are equal steps to the bit, and hyperparameters in the same order."""
+        program, digests = self.program, _digests(self.program)
+        return _hash(
+            *(h.name for h in program.hypers),
+            "states",
+            *sorted(
+                _hash(s.name, str(s.type), digests[s.initial], digests[s.next])
+                for s in program.states
+            ),
+            str(program.parameter_type),
+            digests[program.parameter],
+        )
+
+    @functools.cached_property
+    def entry(self) -> dict[str, str]:
+        """What a checkpoint says of it, in plain strings: the hash, and the rule itself."""
+        return {"hash": self.hash, "program": print_program(self.program)}
+
+    @functools.cached_property
+    def hypers(self) -> tuple[str, ...]:
+        """The names of the hyperparameters, in order."""
+        return tuple(h.name for h in self.program.hypers)
+
+    @functools.cached_property
+    def states(self) -> dict[str, str]:
+        """The states, by name: whether each is a number, a number a tensor, or a tensor."""
+        return {s.name: str(s.type) for s in self.program.states}
+
+
+def meaning(program: Program) -> Meaning:
+    """The meaning of a program, with tangents or without.
+
+    Args:
+        program: any; it keeps the order of its hyperparameters.
+    """
+    bare = replace(
+        program,
+        documentation=(),
+        learned=(),
+        tangents=(),
+        simplexes=(),
+        hypers=tuple(replace(h, default=0.0, domain=EVERYTHING) for h in program.hypers),
+        states=tuple(replace(s, origins=()) for s in program.states),
+    )
+    return Meaning(eliminate_dead(rewrite(bare, _unnamed)))
+
+
+def read(entry: object) -> Meaning | None:
+    """The meaning that a checkpoint's entry tells of; None where it cannot be read."""
+    text = entry.get("program") if isinstance(entry, dict) else None
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        return None
+    try:
+        return meaning(verify(parse_program(text)))
+    except (IRSyntaxError, InvalidProgram, TooManyOperations):
+        return None
+
+
+def differences(saved: Meaning, own: Meaning) -> list[str]:
+    """What is not the same in two rules, a line each; empty where they take the same steps.
+
+    The lines are for readers: which hyperparameters and states only one of them has, and which
+    equations differ, as the checkpoint has them and as they are here. Equations are equal when
+    their normal forms over the reals are.
+    """
+    lines = [
+        *_only("hyperparameters", saved.hypers, own.hypers),
+        *_only("states", saved.states, own.states),
+    ]
+    both = [name for name in own.states if name in saved.states]
+    lines += [
+        f"{name} is one {saved.states[name]} in the checkpoint, and one {own.states[name]} here"
+        for name in both
+        if saved.states[name] != own.states[name]
+    ]
+    return lines + _equations(saved.program, own.program, both)
+
+
+def _unnamed(_: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
+    # A barrier changes hyper-gradients, and no step.
+    return arguments[0] if operation.opcode in {"define", "stop_gradient"} else None
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digests(program: Program) -> list[str]:
+    """A digest of each value: of the operation, and of what it is made from."""
+    found: list[str] = []
+    for operation in program.operations:
+        arguments = [found[a] for a in operation.arguments]
+        if operation.opcode in _COMMUTING:
+            arguments.sort()
+        found.append(
+            _hash(operation.opcode, repr(operation.attribute), str(operation.type), *arguments)
+        )
+    return found
+
+
+def _only(what: str, saved: Iterable[str], own: Iterable[str]) -> list[str]:
+    first, second = list(saved), list(own)
+    sides = (
+        ("only in the checkpoint", [x for x in first if x not in second]),
+        ("only here", [x for x in second if x not in first]),
+    )
+    return [f"{what} {where}: {', '.join(names)}" for where, names in sides if names]
+
+
+def _equations(saved: Program, own: Program, states: list[str]) -> list[str]:
+    """The equations that differ, as seen from the results that both rules have."""
+    wanted = ["theta'", *(f"{s}'" for s in states), *(f"{s} at first" for s in states)]
+    sides = [_Named(program) for program in (saved, own)]
+    algebra = Algebra()
+    shared = [name for name in sides[0].values if name in sides[1].values]
+    whole = [side.forms(algebra, wanted, ()) for side in sides]
+    if all(whole[0][name] == whole[1][name] for name in wanted):
+        return []
+    # Each equation by itself: those that only read what differs are the same.
+    apart = [side.forms(algebra, shared, shared) for side in sides]
+    needed = [side.needed(wanted) for side in sides]
+    lines: list[str] = []
+    different: list[str] = []
+    for name in shared:
+        if apart[0][name] != apart[1][name] and any(name in names for names in needed):
+            different.append(name)
+            lines.append(f"in the checkpoint  {sides[0].text(name)}")
+            lines.append(f"here               {sides[1].text(name)}")
+    for side, where in zip(sides, ("only in the checkpoint", "only here"), strict=True):
+        extra = side.needed(different, known=shared)
+        lines += [f"{where}: {side.text(name)}" for name in extra]
+    return lines
+
+
+class _Named:
+    """A program whose equations have their readers' names again, and so have its results.
+
+    Attributes:
+        values: the named equations.
+    """
+
+    def __init__(self, program: Program) -> None:
+        names: dict[Value, list[str]] = {}
+        hints = Counter(o.hint for o in program.operations if o.hint and not TABLE[o.opcode].leaf)
+        for index, operation in enumerate(program.operations):
+            if operation.hint is not None and hints[operation.hint] == 1:
+                names[Value(index)] = [operation.hint]
+        results = [("theta'", program.parameter)]
+        for state in program.states:
+            results += [(f"{state.name}'", state.next), (f"{state.name} at first", state.initial)]
+        taken = {name for name, _ in results}
+        for value, given in names.items():
+            names[value] = [n for n in given if n not in taken]
+        for name, value in results:
+            names.setdefault(value, []).append(name)
+        builder, new = Builder(), list[Value]()
+        self.values: dict[str, Value] = {}
+        for index, operation in enumerate(program.operations):
+            value = builder.copy(operation, tuple(new[a] for a in operation.arguments))
+            for name in names.get(Value(index), []):
+                self.values[name] = builder.emit("define", value, attribute=name)
+            chosen = names.get(Value(index), [])
+            # A number, the gradient and their like are read as what they are.
+            leaf = TABLE[operation.opcode].leaf
+            new.append(self.values[chosen[0]] if chosen and not leaf else value)
+        self._program = replace(program, operations=builder.operations)
+
+    def forms(
+        self, algebra: Algebra, names: Iterable[str], opaque: Iterable[str]
+    ) -> Mapping[str, Polynomial]:
+        """The normal forms of equations, where others are nothing but their names."""
+        hidden = {self.values[name] for name in opaque}
+        found: dict[str, Polynomial] = {}
+        for name in names:
+            value = self.values[name]
+            inner = self._inner(name)
+            found[name] = algebra.forms(self._program, (inner,), None, hidden - {value})[inner]
+        return found
+
+    def needed(self, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
+        """The equations that others are made from, but for what `known` ones are made from.
+
+        Without any that are known, the others are among them.
+        """
+        stop = {self.values[name] for name in known}
+        roots = [self._inner(name) if name in known else self.values[name] for name in names]
+        needed = set(upstream(self._program.operations, roots, stop)) - stop
+        return [name for name, value in self.values.items() if value in needed]
+
+    def _inner(self, name: str) -> Value:
+        return self._program.operations[self.values[name]].arguments[0]
+
+    def text(self, name: str) -> str:
+        """An equation in the language."""
+        if self._size(name) > _MAX_SHOWN:
+            return f"{name} = (an equation of more than {_MAX_SHOWN} operations)"
+        return equation(self._program, self.values[name])
+
+    def _size(self, name: str) -> int:
+        """How many operations an equation spells."""
+        sizes: dict[Value, int] = {}
+        inner = self._inner(name)
+        for value in self._program.needed((inner,)):
+            operation = self._program.operations[value]
+            parts = (
+                0 if operation.opcode == "define" else sum(sizes[a] for a in operation.arguments)
+            )
+            sizes[value] = 1 + parts
+        return sizes[inner]
