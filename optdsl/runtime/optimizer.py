@@ -15,7 +15,7 @@ from optdsl.ir.program import Hyper, Program
 from optdsl.runtime import by_name, migrate
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
-from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Sums, Work
+from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Work
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -34,6 +34,7 @@ from optdsl.runtime.hyperparameters import (
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
+from optdsl.runtime.scope import Part, Scopes, add
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Compiled:
         return meaning(self.program)
 
     @functools.cached_property
+    def scopes(self) -> Scopes:
+        """What has values of the learned hyperparameters of its own."""
+        return Scopes(self.coefficients)
+
+    @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
@@ -79,8 +85,10 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     """An optimizer compiled from a specification.
 
     Learned coefficients live in ``param_groups`` like every hyperparameter; all groups share
-    them. The hyper-gradient of a coefficient at a step is the dot product of the gradient with
-    the derivative of the previous update (Ozkara et al., 2024, section 3).
+    those that are learned for the whole optimizer. One that is learned for each tensor is in the
+    tensor's state, and its group has where tensors start. The hyper-gradient of a coefficient at a
+    step is the dot product of the gradient with the derivative of the previous update (Ozkara et
+    al., 2024, section 3).
     """
 
     compiled: ClassVar[Compiled]
@@ -111,8 +119,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         defaults = {key: hypers.get(key, h.default) for key, h in declared.items()}
         checked: dict[str, Any] = {k: self._checked(declared[k], v) for k, v in defaults.items()}
         check_sums(name, self.compiled.program.simplexes, checked)
-        for coefficient in self.compiled.coefficients:
-            checked |= coefficient.defaults()
+        checked |= self.compiled.scopes.defaults()
         if betas:
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
@@ -133,9 +140,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         super().__setstate__(state)
         self._known = {}
         drop_strangers(self)
-        for coefficient in self.compiled.coefficients:
-            for group in self.param_groups:
-                coefficient.adopt(group)
+        self.compiled.scopes.adopt(self.param_groups, self.state.values())
         for group in self.param_groups:
             group.setdefault("maximize", False)
         self._betas = Betas(type(self).__name__, self.compiled.betas)
@@ -168,13 +173,13 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._betas.read(self.param_groups)
         if self._made:
             # What was learned so far, or set by hand; the constructor's groups all start alike.
-            for coefficient in self.compiled.coefficients:
+            for coefficient in self.compiled.scopes.shared:
                 for key in (coefficient.name, *coefficient.defaults()):
                     self.defaults[key] = self.param_groups[0][key]
         super().add_param_group(param_group)
         try:
             check_sums(name, self.compiled.program.simplexes, param_group)
-            check_shared(name, self.compiled.bounds, self.param_groups)
+            check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
             for parameter in param_group["params"]:
                 _check_dtype(name, parameter)
         except ValueError:
@@ -223,13 +228,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
         Returns:
             ``{"rho": ..., "hypergradient/rho": ...}``; a hyper-gradient is as measured, before
-            the clip, and 0 before the first; empty when nothing is learned.
+            the clip, and 0 before the first; empty when nothing is learned. What is learned for
+            each group is ``rho/0``, ``rho/1`` and so on, by the groups' numbers; for each tensor
+            it is ``rho/mean``, ``rho/min`` and ``rho/max`` over the tensors.
         """
-        found: dict[str, float] = {}
-        for coefficient in self.compiled.coefficients:
-            for key in (coefficient.name, coefficient.hypergradient_key):
-                found[key] = float(self.param_groups[0][key])
-        return found
+        return self.compiled.scopes.metrics(self.param_groups, self.state)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -254,23 +257,17 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._betas.read(self.param_groups)
         work = [gradients(group) for group in self.param_groups]
         self._check_step(work)
-        taken = self._steps_taken()
         hypers = [self._hypers(group) for group in self.param_groups]
-        batches, sums = self._batches(work, hypers)
-        if self.compiled.order == "exact":
-            for engine, batch in batches.items():
-                _add(sums, engine.settle(batch.pending, self._known))
-            self._learn(sums, taken)
-            for group, values in zip(self.param_groups, hypers, strict=True):
-                values.update(self._hypers(group))
-            for engine, batch in batches.items():
-                engine.take_settled(batch.pending, self._known)
-                engine.take(batch.fresh, self._known)
-        else:
-            for engine, batch in batches.items():
-                _add(sums, engine.settle_and_take(batch.pending, self._known))
-                engine.take(batch.fresh, self._known)
-            self._learn(sums, taken)
+        scopes = self.compiled.scopes
+        parts = scopes.divided(work, hypers, self.param_groups, self.state)
+        for part in parts:
+            self._check_own(part)
+        taken = scopes.taken(self.param_groups, self.state)
+        try:
+            scopes.lend(parts, self.state)
+            self._take(parts, taken)
+        finally:
+            scopes.give_back(parts, self.state)
         self._betas.write(self.param_groups)
         return loss
 
@@ -283,7 +280,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             for hyper in self.compiled.program.hypers:
                 self._checked(hyper, group[hyper.name])
             check_sums(name, self.compiled.program.simplexes, group)
-        check_shared(name, self.compiled.bounds, self.param_groups)
+        check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
         for pairs in work:
             for _, gradient in pairs:
                 if gradient.layout is not torch.strided:
@@ -294,28 +291,53 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     def _hypers(self, group: dict[str, Any]) -> dict[str, float]:
         return {h.name: float(group[h.name]) for h in self.compiled.program.hypers}
 
-    def _steps_taken(self) -> int:
-        """The largest number of steps that a parameter has taken."""
-        if not self.compiled.coefficients:
-            return 0  # nobody asks
-        # Most parameters share one count.
-        counts = {id(s["step"]): s["step"] for s in self.state.values() if s}
-        return max((int(count) for count in counts.values()), default=0)
+    def _check_own(self, part: Part) -> None:
+        """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
+        program = self.compiled.program
+        own = {h.name: h for h in program.hypers if h.name in part.own}
+        for name, hyper in own.items():
+            self._checked(hyper, part.own[name])
+        if own:
+            check_sums(type(self).__name__, program.simplexes, part.work[0][1])
 
-    def _batches(
-        self, work: list[list[tuple[Tensor, Tensor]]], hypers: list[dict[str, float]]
-    ) -> tuple[dict[Engine, _Batch], Sums]:
-        """What there is to do, by engine; parameters with gradients and hyperparameters by group.
+    def _take(self, parts: list[Part], taken: list[int]) -> None:
+        """A step of all parts, which get their sums; coefficients learn."""
+        jobs = [(part, self._known_of(part), self._batches(part)) for part in parts]
+        if self.compiled.order == "exact":
+            for part, known, batches in jobs:
+                for engine, batch in batches.items():
+                    add(part.sums, engine.settle(batch.pending, known))
+            self._learn(parts, taken)
+            hypers = [self._hypers(group) for group in self.param_groups]
+            self.compiled.scopes.refresh(parts, hypers)
+            for _, known, batches in jobs:
+                for engine, batch in batches.items():
+                    engine.take_settled(batch.pending, known)
+                    engine.take(batch.fresh, known)
+        else:
+            for part, known, batches in jobs:
+                for engine, batch in batches.items():
+                    add(part.sums, engine.settle_and_take(batch.pending, known))
+                    engine.take(batch.fresh, known)
+            self._learn(parts, taken)
+
+    def _known_of(self, part: Part) -> Known:
+        if part.key is None:
+            return self._known
+        known: Known = self._known.setdefault(part.key, {})
+        return known
+
+    def _batches(self, part: Part) -> dict[Engine, _Batch]:
+        """What there is to do, by engine.
 
         States that another engine left behind are completed first, which may give
         hyper-gradients.
         """
         batches: dict[Engine, _Batch] = {}
-        sums: Sums = {}
         kinds: dict[Any, tuple[Shape, _Batch]] = {}
         states, new = self.state, tuple.__new__
         # Once for every parameter: what tells engines apart is looked up as cheaply as can be.
-        for pairs, values in zip(work, hypers, strict=True):
+        for pairs, values in part.work:
             for parameter, gradient in pairs:
                 state = states[parameter]
                 task = new(Work, (parameter, gradient, state, values))
@@ -335,13 +357,12 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     batch.pending.append(task)
                     continue
                 if keys != shape.complete:
-                    _add(sums, migrate.completed(self.compiled.program, task))
+                    add(part.sums, migrate.completed(self.compiled.program, task))
                 batch.fresh.append(task)
-        return batches, sums
+        return batches
 
-    def _learn(self, hypergradients: Sums, taken: int) -> None:
-        for block in self.compiled.blocks:
-            block.update(self.param_groups, hypergradients, taken)
+    def _learn(self, parts: list[Part], taken: list[int]) -> None:
+        self.compiled.scopes.learn(self.compiled.blocks, parts, self.param_groups, taken)
 
 
 @dataclass(frozen=True)
@@ -350,12 +371,6 @@ class _Batch:
 
     pending: list[Work]
     fresh: list[Work]
-
-
-def _add(total: Sums, more: Sums) -> None:
-    """Add sums to others, by name."""
-    for name, value in more.items():
-        total[name] = total.get(name, 0.0) + value
 
 
 def _check_dtype(optimizer: str, parameter: Tensor) -> None:
