@@ -30,6 +30,11 @@ from tests.runtime.helpers import (
 
 BACKENDS = ("eager", "c")
 LEARN = {"lr": Learn("sgd", lr=1e-5, momentum=0.9, clip=5, bounds=(0, 1), after=1)}
+# So much that the C backend lets the states lag, and does the last step again.
+ALL = LEARN | {
+    "beta": Learn("sgd", lr=1e-4, clip=5, bounds=(0.5, 0.95)),
+    "weight_decay": Learn("adam", lr=1e-4, bounds=(0, 1)),
+}
 RULE = """\
 optimizer Own
 hyper lr = 0.01 in [0, inf)
@@ -98,10 +103,11 @@ def test_the_hash_is_of_what_a_rule_does(text: str) -> None:
 def test_what_is_equal_over_the_reals_goes_on(backend: str, text: str) -> None:
     """While a step is pending, with hyperparameters in another order perhaps."""
     assert meaning_of(text) != meaning_of(RULE)
-    cls = optdsl.compile(RULE, backend=backend, learn=LEARN)
+    cls = optdsl.compile(RULE, backend=backend, learn=ALL)
     unbroken = cls(parameters(), lr=0.02, weight_decay=0.3)
     train(unbroken, range(4))
-    other = optdsl.compile(text, backend=backend, learn=LEARN)
+    assert ("pending/hypers" in unbroken.state[held(unbroken)[0]]) == (backend == "c")
+    other = optdsl.compile(text, backend=backend, learn=ALL)
     new = other([nn.Parameter(p.detach().clone()) for p in held(unbroken)])
     new.load_state_dict(saved(unbroken.state_dict()))
     for optimizer in (unbroken, new):
@@ -297,6 +303,34 @@ def test_migration_by_name_goes_on_from_completed_states(
     for ours, mine in zip(held(new), params, strict=True):
         close = 1e-9 if dtype is torch.float64 else 3e-2
         torch.testing.assert_close(ours, mine, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_migration_completes_what_lags_by_the_rule_that_began_it(dtype: torch.dtype) -> None:
+    """With the old equations and the hyperparameters of then, down to what reads theta'."""
+    states = "state m = 0\nstate z = theta\n"
+    average = "z' = beta * z + (1 - beta) * theta'"
+    old = with_equations(H, M, THETA, average, states=states)
+    new = with_equations(H, M, "theta' = theta - lr * 2 * m'", average, states=states)
+    still = {name: Learn("sgd", lr=0.0, bounds=(0, 0.99)) for name in ALL}
+    values = {"lr": 0.02, "weight_decay": 0.3, "beta": 0.8}
+    source = optdsl.compile(old, backend="c", learn=still)(parameters(dtype), **values)
+    oracle = optdsl.compile(old, backend="eager", learn=False)(parameters(dtype), **values)
+    for optimizer in (source, oracle):
+        train(optimizer, range(3))
+    assert "pending/g" in source.state[held(source)[0]]
+    for group in source.param_groups:
+        group["weight_decay"] = 0.0  # from the next step on
+    target = optdsl.compile(new, backend="c", learn=still)(copied(source))
+    target.load_state_dict(target.migrated(saved(source.state_dict())))
+    assert target.param_groups[0]["weight_decay"] == 0.0
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    for ours, theirs in zip(held(target), held(oracle), strict=True):
+        assert target.state[ours].keys() == {"step", "m", "z"}
+        for key, value in target.state[ours].items():
+            expected = oracle.state[theirs][key]
+            torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+    train(target, range(3, 5))
 
 
 def test_migration_keeps_values_by_name_and_takes_others_from_here() -> None:
