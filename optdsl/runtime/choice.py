@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.runtime.c import CEngine
+from optdsl.runtime.distributed import ShardEngine, check_whole, is_dtensor, prefix, shard
 from optdsl.runtime.eager import EagerEngine
 from optdsl.runtime.engines import Engine, cosines
 from optdsl.runtime.toolchain import BuildError, NoCompiler
@@ -30,6 +31,7 @@ class Engines:
         self.backend = backend
         self._order = order
         self._made: dict[tuple[str, torch.dtype], Engine] = {}
+        self._sharded: dict[tuple[Engine, str | None], Engine] = {}
         # Compiled kernels have no norms of tangents.
         self._compiles = backend != "eager" and not cosines(program)
 
@@ -41,14 +43,25 @@ class Engines:
             BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
         """
         if is_traceable_wrapper_subclass(parameter):
+            if is_dtensor(parameter):
+                return self._of_shards(parameter)
             return self._of_a_wrapper()
         key = (parameter.device.type, parameter.dtype)
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]
 
+    def _of_shards(self, parameter: torch.Tensor) -> Engine:
+        """The engine for DTensors that are placed like this one: that of their shards."""
+        check_whole(self.program, parameter)
+        inner = self.of(shard(parameter))
+        key = (inner, prefix(parameter))
+        if key not in self._sharded:
+            self._sharded[key] = ShardEngine(inner, key[1])
+        return self._sharded[key]
+
     def _of_a_wrapper(self) -> Engine:
-        """The engine for tensors without memory of their own, such as DTensor."""
+        """The engine for tensors without memory of their own that are no DTensors."""
         if self.backend == "c":
             raise RuntimeError(
                 f'{self.program.name} was compiled with backend="c", which takes plain tensors, '

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime import by_name, migrate
+from optdsl.runtime import beginning, by_name, distributed
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
-from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Work
+from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Work, cosines, square_keys
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -66,14 +66,20 @@ class Compiled:
         return beta_names(h.name for h in self.program.hypers)
 
     @functools.cached_property
-    def meaning(self) -> Meaning:
-        """What the rule means, which is what checkpoints are known by."""
-        return meaning(self.program)
+    def measured(self) -> tuple[str, ...]:
+        """The names that sums may have."""
+        squares = [key for name in cosines(self.program) for key in square_keys(name)]
+        return (*(t.hyper for t in self.program.tangents), *squares)
 
     @functools.cached_property
     def scopes(self) -> Scopes:
         """What has values of the learned hyperparameters of its own."""
         return Scopes(self.coefficients)
+
+    @functools.cached_property
+    def meaning(self) -> Meaning:
+        """What the rule means, which is what checkpoints are known by."""
+        return meaning(self.program)
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -92,15 +98,31 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     """
 
     compiled: ClassVar[Compiled]
+    # The ranks whose optimizers are parts of this one and learn together: those that a wrapper
+    # gave a share of the parameters each, or the parts of a pipeline. Copies have none.
+    process_group: Any = None
     _made = False
+    # Whether a step was taken since this was made or loaded, by every tensor that has a state.
+    _begun = False
 
-    def __init__(self, /, params: Any, *, maximize: bool = False, **hypers: Any) -> None:
+    def __init__(
+        self,
+        /,
+        params: Any,
+        *,
+        maximize: bool = False,
+        process_group: Any = None,
+        **hypers: Any,
+    ) -> None:
         """Make an optimizer.
 
         Args:
             params: parameters, named parameters, or parameter groups, as in torch. They must be
                 real and of a floating dtype; float16 and bfloat16 keep their state in float32.
             maximize: whether to go up the gradients; coefficients then learn what raises the loss.
+            process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
+                their hyper-gradients are added up. It can also be set later. DTensors and
+                DistributedDataParallel need none.
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
                 which every step reads anew.
@@ -124,6 +146,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
         self._known: Known = {}
+        self.process_group = process_group
         self._betas = Betas(name, betas)
         super().__init__(params, checked)
         self._made = True
@@ -138,7 +161,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
         super().__setstate__(state)
-        self._known = {}
+        self._known, self._begun = {}, False
         drop_strangers(self)
         self.compiled.scopes.adopt(self.param_groups, self.state.values())
         for group in self.param_groups:
@@ -256,6 +279,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 loss = closure()
         self._betas.read(self.param_groups)
         work = [gradients(group) for group in self.param_groups]
+        if not self._begun and not self._begin(work):
+            return loss
         self._check_step(work)
         hypers = [self._hypers(group) for group in self.param_groups]
         scopes = self.compiled.scopes
@@ -270,6 +295,14 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             scopes.give_back(parts, self.state)
         self._betas.write(self.param_groups)
         return loss
+
+    def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:
+        """Whether a first step is to be taken, and not one that only shows what is kept."""
+        if beginning.is_inert(self, work):
+            beginning.materialize(self)
+            return False
+        self._begun = not beginning.start_over(self, work)
+        return True
 
     def _checked(self, hyper: Hyper, value: Any) -> float | Tensor:
         return check_value(type(self).__name__, hyper, value, self.compiled.bounds)
@@ -347,7 +380,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 if found is None:
                     engine = self.compiled.engines.of(parameter)
                     found = engine.shape, batches.setdefault(engine, _Batch([], []))
-                    kinds[kind] = found
+                    if not isinstance(engine, distributed.ShardEngine):
+                        kinds[kind] = found
                 shape, batch = found
                 if not state:
                     batch.fresh.append(task)
@@ -357,12 +391,28 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     batch.pending.append(task)
                     continue
                 if keys != shape.complete:
-                    add(part.sums, migrate.completed(self.compiled.program, task))
+                    add(part.sums, distributed.completed(self.compiled.program, task))
                 batch.fresh.append(task)
         return batches
 
     def _learn(self, parts: list[Part], taken: list[int]) -> None:
+        if self.compiled.coefficients:
+            taken = self._over_ranks(parts, taken)
         self.compiled.scopes.learn(self.compiled.blocks, parts, self.param_groups, taken)
+
+    def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:
+        """Make the parts' sums those of all ranks, and the counts the largest."""
+        if self.process_group is None and not distributed.is_spread(self.param_groups):
+            return taken
+        held = [p for group in self.param_groups for p in group["params"]]
+        slots = self.compiled.scopes.slots(parts, held, self.process_group)
+        sums = [part.sums if part else {} for part in slots]
+        names = self.compiled.measured
+        sums, taken = distributed.over_ranks(sums, taken, names, held, self.process_group)
+        for part, total in zip(slots, sums, strict=True):
+            if part:
+                part.sums = total
+        return taken
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optdsl.options import SCOPES
 from optdsl.runtime.engines import Sums
 from optdsl.runtime.learning import Block, Coefficient, Group
 
-SCOPES = ("optimizer", "group", "tensor")
 _VALUE = "coefficient/"
 # How the keys start under which the state of a tensor keeps what it has of its own: numbers in
 # double precision, on the host.
@@ -182,6 +182,29 @@ class Scopes:
             else:
                 for part in parts:
                     block.update([part.own], part.sums, part.taken)
+
+    def slots(
+        self, parts: Sequence[Part], parameters: Iterable[Tensor], process_group: Any
+    ) -> list[Part | None]:
+        """The parts of a step in an order that all ranks share, None for what has none here.
+
+        Args:
+            parts: of `divided`.
+            parameters: all of the optimizer.
+            process_group: as of the optimizer.
+
+        Raises:
+            RuntimeError: where ranks with other tensors were to learn for each tensor.
+        """
+        if self.finest != "tensor":
+            return list(parts)
+        if process_group is not None:
+            raise RuntimeError(
+                "a coefficient of each tensor is not one of a process group's: its ranks have "
+                "other tensors; learn it for the optimizer or for groups, or give no process_group"
+            )
+        by = {id(part.tensor): part for part in parts}
+        return [by.get(id(parameter)) for parameter in parameters]
 
     def refresh(self, parts: Iterable[Part], hypers: Sequence[dict[str, float]]) -> None:
         """Make the parts' hyperparameters those that were learned.
