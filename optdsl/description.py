@@ -107,7 +107,9 @@ def _learned(program: Program) -> list[str]:
         after = f"after {learned.after} steps" if learned.after else ""
         way = "exponentiated " if learned.exponentiated else ""
         rule = f"by {way}{learned.rule}({', '.join(options)})"
-        rows.append((learned.hyper, f"in {learned.bounds}", rule, after))
+        rule += "" if learned.signal == "raw" else f" on {learned.signal}"
+        scope = "" if learned.scope == "optimizer" else f"per {learned.scope} "
+        rows.append((learned.hyper, f"{scope}in {learned.bounds}", rule, after))
     return table(rows)
 
 

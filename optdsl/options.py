@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,8 @@ BackendName = Literal["auto", "eager", "c"]
 Order = Literal["overlapped", "exact"]
 Scope = Literal["optimizer", "group", "tensor"]
 Signal = Literal["raw", "sign", "cosine"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 class OptionError(ValueError):

@@ -8,6 +8,7 @@ from optdsl.ir.domain import SUM_TOLERANCE, Choice
 from optdsl.ir.ops import ANY, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TypeMismatch
+from optdsl.options import SCOPES, SIGNALS
 
 
 class InvalidProgram(Exception):
@@ -57,13 +58,16 @@ def _simplexes(program: Program, hypers: set[str]) -> None:
         total = sum(program.hyper(h).default for h in simplex.hypers)
         if abs(total - 1) > SUM_TOLERANCE:
             raise InvalidProgram(f"the weights {simplex.name} sum to {total}")
-        ways = {x.exponentiated for x in program.learned if x.hyper in simplex.hypers}
+        entries = [x for x in program.learned if x.hyper in simplex.hypers]
+        ways = {(x.exponentiated, x.scope, x.signal) for x in entries}
         learned = {x.hyper for x in program.learned} & set(simplex.hypers)
         if learned not in (set(), set(simplex.hypers)) or len(ways) > 1:
             raise InvalidProgram(f"a part of the weights {simplex.name} is learned")
     for entry in program.learned:
         if entry.exponentiated and program.simplex_of(entry.hyper) is None:
             raise InvalidProgram(f"{entry.hyper} is no weight")
+        if entry.scope not in SCOPES or entry.signal not in SIGNALS:
+            raise InvalidProgram(f"{entry.hyper} is learned in a way that is none")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

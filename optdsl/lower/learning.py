@@ -11,6 +11,7 @@ from optdsl.ir.domain import Choice, Domain, Interval, spell
 from optdsl.ir.program import Hyper, Learned
 from optdsl.lower.numbers import domain, number
 from optdsl.lower.scope import Scope
+from optdsl.options import SCOPES, SIGNALS
 from optdsl.syntax import ast
 
 
@@ -44,6 +45,8 @@ def learning(
         rule = _rule(statement, scope, rules, report)
         after = default_after if statement.after is None else _steps(statement.after, report)
         bounds = domain(statement.bounds, scope, report) if statement.bounds else None
+        unit = _word(statement.scope, SCOPES[0], SCOPES[1:], "scope of learning", report)
+        signal = _word(statement.signal, SIGNALS[0], SIGNALS, "signal", report)
         for name in statement.names:
             if name.text in found:
                 first = Note("first learned here", found[name.text][1])
@@ -57,7 +60,7 @@ def learning(
                 within = [_bounds(name, statement, bounds, hypers[h], report) for h in parts]
                 if rule and all(within):
                     learned = tuple(
-                        Learned(h, *rule, interval, after, statement.exponentiated)
+                        Learned(h, *rule, interval, after, statement.exponentiated, unit, signal)
                         for h, interval in zip(parts, within, strict=True)
                         if interval is not None
                     )
@@ -105,6 +108,22 @@ def _way(name: ast.Identifier, node: ast.Learn, vector: bool, report: Report) ->
         )
         return False
     return True
+
+
+def _word(
+    node: ast.Identifier | None, default: str, known: tuple[str, ...], kind: str, report: Report
+) -> str:
+    """One of some words, or the default where none is given."""
+    if node is None:
+        return default
+    if node.text not in known:
+        report.error(
+            "unknown-name",
+            f"`{node.text}` is no {kind}",
+            node.span,
+            hint=nearest(node.text, known) or f"there are {', '.join(known)}",
+        )
+    return node.text
 
 
 def _default_after(declaration: ast.Declaration, report: Report) -> int:

@@ -72,5 +72,7 @@ def documentation(program: Program) -> str:
             how = learned[hyper.name]
             line += f"; learned by {'exponentiated ' if how.exponentiated else ''}{how.rule}"
             line += f" in {how.bounds}" if vector is None else ""
+            line += "" if how.signal == "raw" else f", on its {how.signal}"
+            line += "" if how.scope == "optimizer" else f", for each {how.scope}"
         lines.append(line)
     return "\n".join(lines)

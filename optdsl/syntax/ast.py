@@ -220,7 +220,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """``learn names in bounds by rule(options) after steps``; a name may be a member's."""
+    """``learn names per scope in bounds by rule(options) on signal after steps``.
+
+    A name may be a member's.
+    """
 
     names: tuple[Identifier, ...]
     bounds: Interval | None
@@ -230,6 +233,8 @@ class Learn:
     span: Span = field(compare=False, repr=False)
     trivia: Trivia = Trivia()
     exponentiated: bool = False
+    scope: Identifier | None = None
+    signal: Identifier | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class Builder:
         return self._learn(tree)
 
     def _learn(self, tree: Tree[Token]) -> ast.Learn:
-        names, bounds, exponentiated, rule, options, after = tree.children
+        names, scope, bounds, exponentiated, rule, options, signal, after = tree.children
         bound = self._domain(self._tree(bounds)) if bounds else None
         assert bound is None or isinstance(bound, ast.Interval)
         return ast.Learn(
@@ -123,6 +123,8 @@ class Builder:
             self._span(tree),
             self._trivia,
             exponentiated is not None,
+            self._name(scope) if scope else None,
+            self._name(signal) if signal else None,
         )
 
     def _names(self, child: Child) -> tuple[ast.Identifier, ...]:

@@ -25,6 +25,7 @@ _WORDS = {
     "AS": "`as`",
     "AMONG": "`among`",
     "ON": "`on`",
+    "PER": "`per`",
     "AT": "`at`",
     "OPTIMIZER": "`optimizer`",
     "$END": "the end of the statement",

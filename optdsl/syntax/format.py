@@ -173,10 +173,12 @@ def _options(options: tuple[ast.Option, ...]) -> str:
 
 def _learn(node: ast.Learn) -> str:
     names = _names(node.names)
+    scope = f" per {node.scope.text}" if node.scope else ""
     bounds = f" in {domain(node.bounds)}" if node.bounds else ""
+    signal = f" on {node.signal.text}" if node.signal else ""
     rule = ("exponentiated " if node.exponentiated else "") + node.rule.text
     after = f" after {node.after.text}" if node.after else ""
-    return f"learn {names}{bounds} by {rule}{_options(node.options)}{after}"
+    return f"learn {names}{scope}{bounds} by {rule}{_options(node.options)}{signal}{after}"
 
 
 def _comment(line: str, comment: str) -> str:

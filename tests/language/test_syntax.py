@@ -17,6 +17,7 @@ NOWHERE = Span(Source("", ""), 0, 0)
 KEYWORDS = {
     "optimizer", "hyper", "state", "def", "learn", "in", "by", "after", "blend", "use", "as",
     "share", "among", "on", "simplex", "exponentiated", "recovers", "misses", "at",
+    "per",
 }  # fmt: skip
 
 
@@ -141,7 +142,7 @@ statements = st.one_of(
         trivia,
     ),
     st.builds(
-        lambda n, b, e, r, o, a, t: ast.Learn(n, b, r, o, a, NOWHERE, t, e),
+        lambda n, b, e, r, o, a, t, u, s: ast.Learn(n, b, r, o, a, NOWHERE, t, e, u, s),
         learnable,
         st.none() | intervals,
         st.booleans(),
@@ -149,6 +150,8 @@ statements = st.one_of(
         options,
         st.none() | numbers,
         trivia,
+        st.none() | identifiers,
+        st.none() | identifiers,
     ),
     st.builds(lambda n, t: ast.LearnAfter(n, NOWHERE, t), numbers, trivia),
 )
