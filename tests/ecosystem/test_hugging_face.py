@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .common import BACKENDS, SPEC, TORCH, adamw, bits, close, mada, moved
+from .common import BACKENDS, TORCH, adamw, bits, close, mada, moved
 
 transformers = pytest.importorskip("transformers", reason="see `make test-ecosystem`")
 
@@ -88,7 +88,7 @@ def trainer(model: nn.Module, choice: Choice, folder: Path, **options: Any) -> A
 def test_it_trains_as_with_torchs_adamw(backend: str, make_model: Any, tmp_path: Path) -> None:
     """With a second decay group, which for `matrices_only` is empty."""
     runs = []
-    for choice in [(adamw(backend), SPEC), (torch.optim.AdamW, TORCH)]:
+    for choice in [(adamw(backend), TORCH), (torch.optim.AdamW, TORCH)]:
         run = trainer(make_model().double(), choice, tmp_path, save_strategy="no")
         run.train()
         runs.append(run)

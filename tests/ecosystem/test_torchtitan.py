@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from .common import BACKENDS, SPEC, TORCH, adamw, bits, close, mada, moved, samples
+from .common import BACKENDS, TORCH, adamw, bits, close, mada, moved, samples
 
 titan = pytest.importorskip("torchtitan.components.optimizer", reason="see `make test-ecosystem`")
 
@@ -106,7 +106,7 @@ def schedule(optimizers: Any) -> Any:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_container_trains_as_with_torchs_adamw(backend: str, implementation: str) -> None:
     models = [parts(), parts()]
-    ours = container(adamw(backend), models[0], SPEC, implementation)
+    ours = container(adamw(backend), models[0], TORCH, implementation)
     theirs = container(torch.optim.AdamW, models[1], TORCH)
     for model_parts, optimizers in zip(models, (ours, theirs), strict=True):
         train(model_parts, optimizers, schedule(optimizers), 12)
@@ -158,7 +158,7 @@ def test_a_flat_checkpoint_resumes_with_learned_coefficients_to_the_bit(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_it_may_share_a_model_with_another_optimizer(backend: str) -> None:
     models = [parts(), parts()]
-    ours = container(adamw(backend), models[0], SPEC, other=(torch.optim.AdamW, TORCH))
+    ours = container(adamw(backend), models[0], TORCH, other=(torch.optim.AdamW, TORCH))
     theirs = container(torch.optim.AdamW, models[1], TORCH, other=(torch.optim.AdamW, TORCH))
     for model_parts, optimizers in zip(models, (ours, theirs), strict=True):
         train(model_parts, optimizers, schedule(optimizers), 12)
