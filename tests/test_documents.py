@@ -1,7 +1,10 @@
 """What the documents show is what happens."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -113,3 +116,59 @@ def test_the_language_page_names_every_reserved_word() -> None:
     listed = re.search(r"The words `([a-z\s]+)` are reserved", LANGUAGE)
     assert listed
     assert set(listed[1].split()) == {word.lower() for word in KEYWORDS}
+
+
+LEARNING = (ROOT / "docs" / "learning.md").read_text()
+
+
+class DictLogger:
+    """In place of a logger that is not installed: what was logged, by step."""
+
+    steps: dict[int, dict[str, float]]
+
+    def __init__(self, **_: Any) -> None:
+        self.steps = {}
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.steps.setdefault(step, {})[name] = value
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.steps.setdefault(step, {}).update(values)
+
+
+def test_the_loggers_of_the_learning_page_get_every_metric(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for package, name in (("torch.utils.tensorboard", "SummaryWriter"), ("wandb", "init")):
+        stand_in = ModuleType(package)
+        setattr(stand_in, name, DictLogger)
+        monkeypatch.setitem(sys.modules, package, stand_in)
+    names: dict[str, Any] = {
+        "optdsl": optdsl,
+        "model": torch.nn.Linear(3, 2),
+        "loss_of": lambda model, x, y: (model(x) - y).square().mean(),
+        "batches": [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(3)],
+    }
+    for block in blocks(LEARNING, "python"):
+        exec(block, names)
+    written, logged = names["writer"].steps, names["run"].steps
+    assert list(written) == list(logged) == [0, 1, 2]
+    assert {"optimizer/rho", "optimizer/hypergradient/rho"} <= set(written[2])
+    of_tensors = {
+        f"{key}/{x}" for key in ("lr", "hypergradient/lr") for x in ("mean", "min", "max")
+    }
+    assert set(logged[2]) == {"loss", *of_tensors}
+    everything = [v for steps in (written, logged) for s in steps.values() for v in s.values()]
+    assert all(type(value) is float for value in everything)
+    assert set(names["own"]) == {"weight", "bias"}
+    own = names["own"].values()
+    assert (min(own), max(own)) == (logged[2]["lr/min"], logged[2]["lr/max"])
+
+
+def test_the_statements_of_the_learning_page_compile() -> None:
+    """Each with a rule that has the hyperparameter."""
+    text = "optimizer Own\nhyper rho = 0.5 in [0, 1]\ntheta' = theta - rho * g\n"
+    found = re.findall(r"`(learn rho [^`]*SGD[^`]*)`", LEARNING)
+    assert len(found) >= 3
+    for statement in found:
+        assert optdsl.compile(text + statement).compiled.program.learned
