@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from optdsl.ir.program import Learned
+
 Group = MutableMapping[str, Any]
 
 
@@ -134,21 +136,30 @@ def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
 
 
 def shown(
-    name: str, groups: Sequence[Mapping[str, Any]], betas: Sequence[str], learned: Mapping[str, Any]
+    name: str,
+    groups: Sequence[Mapping[str, Any]],
+    betas: Sequence[str],
+    learned: Iterable[Learned],
 ) -> str:
     """The text of an optimizer, as torch writes its own.
 
     Learned coefficients come with the bounds in which they are learned; what their rules remember
     is left out, and betas that are not learned are shown as one.
     """
+    how = {x.hyper: f" (learned in {x.bounds}{_each(x)})" for x in learned}
     lines = [f"{name} ("]
     for number, group in enumerate(groups):
         lines.append(f"Parameter Group {number}")
         for key in sorted(group):
-            if key == "params" or "/" in key or (key in betas and key not in learned):
+            if key == "params" or "/" in key or (key in betas and key not in how):
                 continue
-            if key == "betas" and all(beta in learned for beta in betas):
+            if key == "betas" and all(beta in how for beta in betas):
                 continue
-            how = f" (learned in {learned[key]})" if key in learned else ""
-            lines.append(f"    {key}: {group[key]}{how}")
+            lines.append(f"    {key}: {group[key]}{how.get(key, '')}")
     return "\n".join([*lines, ")"])
+
+
+def _each(learned: Learned) -> str:
+    # Those of tensors are in the tensors' states; a group has where new ones start.
+    each = {"group": ", for each group", "tensor": ", for each tensor from here on"}
+    return each.get(learned.scope, "")

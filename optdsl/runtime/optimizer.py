@@ -173,8 +173,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     def __repr__(self) -> str:
         """As of torch; learned coefficients with their bounds."""
         self._betas.read(self.param_groups)
-        compiled = self.compiled
-        return shown(type(self).__name__, self.param_groups, compiled.betas, compiled.bounds)
+        betas, learned = self.compiled.betas, self.compiled.program.learned
+        return shown(type(self).__name__, self.param_groups, betas, learned)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; what it does not set is as in the constructor, or as learned since.

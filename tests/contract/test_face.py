@@ -223,6 +223,23 @@ def test_repr_shows_what_was_learned_and_no_bookkeeping(spec: str) -> None:
         assert re.search(rf"^    {hyper.name}: ", text, re.M) or hyper.name in cls.compiled.betas
 
 
+def test_repr_says_what_has_a_coefficient_of_its_own() -> None:
+    for scope, words in (
+        ("group", ", for each group"),
+        ("tensor", ", for each tensor from here on"),
+    ):
+        learn = {"lr": optdsl.Learn("sgd", lr=1e-4, bounds=(0, 1), scope=scope)}
+        first, second = parameters()
+        optimizer = optdsl.load("sgd", learn=learn)([{"params": [first]}, {"params": [second]}])
+        train(optimizer)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        lines = repr(optimizer).splitlines()
+        assert [line for line in lines if line.startswith("    lr: ")] == [
+            f"    lr: {rate} (learned in [0, 1]{words})" for rate in rates
+        ]
+        assert (rates[0] != rates[1]) == (scope == "group")
+
+
 # --- optdsl.optimizers ---------------------------------------------------------------------------
 
 

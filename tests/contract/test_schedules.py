@@ -1,0 +1,165 @@
+"""Learning rates as tensors, and the schedulers of torch, for every specification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import optdsl
+from optdsl import Learn
+from tests.contract.common import (
+    BACKENDS,
+    SPECS,
+    every,
+    plain,
+    tensor,
+)
+from tests.runtime.helpers import bits, fingerprint, held, parameters, train
+
+
+@every
+def test_a_tensor_stays_the_learning_rate_and_is_read_at_every_step(
+    spec: str, backend: str
+) -> None:
+    cls = plain(spec, backend)
+    rates = [0.05, 0.025, 0.1, 0.0]
+    expected = cls(parameters(), lr=1.0)
+    first, second = tensor(9.0), tensor(9.0)
+    given, in_group = cls(parameters(), lr=first), cls([{"params": parameters(), "lr": second}])
+    assert given.param_groups[0]["lr"] is first
+    assert in_group.param_groups[0]["lr"] is second
+    for step, rate in enumerate(rates):
+        expected.param_groups[0]["lr"] = rate
+        first.fill_(rate)
+        second.fill_(rate)
+        for optimizer in (expected, given, in_group):
+            train(optimizer, [step])
+    assert [bits(p) for p in held(given)] == [bits(p) for p in held(expected)]
+    assert [bits(p) for p in held(in_group)] == [bits(p) for p in held(expected)]
+
+
+def test_a_tensor_survives_checkpoints_and_is_checked() -> None:
+    cls = optdsl.load("adam")
+    rate = tensor(0.5)
+    optimizer, loaded = cls(parameters(), lr=rate), cls(parameters())
+    loaded.load_state_dict(optimizer.state_dict())
+    assert float(loaded.param_groups[0]["lr"]) == 0.5
+    rate.fill_(-1.0)
+    before = fingerprint(optimizer)["parameters"]
+    with pytest.raises(ValueError, match="lr = -1 is out of bounds"):
+        train(optimizer, [0])
+    assert fingerprint(optimizer)["parameters"] == before
+    learned = optdsl.load("adam", learn={"lr": Learn("sgd", lr=1e-3, bounds=(0, 1))})
+    group = learned(parameters(), lr=torch.tensor(0.5)).param_groups[0]
+    assert type(group["lr"]) is float  # it is learned: nobody else writes it
+
+
+def one_cycle(epoch: int, start: float, top: float, end: float, warm: int, last: int) -> float:
+    low, high, part = (
+        (start, top, epoch / warm) if epoch <= warm else (top, end, (epoch - warm) / (last - warm))
+    )
+    return high + (low - high) * (1 + math.cos(math.pi * part)) / 2
+
+
+STEPS = 8
+SCHEDULER = torch.optim.lr_scheduler
+Maker = Callable[[torch.optim.Optimizer], Any]
+# Schedulers over a first rate of 0.04, and by hand the rate of each step.
+SCHEDULES: dict[str, tuple[Maker, Callable[[int], float]]] = {
+    "LambdaLR": (
+        lambda o: SCHEDULER.LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
+        lambda n: 0.04 / (1 + n),
+    ),
+    "MultiplicativeLR": (
+        lambda o: SCHEDULER.MultiplicativeLR(o, lambda epoch: 0.5),
+        lambda n: 0.04 * 0.5**n,
+    ),
+    "StepLR": (lambda o: SCHEDULER.StepLR(o, 3, 0.1), lambda n: 0.04 * 0.1 ** (n // 3)),
+    "MultiStepLR": (
+        lambda o: SCHEDULER.MultiStepLR(o, [2, 5], 0.5),
+        lambda n: 0.04 * 0.5 ** ((n >= 2) + (n >= 5)),
+    ),
+    "LinearLR": (
+        lambda o: SCHEDULER.LinearLR(o, 0.25, 1.0, 4),
+        lambda n: 0.04 * (0.25 + 0.75 * min(n, 4) / 4),
+    ),
+    "CosineAnnealingLR": (
+        lambda o: SCHEDULER.CosineAnnealingLR(o, STEPS),
+        lambda n: 0.04 * (1 + math.cos(math.pi * n / STEPS)) / 2,
+    ),
+    "OneCycleLR": (
+        lambda o: SCHEDULER.OneCycleLR(
+            o, 0.1, STEPS, pct_start=0.5, div_factor=4, final_div_factor=5, cycle_momentum=False
+        ),
+        lambda n: one_cycle(n, 0.025, 0.1, 0.005, STEPS // 2 - 1, STEPS - 1),
+    ),
+    "ReduceLROnPlateau": (
+        lambda o: SCHEDULER.ReduceLROnPlateau(o, factor=0.5, patience=1),
+        # The first value is the best one, and every second one after that is one too many.
+        lambda n: 0.04 * 0.5 ** max(0, (n - 1) // 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    ("spec", "backend", "kind"),
+    [
+        *(pytest.param(s, b, tensor, id=f"{s}-{b}-tensor") for s in SPECS for b in BACKENDS),
+        *(pytest.param("mada", b, float, id=f"mada-{b}-float") for b in BACKENDS),
+    ],
+)
+def test_schedulers_set_the_rate_of_every_step(
+    spec: str, backend: str, name: str, kind: Callable[[float], Any]
+) -> None:
+    """Against a loop with the rates written by hand; a second group has half of the rate.
+
+    Rates are tensors, which schedulers write into; as numbers tests/runtime/test_use.py drives all.
+    """
+    cls, (make, by_hand) = plain(spec, backend), SCHEDULES[name]
+    params, expected = parameters(), parameters()
+    half = 1.0 if name == "OneCycleLR" else 0.5  # which sets the rates itself
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": kind(half * 0.04)}]
+    driven = cls(groups, lr=kind(0.04))
+    loop = cls([{"params": expected[:1]}, {"params": expected[1:]}])
+    scheduler = make(driven)
+    for step in range(STEPS):
+        groups = list(zip(driven.param_groups, loop.param_groups, (1, half), strict=True))
+        for group, own, part in groups:
+            rate = float(group["lr"])
+            assert rate == pytest.approx(part * by_hand(step), rel=1e-12)
+            own["lr"] = rate
+        train(driven, [step])
+        train(loop, [step])
+        scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+    assert [bits(p) for p in params] == [bits(p) for p in expected]
+    assert type(driven.param_groups[0]["lr"]) is type(kind(0.04))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spec", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_schedulers_that_cycle_the_momentum_drive_beta1(spec: str, backend: str, name: str) -> None:
+    """With their defaults, as they drive torch's optimizer of the same rule."""
+    makers: dict[str, Maker] = {
+        "OneCycleLR": lambda o: SCHEDULER.OneCycleLR(o, 0.1, total_steps=STEPS),
+        "CyclicLR": lambda o: SCHEDULER.CyclicLR(o, 0.01, 0.1, step_size_up=3),
+    }
+    theirs = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec]
+    mine, expected = parameters(), parameters()
+    optimizers = [optdsl.load(spec, backend=backend)(mine), theirs(expected)]
+    schedulers = [makers[name](o) for o in optimizers]
+    seen = set()
+    for step in range(STEPS):
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            train(optimizer, [step])
+            scheduler.step()
+        groups = [o.param_groups[0] for o in optimizers]
+        assert groups[0]["betas"] == groups[1]["betas"]
+        seen.add(groups[0]["betas"][0])
+    assert len(seen) > 3
+    torch.testing.assert_close(mine, expected, rtol=1e-11, atol=1e-11)
