@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -98,9 +99,12 @@ def read(entry: object) -> Meaning | None:
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         return None
     try:
-        return meaning(verify(parse_program(text)))
+        found = meaning(verify(parse_program(text)))
     except (IRSyntaxError, InvalidProgram, TooManyOperations):
         return None
+    # No rule has a literal that is no number, and there is no algebra of it.
+    literals = (o.attribute for o in found.program.operations if o.opcode == "constant")
+    return None if any(isinstance(x, float) and math.isnan(x) for x in literals) else found
 
 
 def differences(saved: Meaning, own: Meaning) -> list[str]:

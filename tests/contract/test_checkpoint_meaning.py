@@ -212,6 +212,21 @@ with them."""
     assert str(caught.value) == textwrap.dedent(expected)
 
 
+def test_the_page_about_checkpoints_is_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    blocks = page.split("```")[1::2]
+    names: dict[str, Any] = {"path": tmp_path / "checkpoint.pt"}
+    for block in blocks:
+        if block.startswith("python"):
+            exec(block.removeprefix("python"), names)
+    assert names["optimizer"].param_groups[0]["weight_decay"] == 0.1
+    assert type(names["optimizer"]).__name__ == "AdamW"
+    source = optdsl.load("adam")(parameters())
+    with pytest.raises(ValueError, match="not one of AdamW") as caught:
+        optdsl.load("adamw")(parameters()).load_state_dict(source.state_dict())
+    assert f"\n{caught.value}\n" in blocks
+
+
 def test_a_long_difference_is_cut() -> None:
     source = optdsl.load("mada")(parameters())
     with pytest.raises(ValueError, match="lines more") as caught:
@@ -242,9 +257,10 @@ def test_checkpoints_from_before_there_were_meanings_load() -> None:
         "nonsense",
         "program Own\n  theta : tensor to %7\n",
         "program Own\n  %0 = add %0 %0 : tensor\n  theta : tensor to %0",
+        "program Own\n  %0 = constant nan : uniform\n  theta : tensor to %0",
         "program Own\n  %0 = gradient : tensor\n" + "  doc \"x\"\n" * 300_000,
     ],
-    ids=["none", "number", "empty", "words", "no value", "circle", "too long"],
+    ids=["none", "number", "empty", "words", "no value", "circle", "no literal", "too long"],
 )  # fmt: skip
 def test_a_rule_that_cannot_be_read_is_refused(program: Any) -> None:
     source = optdsl.compile(RULE)(parameters())
