@@ -135,4 +135,4 @@ class Comparison:
 
 def is_coefficient(metric: str) -> bool:
     """Whether a metric is a learned coefficient rather than a diagnostic such as its gradient."""
-    return "/" not in metric
+    return not metric.startswith("hypergradient/")

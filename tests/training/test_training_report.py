@@ -13,9 +13,15 @@ from optdsl.training import Comparison, Record, Run, Status, TrainingError, conf
 from optdsl.training.figure import DPI, draw, moving_mean
 from optdsl.training.log import COLUMNS, CsvLog, write_atomically
 from optdsl.training.report import table
+from optdsl.training.results import is_coefficient
 
 LEGACY = ("beta1", "beta2", "beta3", "rho", "c", "gamma")
 LEARNED = {f"{name}": 0.1234567 for name in LEGACY} | {f"hypergradient/{n}": 9.0 for n in LEGACY}
+
+
+def test_a_coefficient_of_groups_or_tensors_is_one() -> None:
+    names = ["rho", "rho/0", "lr/mean", "hypergradient/rho", "hypergradient/rho/0"]
+    assert [is_coefficient(name) for name in names] == [True, True, True, False, False]
 
 
 def make_run(
