@@ -9,6 +9,8 @@ READY := .venv/.ready
 BENCH := .venv/.ready-bench
 ECO   := .venv-ecosystem/.ready
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ECO_PIP := .venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
+	--constraint constraints-ecosystem.txt
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
@@ -23,10 +25,13 @@ test: lint  ## Check style, types and architecture, then run the tests (WORKERS=
 	$(SAY) "pytest"
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
-test-ecosystem: $(ECO)  ## Train inside Hugging Face's Trainer, accelerate, Lightning and torchtitan
+test-ecosystem: $(ECO)  ## Train inside Hugging Face, accelerate, Lightning, torchtitan and timm
 	$(SAY) "pytest tests/ecosystem"
 	@.venv-ecosystem/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal \
 		tests/ecosystem
+	$(SAY) "pytest tests/ecosystem/test_timm.py"
+	@PYTHONPATH=.venv-ecosystem/timm .venv-ecosystem/bin/python -m pytest -q \
+		tests/ecosystem/test_timm.py
 
 lint: $(READY)  ## Check style, types and architecture
 	$(SAY) "ruff"
@@ -87,12 +92,12 @@ $(BENCH): $(READY)
 	@$(PIP) install --constraint constraints.txt --group bench
 	@touch $(BENCH)
 
+# timm stands apart, with a torchvision without its dependencies: the other trainers import a
+# torchvision that they find, and one made for GPUs does not import beside a torch for the CPU.
 $(ECO): $(READY) pyproject.toml constraints-ecosystem.txt
 	@echo "Setting up .venv-ecosystem; the trainers and what they depend on take 2 GB"
 	@$(BIN)/python -m venv .venv-ecosystem
-	@.venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
-		--constraint constraints-ecosystem.txt --upgrade pip
-	@.venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
-		--constraint constraints-ecosystem.txt --build-constraint constraints.txt \
-		--group ecosystem --editable .
+	@$(ECO_PIP) --upgrade pip
+	@$(ECO_PIP) --build-constraint constraints.txt --group ecosystem --editable .
+	@$(ECO_PIP) --no-deps --upgrade --target .venv-ecosystem/timm --group timm
 	@touch $(ECO)

@@ -188,18 +188,31 @@ def test_the_citation_names_the_same_version() -> None:
     assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [optdsl.__version__]
 
 
+def pinned(file: str) -> dict[str, str]:
+    """The versions that a file of constraints names, by package."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9.a-z]+", pin) for pin in pins)
+    return dict(pin.split("==") for pin in pins)
+
+
 def test_every_requirement_is_constrained() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    project = pyproject["project"]
-    requirements = [
-        *pyproject["build-system"]["requires"],
-        *project["dependencies"],
-        *itertools.chain(*project["optional-dependencies"].values()),
-        *itertools.chain(*pyproject["dependency-groups"].values()),
-    ]
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", pin) for pin in pins)
-    constrained = {pin.split("==")[0] for pin in pins}
-    wanted = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in requirements}
-    assert wanted <= constrained
+    project, groups = pyproject["project"], pyproject["dependency-groups"]
+    trainers = {"ecosystem", "timm"}
+    common = [*pyproject["build-system"]["requires"], *project["dependencies"]]
+    own = itertools.chain(
+        *project["optional-dependencies"].values(),
+        *(wanted for group, wanted in groups.items() if group not in trainers),
+    )
+    others = itertools.chain(*(groups[group] for group in trainers))
+    for file, requirements in [
+        ("constraints.txt", [*common, *own]),
+        ("constraints-ecosystem.txt", [*common, *others]),
+    ]:
+        wanted = {re.split(r"[^A-Za-z0-9-]", r)[0].lower() for r in requirements}
+        assert wanted <= set(pinned(file))
+
+
+def test_the_trainers_are_tested_with_the_same_torch() -> None:
+    assert pinned("constraints-ecosystem.txt")["torch"] == pinned("constraints.txt")["torch"]
