@@ -15,6 +15,9 @@ from optdsl.runtime.meaning import Meaning, read
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer
 
+# How the keys start under which a state keeps what its pending step needs.
+_PENDING = pending("")
+
 
 def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """See `CompiledOptimizer.migrated`."""
@@ -27,6 +30,10 @@ def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[s
             f"this state cannot become one of {name}: it keeps {_listed(saved.states)}, "
             f"not {_listed(own.states)}"
         )
+    for group in state_dict["param_groups"]:
+        absent = [h for h in (() if saved is None else saved.hypers) if h not in group]
+        if absent:
+            raise ValueError(f"this state is broken: its groups have no {', '.join(absent)}")
     groups = [
         _group(group, mine, own, saved)
         for group, mine in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
@@ -74,18 +81,15 @@ def _state(
             f"this state cannot become one of {name}: its last step is not completed, and it does "
             "not say by which rule; load it where it was saved, and save it again"
         )
-    lasting = {k: v for k, v in state.items() if k not in declared and k.partition("/")[0] != _KEPT}
+    lasting = {k: v for k, v in state.items() if k not in declared and not k.startswith(_PENDING)}
     if saved is not None:
-        state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+        state = {k: v.clone() for k, v in state.items() if k not in lasting}
         device = next(iter(state[s] for s in own.states), parameter).device
         here = parameter.detach().to(device)
         hypers = {h: float(group[h]) for h in saved.hypers}
         work = Work(here, torch.zeros_like(here), state, hypers)
         migrate.completed(saved.program, work)
     return {k: v for k, v in state.items() if k in declared} | lasting
-
-
-_KEPT = pending("").rstrip("/")
 
 
 def _listed(states: dict[str, str]) -> str:

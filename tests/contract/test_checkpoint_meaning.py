@@ -381,6 +381,18 @@ def test_stored_tangents_are_measured_after_migration() -> None:
     assert new.metrics()["hypergradient/lr"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_tensors_learned_of_their_own_is_migrated_too(backend: str) -> None:
+    learn = {"lr": Learn("sgd", lr=1e-5, momentum=0.9, bounds=(0, 1), scope="tensor")}
+    source = optdsl.load("adam", backend=backend, learn=learn)(parameters())
+    train(source, range(4))
+    new = optdsl.load("adamw", backend=backend, learn=learn)(copied(source))
+    new.load_state_dict(new.migrated(saved(source.state_dict())))
+    assert new.metrics() == source.metrics()
+    train(new, range(4, 6))
+    assert new.metrics() != source.metrics()
+
+
 def test_migration_refuses_states_that_do_not_match() -> None:
     source = optdsl.load("adam")(parameters())
     train(source, range(2))
@@ -390,6 +402,32 @@ def test_migration_refuses_states_that_do_not_match() -> None:
             new.migrated(source.state_dict())
     with pytest.raises(ValueError, match="no `state`"):
         source.migrated({})
+    content = copy.deepcopy(source.state_dict())
+    del content["param_groups"][0]["beta1"]
+    with pytest.raises(ValueError, match="groups have no beta1"):
+        optdsl.load("adamw")(parameters()).migrated(content)
+    two = optdsl.load("adamw")([{"params": [p]} for p in parameters()[:2]])
+    with pytest.raises(ValueError, match="number of parameter groups"):
+        optdsl.load("adamw")(parameters()).migrated(two.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_distributed_checkpoint_of_the_whole_state_keeps_the_meaning(tmp_path: Path) -> None:
+    """What `state_dict` returns goes through torch.distributed.checkpoint as it is."""
+    from torch.distributed import checkpoint
+
+    cls = optdsl.load("mada")
+    source, new = cls(parameters()), cls(parameters())
+    train(source, range(3))
+    train(new, [0])
+    checkpoint.save({"o": source.state_dict()}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    content = {"o": new.state_dict()}
+    checkpoint.load(content, checkpoint_id=tmp_path / "saved", no_dist=True)
+    new.load_state_dict(content["o"])
+    packed, expected = fingerprint(new), fingerprint(source)
+    assert (packed["state"], packed["groups"]) == (expected["state"], expected["groups"])
+    with pytest.raises(ValueError, match="takes other steps"):
+        optdsl.load("mada_legacy")(parameters()).load_state_dict(content["o"])
 
 
 def test_migration_of_a_checkpoint_without_a_meaning() -> None:
