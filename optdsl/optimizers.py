@@ -39,4 +39,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *names()})
+    own = {name for name in globals() if name.startswith("__")}
+    return sorted({*own, *names(), "names"})

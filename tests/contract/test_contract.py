@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +174,29 @@ def test_gradients_are_those_that_the_closure_leaves(spec: str, backend: str) ->
     assert fingerprint(closed) == fingerprint(stepped)
     assert closed.step(lambda: 0.5) == 0.5
     assert closed.step() is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hooks_may_replace_arguments_and_see_the_step(backend: str) -> None:
+    """A pre-hook may give a closure; a post-hook finds parameters and coefficients moved."""
+    hooked, stepped = (learner("mada", backend)(parameters()) for _ in range(2))
+    params = held(hooked)
+    seen: list[list[Any]] = []
+
+    def closure() -> float:
+        hooked.zero_grad()
+        loss(params, len(seen)).backward()
+        return 0.25
+
+    hooked.register_step_pre_hook(lambda optimizer, args, kwargs: ((optimizer, closure), {}))
+    hooked.register_step_post_hook(lambda *_: seen.append([bits(p) for p in params]))
+    expected = []
+    for step in range(3):
+        assert hooked.step() == 0.25
+        train(stepped, [step])
+        expected.append([bits(p) for p in held(stepped)])
+    assert seen == expected
+    assert hooked.metrics() == stepped.metrics()
 
 
 @every
