@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optdsl.library import list_specs
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
+    from optdsl.runtime.agreement import check_ranks
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SpecError",
     "UnknownSpecError",
     "blend",
+    "check_ranks",
     "compile",
     "list_specs",
     "load",
@@ -36,6 +38,7 @@ _HOMES = {
     "SpecError": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",
     "blend": "optdsl.compiler",
+    "check_ranks": "optdsl.runtime.agreement",
     "compile": "optdsl.compiler",
     "list_specs": "optdsl.library",
     "load": "optdsl.compiler",

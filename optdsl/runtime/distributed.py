@@ -188,13 +188,13 @@ def _added(
     """Sums over the ranks of a group: those that some rank has."""
     found = [float(name in sums) for name in names]
     row = [*(sums.get(name, 0.0) for name in names), *found, *map(float, taken)]
-    columns = list(zip(*_gathered(row, group), strict=True))
+    columns = list(zip(*gathered(row, group), strict=True))
     values, present = columns[: len(names)], columns[len(names) : 2 * len(names)]
     total = {n: sum(v) for n, v, p in zip(names, values, present, strict=True) if any(p)}
     return total, [int(max(counts)) for counts in columns[2 * len(names) :]]
 
 
-def _gathered(row: list[float], group: Any) -> list[list[float]]:
+def gathered(row: list[float], group: Any) -> list[list[float]]:
     """The rows of all ranks, in their order."""
     device = _device(group)
     mine = torch.tensor(row, dtype=torch.float64, device=device)

@@ -309,6 +309,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> None:
         name = type(self).__name__
+        if self.process_group is not None:
+            self.compiled.scopes.check_group()
         for group in self.param_groups:
             for hyper in self.compiled.program.hypers:
                 self._checked(hyper, group[hyper.name])
@@ -405,7 +407,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         if self.process_group is None and not distributed.is_spread(self.param_groups):
             return taken
         held = [p for group in self.param_groups for p in group["params"]]
-        slots = self.compiled.scopes.slots(parts, held, self.process_group)
+        slots = self.compiled.scopes.slots(parts, held)
         sums = [part.sums if part else {} for part in slots]
         names = self.compiled.measured
         sums, taken = distributed.over_ranks(sums, taken, names, held, self.process_group)

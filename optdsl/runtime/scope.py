@@ -183,26 +183,28 @@ class Scopes:
                 for part in parts:
                     block.update([part.own], part.sums, part.taken)
 
-    def slots(
-        self, parts: Sequence[Part], parameters: Iterable[Tensor], process_group: Any
-    ) -> list[Part | None]:
+    def check_group(self) -> None:
+        """Refuse to learn over the ranks of a process group what is learned for each tensor.
+
+        Raises:
+            RuntimeError: with what to do.
+        """
+        if self.of_tensors:
+            raise RuntimeError(
+                f"{self.of_tensors[0].name} is learned for each tensor, and the ranks of a "
+                f"process_group have other tensors; learn it for the optimizer or for groups, or "
+                f"give no process_group"
+            )
+
+    def slots(self, parts: Sequence[Part], parameters: Iterable[Tensor]) -> list[Part | None]:
         """The parts of a step in an order that all ranks share, None for what has none here.
 
         Args:
             parts: of `divided`.
             parameters: all of the optimizer.
-            process_group: as of the optimizer.
-
-        Raises:
-            RuntimeError: where ranks with other tensors were to learn for each tensor.
         """
         if self.finest != "tensor":
             return list(parts)
-        if process_group is not None:
-            raise RuntimeError(
-                "a coefficient of each tensor is not one of a process group's: its ranks have "
-                "other tensors; learn it for the optimizer or for groups, or give no process_group"
-            )
         by = {id(part.tensor): part for part in parts}
         return [by.get(id(parameter)) for parameter in parameters]
 
