@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optdsl.runtime.distributed import everywhere, is_dtensor, shard
+from optdsl.runtime.distributed import everywhere, is_dtensor
 from optdsl.runtime.engines import Work
+from optdsl.runtime.shards import shard
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import CompiledOptimizer

@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.runtime.c import CEngine
-from optdsl.runtime.distributed import ShardEngine, check_whole, is_dtensor, prefix, shard
+from optdsl.runtime.distributed import is_dtensor, prefix
 from optdsl.runtime.eager import EagerEngine
 from optdsl.runtime.engines import Engine, cosines
+from optdsl.runtime.shards import ShardEngine, check_whole, shard
 from optdsl.runtime.toolchain import BuildError, NoCompiler
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime import beginning, by_name, distributed
+from optdsl.runtime import beginning, by_name, distributed, shards
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Work, cosines, square_keys
@@ -382,7 +382,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 if found is None:
                     engine = self.compiled.engines.of(parameter)
                     found = engine.shape, batches.setdefault(engine, _Batch([], []))
-                    if not isinstance(engine, distributed.ShardEngine):
+                    if not isinstance(engine, shards.ShardEngine):
                         kinds[kind] = found
                 shape, batch = found
                 if not state:
@@ -393,7 +393,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                     batch.pending.append(task)
                     continue
                 if keys != shape.complete:
-                    add(part.sums, distributed.completed(self.compiled.program, task))
+                    add(part.sums, shards.completed(self.compiled.program, task))
                 batch.fresh.append(task)
         return batches
 
