@@ -328,12 +328,13 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _check_own(self, part: Part) -> None:
         """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
+        if not part.own:
+            return
         program = self.compiled.program
         own = {h.name: h for h in program.hypers if h.name in part.own}
         for name, hyper in own.items():
             self._checked(hyper, part.own[name])
-        if own:
-            check_sums(type(self).__name__, program.simplexes, part.work[0][1])
+        check_sums(type(self).__name__, program.simplexes, part.work[0][1])
 
     def _take(self, parts: list[Part], taken: list[int]) -> None:
         """A step of all parts, which get their sums; coefficients learn."""
