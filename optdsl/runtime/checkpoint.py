@@ -60,7 +60,28 @@ def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str
     """The state with the name of the specification that made it, and what that means."""
     compiled = optimizer.compiled
     entry = dict(compiled.meaning.entry)
-    return {**state_dict, "specification": compiled.program.name, "meaning": entry}
+    states = _apart(state_dict["state"])
+    return {
+        **state_dict,
+        "state": states,
+        "specification": compiled.program.name,
+        "meaning": entry,
+    }
+
+
+def _apart(states: dict[Any, Any]) -> dict[Any, Any]:
+    """The states with a tensor of its own wherever several share one, as they do their counts.
+
+    What is loaded in place, as `torch.distributed.checkpoint` does, would write to one what is
+    another's.
+    """
+    seen: set[int] = set()
+    result = {}
+    for index, state in states.items():
+        shared = {k: v for k, v in state.items() if k in _ON_THE_HOST and id(v) in seen}
+        seen.update(id(state[k]) for k in _ON_THE_HOST if k in state)
+        result[index] = state | {k: v.clone() for k, v in shared.items()} if shared else state
+    return result
 
 
 def drop_strangers(optimizer: CompiledOptimizer) -> None:

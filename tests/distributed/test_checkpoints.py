@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 
 import optdsl
 
-from .ranks import BACKENDS, HYPERS, learner, loss_of, network, on_ranks, train, values
+from .ranks import BACKENDS, HYPERS, batch, learner, loss_of, network, on_ranks, train, values
 
 MODES: dict[str, StateDictOptions] = {
     "nested": StateDictOptions(),
@@ -87,6 +87,8 @@ def round_trips() -> dict[str, Any]:
     found["fake step"]["tensor"] = fake_step(learner("eager", scope="tensor"))
     found["fake step"]["nothing learned"] = fake_step(optdsl.load("adan", learn=False), rho=None)
     found["warm-up"] = warm_up()
+    found["counts"] = different_counts()
+    found["bfloat16"] = [half(options) for options in MODES.values()]
     return found
 
 
@@ -157,6 +159,49 @@ def warm_up() -> list[Any]:
     return [counted, curve[-1][1]]
 
 
+def different_counts() -> list[bool]:
+    """Loaded in place into an optimizer whose tensors have taken equally many steps."""
+    found = []
+    for loaded_into in (0, 2):
+        model, optimizer = made(learner())
+        for step in range(4):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            if step % 2:
+                model[0].weight.grad = None
+            optimizer.step()
+        folder = shared_folder()
+        dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=folder)
+        again, other = made(learner())
+        train(again, other, range(loaded_into))
+        state = {"optimizer": get_optimizer_state_dict(again, other)}
+        dcp.load(state, checkpoint_id=folder)
+        set_optimizer_state_dict(again, other, state["optimizer"])
+        set_model_state_dict(again, get_model_state_dict(model))
+        assert len({float(s["step"]) for s in optimizer.state.values()}) == 2
+        found.append(local_bits(optimizer) == local_bits(other))
+    return found
+
+
+def half(options: StateDictOptions) -> tuple[bool, bool]:
+    """bfloat16 parameters with float32 states."""
+    made_of = []
+    for _ in range(2):
+        model = network().bfloat16()
+        fully_shard(model)
+        made_of.append((model, learner()(model.parameters(), **HYPERS)))
+    (model, optimizer), (again, other) = made_of
+    for step in range(3):
+        optimizer.zero_grad()
+        model(batch(step)[0].bfloat16()).square().mean().backward()
+        optimizer.step()
+    set_model_state_dict(again, get_model_state_dict(model))
+    state = get_optimizer_state_dict(model, optimizer, options=options)
+    set_optimizer_state_dict(again, other, state, options=options)
+    kinds = {s[k].dtype for s in other.state.values() for k in ("m", "v", "V")}
+    return local_bits(optimizer) == local_bits(other), kinds == {torch.float32}
+
+
 @pytest.fixture(scope="module")
 def two_ranks() -> list[dict[str, Any]]:
     return on_ranks(2, round_trips)
@@ -185,6 +230,18 @@ def test_the_fake_step_changes_nothing(kind: str, two_ranks: list[dict[str, Any]
         results = rank["fake step"][kind]
         assert all(results.values()), results
         assert len(results) == 5
+
+
+def test_counts_that_differ_are_loaded_in_place(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        assert rank["counts"] == [True, True]
+
+
+def test_float32_moments_of_bfloat16_shards_are_kept_to_the_bit(
+    two_ranks: list[dict[str, Any]],
+) -> None:
+    for rank in two_ranks:
+        assert rank["bfloat16"] == [(True, True)] * len(MODES)
 
 
 def test_a_warm_up_from_zero_is_no_fake_step(two_ranks: list[dict[str, Any]]) -> None:

@@ -275,10 +275,18 @@ def two_meshes() -> tuple[nn.Module, bool, int]:
     return fully_shard(model, mesh=mesh["data"]), False, 2
 
 
+def two_worlds() -> tuple[nn.Module, bool, int]:
+    """Replicas and shards of meshes that are parts of the world, each a training of its own."""
+    names = ("world", "replicate", "shard")
+    mesh = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=names)
+    return fully_shard(Scaled(), mesh=mesh["replicate", "shard"]), False, 1
+
+
 LAYOUTS: tuple[Callable[[], tuple[nn.Module, bool, int]], ...] = (
     tensor_parallel,
     hybrid,
     two_meshes,
+    two_worlds,
 )
 
 
