@@ -70,8 +70,8 @@ class CEngine:
         }
 
     def settle(self, works: Sequence[Work], known: Known) -> Sums:
-        """One call for all of `works`."""
-        return self._run("settle", works, known)
+        """One call for all of `works`; a parameter that is there twice has one step pending."""
+        return self._run("settle", _once(works)[0], known)
 
     def take(self, works: Sequence[Work], known: Known) -> None:
         """One call for all of `works`."""
@@ -88,8 +88,13 @@ class CEngine:
             self._start(new)
         self._run(name, first, known)
         for work in again:
-            pending = work.state.keys() == self.shape.pending
-            (self.settle_and_take if pending else self.take)([work], {})
+            if work.state.keys() != self.shape.pending:
+                self.take([work], {})
+            elif "settle" in self._calls:
+                self.settle([work], {})
+                self.take_settled([work], {})
+            else:
+                self.settle_and_take([work], {})
 
     def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
         """One call for all of `works`, and one pass over memory."""

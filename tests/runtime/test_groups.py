@@ -119,6 +119,24 @@ def test_a_parameter_twice_in_a_group_is_warned_of_and_stepped_twice_as_in_torch
     torch.testing.assert_close(mine, reference)
 
 
+@pytest.mark.parametrize("scope", ["optimizer", "tensor"])
+@pytest.mark.parametrize("order", ["overlapped", "exact"])
+@pytest.mark.parametrize("backend", ["eager", "c"])
+@pytest.mark.filterwarnings("ignore:.*duplicate parameters")
+def test_a_parameter_twice_in_a_group_that_learns(backend: str, order: str, scope: str) -> None:
+    learn = {"lr": Learn("sgd", lr=0.0, bounds=(0, 1), scope=scope)}
+    cls = optdsl.load("adam", backend=backend, order=order, learn=learn)
+    mine, reference = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    optimizer = cls([mine, mine], lr=0.1)
+    expected = torch.optim.Adam([reference, reference], lr=0.1)
+    for step in range(4):
+        for parameter in (mine, reference):
+            parameter.grad = torch.tensor([1.0, -2.0, step], dtype=torch.float64)
+        optimizer.step()
+        expected.step()
+    torch.testing.assert_close(mine, reference)
+
+
 @pytest.mark.parametrize("order", ["overlapped", "exact"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_late_group_starts_with_the_learned_values(spec: str, order: str) -> None:
