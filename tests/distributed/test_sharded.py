@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import optdsl
@@ -109,6 +109,8 @@ def fsdp() -> dict[str, Any]:
     found["no gradient"] = without_gradients()
     found["stock"] = stock()
     found["reducing"] = reducing()
+    found["partial"] = partial()
+    found["other engine"] = other_engine()
     return found
 
 
@@ -164,6 +166,32 @@ def reducing() -> str:
         cls([parameter]).step()
     assert torch.equal(plain, replicated.to_local())
     return message
+
+
+def partial() -> tuple[torch.Tensor, torch.Tensor]:
+    """A step with a gradient that is still to be summed over the ranks, and with its sum."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    start = torch.arange(4, dtype=torch.float64)
+    cls = optdsl.load("adan", learn=False, backend="c")
+    shares = [start + 1, 2 - start]
+    plain = nn.Parameter(start.clone())
+    plain.grad = shares[0] + shares[1]
+    cls([plain], lr=0.1, weight_decay=0.1).step()
+    replicated = nn.Parameter(distribute_tensor(start.clone(), mesh, [Replicate()]))
+    replicated.grad = DTensor.from_local(shares[dist.get_rank()], mesh, [Partial()])
+    cls([replicated], lr=0.1, weight_decay=0.1).step()
+    return plain.detach(), replicated.to_local().detach().clone()
+
+
+def other_engine() -> tuple[list[Any], list[Any]]:
+    """Training that goes on with another backend, whose states have other keys."""
+    model = sharded()
+    first = learner("eager")(model.parameters(), **HYPERS)
+    train(model, first, range(3))
+    second = learner("c")(model.parameters(), **HYPERS)
+    second.load_state_dict(first.state_dict())
+    train(model, second, range(3, STEPS))
+    return values(model), [second.metrics()]
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +266,20 @@ def test_a_rule_that_reduces_is_refused_on_shards_and_runs_on_replicas(
 ) -> None:
     for rank in two_ranks:
         assert "Reducing takes sums or means over a tensor" in rank["reducing"]
+
+
+def test_a_partial_gradient_is_summed_before_the_step(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        plain, replicated = rank["partial"]
+        close(replicated, plain)
+
+
+def test_another_engine_goes_on_with_shards(two_ranks: list[dict[str, Any]]) -> None:
+    parameters, metrics = alone(learner(), range(STEPS), **HYPERS)
+    for rank in two_ranks:
+        got, (learned,) = rank["other engine"]
+        close(got, parameters)
+        close(learned, metrics)
 
 
 class Scaled(nn.Module):
