@@ -72,7 +72,9 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> N
 
 
 @pytest.mark.usefixtures("_registered")
-@pytest.mark.parametrize("options", [{}, {"layer_decay": 0.7}, {"filter_bias_and_bn": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"layer_decay": 0.7}, {"filter_bias_and_bn": False}], ids=str
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_registry_makes_what_trains_as_torchs_adamw(
     backend: str, options: dict[str, Any]

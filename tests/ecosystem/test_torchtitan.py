@@ -166,3 +166,20 @@ def test_it_may_share_a_model_with_another_optimizer(backend: str) -> None:
         close(one, other)
     flat = ours.state_dict()
     assert {"state.head.weight.m", "state.head.bias.exp_avg"} <= set(flat)
+
+
+@pytest.mark.parametrize("rule", [adamw, mada])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_to_ask_for_the_state_before_training_changes_nothing(backend: str, rule: Any) -> None:
+    """The container takes a step with no gradients to have a state; that step must not count."""
+    asked, plain = (
+        (model_parts, container(rule(backend), model_parts, {"lr": 1e-2, "weight_decay": 0.1}))
+        for model_parts in (parts(torch.float32), parts(torch.float32))
+    )
+    flat = asked[1].state_dict()
+    assert flat["state.head.weight.step"] == 0
+    for model_parts, optimizers in (asked, plain):
+        train(model_parts, optimizers, schedule(optimizers), 6)
+    for one, other in zip(asked[0], plain[0], strict=True):
+        assert bits(one.state_dict()) == bits(other.state_dict())
+    assert bits(asked[1].state_dict()) == bits(plain[1].state_dict())
