@@ -3,6 +3,7 @@
 """The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``."""
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
 from optdsl.runtime.optimizer import CompiledOptimizer
@@ -15,6 +16,7 @@ class AMSGrad(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -35,6 +37,7 @@ class AMSGrad(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class AVGrad(CompiledOptimizer):
@@ -42,6 +45,7 @@ class AVGrad(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -62,6 +66,7 @@ class AVGrad(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Adam(CompiledOptimizer):
@@ -69,6 +74,7 @@ class Adam(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -89,6 +95,7 @@ class Adam(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class AdamAVGrad(CompiledOptimizer):
@@ -96,6 +103,7 @@ class AdamAVGrad(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -118,6 +126,7 @@ class AdamAVGrad(CompiledOptimizer):
         rho: float | Tensor = 1.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class AdamW(CompiledOptimizer):
@@ -125,6 +134,7 @@ class AdamW(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -145,6 +155,7 @@ class AdamW(CompiledOptimizer):
         weight_decay: float | Tensor = 0.01,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Adan(CompiledOptimizer):
@@ -152,6 +163,7 @@ class Adan(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2, beta3.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -174,6 +186,7 @@ class Adan(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Adaptivity(CompiledOptimizer):
@@ -181,6 +194,7 @@ class Adaptivity(CompiledOptimizer):
         gradient.
 
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -217,6 +231,7 @@ class Adaptivity(CompiledOptimizer):
         lion_beta1: float | Tensor = 0.9,
         lion_beta2: float | Tensor = 0.99,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class HyperAdam(CompiledOptimizer):
@@ -224,6 +239,7 @@ class HyperAdam(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -244,6 +260,7 @@ class HyperAdam(CompiledOptimizer):
         weight_decay: float | Tensor = 0.01,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Lion(CompiledOptimizer):
@@ -251,6 +268,7 @@ class Lion(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.0001 by default, in [0, inf)
@@ -269,6 +287,7 @@ class Lion(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class MADA(CompiledOptimizer):
@@ -277,6 +296,7 @@ class MADA(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -313,6 +333,7 @@ class MADA(CompiledOptimizer):
         lion_beta2: float | Tensor = 0.99,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class MADALegacy(CompiledOptimizer):
@@ -321,6 +342,7 @@ class MADALegacy(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2, beta3.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -351,6 +373,7 @@ class MADALegacy(CompiledOptimizer):
         v0: float | Tensor = 1e-15,
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Memory(CompiledOptimizer):
@@ -359,6 +382,7 @@ class Memory(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -388,12 +412,14 @@ class Memory(CompiledOptimizer):
         w_amsgrad: float | Tensor = 0.3333333333333333,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class SGD(CompiledOptimizer):
     """A Stochastic Approximation Method (Robbins & Monro, 1951); momentum as in torch.optim.SGD
 
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -413,12 +439,14 @@ class SGD(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         nesterov: float | Tensor = 0.0,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class TwoSpeed(CompiledOptimizer):
     """AdamW with two momenta, a quick one and a slow one, and a learned gate between them
 
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -442,6 +470,7 @@ class TwoSpeed(CompiledOptimizer):
         beta1_fast: float | Tensor = 0.8,
         beta1_slow: float | Tensor = 0.98,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...
 
 class Yogi(CompiledOptimizer):
@@ -449,6 +478,7 @@ class Yogi(CompiledOptimizer):
 
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
 
     Hyperparameters:
         lr: 0.01 by default, in [0, inf)
@@ -473,4 +503,5 @@ class Yogi(CompiledOptimizer):
         v0: float | Tensor = 1e-06,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None: ...

@@ -17,6 +17,7 @@ _HEAD = '''\
 """The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``."""
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
 from optdsl.runtime.optimizer import CompiledOptimizer
@@ -49,7 +50,11 @@ def _class(program: Program) -> str:
     if betas:
         inside = ", ".join(["float | Tensor"] * len(betas))
         lines.append(f"        betas: tuple[{inside}] | None = None,")
-    lines += ["        maximize: bool = False,", "    ) -> None: ...", ""]
+    lines += [
+        "        maximize: bool = False,",
+        "        process_group: ProcessGroup | None = None,",
+    ]
+    lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 
 

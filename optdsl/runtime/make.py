@@ -52,6 +52,7 @@ def signature(program: Program) -> inspect.Signature:
         kind: Any = types.GenericAlias(tuple, (float,) * len(betas))
         parameters.append(keyword("betas", kind | None, None))
     parameters.append(keyword("maximize", bool, False))
+    parameters.append(keyword("process_group", Any, None))
     return inspect.Signature(parameters)
 
 
@@ -62,7 +63,8 @@ def documentation(program: Program) -> str:
     lines = ["\n".join(program.documentation) or program.name, ""]
     if betas:
         lines.append(f"`betas` may be given for {', '.join(betas)}.")
-    lines += ["With `maximize` it goes up the gradients.", "", "Hyperparameters:"]
+    lines += ["With `maximize` it goes up the gradients."]
+    lines += ["Optimizers of one `process_group` learn as one.", "", "Hyperparameters:"]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
         vector = program.simplex_of(hyper.name)
