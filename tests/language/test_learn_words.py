@@ -51,3 +51,21 @@ def test_each_word_may_be_left_out() -> None:
 def test_what_is_learned_so_is_shown_so() -> None:
     cls = optdsl.compile(SPEC.format("learn lr per group by SGD(lr = 1) on cosine"))
     assert "learned by sgd in [0, 1], on its cosine, for each group" in str(cls.__doc__)
+
+
+def test_a_blend_learns_its_weights_and_members_so() -> None:
+    text = """\
+blend Two
+use SGD, Lion
+hyper w = uniform on simplex(SGD, Lion)
+theta' = w.SGD * SGD.theta' + w.Lion * Lion.theta'
+learn w per tensor by SGD(lr = 0.1) on sign
+learn Lion.lr per group in [0, 1] by SGD
+"""
+    program = library.read(Source("two.opt", text))
+    found = {x.hyper: (x.scope, x.signal) for x in program.learned}
+    assert found == {
+        "w_sgd": ("tensor", "sign"),
+        "w_lion": ("tensor", "sign"),
+        "lion_lr": ("group", "raw"),
+    }

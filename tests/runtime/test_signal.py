@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import Learn
+from optdsl import Learn, library
+from optdsl.compiler import emit
 from optdsl.options import OptionError
 
 from .helpers import ORDERS, Probe, held, parameters, resumed, train
@@ -156,6 +157,8 @@ def test_compiled_kernels_refuse_a_cosine_and_auto_runs_without_them() -> None:
     learn = {"lr": Learn("sgd", bounds=(0, 1), signal="cosine")}
     with pytest.raises(OptionError, match='lr is learned by its cosine, which backend="c"'):
         optdsl.load("adam", backend="c", learn=learn)
+    with pytest.raises(OptionError, match="by its cosine"):
+        emit(library.open_source("adam"), "c", learn)
     cls = optdsl.load("adam", learn=learn)
     optimizer = cls([nn.Parameter(torch.ones(2))])
     train(optimizer, [0])
