@@ -14,6 +14,9 @@ from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.options import real
 
+# Keywords of torch's optimizers that are no hyperparameters: how they compute, not what.
+_WAYS = frozenset({"capturable", "differentiable", "foreach", "fused"})
+
 
 def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper]) -> None:
     """Refuse names that are no hyperparameters.
@@ -26,6 +29,8 @@ def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper
             # A weight vector by its name, or a member's own hyperparameter without the member's.
             inside = [h for h in hypers if h.startswith(f"{name}_") or h.endswith(f"_{name}")]
             hint = f"there are {', '.join(inside)}" if inside else nearest(name, hypers)
+            if name in _WAYS:
+                hint = "that chooses among torch's own implementations; leave it out"
             hint = hint or f"it has {', '.join(hypers)}"
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}: {hint}")
 
