@@ -30,18 +30,20 @@ Pairs = Sequence[tuple[Tensor, Tensor]]
 def is_inert(optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
     """Whether a step is that of a checkpoint: no state, no learning rate, no gradient but zeros.
 
-    All ranks agree, each of which may have zeros only in its own shards.
+    All ranks agree, each of which may have zeros only in its own shards: with a learning rate of 0
+    they all ask each other, whatever state each has.
 
     Args:
-        optimizer: one that has taken no step yet, or has just been loaded.
+        optimizer: one that has taken no step yet, or none since it was loaded.
         work: parameters with gradients, by group.
     """
     groups = optimizer.param_groups
     rates = [float(group["lr"]) for group in groups if "lr" in group]
-    if any(optimizer.state.values()) or not rates or any(rates):
+    if not rates or any(rates):
         return False
     gradients = [g for pairs in work for _, g in pairs]
-    flags = [bool(gradients), any(map(_moves, gradients))]
+    begun = any(optimizer.state.values())
+    flags = [bool(gradients), begun or any(map(_moves, gradients))]
     parameters = (p for group in groups for p in group["params"])
     some, moves = everywhere(flags, parameters, optimizer.process_group)
     return some and not moves

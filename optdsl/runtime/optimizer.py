@@ -102,8 +102,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     # gave a share of the parameters each, or the parts of a pipeline. Copies have none.
     process_group: Any = None
     _made = False
-    # Whether a step was taken since this was made or loaded, by every tensor that has a state.
-    _begun = False
+    # Whether a step was taken since this was made or loaded, and whether some tensor has a state
+    # and has taken none.
+    _begun, _blank = False, False
 
     def __init__(
         self,
@@ -279,7 +280,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 loss = closure()
         self._betas.read(self.param_groups)
         work = [gradients(group) for group in self.param_groups]
-        if not self._begun and not self._begin(work):
+        if (self._blank or not self._begun) and not self._begin(work):
             return loss
         self._check_step(work)
         hypers = [self._hypers(group) for group in self.param_groups]
@@ -298,10 +299,10 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:
         """Whether a first step is to be taken, and not one that only shows what is kept."""
-        if beginning.is_inert(self, work):
+        if not self._begun and beginning.is_inert(self, work):
             beginning.materialize(self)
             return False
-        self._begun = not beginning.start_over(self, work)
+        self._blank, self._begun = beginning.start_over(self, work), True
         return True
 
     def _checked(self, hyper: Hyper, value: Any) -> float | Tensor:

@@ -252,11 +252,14 @@ def test_a_warm_up_from_zero_is_no_fake_step(two_ranks: list[dict[str, Any]]) ->
 
 def test_the_fake_step_in_one_process() -> None:
     """No ranks: the same, with plain tensors, and a closure."""
-    for cls in (learner("eager"), learner("c"), optdsl.load("adan", learn=False)):
+    adan = optdsl.load("adan", learn=False)
+    cases = [(learner("eager"), 0.02), (learner("c"), 0.02), (adan, 0.02), (adan, True)]
+    for cls, lr in cases:
         runs = []
         for faked in (False, True):
             model = network()
-            optimizer = cls(model.parameters(), lr=0.02)
+            rate = torch.tensor(0.02, dtype=torch.float64) if lr is True else lr
+            optimizer = cls(model.parameters(), lr=rate)
             if faked:
                 get_optimizer_state_dict(model, optimizer)
                 assert {float(s["step"]) for s in optimizer.state.values()} == {0.0}

@@ -110,6 +110,7 @@ def fsdp() -> dict[str, Any]:
     found["stock"] = stock()
     found["reducing"] = reducing()
     found["partial"] = partial()
+    found["swapped"] = swapped()
     found["other engine"] = other_engine()
     return found
 
@@ -181,6 +182,17 @@ def partial() -> tuple[torch.Tensor, torch.Tensor]:
     replicated.grad = DTensor.from_local(shares[dist.get_rank()], mesh, [Partial()])
     cls([replicated], lr=0.1, weight_decay=0.1).step()
     return plain.detach(), replicated.to_local().detach().clone()
+
+
+def swapped() -> tuple[list[torch.Tensor], list[dict[str, float]]]:
+    """Parameters that are sharded, and thereby others, after the optimizer was made."""
+    model = network()
+    optimizer = learner()(model.parameters(), **HYPERS)
+    fully_shard(model[0])
+    fully_shard(model)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    train(model, optimizer, range(STEPS))
+    return values(model), [optimizer.metrics()]
 
 
 def other_engine() -> tuple[list[Any], list[Any]]:
@@ -272,6 +284,14 @@ def test_a_partial_gradient_is_summed_before_the_step(two_ranks: list[dict[str, 
     for rank in two_ranks:
         plain, replicated = rank["partial"]
         close(replicated, plain)
+
+
+def test_parameters_may_be_swapped_after_construction(two_ranks: list[dict[str, Any]]) -> None:
+    parameters, metrics = alone(learner(), range(STEPS), **HYPERS)
+    for rank in two_ranks:
+        got, (learned,) = rank["swapped"]
+        close(got, parameters)
+        close(learned, metrics)
 
 
 def test_another_engine_goes_on_with_shards(two_ranks: list[dict[str, Any]]) -> None:
