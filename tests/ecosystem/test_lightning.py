@@ -14,7 +14,7 @@ from .common import BACKENDS, SPEC, TORCH, adamw, bits, close, mada, moved, netw
 
 lightning = pytest.importorskip("lightning", reason="see `make test-ecosystem`")
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 BATCH = 8
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer]
