@@ -53,6 +53,8 @@ class Kernel:
         body: values computed per tensor or per element, in order.
         results: what leaves the kernel.
         dots: what is multiplied with the gradient and summed over all elements of all tensors.
+        homes: the results that are written, and the states in whose memory, where that is said by
+            the kernel that this one stands in for.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Kernel:
     body: tuple[Value, ...]
     results: tuple[Result, ...]
     dots: tuple[Result, ...] = ()
+    homes: tuple[tuple[str, str], ...] | None = None
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -138,6 +141,9 @@ class Kernel:
     @cached_property
     def stored(self) -> tuple[Result, ...]:
         """The results that are written: all but those that are where they belong already."""
+        if self.homes is not None:
+            written = dict(self.homes)
+            return tuple(r for r in self.results if r.name in written)
         return tuple(r for r in self.results if not self._in_place(r))
 
     def _in_place(self, result: Result) -> bool:
@@ -163,20 +169,25 @@ class Kernel:
             tuple(replace(r, value=new[r.value]) for r in found)
             for found in (self.results, self.dots)
         )
-        return _kernel(self.name, program, results, dots)
+        homes = tuple((r.name, self.buffers.get(r.name, r.name)) for r in self.stored)
+        found = replace(_kernel(self.name, program, results, dots), homes=homes)
+        # What is read here and nowhere there would not be seen to be odd.
+        return found if found.read == self.read else None
+
+    @property
+    def read(self) -> frozenset[tuple[str, str | None]]:
+        """What the last loop reads from memory: opcodes, and names of states."""
+        operations = (self.program.operations[v] for v in self.loops[-1].body)
+        return frozenset(
+            (o.opcode, str(o.attribute) if o.opcode == "state" else None)
+            for o in operations
+            if o.opcode in {"gradient", "parameter", "state"}
+        )
 
     @property
     def traffic(self) -> tuple[int, int]:
         """How many tensors are read and how many written, an element each a time."""
-        operations = self.program.operations
-        read = {
-            (operations[v].opcode, operations[v].attribute)
-            for loop in self.loops[-1:]
-            for v in loop.body
-            if operations[v].opcode in {"gradient", "parameter", "state"}
-        }
-        if self.dots:
-            read.add(("gradient", None))
+        read = self.read | {("gradient", None)} if self.dots else self.read
         written = sum(r.type.extent is Extent.TENSOR for r in self.stored)
         return len(read), written
 

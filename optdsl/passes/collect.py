@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.passes.coefficients import Coefficients
+from optdsl.passes.coefficients import NEGATIVE, ONE, Coefficient, Coefficients
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.multiples import SUMS, Multiple, Multiples
 
@@ -42,7 +42,7 @@ class _Root:
         factors: what it is the product of, if it is one that is used only once.
     """
 
-    terms: dict[int, Value] = field(default_factory=dict)
+    terms: dict[int, Coefficient] = field(default_factory=dict)
     constant: Value | None = None
     value: Value | None = None
     hint: str | None = None
@@ -53,7 +53,7 @@ class _Root:
 class _Form:
     """A tensor as a multiple of a root."""
 
-    scale: Value
+    scale: Coefficient
     root: int
 
 
@@ -106,26 +106,30 @@ class _Collector:
     def _copied(self, operation: Operation) -> Value:
         arguments = tuple(self._value(a) for a in operation.arguments)
         if operation.opcode == "mul" and all(map(self._old.uniform, operation.arguments)):
-            return self._numbers.times(*arguments)
+            # Zero times what is finite; a rule that is taken at zero has such products.
+            zeros = [a for a in arguments if self._builder.is_constant(a, 0.0)]
+            if zeros:
+                return zeros[0]
         return self._builder.copy(operation, arguments)
 
-    def _atom(self, value: Value, scale: Value | None = None) -> _Form:
+    def _atom(self, value: Value, scale: Coefficient = ONE) -> _Form:
         """A multiple of something that is computed."""
         if value not in self._atoms:
             self._atoms[value] = len(self._roots)
             self._roots.append(_Root(value=value))
-        return _Form(self._numbers.one if scale is None else scale, self._atoms[value])
+        return _Form(scale, self._atoms[value])
 
     # --- old operations -------------------------------------------------------------------------
 
     def _multiple(self, multiple: Multiple) -> _Form:
         form, numbers = self._forms[multiple.of], self._numbers
         if multiple.how == "neg":
-            return replace(form, scale=numbers.negative(form.scale))
+            return replace(form, scale=numbers.times(NEGATIVE, form.scale))
         if multiple.by is None:
             return form
+        by = numbers.of(self._new[multiple.by]) or Coefficient(0.0)
         change = numbers.times if multiple.how == "mul" else numbers.over
-        return replace(form, scale=change(form.scale, self._new[multiple.by]))
+        return replace(form, scale=change(form.scale, by))
 
     def _sum(self, value: Value, operation: Operation) -> _Form:
         """A sum, a difference or a mean; one that is used in several ways is computed."""
@@ -139,7 +143,9 @@ class _Collector:
             coefficient = self._joined(operation, [terms.get(root) for terms, _ in seen])
             if coefficient is not None:
                 total.terms[root] = coefficient
-        total.constant = self._joined(operation, [constant for _, constant in seen])
+        constants = [None if c is None else self._numbers.of(c) for _, c in seen]
+        constant = self._joined(operation, constants)
+        total.constant = None if constant is None else self._numbers.value(constant)
         if len(total.terms) == 1 and total.constant is None:
             ((root, coefficient),) = total.terms.items()
             return _Form(coefficient, root)
@@ -151,24 +157,27 @@ class _Collector:
         exact = not mean and all(self._program.operations[a].opcode in _LEAVES for a in parts)
         if (self._old.uses[value] > 1 and (long or value in self._old.demanded)) or exact:
             self._computed(number)
-        return _Form(self._numbers.one, number)
+        return _Form(ONE, number)
 
-    def _terms(self, value: Value) -> tuple[dict[int, Value], Value | None]:
+    def _terms(self, value: Value) -> tuple[dict[int, Coefficient], Value | None]:
         """The coefficients of a value by root, and its constant."""
         numbers = self._numbers
         if self._old.uniform(value):
             zero = self._builder.is_constant(self._new[value], 0.0)
             return {}, None if zero else self._new[value]
         if not self._old.tensor(value):
-            return {self._atom(self._new[value]).root: numbers.one}, None
+            return {self._atom(self._new[value]).root: ONE}, None
         scale, number = self._forms[value].scale, self._forms[value].root
         root = self._roots[number]
         if root.value is not None:
             return {number: scale}, None
         terms = {r: numbers.times(scale, c) for r, c in root.terms.items()}
-        return terms, None if root.constant is None else numbers.times(scale, root.constant)
+        constant = None if root.constant is None else numbers.of(root.constant)
+        if constant is None:
+            return terms, None
+        return terms, numbers.value(numbers.times(scale, constant))
 
-    def _joined(self, operation: Operation, parts: list[Value | None]) -> Value | None:
+    def _joined(self, operation: Operation, parts: list[Coefficient | None]) -> Coefficient | None:
         """The coefficient in a sum, from those in its parts."""
         numbers = self._numbers
         match operation.opcode:
@@ -176,12 +185,13 @@ class _Collector:
                 return numbers.plus(*parts)
             case "sub":
                 left, right = parts
-                return numbers.plus(left, None if right is None else numbers.negative(right))
+                return numbers.plus(left, None if right is None else numbers.times(NEGATIVE, right))
         return numbers.mean([self._new[w] for w in operation.arguments[0::2]], parts)
 
     def _product(self, value: Value, operation: Operation) -> _Form:
         """A product or a quotient of tensors, uniform factors apart."""
         builder, numbers = self._builder, self._numbers
+        one = builder.constant(1.0)
         scales, bases = [], []
         for argument in operation.arguments:
             form = self._forms.get(argument)
@@ -189,11 +199,15 @@ class _Collector:
                 scales.append(form.scale)
                 bases.append(self._computed(form.root))
             elif self._old.uniform(argument):
-                scales.append(self._new[argument])
-                bases.append(numbers.one)
+                scales.append(numbers.of(self._new[argument]) or Coefficient(0.0))
+                bases.append(one)
             else:
-                scales.append(numbers.one)
+                scales.append(ONE)
                 bases.append(self._new[argument])
+        if operation.opcode == "mul" and bases[0] == bases[1]:
+            # The square of a small number may be none where that of its multiple is one.
+            squared = [self._value(a) for a in operation.arguments]
+            return self._atom(builder.emit("mul", *squared))
         if operation.opcode == "mul":
             form = self._atom(builder.emit("mul", *bases), numbers.times(*scales))
             if self._old.used_once(value):
@@ -201,8 +215,8 @@ class _Collector:
             return form
         if self._old.divisors[operation.arguments[1]] > 1:
             # A product is faster than a quotient.
-            quotient = builder.emit("div", numbers.one, bases[1])
-            if bases[0] != numbers.one:
+            quotient = builder.emit("div", one, bases[1])
+            if bases[0] != one:
                 quotient = builder.emit("mul", bases[0], quotient)
         else:
             quotient = builder.emit("div", *bases)
@@ -215,7 +229,8 @@ class _Collector:
         form = self._forms.get(branches[zero.index(False)]) if sum(zero) == 1 else None
         if form is None:
             return self._atom(self._copied(operation))
-        chosen = [self._numbers.zero if z else self._computed(form.root) for z in zero]
+        nothing = self._builder.constant(0.0)
+        chosen = [nothing if z else self._computed(form.root) for z in zero]
         return self._atom(self._builder.emit("where", self._new[condition], *chosen), form.scale)
 
     # --- new values -----------------------------------------------------------------------------
@@ -238,7 +253,9 @@ class _Collector:
             self._atoms.setdefault(root.value, number)
         return root.value
 
-    def _written(self, terms: dict[int, Value], constant: Value | None, hint: str | None) -> Value:
+    def _written(
+        self, terms: dict[int, Coefficient], constant: Value | None, hint: str | None
+    ) -> Value:
         """A sum; products that have a factor in common are added up first."""
         shared = Counter(f for r in terms for f in set(self._roots[r].factors or ()))
         factor, times = max(shared.items(), key=lambda item: item[1], default=(None, 0))
@@ -250,22 +267,33 @@ class _Collector:
             else:
                 rest.append((coefficient, self._computed(root)))
         if factor is not None and within:
-            product = self._builder.emit("mul", self._added(within, None), factor)
-            rest.append((self._numbers.one, product))
+            rest.append((ONE, self._builder.emit("mul", self._added(within, None), factor)))
         total = self._added(rest, constant)
         if hint is not None:
             self._builder.suggest(total, hint)
         return total
 
-    def _added(self, terms: list[tuple[Value, Value]], constant: Value | None) -> Value:
-        """Products of coefficients and values, added up; what is not multiplied comes first."""
+    def _added(self, terms: list[tuple[Coefficient, Value]], constant: Value | None) -> Value:
+        """Products of coefficients and values, added up.
+
+        What is not multiplied comes last: a parameter is much larger than its updates, and would
+        round each of them.
+        """
         builder, total = self._builder, constant
-        for coefficient, base in sorted(terms, key=lambda t: not builder.is_constant(t[0], 1.0)):
-            sign = next((s for s in (1.0, -1.0) if builder.is_constant(coefficient, s)), None)
-            term = base if sign is not None else builder.emit("mul", coefficient, base)
+        plain = []
+        for coefficient, base in terms:
+            scale: Coefficient | None = coefficient
+            if coefficient.literal in {1.0, -1.0}:
+                plain.append((coefficient.literal, base))
+                scale = None if coefficient.rest is None else Coefficient(0.0, coefficient.rest)
+            if scale is not None:
+                term = builder.emit("mul", self._numbers.value(scale), base)
+                total = term if total is None else builder.emit("add", total, term)
+        # One that is taken away is not the first, if there is another one.
+        for sign, base in sorted(plain, reverse=total is None):
             if total is None:
-                total = builder.emit("neg", term) if sign == -1.0 else term
+                total = base if sign == 1.0 else builder.emit("neg", base)
             else:
-                total = builder.emit("sub" if sign == -1.0 else "add", total, term)
+                total = builder.emit("add" if sign == 1.0 else "sub", total, base)
         assert total is not None
         return total

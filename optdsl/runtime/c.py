@@ -142,7 +142,7 @@ class CEngine:
         call, columns = self._calls[name], Columns(works, self._layout)
         counts = counted(columns.states)
         back: list[tuple[Tensor, Tensor]] = []
-        if not columns.plain(known.setdefault((self, name), {})):
+        if not columns.plain(known.setdefault(self, {})):
             prepared = [
                 work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
                 for work in works

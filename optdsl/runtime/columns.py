@@ -18,6 +18,7 @@ from torch import Tensor
 from optdsl.runtime.engines import Work
 
 _DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+_BYTES = attrgetter("nbytes")
 
 
 class Layout(NamedTuple):
@@ -37,7 +38,7 @@ class Layout(NamedTuple):
 
 
 class Column(NamedTuple):
-    """The tensors of one buffer, their addresses, and their numbers of elements."""
+    """The tensors of one buffer, their addresses, and how many elements they should have."""
 
     tensors: Sequence[Tensor]
     addresses: list[int]
@@ -95,20 +96,23 @@ class Columns:
             and set(map(_DTYPE, gradient.tensors)) == {self._layout.dtype}
             and all(map(_IS_CPU, gradient.tensors))
             and not any(map(Tensor.is_neg, gradient.tensors))
-            and (same or not any(map(Tensor.is_neg, theta.tensors)))
+            and not any(map(Tensor.is_neg, theta.tensors))
         ):
             return False
         compute = {self._layout.compute}
+        width = self._layout.compute.itemsize
         for name, column in zip(self._layout.states, states, strict=True):
             seen = _seen(column, before)
             scalar = name in self._layout.scalars
             if not (seen and same) and not scalar and not self._shaped(column):
                 return False
+            # What could have been put into a tensor that was seen is looked at every time.
+            if list(map(_BYTES, column.tensors)) != [width * size for size in column.sizes]:
+                return False
+            if not all(map(Tensor.is_contiguous, column.tensors)):
+                return False
             if not seen and not (
-                set(map(_DTYPE, column.tensors)) == compute
-                and all(map(Tensor.is_contiguous, column.tensors))
-                and all(map(_IS_CPU, column.tensors))
-                and list(map(Tensor.numel, column.tensors)) == column.sizes
+                set(map(_DTYPE, column.tensors)) == compute and all(map(_IS_CPU, column.tensors))
             ):
                 return False
         known.update((id(column.tensors[0]), column) for column in (theta, *states))

@@ -33,8 +33,8 @@ def zeros_beside(
     like = parameter if like is None else like
     count, width = like.numel(), dtype.itemsize
     if count * width < _LARGE:
-        return torch.zeros_like(like, dtype=dtype, memory_format=layout)
-    room = torch.zeros(count + _PAGE // width, dtype=dtype)
+        return torch.zeros_like(like, dtype=dtype, memory_format=layout, device="cpu")
+    room = torch.zeros(count + _PAGE // width, dtype=dtype, device="cpu")
     wanted = parameter.data_ptr() + (number + 1) * _APART
     skipped = (wanted - room.data_ptr()) % _PAGE // width
     shape = torch.empty_like(like, device="meta", memory_format=layout)

@@ -32,7 +32,7 @@ def shown(text: str) -> list[str]:
     """What has to be looked at in an update, as it is written in the program."""
     of = program("hyper a = 0.5 in [0, 1]", "state m = 1", "m' = m", f"theta' = {text}")
     body = [v for v in of.needed(of.step_values) if of.type(v).extent > 0]
-    return [of.operations[v].opcode for v in watched(of, body)]
+    return [of.operations[v].opcode for v in watched(of, body, of.step_values)]
 
 
 def test_sums_and_products_show_all_that_is_in_them() -> None:
@@ -166,3 +166,118 @@ def test_placed_states_survive_a_file_and_a_copy() -> None:
     optimizer.step()
     loaded.step()
     assert torch.equal(twins[0], parameter)
+
+
+def test_small_updates_of_members_are_added_up_before_the_parameter_rounds_them() -> None:
+    """Each third alone is less than half of the last bit of 1."""
+    moved = {}
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.ones(200))
+        cls = rules.optdsl.blend("adam", "lion", "yogi", backend=backend, learn=False)
+        optimizer = cls([parameter], lr=7e-8)
+        for _ in range(200):
+            parameter.grad = torch.ones(200)
+            optimizer.step()
+        moved[backend] = float((1 - parameter.detach().double()).mean())
+    assert moved["c"] == pytest.approx(moved["eager"], rel=0.05)
+    assert moved["c"] > 5e-6
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-3])
+def test_decay_is_not_rounded_into_the_factor_of_the_parameter(lr: float) -> None:
+    """1 - lr * weight_decay is not a float."""
+    decayed = {}
+    for backend, dtype in (("c", torch.float32), ("eager", torch.float64)):
+        generator = torch.Generator().manual_seed(5)
+        start = torch.rand(1000, generator=generator, dtype=torch.float64) + 1
+        parameter = nn.Parameter(start.to(dtype, copy=True))
+        cls = rules.optdsl.blend("adamw", "lion", backend=backend, learn=False)
+        optimizer = cls([parameter], lr=lr, adamw_weight_decay=0.01, lion_weight_decay=0.01)
+        for _ in range(1000):
+            parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        decayed[backend] = float((1 - parameter.detach().double() / start).mean())
+    assert decayed["c"] == pytest.approx(decayed["eager"], rel=0.05)
+
+
+def test_a_result_that_becomes_its_own_state_is_there() -> None:
+    text = (
+        "optimizer Own\nhyper a = 0.5 in [0, 1]\nstate n = 0\nn' = n + a * g - a * g\n"
+        "theta' = theta - a * g - n\nlearn a in [0, 1] by SGD(lr = 0.1)\n"
+    )
+    results = []
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.ones(10))
+        optimizer = rules.optdsl.compile(text, backend=backend)([parameter])
+        for _ in range(3):
+            parameter.grad = torch.ones(10)
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_a_state_that_cancels_is_looked_at_all_the_same() -> None:
+    text = (
+        "optimizer Own\nhyper a = 0.5 in [0, 1]\nstate m = 1\nm' = m * 1e30\n"
+        "theta' = theta - (m + a * g - m)\nlearn a in [0, 1] by SGD(lr = 0.1)\n"
+    )
+    parameter = nn.Parameter(torch.ones(10))
+    optimizer = rules.optdsl.compile(text, backend="c")([parameter])
+    for _ in range(4):
+        parameter.grad = torch.ones(10)
+        optimizer.step()
+    assert parameter.isnan().all()
+
+
+def test_a_product_that_only_its_factors_make_too_large_is_computed_again() -> None:
+    text = (
+        "optimizer Own\nhyper s = 1e-20 in [0, 1]\nstate n = 0\n"
+        "n' = s * (g * theta) + s * (g * g)\ntheta' = theta - s * n\n"
+        "learn s in [0, 1] by SGD(lr = 0)\n"
+    )
+    results = []
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.full((10,), 1e18))
+        optimizer = rules.optdsl.compile(text, backend=backend)([parameter])
+        for _ in range(2):
+            parameter.grad = torch.full((10,), 1e19)
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_the_square_of_a_multiple_of_a_small_number_is_not_lost() -> None:
+    text = (
+        "optimizer Own\nhyper s = 1e12 in [0, inf)\nhyper lr = 1 in [0, 1]\nstate v = 0\n"
+        "v' = (s * g) * (s * g)\ntheta' = theta - lr * v\nlearn lr in [0, 1] by SGD(lr = 0)\n"
+    )
+    parameter = nn.Parameter(torch.zeros(10))
+    optimizer = rules.optdsl.compile(text, backend="c")([parameter])
+    for _ in range(3):
+        parameter.grad = torch.full((10,), 1e-25)
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((10,), -2e-26), rtol=1e-5, atol=0)
+
+
+def test_a_gradient_that_is_the_parameter_counts_as_it_was() -> None:
+    found = {}
+    for backend in ("c", "eager"):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 300))
+        parameter.grad = parameter.detach()
+        optimizer = rules.load("mada", backend=backend)([parameter], lr=0.1, **INTERIOR)
+        for _ in range(4):
+            optimizer.step()
+        found[backend] = optimizer.metrics()
+    for name, value in found["eager"].items():
+        assert found["c"][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_words_of_our_own_are_nobodys_name() -> None:
+    text = (
+        "optimizer Own\nhyper k = 2 in [1, 9]\nhyper per_k = 7 in [0, 9]\n"
+        "hyper k_PER = 3 in [0, 9]\ntheta' = theta - g / k - per_k * g - k_PER * g\n"
+    )
+    parameter = nn.Parameter(torch.zeros(10))
+    parameter.grad = torch.ones(10)
+    rules.optdsl.compile(text, backend="c")([parameter]).step()
+    torch.testing.assert_close(parameter.detach(), torch.full((10,), -10.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -198,3 +199,45 @@ def test_a_learned_slope_may_become_zero() -> None:
             optimizer.step()
         found.append([*optimizer.metrics().values(), *parameter.tolist()])
     assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_what_is_put_into_a_tensor_that_was_seen_before_is_looked_at() -> None:
+    def another_dtype(state: torch.Tensor) -> None:
+        state.data = state.detach().view(torch.float16).reshape(-1)[:100].reshape(10, 10)
+
+    def turned(state: torch.Tensor) -> None:
+        state.t_()
+
+    def shorter(state: torch.Tensor) -> None:
+        state.data = state.detach()[:5]
+
+    for change in (another_dtype, turned, shorter):
+        results = []
+        for backend in ("c", "eager"):
+            parameter = nn.Parameter(torch.linspace(-1, 1, 100).reshape(10, 10))
+            optimizer = optdsl.load("adam", backend=backend)([parameter])
+            for step in range(3):
+                parameter.grad = torch.linspace(1, 2, 100).reshape(10, 10)
+                if step == 2:
+                    change(optimizer.state[parameter]["m"])
+                try:
+                    optimizer.step()
+                except RuntimeError:
+                    assert change is shorter
+            results.append(parameter.detach())
+        if change is turned:
+            torch.testing.assert_close(*results)
+        assert all(x.isfinite().all() for x in results) or change is another_dtype
+
+
+def test_states_that_were_dropped_do_not_stay_in_memory() -> None:
+    parameter = nn.Parameter(torch.ones(100))
+    optimizer = optdsl.load("mada", backend="c")([parameter])
+    for _ in range(2):
+        parameter.grad = torch.ones(100)
+        optimizer.step()
+    old = [weakref.ref(v) for v in optimizer.state[parameter].values()]
+    optimizer.state[parameter] = {k: v.clone() for k, v in optimizer.state[parameter].items()}
+    for _ in range(3):
+        optimizer.step()
+    assert not any(ref() is not None for ref in old)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.c.block import SIZE, Block
-from optdsl.backends.c.chunk import Chunk
+from optdsl.backends.c.chunk import STORED, Chunk
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.values import Values
 from optdsl.backends.c.watch import watched
@@ -38,8 +38,9 @@ class Chunked(Block):
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
             *(self._start(b, b in first.homes) for b in buffers),
-            *(self._alone() if quick is None else self._tried(quick)),
+            # First of all: somebody's gradient may be the parameter itself.
             *([f"get(product, {values.buffer('g')}, n);"] if self.dots else []),
+            *(self._alone() if quick is None else self._tried(quick)),
         ]
         for k, (value, dot) in enumerate(self.sums):
             place = len(self.stored) + self._summands.index(value)
@@ -51,7 +52,7 @@ class Chunked(Block):
             SIZE,
             *first.tables(),
             f"real out[{height}][CHUNK];",
-            *([f"real edge[{len(quick.buffers)}][CHUNK];"] if quick else []),
+            *(self._edges(quick) if quick else []),
             *([f"const int plain = usual(f, {max(1, first.reals)});"] if quick else []),
             *(["double product[CHUNK];"] if self.dots else []),
             *([f"double acc[{sums}][LANES];", "memset(acc, 0, sizeof acc);"] if sums else []),
@@ -94,12 +95,13 @@ class Chunked(Block):
         results = {r.name: r.value for r in kernel.results}
         dots = {o.value: n.value for o, n in zip(old.dots, kernel.dots, strict=True)}
         body = kernel.loops[-1].body
+        rows = (*(results[r.name] for r in self.stored), *(dots[v] for v in self._summands))
         return Chunk(
             self.name("quickly"),
             self.finite,
             body,
-            (*(results[r.name] for r in self.stored), *(dots[v] for v in self._summands)),
-            watched=watched(kernel.program, body),
+            rows,
+            watched=watched(kernel.program, body, rows),
             row="q",
             homes=self.homes,
             kept=frozenset(self.homes) & frozenset(self.read),
@@ -116,10 +118,10 @@ class Chunked(Block):
     def _tried(self, quick: Chunk) -> list[str]:
         """A chunk for finite numbers, and what happens if some are not."""
         pad, back = [], []
-        for k, buffer in enumerate(quick.buffers):
+        for buffer in quick.buffers:
             name = self.values.buffer(buffer)
             sizes = f"n * sizeof *{name}, CHUNK * sizeof *{name}"
-            pad.append(f"{name} = padded(edge[{k}], {name}, {sizes});")
+            pad.append(f"{name} = padded({name}EDGE, {name}, {sizes});")
             if buffer in quick.homes:
                 _, memory = self.pointer(buffer, True)
                 back.append(f"memcpy({memory} + start, {name}, n * sizeof *{name});")
@@ -133,6 +135,14 @@ class Chunked(Block):
             f"if ({' || '.join(failed)}) {again}",
             braced("else if (n < CHUNK)", back).rstrip(),
         ]
+
+    def _edges(self, quick: Chunk) -> list[str]:
+        """Room for a whole chunk of each buffer."""
+        lines = []
+        for buffer in quick.buffers:
+            kind = "element" if buffer in STORED.values() else "real"
+            lines.append(f"{kind} {self.values.buffer(buffer)}EDGE[CHUNK];")
+        return lines
 
     def _again(self) -> str:
         """The function that computes a chunk with care, after what was there has been put back."""

@@ -25,6 +25,9 @@ WAYS = {"turned": "bits", "way": "real"}
 class Values:
     """The values of one kernel.
 
+    Words that belong to a value, such as its reciprocal, end in capitals. A name that a user gave
+    has an underscore at its end if it has capitals.
+
     There are two kinds of arithmetic: "double" on the host, for uniform values and those of a
     tensor, and "real" on the elements.
 
@@ -119,7 +122,7 @@ class Values:
             exponent = self.operation(operation.arguments[1]).attribute
             return power(x[0], x[1], exponent if isinstance(exponent, float) else None, double)
         if operation.opcode == "div" and self.by_reciprocal(operation, kind):
-            return f"{x[0]} * per_{x[1]}"
+            return f"{x[0]} * {x[1]}_PER"
         if operation.opcode == "where":
             condition = operation.arguments[0]
             if self.extent(condition) is Extent.TENSOR:
@@ -145,19 +148,19 @@ class Values:
         given = kind == "real" and self.uniform(weights)
         lines = []
         for number, (w, part) in enumerate(zip(weights[1:], parts[1:], strict=True), start=1):
-            x, share = self.word(part, kind), f"{name}_share{number}"
+            x, share = self.word(part, kind), f"{name}_SHARE{number}"
             last = number == len(parts) - 1
-            result = name if last else f"{name}_mean{number}"
+            result = name if last else f"{name}_MEAN{number}"
             if not given:
                 lines += self._share(share, total, self.word(w, kind))
-                total = f"{share}_total"
+                total = f"{share}_TOTAL"
             if kind == "double":
                 lines.append(f"const double {result} = mixedd({mean}, {x}, {share});")
             else:
                 if not given:
-                    lines += [f"const {k} {share}_{way} = {way}({share});" for way, k in
+                    lines += [f"const {k} {share}_{way.upper()} = {way}({share});" for way, k in
                               WAYS.items()]  # fmt: skip
-                ways = f"{mean}, {x}, {share}_turned, {share}_way"
+                ways = f"{mean}, {x}, {share}_TURNED, {share}_WAY"
                 lines.append(f"const real {result} = mixed({ways});")
             mean = result
         return lines
@@ -165,8 +168,8 @@ class Values:
     def _share(self, share: str, total: str, weight: str) -> list[str]:
         """The share of one more weight in all weights so far."""
         return [
-            f"const double {share}_total = {total} + {weight};",
-            f"const double {share} = share_of({weight}, {share}_total);",
+            f"const double {share}_TOTAL = {total} + {weight};",
+            f"const double {share} = share_of({weight}, {share}_TOTAL);",
         ]
 
     def shares(self) -> list[str]:
@@ -174,14 +177,14 @@ class Values:
         lines = []
         for value in self.kernel.body:
             name = self._names[value]
-            if f"{name}_share1" not in self.places:
+            if f"{name}_SHARE1" not in self.places:
                 continue
             weights = [self.word(w, "double") for w in self.operation(value).arguments[0::2]]
             total = weights[0]
             for number, weight in enumerate(weights[1:], start=1):
-                share = f"{name}_share{number}"
+                share = f"{name}_SHARE{number}"
                 lines += self._share(share, total, weight)
-                total = f"{share}_total"
+                total = f"{share}_TOTAL"
         return lines
 
     def asked(self, values: Sequence[Value], extra: Iterable[Value], kind: str) -> list[Value]:
@@ -210,11 +213,14 @@ class Values:
             operation = self.operation(value)
             if operation.opcode == "div" and self.by_reciprocal(operation, "real"):
                 divisor = operation.arguments[1]
-                per = f"per_{self._names[divisor]}"
+                per = f"{self._names[divisor]}_PER"
                 found[per] = ("real", f"(real)(1 / {self.place(divisor, row)})")
             elif operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
                 for number in range(1, len(operation.arguments) // 2):
-                    share = f"{self._names[value]}_share{number}"
+                    share = f"{self._names[value]}_SHARE{number}"
                     for way, kind in WAYS.items():
-                        found[f"{share}_{way}"] = (kind, f"{way}({self.shared(share, row)})")
+                        found[f"{share}_{way.upper()}"] = (
+                            kind,
+                            f"{way}({self.shared(share, row)})",
+                        )
         return found

@@ -10,11 +10,11 @@ from optdsl.ir.types import TENSOR, UNIFORM
 # Operations whose result is not finite where an argument is not; of "div" and "pow", the first.
 _OPEN = frozenset({"neg", "define", "stop_gradient", "add", "sub", "mul", "sqrt", "abs", "log"})
 _HALF_OPEN = frozenset({"div", "pow"})
-# What is finite where its arguments are, or overflows in any other order, too.
+# What is finite where its arguments are, or is too large in any other order of a sum, too.
 _TAME = frozenset({"neg", "define", "stop_gradient", "add", "sub", "sign", "tanh"})
 
 
-def watched(program: Program, body: Sequence[Value]) -> tuple[Value, ...]:
+def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -> tuple[Value, ...]:
     """Few values of a loop that show whether one of those that are multiplied and added is odd.
 
     What is odd, an infinity or a NaN, shows in sums and products: 0 * x is a NaN for it. It does
@@ -22,7 +22,7 @@ def watched(program: Program, body: Sequence[Value]) -> tuple[Value, ...]:
     """
     tensors = [v for v in body if program.type(v) == TENSOR]
     shows: dict[Value, set[Value]] = {}
-    used: set[Value] = set()
+    used: set[Value] = set(results)
     for value in tensors:
         operation = program.operations[value]
         shows[value] = {value}
