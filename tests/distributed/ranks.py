@@ -24,13 +24,14 @@ HYPERS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.01, "rho": 0.5}
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What a function of a module returns on each rank of a new gloo process group."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, folder, function, arguments), nprocs=world)
+        mp.spawn(process_of, (world, folder, function, arguments), nprocs=world)
         return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world)]
 
 
-def _rank(
+def process_of(
     rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
+    """What one rank does; its result is in the folder afterwards."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group(

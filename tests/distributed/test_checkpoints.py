@@ -24,6 +24,8 @@ import optdsl
 
 from .ranks import BACKENDS, HYPERS, batch, learner, loss_of, network, on_ranks, train, values
 
+pytestmark = pytest.mark.slow
+
 MODES: dict[str, StateDictOptions] = {
     "nested": StateDictOptions(),
     "flat": StateDictOptions(flatten_optimizer_state_dict=True),

@@ -24,6 +24,8 @@ from .ranks import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 

@@ -22,8 +22,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 
-from . import ranks
-from .ranks import HYPERS, close, learner, network, on_ranks, train, values
+from .ranks import HYPERS, close, learner, network, on_ranks, process_of, train, values
+
+pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 14, 3
 
@@ -79,7 +80,7 @@ def killed() -> Any:
     """The folder of a training on two ranks that were killed at some step."""
     step = random.randrange(EVERY + 1, STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(ranks._rank, (2, folder, until_killed, (folder,)), nprocs=2, join=False)
+        context = mp.spawn(process_of, (2, folder, until_killed, (folder,)), nprocs=2, join=False)
         progress, deadline = Path(folder, "done 1"), time.monotonic() + 120
         while not progress.exists() or int(progress.read_text() or 0) < step:
             assert time.monotonic() < deadline

@@ -32,6 +32,8 @@ from .ranks import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 REDUCING = """\
 optimizer Reducing
