@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, overload
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime import beginning, by_name, distributed, shards
+from optdsl.runtime import beginning, by_name, distributed
+from optdsl.runtime.batches import batches
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
-from optdsl.runtime.engines import COMPUTE, Engine, Known, Shape, Work, cosines, square_keys
+from optdsl.runtime.engines import COMPUTE, Known, cosines, square_keys
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -85,6 +87,9 @@ class Compiled:
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
+
+
+_LAYOUT = attrgetter("layout")
 
 
 class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
@@ -317,12 +322,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 self._checked(hyper, group[hyper.name])
             check_sums(name, self.compiled.program.simplexes, group)
         check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
-        for pairs in work:
-            for _, gradient in pairs:
-                if gradient.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"{name} does not take sparse gradients; make the layer with sparse=False"
-                    )
+        layouts = {layout for pairs in work for layout in map(_LAYOUT, (g for _, g in pairs))}
+        if layouts - {torch.strided}:
+            raise RuntimeError(
+                f"{name} does not take sparse gradients; make the layer with sparse=False"
+            )
 
     def _hypers(self, group: dict[str, Any]) -> dict[str, float]:
         return {h.name: float(group[h.name]) for h in self.compiled.program.hypers}
@@ -339,21 +343,22 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _take(self, parts: list[Part], taken: list[int]) -> None:
         """A step of all parts, which get their sums; coefficients learn."""
-        jobs = [(part, self._known_of(part), self._batches(part)) for part in parts]
+        states = self.state
+        jobs = [(p, self._known_of(p), batches(self.compiled, states, p)) for p in parts]
         if self.compiled.order == "exact":
-            for part, known, batches in jobs:
-                for engine, batch in batches.items():
+            for part, known, found in jobs:
+                for engine, batch in found.items():
                     add(part.sums, engine.settle(batch.pending, known))
             self._learn(parts, taken)
             hypers = [self._hypers(group) for group in self.param_groups]
             self.compiled.scopes.refresh(parts, hypers)
-            for _, known, batches in jobs:
-                for engine, batch in batches.items():
+            for _, known, found in jobs:
+                for engine, batch in found.items():
                     engine.take_settled(batch.pending, known)
                     engine.take(batch.fresh, known)
         else:
-            for part, known, batches in jobs:
-                for engine, batch in batches.items():
+            for part, known, found in jobs:
+                for engine, batch in found.items():
                     add(part.sums, engine.settle_and_take(batch.pending, known))
                     engine.take(batch.fresh, known)
             self._learn(parts, taken)
@@ -363,41 +368,6 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             return self._known
         known: Known = self._known.setdefault(part.key, {})
         return known
-
-    def _batches(self, part: Part) -> dict[Engine, _Batch]:
-        """What there is to do, by engine.
-
-        States that another engine left behind are completed first, which may give
-        hyper-gradients.
-        """
-        batches: dict[Engine, _Batch] = {}
-        kinds: dict[Any, tuple[Shape, _Batch]] = {}
-        states, new = self.state, tuple.__new__
-        # Once for every parameter: what tells engines apart is looked up as cheaply as can be.
-        for pairs, values in part.work:
-            for parameter, gradient in pairs:
-                state = states[parameter]
-                task = new(Work, (parameter, gradient, state, values))
-                place = parameter.is_cpu or parameter.device
-                kind = (type(parameter), place, parameter.dtype)
-                found = kinds.get(kind)
-                if found is None:
-                    engine = self.compiled.engines.of(parameter)
-                    found = engine.shape, batches.setdefault(engine, _Batch([], []))
-                    if not isinstance(engine, shards.ShardEngine):
-                        kinds[kind] = found
-                shape, batch = found
-                if not state:
-                    batch.fresh.append(task)
-                    continue
-                keys = state.keys()
-                if shape.pending is not None and keys == shape.pending:
-                    batch.pending.append(task)
-                    continue
-                if keys != shape.complete:
-                    add(part.sums, shards.completed(self.compiled.program, task))
-                batch.fresh.append(task)
-        return batches
 
     def _learn(self, parts: list[Part], taken: list[int]) -> None:
         if self.compiled.coefficients:
@@ -417,14 +387,6 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             if part:
                 part.sums = total
         return taken
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What one engine has to do: for parameters with a step pending, and for others."""
-
-    pending: list[Work]
-    fresh: list[Work]
 
 
 def _check_dtype(optimizer: str, parameter: Tensor) -> None:
