@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_STATE = attrgetter("state")
+_STATE = itemgetter(Work._fields.index("state"))
 
 
 class CEngine:
@@ -83,9 +83,9 @@ class CEngine:
 
     def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
         first, again = _once(works)
-        new = [w for w in first if len(w.state) < len(self._needed)]
-        if new:
-            self._start(new)
+        needed = len(self._needed)
+        if min(map(len, map(_STATE, first)), default=needed) < needed:
+            self._start([w for w in first if len(w.state) < needed])
         self._run(name, first, known)
         for work in again:
             if work.state.keys() != self.shape.pending:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -92,16 +94,16 @@ def counted(states: Iterable[dict[str, Any]]) -> list[tuple[float, Tensor]]:
     """
     # By identity first: most parameters share a count already.
     old = [state["step"] for state in states]
-    identities = list(map(id, old))
+    if old and all(map(operator.is_, old, repeat(old[0]))):
+        number = float(old[0]) + 1
+        return [(number, torch.tensor(number, dtype=torch.float64))] * len(old)
     counts: dict[float, Tensor] = {}
     known: dict[int, tuple[float, Tensor]] = {}
-    for identity, count in dict(zip(identities, old, strict=True)).items():
+    for count in {id(count): count for count in old}.values():
         number = float(count) + 1
         new = counts.setdefault(number, torch.tensor(number, dtype=torch.float64))
-        known[identity] = (number, new)
-    if len(known) == 1:
-        return list(known.values()) * len(old)
-    return list(map(known.__getitem__, identities))
+        known[id(count)] = (number, new)
+    return list(map(known.__getitem__, map(id, old)))
 
 
 def pending_hypers(program: Program, t: float, hypers: dict[str, float]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, overload
 
 import torch
@@ -89,7 +89,7 @@ class Compiled:
         return blocks(self.coefficients, self.program)
 
 
-_LAYOUT = attrgetter("layout")
+_LAYOUT, _GRADIENT = attrgetter("layout"), itemgetter(1)
 
 
 class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
@@ -322,7 +322,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 self._checked(hyper, group[hyper.name])
             check_sums(name, self.compiled.program.simplexes, group)
         check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
-        layouts = {layout for pairs in work for layout in map(_LAYOUT, (g for _, g in pairs))}
+        layouts = {x for pairs in work for x in map(_LAYOUT, map(_GRADIENT, pairs))}
         if layouts - {torch.strided}:
             raise RuntimeError(
                 f"{name} does not take sparse gradients; make the layer with sparse=False"
