@@ -101,8 +101,8 @@ def blend(
     """Compile a mixture of any rules: their updates with weights that are learned while training.
 
     ``blend("adam", "lion")`` is an optimizer with the weights ``w_adam`` and ``w_lion``, which sum
-    to one; with one of them at 1 it is that rule, to the bit in eager code. ``optdsl blend`` writes the same as a
-    specification to go on from.
+    to one; with one of them at 1 it is that rule, to the bit in eager code. ``optdsl blend`` writes
+    the same as a specification to go on from.
 
     Args:
         *rules: two or more, each a name of the library or the path of a ``.opt`` file.
