@@ -142,7 +142,8 @@ class CEngine:
         call, columns = self._calls[name], Columns(works, self._layout)
         counts = counted(columns.states)
         back: list[tuple[Tensor, Tensor]] = []
-        if not columns.plain(known.setdefault(self, {})):
+        own = known.setdefault(self, {})
+        if not columns.plain(own):
             prepared = [
                 work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
                 for work in works
@@ -150,7 +151,7 @@ class CEngine:
             columns = Columns(prepared, self._layout)
         rows = Rows(call.entry, self._program)
         numbers = rows.of(works, columns.hypers, columns.states, counts)
-        table = columns.table(numbers, call.entry.states, self._slots)
+        table = columns.table(numbers, call.entry.states, self._slots, own)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
         return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))

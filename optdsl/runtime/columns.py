@@ -15,10 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.runtime.engines import Work
+from optdsl.runtime.engines import Known, Work
 
 _DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
 _BYTES = attrgetter("nbytes")
+# What is known from the call before.
+_SEEN, _TABLE = "seen", "table"
 
 
 class Layout(NamedTuple):
@@ -78,15 +80,14 @@ class Columns:
     def _column(self, tensors: Sequence[Tensor], sizes: list[int] | None = None) -> Column:
         return Column(tensors, list(map(Tensor.data_ptr, tensors)), sizes or self.sizes)
 
-    def plain(self, known: dict[int, Column]) -> bool:
+    def plain(self, known: Known) -> bool:
         """Whether one index serves a parameter, its gradient and its states, and all is at hand.
 
         Args:
             known: columns that were plain at the call before, by the identity of the first tensor;
                 replaced by those of this one.
         """
-        before = dict(known)
-        known.clear()
+        before = known.pop(_SEEN, {})
         theta, gradient, *states = self._columns.values()
         same = _seen(theta, before)
         if not (
@@ -115,31 +116,42 @@ class Columns:
                 set(map(_DTYPE, column.tensors)) == compute and all(map(_IS_CPU, column.tensors))
             ):
                 return False
-        known.update((id(column.tensors[0]), column) for column in (theta, *states))
+        known[_SEEN] = {id(column.tensors[0]): column for column in (theta, *states)}
         return True
 
     def _shaped(self, column: Column) -> bool:
         """Whether states have the shapes of their parameters, which may have got others."""
         return list(map(_SHAPE, column.tensors)) == list(map(_SHAPE, self.parameters))
 
-    def table(self, rows: Sequence[int], states: Sequence[str], slots: int) -> array[int] | None:
+    def table(
+        self, rows: Sequence[int], states: Sequence[str], slots: int, known: Known
+    ) -> array[int] | None:
         """Sizes, rows and addresses as the kernels take them; None where there is no memory.
 
         Args:
             rows: the row of hyperparameters of each tensor.
             states: the states that the kernel takes, in order.
             slots: the number of addresses that it has room for.
+            known: has the table of the call before, and gets this one.
         """
-        columns = [self._columns[name].addresses for name in ("theta", "g", *states)]
+        width = 2 + slots
+        theta, gradient, *kept = (self._columns[name].addresses for name in ("theta", "g", *states))
+        fixed = [self.sizes, rows, theta, *kept]
+        before: tuple[list[Sequence[int]], array[int]] | None = known.get(_TABLE)
+        if before is not None and before[0] == fixed and all(gradient):
+            # Only gradients have moved.
+            before[1][3::width] = array("q", gradient)
+            return before[1]
+        columns = [theta, gradient, *kept]
         if not all(map(all, columns)) and any(
             size and not all(addresses)
             for size, *addresses in zip(self.sizes, *columns, strict=True)
         ):
             return None
-        width = 2 + slots
         table = array("q", bytes(8 * width * len(self.sizes)))
         for number, column in enumerate((self.sizes, rows, *columns)):
             table[number::width] = array("q", column)
+        known[_TABLE] = fixed, table
         return table
 
 
