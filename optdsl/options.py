@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from optdsl.ir.domain import Scope, Signal
+
 BackendName = Literal["auto", "eager", "c"]
 Order = Literal["overlapped", "exact"]
-Scope = Literal["optimizer", "group", "tensor"]
-Signal = Literal["raw", "sign", "cosine"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 class OptionError(ValueError):

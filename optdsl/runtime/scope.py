@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.options import SCOPES
+from optdsl.ir.domain import SCOPES
 from optdsl.runtime.engines import Sums
 from optdsl.runtime.learning import Block, Coefficient, Group
 

@@ -215,7 +215,22 @@ def problems(
     one = st.tuples(*(st.one_of(*[stream] * 4, st.none()) for stream in streams))
     low, high = steps
     count = draw(st.integers(low, high))
-    return Problem(dtype, theta, [list(draw(one)) for _ in range(count)])
+    gradients = [list(draw(one)) for _ in range(count)]
+    _begin(gradients)
+    return Problem(dtype, theta, gradients)
+
+
+def _begin(gradients: list[list[Tensor | None]]) -> None:
+    """Let the first step be one: with zeros only, and a learning rate of 0, it may be none.
+
+    `torch.distributed.checkpoint` takes such a step to see what an optimizer keeps.
+    """
+    for step in gradients:
+        present = [g for g in step if g is not None and g.numel()]
+        if present:
+            if not any(g.any() for g in present):
+                present[0].fill_(1.0)
+            return
 
 
 # --- runs -----------------------------------------------------------------------------------------
