@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from optdsl.ir.domain import Scope, Signal
+from optdsl.words import Scope, Signal
 
 BackendName = Literal["auto", "eager", "c"]
 Order = Literal["overlapped", "exact"]

@@ -1,16 +1,9 @@
-"""Sets of numbers, the bounds of a hyperparameter, and the words that say how one is learned."""
+"""Sets of numbers: the bounds of a hyperparameter, and interval arithmetic over them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-# What has a learned value of its own, and what its rule follows.
-Scope = Literal["optimizer", "group", "tensor"]
-Signal = Literal["raw", "sign", "cosine"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 @dataclass(frozen=True, slots=True)

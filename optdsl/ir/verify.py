@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optdsl.ir.domain import SCOPES, SIGNALS, SUM_TOLERANCE, Choice
+from optdsl.ir.domain import SUM_TOLERANCE, Choice
 from optdsl.ir.ops import ANY, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TypeMismatch
+from optdsl.words import SCOPES, SIGNALS
 
 
 class InvalidProgram(Exception):

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from optdsl.diagnostics import Note, Report, Span, nearest
-from optdsl.ir.domain import SCOPES, SIGNALS, Choice, Domain, Interval, spell
+from optdsl.ir.domain import Choice, Domain, Interval, spell
 from optdsl.ir.program import Hyper, Learned
 from optdsl.lower.numbers import domain, number
 from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
+from optdsl.words import SCOPES, SIGNALS
 
 
 class Rules(Protocol):

@@ -6,10 +6,10 @@ This is done for every parameter at every step, so it is cheap where all of them
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,8 @@ from optdsl.runtime.scope import Part, add
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import Compiled
 
-_DTYPE, _DEVICE, _IS_CPU = attrgetter("dtype"), attrgetter("device"), attrgetter("is_cpu")
+_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_PARAMETER = itemgetter(Work._fields.index("parameter"))
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -41,33 +42,32 @@ def batches(
 
     States that another engine left behind are completed first, which may give hyper-gradients.
     """
-    found: dict[Engine, Batch] = {}
+    works: list[Work] = []
     for pairs, values in part.work:
-        if not pairs:
-            continue
-        parameters, gradients = zip(*pairs, strict=True)
-        kept = list(map(states.__getitem__, parameters))
-        fields = zip(parameters, gradients, kept, [values] * len(kept), strict=True)
-        works = list(map(tuple.__new__, repeat(Work), fields))
-        if _alike(parameters):
-            engine = compiled.engines.of(parameters[0])
-            _sort(compiled, part, engine.shape, works, found.setdefault(engine, Batch()))
-            continue
-        for work in works:
-            engine = compiled.engines.of(work.parameter)
-            _sort(compiled, part, engine.shape, [work], found.setdefault(engine, Batch()))
+        if pairs:
+            parameters, gradients = zip(*pairs, strict=True)
+            kept = map(states.__getitem__, parameters)
+            fields = zip(parameters, gradients, kept, [values] * len(pairs), strict=True)
+            works += map(tuple.__new__, repeat(Work), fields)
+    found: dict[Engine, Batch] = {}
+    for alike in _alike(works):
+        engine = compiled.engines.of(alike[0].parameter)
+        _sort(compiled, part, engine.shape, alike, found.setdefault(engine, Batch()))
     return found
 
 
-def _alike(parameters: tuple[Tensor, ...]) -> bool:
-    """Whether one engine is for all of them."""
+def _alike(works: list[Work]) -> Iterable[list[Work]]:
+    """The works, those that one engine is for together."""
+    parameters = list(map(_PARAMETER, works))
     types = set(map(type, parameters))
-    return (
-        len(types) == 1
-        and types.issubset(_PLAIN)
-        and (all(map(_IS_CPU, parameters)) or len(set(map(_DEVICE, parameters))) == 1)
-        and len(set(map(_DTYPE, parameters))) == 1
-    )
+    plain = types.issubset(_PLAIN)
+    if plain and all(map(_IS_CPU, parameters)) and len(set(map(_DTYPE, parameters))) == 1:
+        return [works]
+    kinds: dict[Any, list[Work]] = {}
+    for number, (work, parameter) in enumerate(zip(works, parameters, strict=True)):
+        alone = None if type(parameter) in _PLAIN else number
+        kinds.setdefault((alone, parameter.device, parameter.dtype), []).append(work)
+    return kinds.values()
 
 
 def _sort(compiled: Compiled, part: Part, shape: Shape, works: list[Work], batch: Batch) -> None:

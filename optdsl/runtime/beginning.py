@@ -74,7 +74,8 @@ def materialize(optimizer: CompiledOptimizer) -> None:
 
 def start_over(optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
     """Forget states without a step of parameters that take one now; whether others are left."""
-    blank = [p for p, state in optimizer.state.items() if state and float(state["step"]) == 0]
+    counts = {p: state["step"] for p, state in optimizer.state.items() if "step" in state}
+    blank = [p for p, count in counts.items() if float(count) == 0]
     now = {id(parameter) for pairs in work for parameter, _ in pairs}
     left = False
     for parameter in blank:

@@ -16,6 +16,7 @@ import torch
 from optdsl.ir.types import Extent
 from optdsl.runtime.engines import PENDING_HYPERS
 from optdsl.runtime.meaning import Meaning, differences, read
+from optdsl.runtime.migrate import is_whole
 from optdsl.runtime.places import copied_beside
 from optdsl.runtime.scope import OWN
 
@@ -102,7 +103,8 @@ def drop_strangers(optimizer: CompiledOptimizer) -> None:
 def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
-    if not {"state", "param_groups"} <= set(state_dict):
+    parts = [state_dict.get("state"), state_dict.get("param_groups")]
+    if not isinstance(parts[0], dict) or not isinstance(parts[1], list | tuple):
         raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
     _check_meaning(optimizer, state_dict)
     for group in state_dict["param_groups"]:
@@ -119,6 +121,17 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
                 f"not {', '.join(sorted(states))}"
             )
+        noted = frozenset(str(key) for key in state if str(key).startswith("pending/"))
+        if not is_whole(program, noted):
+            raise ValueError(
+                f"this state is not whole: its last step is pending, and of what completes it, it "
+                f"has {', '.join(sorted(noted))} only"
+            )
+        for key, value in state.items():
+            if key in states and not isinstance(value, torch.Tensor):
+                raise ValueError(
+                    f"this state is not one of {name}: {key} is {type(value).__name__}, no tensor"
+                )
     scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
     for index, parameter in pairs(optimizer, state_dict):
         for key, value in state_dict["state"].get(index, {}).items():

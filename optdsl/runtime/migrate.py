@@ -46,6 +46,16 @@ def completed(program: Program, work: Work) -> Sums:
     return sums
 
 
+def is_whole(program: Program, noted: frozenset[str]) -> bool:
+    """Whether a state with these keys for a pending step has all that completes it."""
+    if not noted:
+        return True
+    if PENDING_HYPERS not in noted:
+        return False
+    # Without tangents, a state that does not lag is as good as complete.
+    return _plan(program, noted) is not None or not (program.tangents or pending("g") in noted)
+
+
 @functools.lru_cache(maxsize=32)
 def _plan(program: Program, noted: frozenset[str]) -> Plan | None:
     """The plan of a state with these keys for a pending step."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.ir.domain import SCOPES
 from optdsl.runtime.engines import Sums
 from optdsl.runtime.learning import Block, Coefficient, Group
+from optdsl.words import SCOPES
 
 _VALUE = "coefficient/"
 # How the keys start under which the state of a tensor keeps what it has of its own: numbers in
@@ -256,7 +256,8 @@ def add(to: Sums, more: Sums) -> None:
 
 def _steps(states: Iterable[State]) -> int:
     # Most parameters share one count.
-    counts = {id(s["step"]): s["step"] for s in states if s}
+    # A state may have a coefficient that was set by hand, and nothing else yet.
+    counts = {id(s["step"]): s["step"] for s in states if "step" in s}
     return max((int(count) for count in counts.values()), default=0)
 
 

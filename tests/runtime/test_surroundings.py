@@ -93,7 +93,9 @@ def test_a_state_of_other_shapes_is_refused() -> None:
         train(optimizer, range(2))
         saved[cls] = optimizer.state_dict()
     for cls, other in [(tensor, scalar), (scalar, tensor)]:
-        with pytest.raises(ValueError, match=r"m is one (scalar|tensor) in the checkpoint, and one"):
+        with pytest.raises(
+            ValueError, match=r"m is one (scalar|tensor) in the checkpoint, and one"
+        ):
             cls(parameters()).load_state_dict(saved[other])
     with pytest.raises(ValueError, match="m has shape"):
         tensor(parameters(shapes=[(5,), (4,), ()])).load_state_dict(saved[tensor])
