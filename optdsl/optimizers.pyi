@@ -29,8 +29,8 @@ class AMSGrad(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -58,8 +58,8 @@ class AVGrad(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -87,8 +87,8 @@ class Adam(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -117,8 +117,8 @@ class AdamAVGrad(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -147,8 +147,8 @@ class AdamW(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -177,8 +177,8 @@ class Adan(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.98,
         beta2: float | Tensor = 0.92,
         beta3: float | Tensor = 0.99,
@@ -217,8 +217,8 @@ class Adaptivity(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         weight_decay: float | Tensor = 0.0,
         sgd_ratio: float | Tensor = 10.0,
         lion_ratio: float | Tensor = 0.1,
@@ -252,8 +252,8 @@ class HyperAdam(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.95,
         eps: float | Tensor = 1e-08,
@@ -280,8 +280,8 @@ class Lion(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.0001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.99,
         weight_decay: float | Tensor = 0.0,
@@ -317,8 +317,8 @@ class MADA(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.0006,
+        *,
         beta1: float | Tensor = 0.9,
         eps: float | Tensor = 1e-06,
         beta2: float | Tensor = 0.95,
@@ -360,8 +360,8 @@ class MADALegacy(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.0006,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.95,
         beta3: float | Tensor = 0.0,
@@ -401,8 +401,8 @@ class Memory(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
@@ -432,8 +432,8 @@ class SGD(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         momentum: float | Tensor = 0.0,
         dampening: float | Tensor = 0.0,
         weight_decay: float | Tensor = 0.0,
@@ -461,8 +461,8 @@ class TwoSpeed(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.001,
+        *,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
         weight_decay: float | Tensor = 0.01,
@@ -493,8 +493,8 @@ class Yogi(CompiledOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        *,
         lr: float | Tensor = 0.01,
+        *,
         beta1: float | Tensor = 0.9,
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 0.001,

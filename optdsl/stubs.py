@@ -8,7 +8,7 @@ from pathlib import Path
 from optdsl import library, optimizers
 from optdsl.ir.program import Program
 from optdsl.runtime.familiar import beta_names
-from optdsl.runtime.make import documentation
+from optdsl.runtime.make import documentation, ordered
 
 _WIDTH = 100
 _HEAD = '''\
@@ -44,8 +44,9 @@ def write() -> Path:
 def _class(program: Program) -> str:
     lines = [f"class {program.name}(CompiledOptimizer):", f'    """{_documentation(program)}']
     lines += ['    """', "", "    def __init__(", "        self,", "        params: ParamsT,"]
-    lines += ["        *,"]
-    lines += [f"        {h.name}: float | Tensor = {h.default!r}," for h in program.hypers]
+    hypers = [f"        {h.name}: float | Tensor = {h.default!r}," for h in ordered(program)]
+    first = sum(h.name == "lr" for h in program.hypers)
+    lines += [*hypers[:first], "        *,", *hypers[first:]]
     betas = beta_names(h.name for h in program.hypers)
     if betas:
         inside = ", ".join(["float | Tensor"] * len(betas))

@@ -12,6 +12,8 @@ from optdsl.ir.program import Learned
 
 Group = MutableMapping[str, Any]
 
+_CHOICES = frozenset({"foreach", "fused", "capturable", "differentiable"})
+
 
 def beta_names(hypers: Iterable[str]) -> tuple[str, ...]:
     """The hyperparameters that ``betas`` stands for; none where a rule has no beta1 and beta2."""
@@ -92,7 +94,7 @@ class Betas:
         if not self._names:
             return
         found = [
-            spread(self._optimizer, group["betas"], self._names)
+            self._changed(group["betas"], written)
             if "betas" in group and group["betas"] is not written
             else {}
             for group, written in zip(groups, self._written, strict=False)
@@ -100,6 +102,12 @@ class Betas:
         for group, values in zip(groups, found, strict=False):
             group.update(values)
         self.write(groups)
+
+    def _changed(self, betas: Any, written: Sequence[Any]) -> dict[str, Any]:
+        """What is not as it was written: another one may have been set by its own name."""
+        values = spread(self._optimizer, betas, self._names)
+        old = dict(zip(self._names, written, strict=True))
+        return {name: value for name, value in values.items() if not _same(value, old[name])}
 
     def write(self, groups: Sequence[Group]) -> None:
         """Let ``betas`` follow the hyperparameters."""
@@ -111,6 +119,26 @@ class Betas:
             if type(found) is not tuple or found != values:
                 group["betas"] = values
         self._written = [group["betas"] for group in groups]
+
+
+def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Iterable[str]) -> None:
+    """Add what was given by position, which may be the learning rate, to what was given by name.
+
+    Arguments of torch's optimizers that choose among its implementations are dropped where they
+    choose nothing.
+
+    Raises:
+        TypeError: for more than that.
+    """
+    known = set(hypers)
+    if len(positional) > 1 or (positional and ("lr" not in known or "lr" in given)):
+        first = "params and lr" if "lr" in known else "params"
+        raise TypeError(f"{optimizer} takes {first} by position once, and all others by name")
+    if positional:
+        given["lr"] = positional[0]
+    for name in _CHOICES - known:
+        if name in given and (given[name] is None or given[name] is False):
+            del given[name]
 
 
 def check_maximize(optimizer: str, value: Any) -> bool:

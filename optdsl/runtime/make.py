@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from optdsl.ir.domain import Domain, spell
-from optdsl.ir.program import Program
+from optdsl.ir.program import Hyper, Program
 from optdsl.runtime.familiar import beta_names
 from optdsl.runtime.optimizer import Compiled, CompiledOptimizer
 
@@ -35,17 +35,23 @@ def make_optimizer(compiled: Compiled) -> type[CompiledOptimizer]:
     return type(program.name, (CompiledOptimizer,), namespace)
 
 
+def ordered(program: Program) -> list[Hyper]:
+    """The hyperparameters as the constructor takes them: the learning rate first."""
+    return sorted(program.hypers, key=lambda h: h.name != "lr")
+
+
 def signature(program: Program) -> inspect.Signature:
     """What the constructor takes: every hyperparameter with its default and its bounds."""
 
     def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-        )
+        # Everybody gives a learning rate by position.
+        first = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        how = first if name == "lr" else inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, how, default=default, annotation=kind)
 
     parameters = [
         inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in program.hypers),
+        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in ordered(program)),
     ]
     betas = beta_names(h.name for h in program.hypers)
     if betas:

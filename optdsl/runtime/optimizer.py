@@ -23,6 +23,7 @@ from optdsl.runtime.familiar import (
     beta_names,
     check_maximize,
     gradients,
+    place,
     shown,
     spread_into,
 )
@@ -115,7 +116,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self,
         /,
         params: Any,
-        *,
+        *positional: Any,
         maximize: bool = False,
         process_group: Any = None,
         **hypers: Any,
@@ -125,6 +126,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         Args:
             params: parameters, named parameters, or parameter groups, as in torch. They must be
                 real and of a floating dtype; float16 and bfloat16 keep their state in float32.
+            *positional: the learning rate, for a rule that has ``lr``.
             maximize: whether to go up the gradients; coefficients then learn what raises the loss.
             process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
                 their hyper-gradients are added up. It can also be set later. DTensors and
@@ -140,6 +142,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """
         declared = {h.name: h for h in self.compiled.program.hypers}
         name, betas = type(self).__name__, self.compiled.betas
+        place(name, positional, hypers, declared)
         spread_into(name, hypers, betas)
         if betas:
             hypers.pop("betas", None)

@@ -170,7 +170,8 @@ def test_the_signature_shows_defaults_and_bounds(spec: str) -> None:
     found = inspect.signature(cls).parameters
     for hyper in cls.compiled.program.hypers:
         own = found[hyper.name]
-        assert own.kind is inspect.Parameter.KEYWORD_ONLY
+        by_position = own.kind is not inspect.Parameter.KEYWORD_ONLY
+        assert by_position == (hyper.name == "lr")
         assert own.default == hyper.default
         assert str(hyper.domain) in str(own)
     assert ("betas" in found) == (spec in WITH_BETAS)
@@ -276,10 +277,35 @@ def test_editors_complete_what_the_signatures_say() -> None:
     for name, node in classes.items():
         real = inspect.signature(getattr(optdsl.optimizers, name)).parameters
         (init,) = [n for n in node.body if isinstance(n, ast.FunctionDef)]
-        keywords = init.args.kwonlyargs
-        assert ["params", *(a.arg for a in keywords)] == list(real)
-        defaults = [ast.literal_eval(d) for d in init.args.kw_defaults if d is not None]
+        taken = [*init.args.args[1:], *init.args.kwonlyargs]
+        assert [a.arg for a in taken] == list(real)
+        given = [*init.args.defaults, *init.args.kw_defaults]
+        defaults = [ast.literal_eval(d) for d in given if d is not None]
         assert defaults == [p.default for p in list(real.values())[1:]]
+
+
+def test_the_learning_rate_may_come_by_position_and_choices_that_choose_nothing_are_dropped() -> (
+    None
+):
+    cls = optdsl.load("adamw")
+    optimizer = cls(parameters(), 0.25, foreach=None, fused=False, capturable=False)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    for arguments, keywords in [((0.1, 0.9), {}), ((0.1,), {"lr": 0.1})]:
+        with pytest.raises(TypeError, match="takes params and lr by position once"):
+            cls(parameters(), *arguments, **keywords)
+    with pytest.raises(TypeError, match="leave it out"):
+        cls(parameters(), fused=True)
+
+
+def test_a_beta_by_its_name_is_kept_where_a_scheduler_writes_the_others() -> None:
+    optimizer = optdsl.load("adamw")(parameters())
+    (group,) = optimizer.param_groups
+    group["beta2"] = 0.5
+    group["betas"] = (0.8, group["betas"][1])
+    for p in group["params"]:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert (group["beta1"], group["beta2"], group["betas"]) == (0.8, 0.5, (0.8, 0.5))
 
 
 def test_annotations_can_be_resolved() -> None:
