@@ -139,47 +139,48 @@ class CEngine:
         """
         if not works:
             return {}
-        call, columns = self._calls[name], Columns(works, self._layout)
-        counts = counted(columns.states)
+        call, given = self._calls[name], Columns(works, self._layout)
+        counts = counted(given.states)
         back: list[tuple[Tensor, Tensor]] = []
         own = known.setdefault(self, {})
-        if not columns.plain(own):
+        columns = given
+        if not given.plain(own):
             prepared = [
                 work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
                 for work in works
             ]
             columns = Columns(prepared, self._layout)
         rows = Rows(call.entry, self._program)
-        numbers = rows.of(works, columns.hypers, columns.states, counts)
+        numbers = rows.of(works, given.hypers, given.states, counts)
         table = columns.table(numbers, call.entry.states, self._slots, own)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-        return call(len(works), table, rows, lambda: self._finish(call, works, counts, back))
+        return call(len(works), table, rows, lambda: self._finish(call, given, counts, back))
 
     def _finish(
         self,
         call: Call,
-        works: Sequence[Work],
+        given: Columns,
         counts: Sequence[tuple[float, Tensor]],
         back: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         """Note what a call has done."""
         if call.entry.buffers:
-            for work in works:
-                moved = {k: work.state[home] for k, home in call.entry.buffers.items()}
-                work.state.update(moved)
+            for state in given.states:
+                moved = {k: state[home] for k, home in call.entry.buffers.items()}
+                state.update(moved)
         if call.entry.name == "initialize":
             return
         noted = self.plan.kind in {"live", "replay"}
         if call.entry.name == "settle":
-            for work in works if noted else ():
-                del work.state[PENDING_HYPERS]
+            for state in given.states if noted else ():
+                del state[PENDING_HYPERS]
             return
         notes: dict[tuple[int, float], Tensor] = {}
-        parameters, _, states, hypers = zip(*works, strict=True)
-        for state, (_, count) in zip(states, counts, strict=True):
+        for state, (_, count) in zip(given.states, counts, strict=True):
             state["step"] = count
-        for state, values, (t, _) in zip(states, hypers, counts, strict=True) if noted else ():
+        rows = zip(given.states, given.hypers, counts, strict=True)
+        for state, values, (t, _) in rows if noted else ():
             # With which hyperparameters the step was taken; equal ones share the note.
             key = (id(values), t)
             if key not in notes:
@@ -188,7 +189,7 @@ class CEngine:
         for parameter, theta in back:
             parameter.copy_(theta)
         # Autograd finds out about the writes as if torch had made them.
-        torch.autograd.graph.increment_version(parameters)
+        torch.autograd.graph.increment_version(given.parameters)
 
     def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:
         """The same with parameter and gradient such that one index serves them and the states.

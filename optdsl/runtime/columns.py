@@ -97,18 +97,20 @@ class Columns:
             and set(map(_DTYPE, gradient.tensors)) == {self._layout.dtype}
             and all(map(_IS_CPU, gradient.tensors))
             and not any(map(Tensor.is_neg, gradient.tensors))
-            and not any(map(Tensor.is_neg, theta.tensors))
+            and (same or not any(map(Tensor.is_neg, theta.tensors)))
         ):
             return False
         compute = {self._layout.compute}
         width = self._layout.compute.itemsize
+        sizes = {id(self.sizes): [width * size for size in self.sizes]}
         for name, column in zip(self._layout.states, states, strict=True):
             seen = _seen(column, before)
             scalar = name in self._layout.scalars
             if not (seen and same) and not scalar and not self._shaped(column):
                 return False
             # What could have been put into a tensor that was seen is looked at every time.
-            if list(map(_BYTES, column.tensors)) != [width * size for size in column.sizes]:
+            size = sizes.get(id(column.sizes), [width] * len(column.sizes))
+            if list(map(_BYTES, column.tensors)) != size:
                 return False
             if not all(map(Tensor.is_contiguous, column.tensors)):
                 return False
