@@ -97,7 +97,7 @@ class Columns:
             and set(map(_DTYPE, gradient.tensors)) == {self._layout.dtype}
             and all(map(_IS_CPU, gradient.tensors))
             and not any(map(Tensor.is_neg, gradient.tensors))
-            and (same or not any(map(Tensor.is_neg, theta.tensors)))
+            and not any(map(Tensor.is_neg, theta.tensors))
         ):
             return False
         compute = {self._layout.compute}
