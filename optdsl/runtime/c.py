@@ -142,7 +142,7 @@ class CEngine:
         call, given = self._calls[name], Columns(works, self._layout)
         counts = counted(given.states)
         back: list[tuple[Tensor, Tensor]] = []
-        own = known.setdefault(self, {})
+        own = known.setdefault((self, name), {})
         columns = given
         if not given.plain(own):
             prepared = [
@@ -220,6 +220,7 @@ class CEngine:
             if (
                 value.dtype is not self._compute
                 or not value.is_cpu
+                or value.is_neg()
                 or value.stride() != like.stride()
             ):
                 # Loaded, or the model has changed its precision, layout or device since.

@@ -1,26 +1,35 @@
 """The tensors of a call, column by column, and whether they lie as the kernels expect it.
 
-This is most of the time of a step where tensors are small. `map` calls functions that are not
-Python's own without any Python in between, and what was seen before is not looked at again.
+This is most of the time of a step where tensors are small. Where nothing has changed since the
+call before but where tensors lie, one look of torch's at all of them says so: the guards with which
+it protects compiled code, which compare class, dispatch keys (device, layout, negative bit among
+them), dtype, shape and strides.
 """
 
 from __future__ import annotations
 
-import operator
+import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optdsl.runtime.engines import Known, Work
 
+try:
+    from torch._C._dynamo import guards
+except ImportError:  # not a public name; without it every call looks at everything
+    guards = None  # type: ignore[assignment]
+
 _DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
-_BYTES = attrgetter("nbytes")
 # What is known from the call before.
-_SEEN, _TABLE = "seen", "table"
+_WATCH, _TABLE = "watch", "table"
+# No dimension may change. Without these words the class does not raise, but crashes.
+_STATIC = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
 
 
 class Layout(NamedTuple):
@@ -39,21 +48,12 @@ class Layout(NamedTuple):
     scalars: frozenset[str]
 
 
-class Column(NamedTuple):
-    """The tensors of one buffer, their addresses, and how many elements they should have."""
+class _Watch(NamedTuple):
+    """Says whether tensors look as those did that were plain, and how many elements those had."""
 
-    tensors: Sequence[Tensor]
-    addresses: list[int]
+    unchanged: Callable[..., bool]
+    many: int
     sizes: list[int]
-
-    def seen(self, before: Column | None) -> bool:
-        """Whether these are the tensors of another column, and lie where they lay."""
-        return (
-            before is not None
-            and self.addresses == before.addresses
-            and self.sizes == before.sizes
-            and all(map(operator.is_, self.tensors, before.tensors))
-        )
 
 
 class Columns:
@@ -61,69 +61,59 @@ class Columns:
 
     Attributes:
         parameters, gradients, states, hypers: the fields of the works.
-        sizes: the number of elements of each parameter.
     """
 
     def __init__(self, works: Sequence[Work], layout: Layout) -> None:
         self.parameters, self.gradients, self.states, self.hypers = zip(*works, strict=True)
-        self.sizes = list(map(Tensor.numel, self.parameters))
         self._layout = layout
-        self._columns = {
-            "theta": self._column(self.parameters),
-            "g": self._column(self.gradients),
+        self._columns: dict[str, Sequence[Tensor]] = {
+            "theta": self.parameters,
+            "g": self.gradients,
         }
-        one = [1] * len(works)
         for name in layout.states:
-            sizes = one if name in layout.scalars else self.sizes
-            self._columns[name] = self._column([state[name] for state in self.states], sizes)
+            self._columns[name] = [state[name] for state in self.states]
+        self._addresses = {
+            name: list(map(Tensor.data_ptr, tensors)) for name, tensors in self._columns.items()
+        }
 
-    def _column(self, tensors: Sequence[Tensor], sizes: list[int] | None = None) -> Column:
-        return Column(tensors, list(map(Tensor.data_ptr, tensors)), sizes or self.sizes)
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """The number of elements of each parameter."""
+        return list(map(Tensor.numel, self.parameters))
 
     def plain(self, known: Known) -> bool:
         """Whether one index serves a parameter, its gradient and its states, and all is at hand.
 
         Args:
-            known: columns that were plain at the call before, by the identity of the first tensor;
-                replaced by those of this one.
+            known: what was found at the call before; replaced by what is found at this one.
         """
-        before = known.pop(_SEEN, {})
-        theta, gradient, *states = self._columns.values()
-        same = _seen(theta, before)
-        if not (
-            all(map(Tensor.is_contiguous, theta.tensors))
-            and all(map(Tensor.is_contiguous, gradient.tensors))
-            and list(map(Tensor.numel, gradient.tensors)) == self.sizes
-            and set(map(_DTYPE, gradient.tensors)) == {self._layout.dtype}
-            and all(map(_IS_CPU, gradient.tensors))
-            and not any(map(Tensor.is_neg, gradient.tensors))
-            and not any(map(Tensor.is_neg, theta.tensors))
-        ):
+        tensors = list(chain.from_iterable(self._columns.values()))
+        watch: _Watch | None = known.pop(_WATCH, None)
+        if watch is not None and watch.many == len(tensors) and watch.unchanged(*tensors):
+            self.sizes = watch.sizes
+        elif not self._is_plain(tensors):
             return False
-        compute = {self._layout.compute}
-        width = self._layout.compute.itemsize
-        sizes = {id(self.sizes): [width * size for size in self.sizes]}
-        for name, column in zip(self._layout.states, states, strict=True):
-            seen = _seen(column, before)
-            scalar = name in self._layout.scalars
-            if not (seen and same) and not scalar and not self._shaped(column):
-                return False
-            # What could have been put into a tensor that was seen is looked at every time.
-            size = sizes.get(id(column.sizes), [width] * len(column.sizes))
-            if list(map(_BYTES, column.tensors)) != size:
-                return False
-            if not all(map(Tensor.is_contiguous, column.tensors)):
-                return False
-            if not seen and not (
-                set(map(_DTYPE, column.tensors)) == compute and all(map(_IS_CPU, column.tensors))
-            ):
-                return False
-        known[_SEEN] = {id(column.tensors[0]): column for column in (theta, *states)}
+        else:
+            watch = _watch(tensors, self.sizes)
+        known[_WATCH] = watch
         return True
 
-    def _shaped(self, column: Column) -> bool:
-        """Whether states have the shapes of their parameters, which may have got others."""
-        return list(map(_SHAPE, column.tensors)) == list(map(_SHAPE, self.parameters))
+    def _is_plain(self, tensors: list[Tensor]) -> bool:
+        dtype, compute, names, scalars = self._layout
+        shapes = list(map(_SHAPE, self.parameters))
+        numbers = [torch.Size()] * len(shapes)
+        return (
+            all(map(_IS_CPU, tensors))
+            and all(map(Tensor.is_contiguous, tensors))
+            and not any(map(Tensor.is_neg, tensors))
+            and set(map(_DTYPE, self.parameters)) == set(map(_DTYPE, self.gradients)) == {dtype}
+            and list(map(Tensor.numel, self.gradients)) == self.sizes
+            and all(set(map(_DTYPE, self._columns[name])) == {compute} for name in names)
+            and all(
+                list(map(_SHAPE, self._columns[name])) == (numbers if name in scalars else shapes)
+                for name in names
+            )
+        )
 
     def table(
         self, rows: Sequence[int], states: Sequence[str], slots: int, known: Known
@@ -137,7 +127,8 @@ class Columns:
             known: has the table of the call before, and gets this one.
         """
         width = 2 + slots
-        theta, gradient, *kept = (self._columns[name].addresses for name in ("theta", "g", *states))
+        theta, gradient = self._addresses["theta"], self._addresses["g"]
+        kept = [self._addresses[name] for name in states]
         fixed = [self.sizes, rows, theta, *kept]
         before: tuple[list[Sequence[int]], array[int]] | None = known.get(_TABLE)
         if before is not None and before[0] == fixed and all(gradient):
@@ -157,5 +148,11 @@ class Columns:
         return table
 
 
-def _seen(column: Column, before: dict[int, Column]) -> bool:
-    return column.seen(before.get(id(column.tensors[0])))
+def _watch(tensors: list[Tensor], sizes: list[int]) -> _Watch | None:
+    """What watches tensors; None where torch does not help."""
+    try:
+        check: Any = guards.TensorGuards(*tensors, **_STATIC).check
+        # One that is there twice is not told from one that has become another.
+        return _Watch(check, len(tensors), sizes) if check(*tensors) else None
+    except Exception:  # whatever a name that is not public may do in another version
+        return None

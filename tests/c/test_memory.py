@@ -11,6 +11,14 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import optdsl
+from optdsl.runtime import columns
+
+
+@pytest.fixture(params=["watched", "looked at"], autouse=True)
+def _ways_to_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's guards, and as where torch does not have them."""
+    if request.param == "looked at":
+        monkeypatch.setattr(columns, "guards", None)
 
 
 def stepped(
@@ -229,6 +237,17 @@ def test_a_parameter_that_was_negated_in_place_is_read_as_what_it_is() -> None:
         optimizer.step()
         results.append(parameter.detach().resolve_neg())
     torch.testing.assert_close(*results)
+
+
+def test_a_state_that_was_negated_by_hand_is_read_as_what_it_is() -> None:
+    (parameter, optimizer), (other, plain) = stepped("adam"), stepped("adam")
+    state = optimizer.state[parameter]
+    state["m"] = torch._neg_view(-state["m"])
+    for _ in range(2):
+        optimizer.step()
+        plain.step()
+    assert torch.equal(parameter, other)
+    assert not state["m"].is_neg()
 
 
 def test_nothing_is_written_beyond_a_state_that_became_narrower() -> None:
