@@ -17,6 +17,7 @@ from optdsl import library
 from optdsl.backends.base import DTYPES, Backend, SourceModule
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
+from optdsl.backends.triton import TritonBackend
 from optdsl.compose import compose, member_name
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from optdsl.runtime.learning import Coefficient
     from optdsl.runtime.optimizer import CompiledOptimizer
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend())}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend(), TritonBackend())}
 
 
 def load(
@@ -55,9 +56,9 @@ def load(
     Args:
         name: a name that `list_specs` lists, or the path of a ``.opt`` file.
         backend: how it runs. "eager" is plain torch, on every device; "c" is compiled kernels for
-            the CPU, built by the system's C compiler when they are first needed; "auto" is the
-            fastest that works for a parameter's device and dtype. Without a C compiler, both of
-            the latter warn and run as "eager".
+            the CPU, built by the system's C compiler when they are first needed; "triton" is
+            kernels for the GPU; "auto" is the fastest that works for a parameter's device and
+            dtype. Without a C compiler or without Triton, these warn and run as "eager".
         order: when learned coefficients move. "exact" is the order of Ozkara et al. (2024): they
             learn from a gradient before the step that uses it. "overlapped" lets them act from
             the next step on, so that a fused kernel needs one pass over memory only.
@@ -178,7 +179,7 @@ def emit(
 
     Args:
         source: the specification.
-        backend: "eager" or "c".
+        backend: "eager", "c" or "triton".
         learn: as of `load`.
         order: as of `load`.
         dtype: of the parameters, for a backend whose text depends on it.

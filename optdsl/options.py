@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optdsl.words import Scope, Signal
 
-BackendName = Literal["auto", "eager", "c"]
+BackendName = Literal["auto", "eager", "c", "triton"]
 Order = Literal["overlapped", "exact"]
 
 

@@ -43,13 +43,13 @@ def check_backend(backend: str, learned: Iterable[Learned]) -> None:
     """Refuse what compiled kernels cannot learn.
 
     Raises:
-        OptionError: for a cosine with backend="c", whose kernels have no norms of tangents.
+        OptionError: for a cosine with "c" or "triton", whose kernels have no norms of tangents.
     """
     names = [x.hyper for x in learned if x.signal == "cosine"]
-    if backend == "c" and names:
+    if backend in {"c", "triton"} and names:
         raise OptionError(
-            f'{names[0]} is learned by its cosine, which backend="c" does not measure: take '
-            f'backend="auto" or "eager", or the signal "sign"'
+            f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
+            f'take backend="auto" or "eager", or the signal "sign"'
         )
 
 

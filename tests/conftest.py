@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # No deadline: the first example pays for imports and compilers. CI must answer the same twice.
@@ -17,6 +18,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Test processes share the cores. An OpenMP thread that spins while it waits takes one away from
 # another process, which makes the suite many times slower; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Kernels for GPUs run in Triton's interpreter where there is none; Triton reads this when it is
+# imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

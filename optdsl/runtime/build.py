@@ -43,17 +43,22 @@ class Rule:
     step: Function
 
 
-def build(source: SourceModule) -> Rule:
+def module(source: SourceModule) -> ModuleType:
     """Execute an emitted Python module; a traceback through it shows its lines."""
     digest = hashlib.sha256(source.text.encode()).hexdigest()[:12]
     name = f"optdsl_generated_{source.name}_{digest}"
     filename = f"<{name}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(True), filename)
     # torch.compile looks for the module of every function that it traces.
-    module = sys.modules[name] = ModuleType(name)
-    exec(compile(source.text, filename, "exec"), module.__dict__)
+    found = sys.modules[name] = ModuleType(name)
+    exec(compile(source.text, filename, "exec"), found.__dict__)
+    return found
+
+
+def build(source: SourceModule) -> Rule:
+    """The functions of an emitted Python module that is a rule."""
+    made = module(source)
     functions = {
-        entry.name: Function(entry, getattr(module, entry.name))
-        for entry in source.entries.values()
+        entry.name: Function(entry, getattr(made, entry.name)) for entry in source.entries.values()
     }
     return Rule(source, functions["initialize"], functions["step"])

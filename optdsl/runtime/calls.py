@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,24 +45,31 @@ os.register_at_fork(after_in_child=_forked)
 class Rows:
     """The different rows of hyperparameters of a call: t, the others, those of a pending step."""
 
-    def __init__(self, entry: EntryPoint, program: Program) -> None:
+    def __init__(self, hypers: Sequence[str], program: Program, width: int = 0) -> None:
+        """None yet.
+
+        Args:
+            hypers: what they hold after t.
+            program: whose step may be pending.
+            width: how many numbers they have at least.
+        """
         self.values = array("d")
         self.count = 0
-        self._entry = entry
+        self._hypers = hypers
+        self._filling = [0.0] * (width - 1 - len(hypers))
         self._names = [h.name for h in program.hypers]
-        self._pending = any(name.startswith("pending/") for name in entry.hypers)
+        self._pending = any(name.startswith("pending/") for name in hypers)
 
     def of(
         self,
         works: Sequence[Work],
-        hypers: Sequence[dict[str, float]],
-        states: Sequence[dict[str, Any]],
         counts: Sequence[tuple[float, Tensor]],
     ) -> list[int]:
-        """The row of each work, of these hyperparameters and states, at its count of steps.
+        """The row of each work, at its count of steps.
 
         Equal ones share a row.
         """
+        _, _, states, hypers = zip(*works, strict=True)
         # All of them live meanwhile, and so do the identities.
         parts: list[list[float]] = [list(map(id, hypers)), list(map(id, counts))]
         if self._pending:
@@ -89,7 +95,8 @@ class Rows:
             names = ("pending/t", *(f"pending/{n}" for n in self._names))
             values = values | dict(zip(names, packed.tolist(), strict=True))
         self.values.append(t)
-        self.values.extend(values[h] for h in self._entry.hypers)
+        self.values.extend(values[h] for h in self._hypers)
+        self.values.extend(self._filling)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ from optdsl.runtime.eager import EagerEngine
 from optdsl.runtime.engines import Engine, cosines
 from optdsl.runtime.shards import ShardEngine, check_whole, shard
 from optdsl.runtime.toolchain import BuildError, NoCompiler
+from optdsl.runtime.triton import NoTriton, TritonEngine, runs_on
+
+_WHERE = {
+    "c": "the CPU",
+    "triton": "GPUs (and on the CPU where TRITON_INTERPRET=1 asks for Triton's interpreter)",
+}
 
 
 class Engines:
@@ -25,13 +31,13 @@ class Engines:
 
         Args:
             program: differentiated, through all passes.
-            backend: "eager", "c" or "auto".
+            backend: "eager", "c", "triton" or "auto".
             order: as of `optdsl.load`.
         """
         self.program = program
         self.backend = backend
         self._order = order
-        self._made: dict[tuple[str, torch.dtype], Engine] = {}
+        self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, str | None], Engine] = {}
         # Compiled kernels have no norms of tangents.
         self._compiles = backend != "eager" and not cosines(program)
@@ -47,7 +53,7 @@ class Engines:
             if is_dtensor(parameter):
                 return self._of_shards(parameter)
             return self._of_a_wrapper()
-        key = (parameter.device.type, parameter.dtype)
+        key = (parameter.device, parameter.dtype)
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]
@@ -63,10 +69,10 @@ class Engines:
 
     def _of_a_wrapper(self) -> Engine:
         """The engine for tensors without memory of their own that are no DTensors."""
-        if self.backend == "c":
+        if self.backend in {"c", "triton"}:
             raise RuntimeError(
-                f'{self.program.name} was compiled with backend="c", which takes plain tensors, '
-                f'and a parameter wraps others; backend="auto" serves both'
+                f'{self.program.name} was compiled with backend="{self.backend}", which takes '
+                f'plain tensors, and a parameter wraps others; backend="auto" serves both'
             )
         return self.eager
 
@@ -75,17 +81,15 @@ class Engines:
         """The engine that runs everywhere."""
         return EagerEngine(self.program)
 
-    def _make(self, device: str, dtype: torch.dtype) -> Engine:
-        if not self._compiles or (self.backend == "auto" and device != "cpu"):
+    def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
+        if not self._compiles:
             return self.eager
-        if device != "cpu":
-            raise RuntimeError(
-                f'{self.program.name} was compiled with backend="{self.backend}", which runs on '
-                f'the CPU, and a parameter is on {device}; backend="auto" serves every device'
-            )
         try:
-            return CEngine(self.program, dtype, self._order)
-        except (NoCompiler, BuildError) as trouble:
+            if self.backend != "triton" and device.type == "cpu":
+                return CEngine(self.program, dtype, self._order)
+            if self.backend != "c" and runs_on(device):
+                return TritonEngine(self.program, dtype, self._order, device)
+        except (NoCompiler, BuildError, NoTriton) as trouble:
             if self.backend == "c" and isinstance(trouble, BuildError):
                 raise
             self._compiles = False
@@ -95,3 +99,10 @@ class Engines:
                 stacklevel=2,
             )
             return self.eager
+        if self.backend == "auto":
+            return self.eager
+        where = _WHERE[self.backend]
+        raise RuntimeError(
+            f'{self.program.name} was compiled with backend="{self.backend}", which runs on '
+            f'{where}, and a parameter is on {device.type}; backend="auto" serves every device'
+        )

@@ -25,7 +25,7 @@ try:
 except ImportError:  # not a public name; without it every call looks at everything
     guards = None  # type: ignore[assignment]
 
-_DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+_DTYPE, _SHAPE, _DEVICE = attrgetter("dtype"), attrgetter("shape"), attrgetter("device")
 # What is known from the call before.
 _WATCH, _TABLE = "watch", "table"
 # No dimension may change. Without these words the class does not raise, but crashes.
@@ -38,12 +38,14 @@ class Layout(NamedTuple):
     Attributes:
         dtype: that of parameters and gradients.
         compute: that of states.
+        device: that of all of them.
         states: the names of the states.
         scalars: those that have one number per tensor.
     """
 
     dtype: torch.dtype
     compute: torch.dtype
+    device: torch.device
     states: tuple[str, ...]
     scalars: frozenset[str]
 
@@ -99,11 +101,11 @@ class Columns:
         return True
 
     def _is_plain(self, tensors: list[Tensor]) -> bool:
-        dtype, compute, names, scalars = self._layout
+        dtype, compute, device, names, scalars = self._layout
         shapes = list(map(_SHAPE, self.parameters))
         numbers = [torch.Size()] * len(shapes)
         return (
-            all(map(_IS_CPU, tensors))
+            set(map(_DEVICE, tensors)) == {device}
             and all(map(Tensor.is_contiguous, tensors))
             and not any(map(Tensor.is_neg, tensors))
             and set(map(_DTYPE, self.parameters)) == set(map(_DTYPE, self.gradients)) == {dtype}
@@ -114,6 +116,10 @@ class Columns:
                 for name in names
             )
         )
+
+    def addresses_of(self, names: Sequence[str]) -> list[list[int]]:
+        """The addresses of the parameters ("theta"), the gradients ("g"), or states."""
+        return [self._addresses[name] for name in names]
 
     def table(
         self, rows: Sequence[int], states: Sequence[str], slots: int, known: Known
@@ -127,8 +133,7 @@ class Columns:
             known: has the table of the call before, and gets this one.
         """
         width = 2 + slots
-        theta, gradient = self._addresses["theta"], self._addresses["g"]
-        kept = [self._addresses[name] for name in states]
+        theta, gradient, *kept = self.addresses_of(("theta", "g", *states))
         fixed = [self.sizes, rows, theta, *kept]
         before: tuple[list[Sequence[int]], array[int]] | None = known.get(_TABLE)
         if before is not None and before[0] == fixed and all(gradient):

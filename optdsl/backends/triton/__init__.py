@@ -1,0 +1,82 @@
+"""The Triton backend: one Python file, every tensor of a call in one launch over their addresses.
+
+A table holds the size of each tensor, its row of hyperparameters and where it lies; a map says
+which block of which tensor a program works on. Uniform values are computed on the device in double
+precision, a row of hyperparameters each, so that nothing has to come from the host; elements are
+computed in float32, or float64 for parameters in double precision. Where a block is whole and all
+addresses are multiples of 16 bytes, memory is accessed 16 bytes at a time. Sums are added up block
+by block and then in the order of the blocks, in double precision: the same from run to run. Nothing
+is compiled again when shapes, numbers of tensors or hyperparameters change.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+
+from optdsl.backends.base import SourceModule
+from optdsl.backends.triton.expressions import HELPERS, spelled_operations
+from optdsl.backends.triton.functions import Functions, hyper_row
+from optdsl.plan import KINDS, Kind
+from optdsl.schedule import Kernel
+
+SPAN, BLOCK, WARPS = 2048, 512, 4
+
+
+class TritonBackend:
+    """Emits Triton, for GPUs."""
+
+    name = "triton"
+    plans: tuple[Kind, ...] = KINDS
+
+    def emit(
+        self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
+    ) -> SourceModule:
+        """The file of a rule; see `optdsl.backends.base.Backend`."""
+        program = kernels["step"].program
+        after = ("settle", "step_settled") if order == "exact" else ("settle_and_step",)
+        needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
+        row = hyper_row([h.name for h in program.hypers], kept="settle" in kernels)
+        emitted = [Functions(kernel, dtype, row) for kernel in needed]
+        texts = [f.text for f in emitted]
+        helpers = _helpers("\n".join(texts))
+        widths = [f'    "{f.entry.name}": ({f.uniforms}, {f.scalars}, {f.sums}),' for f in emitted]
+        header = [
+            f'"""{_documentation(program.name, program.documentation)}"""',
+            "",
+            "import triton",
+            "import triton.language as tl",
+            "",
+            *_listed("A row of hyperparameters has", row),
+            "# A program works on a span of a tensor, a block of it at a time.",
+            f"SPAN, BLOCK, WARPS = {SPAN}, {BLOCK}, {WARPS}",
+            "# How many uniform values a row has, numbers a tensor, and sums a block.",
+            "WIDTHS = {",
+            *widths,
+            "}",
+        ]
+        text = "\n\n\n".join(["\n".join(header), *helpers, *texts])
+        entries = {f.entry.name: f.entry for f in emitted}
+        return SourceModule(program.name, "python", f"{text}\n", entries)
+
+    def spellings(self) -> frozenset[str]:
+        """The operations that the backend can spell."""
+        return spelled_operations()
+
+
+def _documentation(name: str, lines: tuple[str, ...]) -> str:
+    text = "\n".join([f"{name}.", "", *lines]).rstrip() if lines else f"{name}."
+    text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    # A citation may end in a quotation mark.
+    return f"{text}\n" if "\n" in text or text.endswith('"') else text
+
+
+def _listed(opening: str, names: list[str]) -> list[str]:
+    text = f"# {opening} {', '.join(names)}."
+    return textwrap.wrap(text, 96, subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _helpers(text: str) -> list[str]:
+    """The functions that a text calls."""
+    return [source for name, source in HELPERS.items() if re.search(rf"(?<!\.)\b{name}\(", text)]

@@ -1,0 +1,199 @@
+"""Operations of a program as Triton expressions, and the functions that emitted code brings along.
+
+Everything is spelled with Triton's own portable operations: nothing is of one maker's devices only,
+and the interpreter knows all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from optdsl.backends import naming
+
+_RESERVED = """
+    abs assigned BLOCK begin begins block c constexpr count exp fetch fetched first firsts float
+    gradient hypers i initialize inside int larger log mixed n number owner p partials power put q
+    range row rows s scalars settle settle_and_step share_of sign size SPAN smaller sqrt start step
+    step_settled stop sums table tanh tensor tensors tl total triton u uniforms warps where x y
+"""
+RESERVED = frozenset(_RESERVED.split())
+
+
+def identifier(name: str) -> str:
+    """A name of the language that meets no word of the emitted file, whose own have capitals."""
+    word = naming.identifier(name)
+    word = "".join(c if c.isascii() else f"u{ord(c):x}" for c in word)
+    return f"{word}_" if word != word.lower() or word[0] == "_" else word
+
+
+_BINARY = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
+_FUNCTIONS = {
+    "sqrt": "tl.sqrt", "exp": "tl.exp", "log": "tl.log", "abs": "tl.abs",
+    "sign": "sign", "max": "larger", "min": "smaller",
+}  # fmt: skip
+LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step", "size"})
+
+# Functions that emitted code brings along, by name: those that call others come after them.
+HELPERS = {
+    "fetch": '''\
+@triton.jit
+def fetch(p, i, inside, FAST: tl.constexpr):
+    """The elements i of a tensor, zeros beyond its end."""
+    if FAST:
+        return tl.load(p + i)
+    return tl.load(p + i, mask=inside, other=0.0)''',
+    "put": '''\
+@triton.jit
+def put(p, i, x, inside, FAST: tl.constexpr):
+    """Make x the elements i of a tensor."""
+    if FAST:
+        tl.store(p + i, x)
+    else:
+        tl.store(p + i, x, mask=inside)''',
+    "total": '''\
+@triton.jit
+def total(x, inside, FAST: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum of a block, in double precision."""
+    x = x.to(tl.float64) + tl.zeros((BLOCK,), tl.float64)
+    if not FAST:
+        x = tl.where(inside, x, 0.0)
+    return tl.sum(x, 0)''',
+    "folded": '''\
+@triton.jit
+def folded(p, start, stop, BLOCK: tl.constexpr):
+    """The sum of the numbers from start to stop, always in the same order."""
+    found = tl.zeros((BLOCK,), tl.float64)
+    for begin in range(start, stop, BLOCK):
+        i = begin + tl.arange(0, BLOCK)
+        found += tl.load(p + i, mask=i < stop, other=0.0)
+    return tl.sum(found, 0)''',
+    "sign": '''\
+@triton.jit
+def sign(x):
+    """-1, 0 or 1; NaN stays NaN."""
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))''',
+    "larger": '''\
+@triton.jit
+def larger(x, y):
+    """The larger; NaN if either is."""
+    return tl.where(x > y, x, tl.where(y >= x, y, x + y))''',
+    "smaller": '''\
+@triton.jit
+def smaller(x, y):
+    """The smaller; NaN if either is."""
+    return tl.where(x < y, x, tl.where(y <= x, y, x + y))''',
+    "power": '''\
+@triton.jit
+def power(x, y):
+    """x to the power of y, in double precision."""
+    size = tl.where(tl.abs(x) == 1, 1.0, tl.exp(y * tl.log(tl.abs(x))))
+    whole = tl.floor(y) == y
+    odd = whole & (2 * tl.floor(y / 2) != y)
+    below = tl.where(odd, -size, tl.where(whole, size, float("nan")))
+    found = tl.where(x < 0, below, tl.where(x != x, x, size))
+    return tl.where(y == 0, 1.0, found)''',
+    "tanh": '''\
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent, in double precision."""
+    # exp(y) - 1 for y = -2|x| without cancellation (Kahan): both roundings are the same.
+    y = -2 * tl.abs(x)
+    e = tl.exp(y)
+    near = (e - 1) * tl.where(e == 1, 1.0, y / tl.where(e == 1, 1.0, tl.log(e)))
+    less = tl.where(e == 1, y, tl.where(e == 0, -1.0, near))
+    size = -less / (2 + less)
+    return tl.where(x != x, x, tl.where(x < 0, -size, size))''',
+    "share_of": '''\
+@triton.jit
+def share_of(weight, total):
+    """The part of a weight in all the weight so far."""
+    return tl.where(weight == 0, 0.0, weight / total)''',
+    "mixed": '''\
+@triton.jit
+def mixed(mean, x, share, KIND: tl.constexpr):
+    """A mean so far and one more part: from the nearer of the two, some way along their difference.
+
+    Infinities have no difference, but they have a mean; what weighs nothing takes no part.
+    """
+    turned = share >= 0.5
+    way = tl.where(turned, share - 1, share).to(KIND)
+    gap = x - mean
+    whole = tl.where(turned, 1 + way, way)
+    apart = (1 - whole) * mean + whole * x
+    end = tl.where(turned, x, mean)
+    moved = tl.where(tl.abs(gap) < float("inf"), end + way * gap, apart)
+    return tl.where(way == 0, end, moved)''',
+}
+
+
+def spelled_operations() -> frozenset[str]:
+    """The operations that have a spelling."""
+    named = {"neg", "where", "pow", "tanh", "mix", "define", "stop_gradient", "sum", "mean"}
+    return frozenset({*_BINARY, *_FUNCTIONS, *LEAVES, *named})
+
+
+def spell(opcode: str, x: Sequence[str], kind: str) -> str:
+    """An operation on words.
+
+    Args:
+        opcode: any but leaves, "mix", "pow", "sum" and "mean".
+        x: the arguments.
+        kind: the type in which it is calculated, as "tl.float32".
+    """
+    single = kind == "tl.float32"
+    if opcode == "div" and single:
+        return f"tl.div_rn({x[0]}, {x[1]})"
+    if opcode == "sqrt" and single:
+        return f"tl.sqrt_rn({x[0]})"
+    if opcode in _BINARY:
+        return f"{x[0]} {_BINARY[opcode]} {x[1]}"
+    if opcode in _FUNCTIONS:
+        return f"{_FUNCTIONS[opcode]}({', '.join(x)})"
+    match opcode:
+        case "neg":
+            return f"-{x[0]}"
+        case "tanh":
+            return f"tanh({x[0]}.to(tl.float64)).to({kind})" if single else f"tanh({x[0]})"
+        case "where":
+            return f"tl.where({x[0]}, {x[1]}, {x[2]})"
+        case "define" | "stop_gradient":
+            return x[0]
+    raise NotImplementedError(opcode)
+
+
+def power(base: str, exponent: str, constant: float | None, kind: str) -> str:
+    """A power; as torch does it where the exponent is one of a few numbers."""
+    one = full(1.0, kind)
+    match constant:
+        case 2.0:
+            return f"{base} * {base}"
+        case 3.0:
+            return f"{base} * {base} * {base}"
+        case 0.5:
+            return spell("sqrt", [base], kind)
+        case -0.5:
+            return spell("div", [one, spell("sqrt", [base], kind)], kind)
+        case -1.0:
+            return spell("div", [one, base], kind)
+        case -2.0:
+            return spell("div", [one, f"({base} * {base})"], kind)
+    if kind == "tl.float64":
+        return f"power({base}, {exponent})"
+    return f"power({base}.to(tl.float64), {exponent}.to(tl.float64)).to({kind})"
+
+
+def literal(number: float) -> str:
+    """A number, to the bit; in parentheses if it is more than one word."""
+    if math.isinf(number):
+        return 'float("inf")' if number > 0 else '(-float("inf"))'
+    text = repr(number)
+    return f"({text})" if text[0] == "-" else text
+
+
+def full(number: float, kind: str) -> str:
+    """A number as a value of a type, where Triton would not find the type by itself."""
+    return f"tl.full((), {literal(number)}, {kind})"

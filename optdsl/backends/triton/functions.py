@@ -1,0 +1,355 @@
+"""A kernel as Triton functions: uniform values, then loops over the elements of all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.triton.expressions import LEAVES
+from optdsl.backends.triton.values import DOUBLE, Values
+from optdsl.ir.program import Value
+from optdsl.ir.types import Extent
+from optdsl.plan import pending
+from optdsl.schedule import Kernel, Loop, Result
+
+WIDTH = 96
+REAL = {"float64": "tl.float64"}
+# The number of uniform values, which is known when all functions have said what they need.
+_WIDTH_HERE = "@WIDTH@"
+# Which buffers are stored like the parameter, and the leaves that read them.
+_STORED = {"parameter": "theta", "gradient": "g"}
+
+
+class Functions:
+    """The functions of one kernel, and what they need to be called.
+
+    Attributes:
+        entry: the host's function, which launches the others.
+        uniforms: how many uniform values a row has.
+        scalars: how many values a tensor has.
+        sums: how many sums of the elements of a tensor there are at a time.
+    """
+
+    def __init__(self, kernel: Kernel, dtype: str, row: Sequence[str]) -> None:
+        """Spell everything.
+
+        Args:
+            kernel: the kernel.
+            dtype: of `optdsl.backends.base.DTYPES`.
+            row: what a row of hyperparameters has, in order.
+        """
+        self.kernel = kernel
+        self._element = f"tl.{dtype}"
+        self._row = list(row)
+        read = set(kernel.reads("state"))
+        written = {kernel.buffers.get(r.name, r.name) for r in kernel.stored}
+        names = [s.name for s in kernel.program.states]
+        states = tuple(n for n in names if n in read | written)
+        used = set(kernel.reads("hyper"))
+        hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
+        moved = {s: b for s, b in kernel.buffers.items() if s != b}
+        results = tuple(r.name for r in kernel.results)
+        dots = tuple(d.name for d in kernel.dots)
+        self.entry = EntryPoint(
+            kernel.name, states, hypers, hypers, bool(kernel.reads("step")), results, dots, moved
+        )
+        self.buffers = ("theta", "g", *states)
+        self.values = Values(kernel, REAL.get(dtype, "tl.float32"), self.buffers)
+        # Loops say what they need of uniform values, so they come first.
+        loops = [self._loop(n, loop) for n, loop in enumerate(kernel.loops)]
+        numbers = [self._numbers(n, loop) for n, loop in enumerate(kernel.loops)]
+        self._looped = [bool(text) for text in loops]
+        self._numbered = [bool(text) for text in numbers]
+        self.scalars = len(self.values.scalars)
+        self.sums = max((len(loop.reductions) for loop in kernel.loops), default=0)
+        uniform = self._uniform()
+        self.uniforms = len(self.values.places)
+        pairs = [text for pair in zip(numbers, loops, strict=True) for text in pair]
+        texts = [t for t in (uniform, *pairs) if t] + [self._host(bool(uniform))]
+        self.text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
+
+    # --- uniform values -------------------------------------------------------------------------
+
+    def _uniform(self) -> str:
+        values = self.values
+        if not values.places and not self._stored_uniforms():
+            return ""
+        for value in self._stored_uniforms():
+            values.place(values.name(value))
+        lines = []
+        for value in self.kernel.uniform:
+            operation = values.operation(value)
+            if operation.opcode in {"hyper", "step"}:
+                place = self._row.index(str(operation.attribute or "t"))
+                lines.append(f"{values.name(value)} = tl.load(q + {place})")
+            elif operation.opcode != "constant":
+                lines += values.assigned(value, DOUBLE)
+        lines += values.shares()
+        conditions = {values.name(v) for v in self.kernel.uniform
+                      if values.program.type(v).condition}  # fmt: skip
+        for name, place in values.places.items():
+            stored = f"{name}.to({DOUBLE})" if name in conditions else name
+            lines.append(f"tl.store(u + {place}, {stored})")
+        body = [
+            '"""Uniform values of each row, in double precision."""',
+            "for n in range(0, count):",
+            f"    q = rows + n * {len(self._row)}",
+            f"    u = uniforms + n * {len(values.places)}",
+            *(f"    {line}" for line in lines),
+        ]
+        head = f"{self.kernel.name}_uniforms(rows, uniforms, count)"
+        return _function(head, body, unspecialized=["count"])
+
+    def _stored_uniforms(self) -> list[Value]:
+        """Uniform values that are a tensor's own state, which nothing else may have asked for."""
+        values = [r.value for r in self.kernel.stored if r.type.extent is Extent.SCALAR]
+        return [v for v in values if self.values.uniform([v]) and not self.values.constant(v)]
+
+    # --- values of a tensor ---------------------------------------------------------------------
+
+    def _numbers(self, number: int, loop: Loop) -> str:
+        """The function that computes what a loop needs of each tensor, and stores the last of it.
+
+        Sums that the loop before has made of the tensor's blocks are added up.
+        """
+        values, last = self.values, loop is self.kernel.loops[-1]
+        stored = [r for r in self.kernel.stored if r.type.extent is Extent.SCALAR] if last else []
+        sums = self.kernel.loops[number - 1].reductions if number else ()
+        if not loop.scalars and not stored and not sums:
+            return ""
+        lines = []
+        for place, value in enumerate(sums):
+            text = f"folded(sums + {place} * blocks, start, stop, BLOCK)"
+            mean = values.operation(value).opcode == "mean"
+            lines.append(f"{values.name(value)} = {text}{' / size' if mean else ''}")
+        own = [*sums, *loop.scalars]
+        lines += values.fixed(own, [r.value for r in stored], DOUBLE)
+        for value in loop.scalars:
+            operation, name = values.operation(value), values.name(value)
+            if operation.opcode == "size":
+                lines.append(f"{name} = size")
+            elif operation.opcode == "state":
+                pointer = self._pointer(str(operation.attribute))
+                lines.append(f"{name} = tl.load({pointer}).to({DOUBLE})")
+            else:
+                lines += values.assigned(value, DOUBLE)
+        for value in own:
+            condition = values.program.type(value).condition
+            text = f"{values.name(value)}.to({DOUBLE})" if condition else values.name(value)
+            lines.append(f"tl.store(s + {values.scalars.index(value)}, {text})")
+        for result in stored:
+            word = values.word(result.value, DOUBLE)
+            pointer = self._pointer(self._home(result))
+            lines.append(f"tl.store({pointer}, {word}.to({values.real}))")
+        body = [
+            f'"""What the elements of each tensor need of it as a whole ({number})."""',
+            "tensor = tl.program_id(0)",
+            f"size = tl.load(table + tensor).to({DOUBLE})",
+            "start, stop = tl.load(firsts + tensor), tl.load(firsts + tensor + 1)",
+            *self._at_row_and_tensor(lines),
+            *lines,
+        ]
+        head = (f"{self.kernel.name}_numbers{number}(table, tensors, firsts, uniforms, scalars, "
+                "sums, blocks, BLOCK: tl.constexpr)")  # fmt: skip
+        return _function(head, body, unspecialized=["tensors", "blocks"])
+
+    def _at_row_and_tensor(self, lines: Sequence[str]) -> list[str]:
+        found = []
+        if any("u + " in line for line in lines):
+            found.append(f"u = uniforms + tl.load(table + tensors + tensor) * {_WIDTH_HERE}")
+        if any("s + " in line for line in lines):
+            found.append(f"s = scalars + tensor * {len(self.values.scalars)}")
+        return found
+
+    def _pointer(self, buffer: str) -> str:
+        """The pointer to a number of a tensor."""
+        return f"{self._address(buffer)}.to(tl.pointer_type({self.values.real}))"
+
+    def _address(self, buffer: str) -> str:
+        column = 2 + self.buffers.index(buffer)
+        return f"tl.load(table + {column} * tensors + tensor)"
+
+    # --- elements -------------------------------------------------------------------------------
+
+    def _loop(self, number: int, loop: Loop) -> str:
+        values, last = self.values, loop is self.kernel.loops[-1]
+        stored = [r for r in self.kernel.stored if r.type.extent is Extent.TENSOR] if last else []
+        dots = self.kernel.dots if last else ()
+        count = len(loop.reductions) + len(dots)
+        if not stored and not count:
+            return ""
+        read = [b for v in loop.body if (b := self._read(v)) is not None]
+        used = dict.fromkeys([*read, *(["g"] if dots else []), *map(self._home, stored)])
+        pointers = {values.buffer(b): f"tl.pointer_type({self._kind(b)})" for b in used}
+        lines = self._elements(loop, stored, dots)
+        body = [
+            *(f"{p} = {p}.to({kind})" for p, kind in pointers.items()),
+            # What the compiler is told has to be told where the pointer is made.
+            "if FAST:",
+            *(f"    {p} = tl.multiple_of({p}, 16)" for p in pointers),
+            *self._at_row_and_tensor(lines),
+            "stop = begin + SPAN if FAST else tl.minimum(begin + SPAN, size)",
+            *(f"SUM{n} = tl.full((), 0.0, {DOUBLE})" for n in range(count)),
+            "for start in tl.range(begin, stop, BLOCK, disable_licm=True):",
+            "    i = start + tl.arange(0, BLOCK)",
+            "    inside = i < size",
+            *(f"    {line}" for line in lines),
+            *(f"tl.store(sums + {n} * blocks + place, SUM{n})" for n in range(count)),
+        ]
+        inner = _function(
+            f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
+            f"scalars, sums, blocks, place, {', '.join(pointers)}, "
+            "FAST: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr)",
+            [f'"""A span of a tensor: whole and aligned if FAST (loop {number})."""', *body],
+        )
+        return f"{inner}\n\n\n{self._chosen(number, list(used))}"
+
+    def _elements(self, loop: Loop, stored: Sequence[Result], dots: Sequence[Result]) -> list[str]:
+        """The lines that compute elements, and store and add up what is wanted of them.
+
+        Memory is asked for all at once. Then a result leaves as soon as it is there, and numbers
+        that are near are fetched where they are used, so that few are held at a time.
+        """
+        values, real = self.values, self.values.real
+        lines, gradient = [], "gradient"
+        for value in loop.body:
+            if (buffer := self._read(value)) is not None:
+                lines.append(f"{values.name(value)} = {self._fetched(buffer)}")
+                gradient = values.name(value) if buffer == "g" else gradient
+        if dots:
+            lines += [f"gradient = {self._fetched('g')}"] if gradient == "gradient" else []
+        leaving: dict[Value, list[str]] = {}
+        for result in stored:
+            home = self._home(result)
+            x = f"{values.word(result.value, real)}.to({self._kind(home)})"
+            line = f"put({values.buffer(home)}, i, {x}, inside, FAST)"
+            leaving.setdefault(result.value, []).append(line)
+        reduced = [values.operation(v).arguments[0] for v in loop.reductions]
+        factors = [*((v, "") for v in reduced), *((d.value, f" * {gradient}") for d in dots)]
+        for place, (value, factor) in enumerate(factors):
+            x = f"{values.word(value, real)}{factor}"
+            line = f"SUM{place} += total({x}, inside, FAST, BLOCK)"
+            leaving.setdefault(value, []).append(line)
+        body = set(loop.body)
+        computed = [v for v in loop.body if values.operation(v).opcode not in LEAVES]
+        early = [x for v in leaving if v not in computed for x in leaving[v]]
+        found = dict.fromkeys(values.fixed((), [v for v in leaving if v not in body], real))
+        lines += [*found, *early]
+        for value in computed:
+            near = [x for x in values.fixed([value], (), real, body) if x not in found]
+            found |= dict.fromkeys(near)
+            lines += [*near, *values.assigned(value, real), *leaving.get(value, ())]
+        return lines
+
+    def _chosen(self, number: int, buffers: Sequence[str]) -> str:
+        """The kernel, which takes the fast way where it can."""
+        values = self.values
+        pointers = [values.buffer(b) for b in buffers]
+        call = (f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
+                f"scalars, sums, blocks, place, {', '.join(pointers)}, ")  # fmt: skip
+        body = [
+            f'"""Every span of every tensor, a program each (loop {number})."""',
+            "tensor = tl.load(holders + tl.program_id(0))",
+            "begin = tl.multiple_of(tl.load(begins + tl.program_id(0)), SPAN)",
+            "size = tl.load(table + tensor)",
+            "place = first + tl.program_id(0)",
+            *(f"{p} = {self._address(b)}" for p, b in zip(pointers, buffers, strict=True)),
+            *_united(pointers),
+            "if (begin + SPAN <= size) & (ADDRESSES % 16 == 0):",
+            *_wrapped(f"    {call}True, SPAN, BLOCK)"),
+            "else:",
+            *_wrapped(f"    {call}False, SPAN, BLOCK)"),
+        ]
+        head = (
+            f"{self.kernel.name}_loop{number}(table, tensors, holders, begins, uniforms, scalars, "
+            "sums, blocks, first, SPAN: tl.constexpr, BLOCK: tl.constexpr)"
+        )
+        return _function(head, body, unspecialized=["tensors", "blocks", "first"])
+
+    def _read(self, value: Value) -> str | None:
+        operation = self.values.operation(value)
+        if operation.opcode == "state":
+            return str(operation.attribute)
+        return _STORED.get(operation.opcode)
+
+    def _fetched(self, buffer: str) -> str:
+        cast = "" if self._kind(buffer) == self.values.real else f".to({self.values.real})"
+        return f"fetch({self.values.buffer(buffer)}, i, inside, FAST){cast}"
+
+    def _kind(self, buffer: str) -> str:
+        return self._element if buffer in _STORED.values() else self.values.real
+
+    def _home(self, result: Result) -> str:
+        return self.kernel.buffers.get(result.name, result.name)
+
+    # --- the host -------------------------------------------------------------------------------
+
+    def _host(self, uniform: bool) -> str:
+        name = self.kernel.name
+        lines = ['"""Launch it for the tensors of a call; see `optdsl.runtime.launches`."""']
+        if uniform:
+            lines.append(f"{name}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1)")
+        last = len(self.kernel.loops) - 1
+        for number in range(last + 1):
+            if self._numbered[number]:
+                lines += _wrapped(
+                    f"{name}_numbers{number}[(c.tensors,)](c.table, c.tensors, c.firsts, "
+                    "c.uniforms, c.scalars, c.partials, c.blocks, BLOCK=BLOCK, num_warps=WARPS)"
+                )
+            if self._looped[number]:
+                dots = number == last and self.kernel.dots
+                sums = "c.dots, c.total, c.first" if dots else "c.partials, c.blocks, 0"
+                lines += _wrapped(
+                    f"{name}_loop{number}[(c.blocks,)](c.table, c.tensors, c.holders, c.begins, "
+                    f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, num_warps=WARPS)"
+                )
+        return "\n".join([f"def {name}(c):", *(f"    {line}" for line in lines)])
+
+
+def hyper_row(program_hypers: Sequence[str], kept: bool) -> list[str]:
+    """What a row of hyperparameters has: t and the hyperparameters, then those that are pending."""
+    row = ["t", *program_hypers]
+    return [*row, *map(pending, row)] if kept else row
+
+
+def _function(head: str, body: Sequence[str], unspecialized: Sequence[str] = ()) -> str:
+    """A function of the device."""
+    names = ", ".join(f'"{name}"' for name in unspecialized)
+    decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
+    lines = [*_wrapped(f"def {head}:"), *(f"    {line}" for line in body)]
+    return "\n".join([decorator, *lines])
+
+
+def _united(pointers: Sequence[str]) -> list[str]:
+    """The bits of all addresses."""
+    lines = [f"ADDRESSES = {' | '.join(pointers[:6])}"]
+    for start in range(6, len(pointers), 6):
+        lines.append(f"ADDRESSES = ADDRESSES | {' | '.join(pointers[start : start + 6])}")
+    return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    """A call or a definition on one line, or with its arguments filled into several."""
+    if len(line) <= WIDTH:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    opening, rest = line.rsplit("(", 1) if line.count("(") == 1 else _cut(line)
+    inner, closing = rest.rsplit(")", 1)
+    lines, current = [f"{opening}("], f"{indent}    "
+    for part in inner.split(", "):
+        text = f"{part}, "
+        if len(current) + len(text) > WIDTH:
+            lines.append(current.rstrip())
+            current = f"{indent}    "
+        current += text
+    return [*lines, current.rstrip(), f"{indent}){closing}"]
+
+
+def _cut(line: str) -> tuple[str, str]:
+    """A line before and after the parenthesis of its last call or definition."""
+    depth = 0
+    for place in range(len(line) - 1, -1, -1):
+        depth += (line[place] == ")") - (line[place] == "(")
+        if line[place] == "(" and depth == 0:
+            return line[:place], line[place + 1 :]
+    raise ValueError(line)

@@ -1,0 +1,229 @@
+"""Values of a program in Triton: their names, their expressions, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from optdsl.backends.naming import Names
+from optdsl.backends.triton.expressions import (
+    LEAVES,
+    RESERVED,
+    full,
+    identifier,
+    literal,
+    power,
+    spell,
+)
+from optdsl.ir.program import Operation, Value
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel
+
+DOUBLE = "tl.float64"
+# Where a literal alone would not tell the type of what comes out, or what goes into a function.
+_NUMBERS_FIT = frozenset({"add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"})
+
+
+class Values:
+    """The values of one kernel.
+
+    Words that belong to a value, such as its reciprocal, end in capitals; names that a user gave
+    have none. Uniform values and those of a tensor are calculated in double precision, elements in
+    `real`.
+
+    Attributes:
+        kernel: the kernel.
+        real: the type of elements in calculations.
+        places: where uniform values, and shares of weights, lie in a row; grows as it is asked.
+        scalars: the values of a tensor, in the order in which they lie.
+    """
+
+    def __init__(self, kernel: Kernel, real: str, buffers: Sequence[str]) -> None:
+        """Name everything.
+
+        Args:
+            kernel: the kernel.
+            real: see the class.
+            buffers: what lies in memory: the parameter, its gradient, states.
+        """
+        self.kernel, self.real = kernel, real
+        self.program = kernel.program
+        self.places: dict[str, int] = {}
+        self.scalars = [v for v in kernel.body if self.extent(v) is Extent.SCALAR]
+        names = Names(RESERVED)
+        self._buffers = {b: names.fresh(f"{identifier(b)}_") for b in buffers}
+        self._names = {v: names.fresh(self._wanted(v)) for v in kernel.values}
+
+    def operation(self, value: Value) -> Operation:
+        """The operation of a value."""
+        return self.program.operations[value]
+
+    def extent(self, value: Value) -> Extent:
+        """The extent of a value."""
+        return self.program.type(value).extent
+
+    def constant(self, value: Value) -> bool:
+        """Whether a value is a literal."""
+        return self.operation(value).opcode == "constant"
+
+    def uniform(self, values: Iterable[Value]) -> bool:
+        """Whether all of them are."""
+        return all(self.extent(v) is Extent.UNIFORM for v in values)
+
+    def name(self, value: Value) -> str:
+        """The variable of a value."""
+        return self._names[value]
+
+    def buffer(self, name: str) -> str:
+        """The pointer to the parameter, its gradient or a state."""
+        return self._buffers[name]
+
+    def _wanted(self, value: Value) -> str:
+        operation = self.operation(value)
+        if operation.hint is not None:
+            return identifier(operation.hint)
+        if operation.opcode in LEAVES - {"constant"}:
+            return identifier(str(operation.attribute or operation.opcode))
+        return "v"
+
+    def word(self, value: Value, kind: str | None = None) -> str:
+        """A value as a word: a variable or a literal, of a type if that is given."""
+        operation = self.operation(value)
+        if operation.opcode == "constant":
+            assert isinstance(operation.attribute, float)
+            if kind is not None:
+                return full(operation.attribute, kind)
+            return literal(operation.attribute)
+        return self._names[value]
+
+    def place(self, name: str) -> int:
+        """Where something uniform lies in a row."""
+        return self.places.setdefault(name, len(self.places))
+
+    def assigned(self, value: Value, kind: str) -> list[str]:
+        """The lines that compute a value, not a leaf, into its variable.
+
+        Args:
+            value: of any extent.
+            kind: the type in which it is calculated: that of elements, or `DOUBLE`.
+        """
+        operation = self.operation(value)
+        if operation.opcode == "mix":
+            return self._mix(value, kind)
+        return [f"{self._names[value]} = {self._expression(operation, kind)}"]
+
+    def _expression(self, operation: Operation, kind: str) -> str:
+        x = operation.arguments
+        fits = operation.opcode in _NUMBERS_FIT and not all(map(self.constant, x))
+        words = [self.word(a, None if fits else kind) for a in x]
+        if operation.opcode == "pow":
+            exponent = self.operation(x[1]).attribute if self.constant(x[1]) else None
+            return power(words[0], words[1], exponent if isinstance(exponent, float) else None,
+                         kind)  # fmt: skip
+        if self.by_reciprocal(operation, kind):
+            return f"{words[0]} * {words[1]}_PER"
+        return spell(operation.opcode, words, kind)
+
+    def by_reciprocal(self, operation: Operation, kind: str) -> bool:
+        """Whether elements are divided by what is the same for all: a product is faster.
+
+        The numbers of a tensor may be as small as its elements, and have no reciprocal then.
+        """
+        if operation.opcode != "div" or kind != "tl.float32":
+            return False
+        divisor = operation.arguments[1]
+        return self.extent(divisor) is Extent.UNIFORM and not self.constant(divisor)
+
+    # --- means ----------------------------------------------------------------------------------
+
+    def _mix(self, value: Value, kind: str) -> list[str]:
+        """A mean, one part after the other; shares of uniform weights come from their row."""
+        name = self._names[value]
+        weights, parts = (self.operation(value).arguments[i::2] for i in (0, 1))
+        given = kind != DOUBLE or self.extent(value) is not Extent.UNIFORM
+        given = given and self.uniform(weights)
+        lines = [] if given else self._shares(value, kind)
+        mean = self.word(parts[0], kind)
+        for number, part in enumerate(parts[1:], start=1):
+            result = name if number == len(parts) - 1 else f"{name}_MEAN{number}"
+            x, share = self.word(part, kind), f"{name}_SHARE{number}"
+            lines.append(f"{result} = mixed({mean}, {x}, {share}, {kind})")
+            mean = result
+        return lines
+
+    def _shares(self, value: Value, kind: str) -> list[str]:
+        """The share of each further weight of a mean in all weights so far."""
+        cast = "" if kind == DOUBLE else f".to({DOUBLE})"
+        name = self._names[value]
+        first, *others = self.operation(value).arguments[0::2]
+        total, lines = self.word(first, DOUBLE), []
+        for number, weight in enumerate(others, start=1):
+            share, w = f"{name}_SHARE{number}", self.word(weight, DOUBLE)
+            lines.append(f"{share}_TOTAL = {total}{cast} + {w}{cast}")
+            lines.append(f"{share} = share_of({w}, {share}_TOTAL)")
+            total = f"{share}_TOTAL"
+        return lines
+
+    def shares(self) -> list[str]:
+        """The shares of the weights of each mean that was asked for, as uniform values."""
+        lines = []
+        for value in self.kernel.body:
+            if f"{self._names[value]}_SHARE1" in self.places:
+                lines += self._shares(value, DOUBLE)
+        return lines
+
+    # --- what comes from elsewhere --------------------------------------------------------------
+
+    def fixed(
+        self,
+        values: Sequence[Value],
+        extra: Iterable[Value],
+        kind: str,
+        own: Container[Value] | None = None,
+    ) -> list[str]:
+        """The lines that load what computing `values`, and using `extra`, takes from elsewhere.
+
+        That are uniform values, from their row at u, and values of the tensor, at s.
+
+        Args:
+            values: what is computed.
+            extra: what is used besides.
+            kind: the type in which it is.
+            own: what comes from nowhere else; by default what is computed.
+        """
+        own = set(values) if own is None else own
+        used = [a for v in values for a in self._named(v, kind)]
+        lines = []
+        for value in dict.fromkeys([*used, *extra]):
+            if self.extent(value) is Extent.TENSOR or value in own or self.constant(value):
+                continue
+            text = self._loaded(value)
+            condition = self.program.type(value).condition
+            lines.append(f"{self._names[value]} = {text}{' != 0' if condition else f'.to({kind})'}")
+        for value in values:
+            lines += self._derived(value, kind)
+        return list(dict.fromkeys(lines))
+
+    def _loaded(self, value: Value) -> str:
+        if self.extent(value) is Extent.UNIFORM:
+            return f"tl.load(u + {self.place(self._names[value])})"
+        return f"tl.load(s + {self.scalars.index(value)})"
+
+    def _named(self, value: Value, kind: str) -> tuple[Value, ...]:
+        """The arguments that the lines of a value name; of others there are derived words."""
+        operation = self.operation(value)
+        if self.by_reciprocal(operation, kind):
+            return operation.arguments[:1]
+        if operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
+            return operation.arguments[1::2]
+        return operation.arguments
+
+    def _derived(self, value: Value, kind: str) -> list[str]:
+        """Reciprocals, and shares of weights, that a value uses."""
+        operation, name = self.operation(value), self._names[value]
+        if self.by_reciprocal(operation, kind):
+            divisor = operation.arguments[1]
+            return [f"{self._names[divisor]}_PER = (1 / {self._loaded(divisor)}).to({kind})"]
+        if operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
+            shares = (f"{name}_SHARE{n}" for n in range(1, len(operation.arguments) // 2))
+            return [f"{share} = tl.load(u + {self.place(share)})" for share in shares]
+        return []

@@ -1,0 +1,267 @@
+"""What engines have in common that run all tensors in one call, over a table of their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from optdsl.backends.base import Backend, EntryPoint
+from optdsl.backends.text import parse_module, print_module
+from optdsl.ir.program import Program
+from optdsl.ir.text import print_program
+from optdsl.ir.types import Extent
+from optdsl.plan import plans
+from optdsl.plan.text import parse_plan, print_plan
+from optdsl.runtime.columns import Columns, Layout
+from optdsl.runtime.engines import (
+    COMPUTE,
+    PENDING_HYPERS,
+    Known,
+    Shape,
+    Sums,
+    Work,
+    counted,
+    pending_hypers,
+)
+from optdsl.runtime.notes import noted
+from optdsl.runtime.places import zeros_beside
+from optdsl.schedule import cheapest, schedule
+
+NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_STATE = itemgetter(Work._fields.index("state"))
+
+
+class TableEngine:
+    """Runs kernels that take a table of addresses; see `optdsl.runtime.engines.Engine`.
+
+    Attributes:
+        plan: how tangents are had.
+        shape: what states look like.
+        module: the emitted text and its entry points.
+    """
+
+    def __init__(
+        self, program: Program, dtype: torch.dtype, order: str, backend: Backend,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """Emit a differentiated program for parameters of one dtype on one device."""
+        self._compute = COMPUTE[dtype]
+        rounded = dtype is not self._compute
+        key = [print_program(program), f"{rounded=}", *backend.plans]
+        make = lambda: print_plan(cheapest(plans(program, rounded, backend.plans)))  # noqa: E731
+        self.plan = parse_plan(noted("plan", key, make))
+        emit = lambda: print_module(backend.emit(schedule(self.plan), NAMES[dtype], order))  # noqa: E731
+        self.module = parse_module(noted(backend.name, [*key, NAMES[dtype], order], emit))
+        self._program, self._device = program, device
+        self.shape = Shape(self.plan)
+        self._states = tuple(s.name for s in self.plan.states)
+        self._needed = frozenset(self._states) | {"step"}
+        self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
+        scalars = frozenset(self._scalars)
+        self._layout = Layout(dtype, self._compute, device, self._states, scalars)
+        self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
+
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+        """One call for all of `works`; a parameter that is there twice has one step pending."""
+        return self._run("settle", _once(works)[0], known)
+
+    def take(self, works: Sequence[Work], known: Known) -> None:
+        """One call for all of `works`."""
+        self._take("step", works, known)
+
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """One call for all of `works`."""
+        self._take("step_settled", works, known)
+
+    def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
+        first, again = _once(works)
+        needed = len(self._needed)
+        if min(map(len, map(_STATE, first)), default=needed) < needed:
+            self._start([w for w in first if len(w.state) < needed])
+        self._run(name, first, known)
+        for work in again:
+            if work.state.keys() != self.shape.pending:
+                self.take([work], {})
+            elif "settle" in self.module.entries:
+                self.settle([work], {})
+                self.take_settled([work], {})
+            else:
+                self.settle_and_take([work], {})
+
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+        """One call for all of `works`, and one pass over memory."""
+        first, again = _once(works)
+        sums = self._run("settle_and_step", first, known)
+        for work in again:
+            for name, value in self.settle_and_take([work], {}).items():
+                sums[name] += value
+        return sums
+
+    def _start(self, works: Sequence[Work]) -> None:
+        """Make what states lack: all of it, or only what is kept for a pending step."""
+        new = [work for work in works if not work.state]
+        count = torch.zeros((), dtype=torch.float64)
+        for work in works:
+            work.state.setdefault("step", count)
+            for number, name in enumerate(self._states):
+                if name not in work.state:
+                    scalar = name in self._scalars
+                    work.state[name] = self._zeros(work.parameter, scalar, number)
+        try:
+            self._run("initialize", new, {})
+        except BaseException:
+            for work in new:
+                work.state.clear()
+            raise
+
+    def _zeros(self, parameter: Tensor, scalar: bool, number: int) -> Tensor:
+        """Memory for a state, laid out like the parameter, so that one index serves both."""
+        if scalar:
+            return torch.zeros((), dtype=self._compute, device=self._device)
+        layout = torch.preserve_format if _dense(parameter) else torch.contiguous_format
+        if self._device.type == "cpu":
+            return zeros_beside(parameter, number, self._compute, layout)
+        return torch.zeros_like(parameter, dtype=self._compute, memory_format=layout)
+
+    def _run(self, name: str, works: Sequence[Work], known: Known) -> Sums:
+        """Call an entry point for all of `works`.
+
+        Raises:
+            MemoryError: there is none for the working space.
+            RuntimeError: a parameter has another shape than its state or its gradient.
+            In both cases nothing has changed.
+        """
+        if not works:
+            return {}
+        entry, given = self.module.entries[name], Columns(works, self._layout)
+        counts = counted(given.states)
+        back: list[tuple[Tensor, Tensor]] = []
+        own = known.setdefault((self, name), {})
+        columns = given
+        if not given.plain(own):
+            prepared = [
+                work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
+                for work in works
+            ]
+            columns = Columns(prepared, self._layout)
+        finish = lambda: self._finish(entry, given, counts, back)  # noqa: E731
+        return self._called(entry, works, columns, counts, own, finish)
+
+    def _called(
+        self,
+        entry: EntryPoint,
+        works: Sequence[Work],
+        columns: Columns,
+        counts: Sequence[tuple[float, Tensor]],
+        own: Known,
+        finish: Callable[[], None],
+    ) -> Sums:
+        """Run an entry point, and `finish` when it has done its work; the sums by name.
+
+        Args:
+            entry: the entry point.
+            works: what it is for.
+            columns: the tensors, as the kernels expect them.
+            counts: of the step, by work; see `optdsl.runtime.engines.counted`.
+            own: what is kept for the entry point from call to call.
+            finish: notes what was done.
+        """
+        raise NotImplementedError
+
+    def _finish(
+        self,
+        entry: EntryPoint,
+        given: Columns,
+        counts: Sequence[tuple[float, Tensor]],
+        back: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Note what a call has done."""
+        if entry.buffers:
+            for state in given.states:
+                moved = {k: state[home] for k, home in entry.buffers.items()}
+                state.update(moved)
+        if entry.name == "initialize":
+            return
+        noted = self.plan.kind in {"live", "replay"}
+        if entry.name == "settle":
+            for state in given.states if noted else ():
+                del state[PENDING_HYPERS]
+            return
+        notes: dict[tuple[int, float], Tensor] = {}
+        for state, (_, count) in zip(given.states, counts, strict=True):
+            state["step"] = count
+        rows = zip(given.states, given.hypers, counts, strict=True)
+        for state, values, (t, _) in rows if noted else ():
+            # With which hyperparameters the step was taken; equal ones share the note.
+            key = (id(values), t)
+            if key not in notes:
+                notes[key] = pending_hypers(self._program, t, values)
+            state[PENDING_HYPERS] = notes[key]
+        for parameter, theta in back:
+            parameter.copy_(theta)
+        # Autograd finds out about the writes as if torch had made them.
+        torch.autograd.graph.increment_version(given.parameters)
+
+    def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:
+        """The same with parameter and gradient such that one index serves them and the states.
+
+        `back` receives what has to be copied back.
+
+        Raises:
+            RuntimeError: where shapes differ.
+        """
+        theta, gradient, state = work.parameter, work.gradient, work.state
+        tensors = {"gradient": gradient, **{n: state[n] for n in self._states}}
+        for name, value in tensors.items():
+            expected = torch.Size() if name in self._scalars else theta.shape
+            if value.shape != expected:
+                raise RuntimeError(
+                    f"{self._program.name}: {name} has shape {tuple(value.shape)}, and its "
+                    f"parameter {tuple(theta.shape)}; has the parameter changed since?"
+                )
+        if _dense(theta) and not theta.is_neg():
+            gradient = torch.empty_like(theta).copy_(gradient)
+        else:
+            theta = theta.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
+            gradient = torch.empty_like(theta).copy_(gradient)
+            back.append((work.parameter, theta))
+        for name in self._states:
+            value = state[name]
+            like = value if name in self._scalars else theta
+            if (
+                value.dtype is not self._compute
+                or value.device != self._device
+                or value.is_neg()
+                or value.stride() != like.stride()
+            ):
+                # Loaded, or the model has changed its precision, layout or device since.
+                new = torch.empty_like(like, dtype=self._compute, device=self._device)
+                state[name] = new.copy_(value)
+        return work._replace(parameter=theta, gradient=gradient)
+
+
+def _once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:
+    """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
+    if len(set(map(id, map(_STATE, works)))) == len(works):
+        return works, ()
+    first = {id(w.state): w for w in reversed(works)}
+    return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether the elements lie without gaps and overlaps, in any order."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True

@@ -1,0 +1,96 @@
+"""The engine for emitted Triton: all tensors of a call in one launch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.triton import TritonBackend
+from optdsl.ir.program import Program
+from optdsl.plan import pending
+from optdsl.runtime.build import module
+from optdsl.runtime.calls import Rows
+from optdsl.runtime.columns import Columns
+from optdsl.runtime.engines import Known, Sums, Work
+from optdsl.runtime.launches import launch, sent
+from optdsl.runtime.tables import TableEngine
+
+
+class NoTriton(Exception):
+    """Triton is not there, or cannot run on the device; the message says what to do."""
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for, which runs kernels on the CPU, slowly."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton's kernels can run on tensors of a device."""
+    return device.type in {"cuda", "xpu"} or (device.type == "cpu" and interpreted())
+
+
+class TritonEngine(TableEngine):
+    """Runs the Triton backend's kernels; see `optdsl.runtime.engines.Engine`.
+
+    Hyper-gradients that it returns have to come to the host, which waits for the device.
+    """
+
+    def __init__(
+        self, program: Program, dtype: torch.dtype, order: str, device: torch.device
+    ) -> None:
+        """Build a differentiated program for parameters of one dtype on one device.
+
+        Raises:
+            NoTriton: it cannot be imported.
+        """
+        super().__init__(program, dtype, order, TritonBackend(), device)
+        try:
+            import triton  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError as trouble:
+            raise NoTriton(f"{trouble}; install triton") from None
+        self.built = module(self.module)
+        self.width = 1 + len(program.hypers)
+        if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
+            self.width *= 2
+
+    def _called(
+        self,
+        entry: EntryPoint,
+        works: Sequence[Work],
+        columns: Columns,
+        counts: Sequence[tuple[float, Tensor]],
+        own: Known,
+        finish: Callable[[], None],
+    ) -> Sums:
+        """See `TableEngine`."""
+        names = [h.name for h in self._program.hypers]
+        if any(name.startswith(pending("")) for name in entry.hypers):
+            names += [pending("t"), *map(pending, names)]
+        rows = Rows(names, self._program, self.width)
+        numbers = rows.of(works, counts)
+        given = sent(list(rows.values), torch.float64, self._device).view(-1, self.width)
+        ready = launch(entry, columns, numbers, given, self.built, own)
+        self.run(entry.name, ready)
+        finish()
+        if not entry.dots:
+            return {}
+        return dict(zip(entry.dots, ready.dots.sum(1).tolist(), strict=True))
+
+    def run(self, name: str, ready: Any) -> None:
+        """Launch an entry point on the device's current stream."""
+        function = getattr(self.built, name)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                function(ready)
+        else:
+            import numpy as np
+
+            # The interpreter computes with it, and it warns of what kernels do on purpose.
+            with np.errstate(all="ignore"):
+                function(ready)

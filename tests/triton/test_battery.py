@@ -1,0 +1,25 @@
+"""The battery of the other backends, through Triton's interpreter: every rule, dtype and order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.c import rules, test_battery as battery
+
+# An interpreted kernel is slow, and what a step can do wrong it does in the first few.
+STEPS = 4
+CELLS = [
+    pytest.param(rule, dtype, order, id=f"{rule}-{str(dtype)[6:]}-{order}")
+    for rule in rules.RULES
+    for dtype in rules.DTYPES
+    for order in rules.ORDERS
+    if rule in battery.FULL or battery.ALONE.get(dtype, order) == order
+]
+
+
+@pytest.mark.parametrize(("rule", "dtype", "order"), CELLS)
+def test_a_trajectory_is_the_interpreters(rule: str, dtype: torch.dtype, order: str) -> None:
+    run = battery.Run(rule, dtype, battery.loaded(rule, "triton", order))
+    for t in range(STEPS):
+        assert run.step(t) == []
