@@ -286,4 +286,4 @@ def _coefficient(learned: Learned) -> Coefficient:
     # On the host every backend's rule is the same few lines of Python.
     built = build(EagerBackend().emit(schedule(Plan("none", program))))
     hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)
-    return Coefficient(learned, built, tuple(s.name for s in program.states), hypers)
+    return Coefficient(learned, built, tuple(s.name for s in program.states), hypers, program)

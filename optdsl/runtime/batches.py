@@ -22,6 +22,7 @@ from optdsl.runtime.scope import Part, add
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import Compiled
 
+_LAYOUT = attrgetter("layout")
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _PARAMETER = itemgetter(Work._fields.index("parameter"))
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -54,6 +55,18 @@ def batches(
         engine = compiled.engines.of(alike[0].parameter)
         _sort(compiled, part, engine.shape, alike, found.setdefault(engine, Batch()))
     return found
+
+
+def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
+    """Refuse sparse gradients.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if set(map(_LAYOUT, gradients)) - {torch.strided}:
+        raise RuntimeError(
+            f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
+        )
 
 
 def _alike(works: list[Work]) -> Iterable[list[Work]]:

@@ -44,9 +44,11 @@ class Rule:
 
 
 def module(source: SourceModule) -> ModuleType:
-    """Execute an emitted Python module; a traceback through it shows its lines."""
+    """Execute an emitted Python module, once a text; a traceback through it shows its lines."""
     digest = hashlib.sha256(source.text.encode()).hexdigest()[:12]
     name = f"optdsl_generated_{source.name}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
     filename = f"<{name}>"
     linecache.cache[filename] = (len(source.text), None, source.text.splitlines(True), filename)
     # torch.compile looks for the module of every function that it traces.

@@ -62,11 +62,17 @@ class Columns:
     """The columns of works: parameters, gradients, states.
 
     Attributes:
-        parameters, gradients, states, hypers: the fields of the works.
+        parameters, gradients, states: the fields of the works.
     """
 
-    def __init__(self, works: Sequence[Work], layout: Layout) -> None:
-        self.parameters, self.gradients, self.states, self.hypers = zip(*works, strict=True)
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Sequence[dict[str, Any]],
+        layout: Layout,
+    ) -> None:
+        self.parameters, self.gradients, self.states = parameters, gradients, states
         self._layout = layout
         self._columns: dict[str, Sequence[Tensor]] = {
             "theta": self.parameters,
@@ -77,6 +83,17 @@ class Columns:
         self._addresses = {
             name: list(map(Tensor.data_ptr, tensors)) for name, tensors in self._columns.items()
         }
+
+    @classmethod
+    def of(cls, works: Sequence[Work], layout: Layout) -> Columns:
+        """Those of works."""
+        parameters, gradients, states, _ = zip(*works, strict=True)
+        return cls(parameters, gradients, states, layout)
+
+    @property
+    def fields(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Any]]]:
+        """Parameters, gradients and states."""
+        return self.parameters, self.gradients, self.states
 
     @functools.cached_property
     def sizes(self) -> list[int]:
@@ -89,16 +106,28 @@ class Columns:
         Args:
             known: what was found at the call before; replaced by what is found at this one.
         """
-        tensors = list(chain.from_iterable(self._columns.values()))
-        watch: _Watch | None = known.pop(_WATCH, None)
-        if watch is not None and watch.many == len(tensors) and watch.unchanged(*tensors):
-            self.sizes = watch.sizes
-        elif not self._is_plain(tensors):
+        if self.watched(known):
+            return True
+        known.pop(_WATCH, None)
+        tensors = self._tensors()
+        if not self._is_plain(tensors):
             return False
-        else:
-            watch = _watch(tensors, self.sizes)
-        known[_WATCH] = watch
+        known[_WATCH] = _watch(tensors, self.sizes)
         return True
+
+    def watched(self, known: Known) -> bool:
+        """Whether they look as those did that were plain at the call before."""
+        watch: _Watch | None = known.get(_WATCH)
+        if watch is None:
+            return False
+        tensors = self._tensors()
+        if watch.many != len(tensors) or not watch.unchanged(*tensors):
+            return False
+        self.sizes = watch.sizes
+        return True
+
+    def _tensors(self) -> list[Tensor]:
+        return list(chain.from_iterable(self._columns.values()))
 
     def _is_plain(self, tensors: list[Tensor]) -> bool:
         dtype, compute, device, names, scalars = self._layout

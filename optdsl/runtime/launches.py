@@ -35,6 +35,11 @@ class Launch:
         dots: float64, the sums of each block, a row for each dot product.
         total: how long those rows are.
         first: where in them this launch begins.
+        given: float64, what was set of the hyperparameters of each row.
+        memory: float64, what was learned, and how.
+        sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
+        later: float64, the uniform values with which each row will be settled.
+        width: how many numbers a row has.
     """
 
     table: Tensor
@@ -50,7 +55,12 @@ class Launch:
     partials: Tensor
     dots: Tensor
     total: int
+    width: int
     first: int = 0
+    given: Tensor | None = None
+    memory: Tensor | None = None
+    sources: Tensor | None = None
+    later: Tensor | None = None
 
 
 def launch(
@@ -118,6 +128,7 @@ def _made(
         partials=working[2],
         dots=torch.empty(len(entry.dots), blocks, dtype=torch.float64, device=device),
         total=blocks,
+        width=rows.shape[1],
     )
 
 

@@ -28,12 +28,14 @@ class Coefficient:
         rule: the rule of the library, scalarized.
         states: the names of the rule's states.
         hypers: a value for each of the rule's hyperparameters.
+        program: what the rule was built from.
     """
 
     learned: Learned
     rule: Rule
     states: tuple[str, ...]
     hypers: dict[str, float]
+    program: Program
 
     @property
     def name(self) -> str:

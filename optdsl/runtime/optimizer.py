@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, overload
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
 from optdsl.runtime import beginning, by_name, distributed
-from optdsl.runtime.batches import batches
+from optdsl.runtime.batches import batches, check_dense
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.engines import COMPUTE, Known, cosines, square_keys
@@ -37,7 +36,9 @@ from optdsl.runtime.hyperparameters import (
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
+from optdsl.runtime.resident import resident
 from optdsl.runtime.scope import Part, Scopes, add
+from optdsl.runtime.settings import on_the_host
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,6 @@ class Compiled:
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
-
-
-_LAYOUT, _GRADIENT = attrgetter("layout"), itemgetter(1)
 
 
 class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
@@ -226,7 +224,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         whether it is of a rule that takes the same steps.
         """
         self._betas.read(self.param_groups)
-        return signed(self, super().state_dict())
+        found = super().state_dict()
+        found["param_groups"] = on_the_host(found["param_groups"])
+        return signed(self, found)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved.
@@ -290,6 +290,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
+        device = resident(self, work, self._known)
+        if device is not None:
+            device.step(self, work)
+            self._betas.write(self.param_groups)
+            return loss
         self._check_step(work)
         hypers = [self._hypers(group) for group in self.param_groups]
         scopes = self.compiled.scopes
@@ -325,11 +330,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 self._checked(hyper, group[hyper.name])
             check_sums(name, self.compiled.program.simplexes, group)
         check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
-        layouts = {x for pairs in work for x in map(_LAYOUT, map(_GRADIENT, pairs))}
-        if layouts - {torch.strided}:
-            raise RuntimeError(
-                f"{name} does not take sparse gradients; make the layer with sparse=False"
-            )
+        check_dense(name, (gradient for pairs in work for _, gradient in pairs))
 
     def _hypers(self, group: dict[str, Any]) -> dict[str, float]:
         return {h.name: float(group[h.name]) for h in self.compiled.program.hypers}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class TableEngine:
     Attributes:
         plan: how tangents are had.
         shape: what states look like.
+        needed: the keys of a state that a step needs.
+        layout: what tensors the kernels expect.
         module: the emitted text and its entry points.
     """
 
@@ -63,10 +66,10 @@ class TableEngine:
         self._program, self._device = program, device
         self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)
-        self._needed = frozenset(self._states) | {"step"}
+        self.needed = frozenset(self._states) | {"step"}
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
         scalars = frozenset(self._scalars)
-        self._layout = Layout(dtype, self._compute, device, self._states, scalars)
+        self.layout = Layout(dtype, self._compute, device, self._states, scalars)
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
     def settle(self, works: Sequence[Work], known: Known) -> Sums:
@@ -83,9 +86,9 @@ class TableEngine:
 
     def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
         first, again = _once(works)
-        needed = len(self._needed)
+        needed = len(self.needed)
         if min(map(len, map(_STATE, first)), default=needed) < needed:
-            self._start([w for w in first if len(w.state) < needed])
+            self.start([w for w in first if len(w.state) < needed])
         self._run(name, first, known)
         for work in again:
             if work.state.keys() != self.shape.pending:
@@ -105,7 +108,7 @@ class TableEngine:
                 sums[name] += value
         return sums
 
-    def _start(self, works: Sequence[Work]) -> None:
+    def start(self, works: Sequence[Work]) -> None:
         """Make what states lack: all of it, or only what is kept for a pending step."""
         new = [work for work in works if not work.state]
         count = torch.zeros((), dtype=torch.float64)
@@ -141,18 +144,11 @@ class TableEngine:
         """
         if not works:
             return {}
-        entry, given = self.module.entries[name], Columns(works, self._layout)
-        counts = counted(given.states)
-        back: list[tuple[Tensor, Tensor]] = []
+        entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
-        columns = given
-        if not given.plain(own):
-            prepared = [
-                work if Columns([work], self._layout).plain({}) else self._laid_out(work, back)
-                for work in works
-            ]
-            columns = Columns(prepared, self._layout)
-        finish = lambda: self._finish(entry, given, counts, back)  # noqa: E731
+        given, columns, back = self.prepared(works, own)
+        counts = counted(given.states)
+        finish = lambda: self._finish(entry, works, given, counts, back)  # noqa: E731
         return self._called(entry, works, columns, counts, own, finish)
 
     def _called(
@@ -176,18 +172,34 @@ class TableEngine:
         """
         raise NotImplementedError
 
+    def prepared(
+        self, works: Sequence[Work], own: Known
+    ) -> tuple[Columns, Columns, list[tuple[Tensor, Tensor]]]:
+        """The tensors of works; the same as kernels expect them; and what to copy back after.
+
+        Raises:
+            RuntimeError: a parameter has another shape than its state or its gradient.
+        """
+        given = Columns.of(works, self.layout)
+        if given.plain(own):
+            return given, given, []
+        back: list[tuple[Tensor, Tensor]] = []
+        prepared = [
+            work if Columns.of([work], self.layout).plain({}) else self._laid_out(work, back)
+            for work in works
+        ]
+        return given, Columns.of(prepared, self.layout), back
+
     def _finish(
         self,
         entry: EntryPoint,
+        works: Sequence[Work],
         given: Columns,
         counts: Sequence[tuple[float, Tensor]],
         back: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         """Note what a call has done."""
-        if entry.buffers:
-            for state in given.states:
-                moved = {k: state[home] for k, home in entry.buffers.items()}
-                state.update(moved)
+        self.moved(entry, given.states)
         if entry.name == "initialize":
             return
         noted = self.plan.kind in {"live", "replay"}
@@ -198,16 +210,26 @@ class TableEngine:
         notes: dict[tuple[int, float], Tensor] = {}
         for state, (_, count) in zip(given.states, counts, strict=True):
             state["step"] = count
-        rows = zip(given.states, given.hypers, counts, strict=True)
-        for state, values, (t, _) in rows if noted else ():
+        for (_, _, state, values), (t, _) in zip(works, counts, strict=True) if noted else ():
             # With which hyperparameters the step was taken; equal ones share the note.
             key = (id(values), t)
             if key not in notes:
                 notes[key] = pending_hypers(self._program, t, values)
             state[PENDING_HYPERS] = notes[key]
+        self.written(given, back)
+
+    def moved(self, entry: EntryPoint, states: Iterable[dict[str, Any]]) -> None:
+        """Let states be the tensors in whose memory they are after an entry point."""
+        if entry.buffers:
+            for state in states:
+                moved = {k: state[home] for k, home in entry.buffers.items()}
+                state.update(moved)
+
+    def written(self, given: Columns, back: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Let the parameters, and autograd, know of what was written."""
         for parameter, theta in back:
             parameter.copy_(theta)
-        # Autograd finds out about the writes as if torch had made them.
+        # As if torch had made the writes.
         torch.autograd.graph.increment_version(given.parameters)
 
     def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from optdsl.runtime.build import module
 from optdsl.runtime.calls import Rows
 from optdsl.runtime.columns import Columns
 from optdsl.runtime.engines import Known, Sums, Work
-from optdsl.runtime.launches import launch, sent
+from optdsl.runtime.launches import Launch, launch, sent
 from optdsl.runtime.tables import TableEngine
 
 
@@ -55,7 +54,9 @@ class TritonEngine(TableEngine):
         except ImportError as trouble:
             raise NoTriton(f"{trouble}; install triton") from None
         self.built = module(self.module)
-        self.width = 1 + len(program.hypers)
+        self.device = device
+        self.names = [h.name for h in program.hypers]
+        self.width = 1 + len(self.names)
         if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
             self.width *= 2
 
@@ -69,9 +70,9 @@ class TritonEngine(TableEngine):
         finish: Callable[[], None],
     ) -> Sums:
         """See `TableEngine`."""
-        names = [h.name for h in self._program.hypers]
+        names = self.names
         if any(name.startswith(pending("")) for name in entry.hypers):
-            names += [pending("t"), *map(pending, names)]
+            names = [*names, pending("t"), *map(pending, names)]
         rows = Rows(names, self._program, self.width)
         numbers = rows.of(works, counts)
         given = sent(list(rows.values), torch.float64, self._device).view(-1, self.width)
@@ -82,15 +83,20 @@ class TritonEngine(TableEngine):
             return {}
         return dict(zip(entry.dots, ready.dots.sum(1).tolist(), strict=True))
 
-    def run(self, name: str, ready: Any) -> None:
+    def run(self, name: str, ready: Launch, *flags: bool) -> None:
         """Launch an entry point on the device's current stream."""
-        function = getattr(self.built, name)
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                function(ready)
-        else:
+        self.launched(getattr(self.built, name), ready, *flags)
+
+    def launched(self, function: Callable[..., None], ready: Launch, *flags: bool) -> None:
+        """Call an emitted host function where the device is the current one."""
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                function(ready, *flags)
+        elif self.device.type == "cpu":
             import numpy as np
 
             # The interpreter computes with it, and it warns of what kernels do on purpose.
             with np.errstate(all="ignore"):
-                function(ready)
+                function(ready, *flags)
+        else:
+            function(ready, *flags)

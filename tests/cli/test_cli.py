@@ -68,7 +68,7 @@ def test_show_backend_needs_no_torch() -> None:
         (["check", "nowhere.opt"], "cannot read"),
         (["check", "."], "cannot read"),
         (["show", "adamm"], "did you mean `adam`?"),
-        (["show", "adam", "--backend", "cuda"], "should be 'auto', 'eager' or 'c'"),
+        (["show", "adam", "--backend", "cuda"], "should be 'auto', 'eager', 'c' or 'triton'"),
         (["train", "--optimizers", "adamm", "--steps", "1"], "adamm"),
         (["train", "--text", "nowhere.txt"], "nowhere.txt"),
         (["train", "--steps", "0"], "steps"),

@@ -57,7 +57,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a choice": (of("sgd", {"nesterov": Learn("sgd")}), "cannot be learned by gradient descent"),
     "unknown backend": (
         of("adam", True, backend="cuda"),
-        "backend='cuda' should be 'auto', 'eager' or 'c'",
+        "backend='cuda' should be 'auto', 'eager', 'c' or 'triton'",
     ),
     "unknown order": (of("adam", True, order="Exact"), "order='Exact' should be"),
     **{

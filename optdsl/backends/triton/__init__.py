@@ -11,12 +11,12 @@ is compiled again when shapes, numbers of tensors or hyperparameters change.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping
 
 from optdsl.backends.base import SourceModule
-from optdsl.backends.triton.expressions import HELPERS, spelled_operations
+from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
+from optdsl.backends.triton.expressions import helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions, hyper_row
 from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel
@@ -37,10 +37,14 @@ class TritonBackend:
         program = kernels["step"].program
         after = ("settle", "step_settled") if order == "exact" else ("settle_and_step",)
         needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
-        row = hyper_row([h.name for h in program.hypers], kept="settle" in kernels)
+        row = hyper_row([h.name for h in program.hypers], "settle" in kernels)
         emitted = [Functions(kernel, dtype, row) for kernel in needed]
-        texts = [f.text for f in emitted]
-        helpers = _helpers("\n".join(texts))
+        kept, hypers = "settle" in kernels, len(program.hypers)
+        settle = next((f for f in emitted if f.entry.name == "settle"), None)
+        begun = [f for f in emitted if f.entry.name not in {"initialize", "settle"}]
+        texts = [f.text for f in emitted] + [ADVANCE, *([KEEP] if kept else [])]
+        texts += [begin(f, settle, hypers, kept) for f in begun]
+        texts += [later(settle)] if settle is not None else []
         widths = [f'    "{f.entry.name}": ({f.uniforms}, {f.scalars}, {f.sums}),' for f in emitted]
         header = [
             f'"""{_documentation(program.name, program.documentation)}"""',
@@ -56,7 +60,7 @@ class TritonBackend:
             *widths,
             "}",
         ]
-        text = "\n\n\n".join(["\n".join(header), *helpers, *texts])
+        text = "\n\n\n".join(["\n".join(header), *helpers("\n".join(texts)), *texts])
         entries = {f.entry.name: f.entry for f in emitted}
         return SourceModule(program.name, "python", f"{text}\n", entries)
 
@@ -75,8 +79,3 @@ def _documentation(name: str, lines: tuple[str, ...]) -> str:
 def _listed(opening: str, names: list[str]) -> list[str]:
     text = f"# {opening} {', '.join(names)}."
     return textwrap.wrap(text, 96, subsequent_indent="# ", break_on_hyphens=False)
-
-
-def _helpers(text: str) -> list[str]:
-    """The functions that a text calls."""
-    return [source for name, source in HELPERS.items() if re.search(rf"(?<!\.)\b{name}\(", text)]

@@ -7,15 +7,19 @@ and the interpreter knows all of it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from optdsl.backends import naming
 
 _RESERVED = """
-    abs assigned BLOCK begin begins block c constexpr count exp fetch fetched first firsts float
-    gradient hypers i initialize inside int larger log mixed n number owner p partials power put q
-    range row rows s scalars settle settle_and_step share_of sign size SPAN smaller sqrt start step
-    step_settled stop sums table tanh tensor tensors tl total triton u uniforms warps where x y
+    abs advance assigned begin begins block bool c constexpr count dots element exp fetch
+    fetched finite first firsts float folded given gradient hypers i initialize inside int j k
+    keep larger later later_settle learn learn_all learned len log max memory min mixed n
+    nearest now number one other owner p partials power put q range row rows s scalars settle
+    settle_and_step share_of sign size smaller source sources sqrt start step step_settled stop
+    sum sums table taken tanh tensor tensors threshold tl total triton tuple u uniforms warps
+    where width x y
 """
 RESERVED = frozenset(_RESERVED.split())
 
@@ -128,6 +132,12 @@ def mixed(mean, x, share, KIND: tl.constexpr):
     moved = tl.where(tl.abs(gap) < float("inf"), end + way * gap, apart)
     return tl.where(way == 0, end, moved)''',
 }
+
+
+def helpers(text: str) -> list[str]:
+    """The functions that a text calls, and those that they call."""
+    found = [name for name in HELPERS if re.search(rf"(?<!\.)\b{name}\(", text)]
+    return [HELPERS[name] for name in found]
 
 
 def spelled_operations() -> frozenset[str]:

@@ -98,7 +98,7 @@ class Functions:
             *(f"    {line}" for line in lines),
         ]
         head = f"{self.kernel.name}_uniforms(rows, uniforms, count)"
-        return _function(head, body, unspecialized=["count"])
+        return function(head, body, unspecialized=["count"])
 
     def _stored_uniforms(self) -> list[Value]:
         """Uniform values that are a tensor's own state, which nothing else may have asked for."""
@@ -151,7 +151,7 @@ class Functions:
         ]
         head = (f"{self.kernel.name}_numbers{number}(table, tensors, firsts, uniforms, scalars, "
                 "sums, blocks, BLOCK: tl.constexpr)")  # fmt: skip
-        return _function(head, body, unspecialized=["tensors", "blocks"])
+        return function(head, body, unspecialized=["tensors", "blocks"])
 
     def _at_row_and_tensor(self, lines: Sequence[str]) -> list[str]:
         found = []
@@ -196,7 +196,7 @@ class Functions:
             *(f"    {line}" for line in lines),
             *(f"tl.store(sums + {n} * blocks + place, SUM{n})" for n in range(count)),
         ]
-        inner = _function(
+        inner = function(
             f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
             f"scalars, sums, blocks, place, {', '.join(pointers)}, "
             "FAST: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr)",
@@ -264,7 +264,7 @@ class Functions:
             f"{self.kernel.name}_loop{number}(table, tensors, holders, begins, uniforms, scalars, "
             "sums, blocks, first, SPAN: tl.constexpr, BLOCK: tl.constexpr)"
         )
-        return _function(head, body, unspecialized=["tensors", "blocks", "first"])
+        return function(head, body, unspecialized=["tensors", "blocks", "first"])
 
     def _read(self, value: Value) -> str | None:
         operation = self.values.operation(value)
@@ -286,9 +286,10 @@ class Functions:
 
     def _host(self, uniform: bool) -> str:
         name = self.kernel.name
-        lines = ['"""Launch it for the tensors of a call; see `optdsl.runtime.launches`."""']
+        lines = ['"""Launch it for a call (`optdsl.runtime.launches`), whose rows may be ready."""']
         if uniform:
-            lines.append(f"{name}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1)")
+            lines.append("if not ready:")
+            lines.append(f"    {name}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1)")
         last = len(self.kernel.loops) - 1
         for number in range(last + 1):
             if self._numbered[number]:
@@ -303,7 +304,7 @@ class Functions:
                     f"{name}_loop{number}[(c.blocks,)](c.table, c.tensors, c.holders, c.begins, "
                     f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, num_warps=WARPS)"
                 )
-        return "\n".join([f"def {name}(c):", *(f"    {line}" for line in lines)])
+        return "\n".join([f"def {name}(c, ready=False):", *(f"    {line}" for line in lines)])
 
 
 def hyper_row(program_hypers: Sequence[str], kept: bool) -> list[str]:
@@ -312,7 +313,7 @@ def hyper_row(program_hypers: Sequence[str], kept: bool) -> list[str]:
     return [*row, *map(pending, row)] if kept else row
 
 
-def _function(head: str, body: Sequence[str], unspecialized: Sequence[str] = ()) -> str:
+def function(head: str, body: Sequence[str], unspecialized: Sequence[str] = ()) -> str:
     """A function of the device."""
     names = ", ".join(f'"{name}"' for name in unspecialized)
     decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"

@@ -1,0 +1,85 @@
+"""How a step begins where rows of hyperparameters stay on the device from step to step.
+
+The host sends what was set only when it has changed; counts go on, and what was learned is taken
+over, on the device. So a step waits for nothing, and can be captured in a graph and replayed.
+"""
+
+from __future__ import annotations
+
+from optdsl.backends.triton.functions import Functions
+
+ADVANCE = '''\
+@triton.jit
+def advance(
+    rows, given, memory, sources, count, HYPERS: tl.constexpr, WIDTH: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One more step in each row, with the hyperparameters that were set and those learned."""
+    k = tl.arange(0, WIDE)
+    inside = k < HYPERS
+    source = tl.load(sources + k, mask=inside, other=-1)
+    learned = tl.load(memory + source, mask=inside & (source >= 0), other=0.0)
+    for n in range(0, count):
+        q = rows + n * WIDTH
+        own = tl.load(given + n * HYPERS + k, mask=inside, other=0.0)
+        tl.store(q + 1 + k, tl.where(source < 0, own, learned), mask=inside)
+        tl.store(q, tl.load(q) + 1)'''
+
+KEEP = '''\
+@triton.jit
+def keep(rows, count, HELD: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr):
+    """Remember the step of each row as the one that is pending."""
+    k = tl.arange(0, WIDE)
+    inside = k < HELD
+    for n in range(0, count):
+        q = rows + n * WIDTH
+        tl.store(q + HELD + k, tl.load(q + k, mask=inside, other=0.0), mask=inside)'''
+
+
+def begin(functions: Functions, settle: Functions | None, hypers: int, kept: bool) -> str:
+    """The function of the device with which a step begins, and the one of the host.
+
+    Args:
+        functions: those of the step.
+        settle: those that settle it later; None where nothing does, or not by itself.
+        hypers: how many hyperparameters there are.
+        kept: whether a step is pending afterwards.
+    """
+    name, held = functions.entry.name, 1 + hypers
+    width, wide = held * (1 + kept), 1 << (held - 1).bit_length()
+    lines = [f"advance(rows, given, memory, sources, count, {hypers}, {width}, {wide})"]
+    if functions.uniforms:
+        lines += ["tl.debug_barrier()", f"{name}_uniforms(rows, uniforms, count)"]
+    if kept:
+        lines += ["tl.debug_barrier()", f"keep(rows, count, {held}, {width}, {wide})"]
+    if settle is not None and settle.uniforms:
+        lines += ["tl.debug_barrier()", "settle_uniforms(rows, later, count)"]
+    arguments = "rows, given, memory, sources, uniforms, later, count"
+    return "\n".join(
+        [
+            '@triton.jit(do_not_specialize=["count"])',
+            f"def {name}_begin({arguments}):",
+            '    """A new step in each row, its uniform values, and those to settle it with."""',
+            *(f"    {line}" for line in lines),
+            "",
+            "",
+            f"def begin_{name}(c):",
+            '    """Launch it; see `optdsl.runtime.resident`."""',
+            f"    {name}_begin[(1,)](",
+            "        c.rows, c.given, c.memory, c.sources, c.uniforms, c.later, c.count, "
+            "num_warps=1,",
+            "    )",
+        ]
+    )
+
+
+def later(settle: Functions) -> str:
+    """The function of the host for the uniform values with which steps will be settled."""
+    call = "settle_uniforms[(1,)](c.rows, c.later, c.count, num_warps=1)"
+    return "\n".join(
+        [
+            "def later_settle(c):",
+            '    """Launch what tells how the pending steps are settled."""',
+            f"    {call if settle.uniforms else 'pass'}",
+        ]
+    )

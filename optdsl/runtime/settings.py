@@ -1,0 +1,127 @@
+"""What the host says of hyperparameters to steps that stay on the device.
+
+What is learned lies in one tensor on the device, the memory. The groups of an optimizer have views
+of it, and what a user puts in their place is sent there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.runtime.hyperparameters import check_shared, check_sums, check_value
+from optdsl.runtime.launches import sent
+
+if TYPE_CHECKING:
+    from optdsl.runtime.optimizer import Compiled
+
+Group = MutableMapping[str, Any]
+
+
+class Settings:
+    """The hyperparameters of one optimizer: those that are set, and those that are learned.
+
+    Attributes:
+        memory: float64, on the device: what `keys` say.
+        sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
+    """
+
+    def __init__(
+        self, compiled: Compiled, names: Sequence[str], keys: Sequence[str], device: torch.device
+    ) -> None:
+        """Nothing is known of any group yet.
+
+        Args:
+            compiled: what the optimizer is of.
+            names: the hyperparameters, in the order of rows.
+            keys: what the memory holds: how many steps were taken, then entries of groups.
+            device: where.
+        """
+        self._compiled, self._names, self._keys = compiled, names, keys
+        self._device = device
+        self.memory = torch.zeros(len(keys), dtype=torch.float64, device=device)
+        # For what groups share; how many steps were taken is ours alone.
+        self._views = {key: self.memory[n] for n, key in enumerate(keys) if n}
+        places = {key: n for n, key in enumerate(keys) if n}
+        self.sources = sent([places.get(n, -1) for n in names] or [-1], torch.int32, device)
+        self._checked: list[Any] | None = None
+
+    def take_over(self, optimizer: str, groups: Sequence[Group]) -> None:
+        """Send coefficients, and what is remembered of them, that a user or a checkpoint has set.
+
+        Raises:
+            TypeError, ValueError: as `CompiledOptimizer.step`.
+        """
+        changed = [
+            (number, key)
+            for number, key in enumerate(self._keys)
+            if number and any(group[key] is not self._views[key] for group in groups)
+        ]
+        if not changed:
+            return
+        learned = {c.name for c in self._compiled.coefficients}
+        for _, key in changed:
+            if key in learned:
+                for group in groups:
+                    self._check(optimizer, key, group[key])
+                check_shared(optimizer, [key], groups)
+        for group in groups:
+            check_sums(optimizer, self._compiled.program.simplexes, group)
+        for number, key in changed:
+            new = next(g[key] for g in groups if g[key] is not self._views[key])
+            self.memory[number].fill_(float(new))
+        for group in groups:
+            group.update({key: self._views[key] for _, key in changed})
+
+    def values(self, optimizer: str, groups: Sequence[Group]) -> list[list[float | Tensor]]:
+        """The hyperparameters that are set, by group; zeros for those that are learned.
+
+        Raises:
+            TypeError, ValueError: as `CompiledOptimizer.step`.
+        """
+        names, device = self._names, self._device
+        found: list[list[float | Tensor]] = []
+        for group in groups:
+            values = [0.0 if name in self._views else group[name] for name in names]
+            if any(isinstance(x, Tensor) for x in values):
+                # Those on the host are read now, the others by the device.
+                values = [
+                    float(x) if isinstance(x, Tensor) and x.device.type == "cpu" else x
+                    for x in values
+                ]
+            found.append(values)
+        if found != self._checked:
+            for group, values in zip(groups, found, strict=True):
+                for name, value in zip(names, values, strict=True):
+                    if name not in self._views and not _there(value, device):
+                        self._check(optimizer, name, value)
+                if not any(isinstance(x, Tensor) for x in values):
+                    simplexes = [s for s in self._compiled.program.simplexes
+                                 if not self._views.keys() & set(s.hypers)]  # fmt: skip
+                    check_sums(optimizer, simplexes, group)
+            self._checked = found
+        return found
+
+    def _check(self, optimizer: str, hyper: str, value: Any) -> None:
+        check_value(optimizer, self._compiled.program.hyper(hyper), value, self._compiled.bounds)
+
+
+def _there(value: Any, device: torch.device) -> bool:
+    """Whether a hyperparameter is a number on the device, which the host does not look at."""
+    return isinstance(value, Tensor) and value.device == device and device.type != "cpu"
+
+
+def on_the_host(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of a state dict with numbers for what is learned, as every engine has them."""
+    return [{key: _number(key, value) for key, value in group.items()} for group in groups]
+
+
+def _number(key: str, value: Any) -> Any:
+    if isinstance(value, tuple) and any(isinstance(x, Tensor) for x in value):
+        return tuple(_number(key, x) for x in value)
+    if isinstance(value, Tensor) and value.ndim == 0 and value._is_view():
+        return int(value) if key.endswith("/step") else float(value)
+    return value

@@ -1,0 +1,303 @@
+"""Steps that stay on the device: what users do meanwhile, and what the host must not do."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import optdsl
+from optdsl import Learn
+from optdsl.runtime.resident import Resident
+from optdsl.runtime.triton import TritonEngine
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = ((3,), (4, 5), (2100,))
+ORDERS = ("overlapped", "exact")
+# Fast enough that every coefficient moves within a few steps.
+LEARN = {
+    **dict.fromkeys(("c", "rho", "kappa", "gamma"), Learn("sgd", lr=50, bounds=(0, 1))),
+    # The second step's is zero but for rounding, which a sign would follow.
+    "beta1": Learn("adam", lr=0.01, bounds=(0.5, 0.99), signal="sign", after=2),
+    "beta2": Learn("sgd", lr=1, clip=0.01, bounds=(0.5, 0.99), after=2),
+}
+INSIDE = {"c": 0.5, "rho": 0.5, "kappa": 0.5, "gamma": 0.5}
+
+
+class Training:
+    """An optimizer, its parameters, and gradients that are the same for all."""
+
+    def __init__(self, cls: Any, dtype: torch.dtype = torch.float64, **hypers: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        draw = lambda s: torch.randn(s, generator=generator, dtype=torch.float64)  # noqa: E731
+        self.parameters = [nn.Parameter(draw(s).to(DEVICE, dtype)) for s in SHAPES]
+        self.optimizer = cls(
+            [{"params": self.parameters[:1]}, {"params": self.parameters[1:]}], **hypers
+        )
+        self.gradients = torch.Generator().manual_seed(1)
+
+    def step(self, *without: int) -> None:
+        for number, parameter in enumerate(self.parameters):
+            # The target is not at zero, so that coefficients have something to learn.
+            noise = torch.randn(parameter.shape, generator=self.gradients, dtype=torch.float64).to(
+                parameter
+            )
+            gradient = parameter.detach() - 1 + noise / 2
+            parameter.grad = None if number in without else gradient
+        self.optimizer.step()
+
+    @property
+    def resident(self) -> bool:
+        return Resident in self.optimizer._known
+
+    def agrees(self, other: Training, tolerance: float = 1e-9) -> None:
+        for ours, theirs in zip(self.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=tolerance)
+        found, expected = self.optimizer.metrics(), other.optimizer.metrics()
+        assert found == pytest.approx(expected, rel=1e-7, abs=tolerance)
+
+
+def mada(backend: str, order: str = "overlapped", learn: Any = None) -> Any:
+    return optdsl.load("mada", backend=backend, order=order, learn=learn or LEARN)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_learning_on_the_device_is_learning_on_the_host(order: str) -> None:
+    ours = Training(mada("triton", order), **INSIDE)
+    theirs = Training(mada("eager", order), **INSIDE)
+    start = theirs.optimizer.metrics()
+    for _ in range(6):
+        ours.step()
+        theirs.step()
+        ours.agrees(theirs)
+    assert ours.resident
+    # Otherwise nothing was compared.
+    moved = theirs.optimizer.metrics()
+    assert all(abs(moved[k] - start[k]) > 1e-4 for k in LEARN)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_weights_on_a_simplex_learn_on_the_device(order: str) -> None:
+    options = {"order": order, "learn": {"w": Learn("sgd", lr=20)}}
+    ours, theirs = (
+        Training(optdsl.blend("adam", "lion", "yogi", backend=b, **options))
+        for b in ("triton", "eager")
+    )
+    for _ in range(5):
+        ours.step()
+        theirs.step()
+        ours.agrees(theirs)
+    weights = [ours.optimizer.metrics()[f"w_{m}"] for m in ("adam", "lion", "yogi")]
+    assert sum(weights) == pytest.approx(1)
+    assert max(weights) > 0.4
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels that are launched."""
+    names: list[str] = []
+    if DEVICE == "cuda":
+        from triton.runtime.jit import JITFunction as Kernel
+
+        run = Kernel.run
+
+        def counted(self: Any, *args: Any, **options: Any) -> Any:
+            names.append(self.__name__)
+            return run(self, *args, **options)
+
+        monkeypatch.setattr(Kernel, "run", counted)
+    else:
+        from triton.runtime.interpreter import GridExecutor
+
+        call = GridExecutor.__call__
+
+        def called(self: Any, *args: Any, **options: Any) -> Any:
+            names.append(self.fn.__name__)
+            return call(self, *args, **options)
+
+        monkeypatch.setattr(GridExecutor, "__call__", called)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: optdsl.load("adam", backend="triton"), 2),
+        (lambda: mada("triton"), 3),
+        (lambda: mada("triton", "exact"), 4),
+    ],
+    ids=["adam", "overlapped", "exact"],
+)
+def test_a_step_has_few_launches(
+    make: Callable[[], Any], expected: int, launches: list[str]
+) -> None:
+    training = Training(make())
+    for _ in range(4):
+        launches.clear()
+        training.step()
+    assert len(launches) == expected, launches
+
+
+READING = ("item", "tolist", "__float__", "__int__", "__bool__", "cpu", "numpy", "__index__")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_does_not_wait_for_the_device(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(mada("triton", order))
+    schedule = LambdaLR(training.optimizer, lambda t: 1 / (1 + t))
+    for _ in range(3):
+        training.step()
+        schedule.step()
+    for parameter in training.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    calls: list[str] = []
+    monkeypatch.setattr(TritonEngine, "launched", lambda *_: calls.append("launch"))
+
+    def refused(self: Tensor, *_: Any) -> Any:
+        raise AssertionError("the host reads a tensor")
+
+    for name in READING:
+        monkeypatch.setattr(Tensor, name, refused)
+    training.optimizer.step()
+    assert calls
+
+
+def test_coefficients_are_read_set_and_refused_as_numbers_are() -> None:
+    ours, theirs = Training(mada("triton"), **INSIDE), Training(mada("eager"), **INSIDE)
+    for _ in range(3):
+        ours.step()
+        theirs.step()
+    for training in (ours, theirs):
+        for group in training.optimizer.param_groups:
+            group["rho"] = 0.25
+    ours.step()
+    theirs.step()
+    ours.agrees(theirs)
+    before = [p.detach().clone() for p in ours.parameters]
+    metrics = ours.optimizer.metrics()
+    for group in ours.optimizer.param_groups:
+        group["rho"] = 1.5
+    with pytest.raises(ValueError, match=r"rho = 1.5 is out of bounds"):
+        ours.step()
+    ours.optimizer.param_groups[0]["rho"] = 0.5
+    ours.optimizer.param_groups[1]["rho"] = 0.75
+    with pytest.raises(ValueError, match="learned for the whole optimizer"):
+        ours.step()
+    assert all(map(torch.equal, before, [p.detach() for p in ours.parameters]))
+    for group in ours.optimizer.param_groups:
+        group["rho"] = metrics["rho"]
+    assert ours.optimizer.metrics() == metrics
+
+
+def test_learning_rates_follow_schedules_and_tensors() -> None:
+    runs = []
+    for backend in ("triton", "eager"):
+        training = Training(mada(backend), **INSIDE, lr=torch.tensor(1e-2, device=DEVICE))
+        schedule = LambdaLR(training.optimizer, [lambda t: 1 / (1 + t), lambda t: 1 + t])
+        for _ in range(4):
+            training.step()
+            schedule.step()
+        training.optimizer.param_groups[1]["lr"] = -1.0
+        with pytest.raises(ValueError, match="lr"):
+            training.step()
+        runs.append(training)
+    runs[0].agrees(runs[1])
+
+
+def test_parameters_without_gradients_and_new_groups() -> None:
+    ours, theirs = Training(mada("triton"), **INSIDE), Training(mada("eager"), **INSIDE)
+    for t in range(7):
+        for training in (ours, theirs):
+            if t == 4:
+                new = nn.Parameter(torch.ones(7, dtype=torch.float64, device=DEVICE))
+                training.parameters.append(new)
+                training.optimizer.add_param_group({"params": [new], "lr": 0.05})
+            training.step(*({1} if t % 3 == 1 else ()))
+        ours.agrees(theirs)
+    assert ours.resident
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_loaded_state_goes_on_as_the_unbroken_run(order: str) -> None:
+    whole = Training(mada("triton", order), **INSIDE)
+    for _ in range(3):
+        whole.step()
+    file = io.BytesIO()
+    torch.save(whole.optimizer.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file)
+    assert all(type(saved["param_groups"][0][name]) is float for name in LEARN)
+    parts = []
+    for backend in ("triton", "c" if DEVICE == "cpu" else "eager"):
+        part = Training(mada(backend, order))
+        part.gradients.set_state(whole.gradients.get_state())
+        for to, value in zip(part.parameters, whole.parameters, strict=True):
+            to.data.copy_(value)
+        if backend != "eager":
+            part.optimizer.load_state_dict(saved)
+        else:
+            part.optimizer.load_state_dict(part.optimizer.migrated(saved))
+        parts.append(part)
+    for _ in range(2):
+        whole.step()
+        for part in parts:
+            part.step()
+    for ours, theirs in zip(whole.parameters, parts[0].parameters, strict=True):
+        assert torch.equal(ours, theirs)
+    assert whole.optimizer.metrics() == parts[0].optimizer.metrics()
+    if DEVICE == "cpu":
+        whole.agrees(parts[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_their_own_ways(copied: Callable[[Any], Any]) -> None:
+    first = Training(mada("triton"), **INSIDE)
+    for _ in range(3):
+        first.step()
+    second = copied(first)
+    metrics = first.optimizer.metrics()
+    second.step()
+    assert first.optimizer.metrics() == metrics
+    first.step()
+    assert first.optimizer.metrics() == second.optimizer.metrics()
+    assert all(map(torch.equal, first.parameters, second.parameters))
+
+
+def test_a_model_that_changes_its_precision_goes_on() -> None:
+    training = Training(mada("triton"), torch.float32, **INSIDE)
+    for _ in range(3):
+        training.step()
+    for parameter in training.parameters:
+        parameter.data = parameter.data.double()
+    before = [p.detach().clone() for p in training.parameters]
+    training.step()
+    training.step()
+    assert not any(map(torch.equal, before, training.parameters))
+    assert all(s["m"].dtype is torch.float64 for s in training.optimizer.state.values())
+
+
+def test_what_is_learned_apart_is_learned_by_the_host() -> None:
+    learn = {"beta1": Learn("sgd", lr=0.1, bounds=(0.5, 0.99), scope="group")}
+    ours, theirs = Training(mada("triton", learn=learn)), Training(mada("eager", learn=learn))
+    for _ in range(4):
+        ours.step()
+        theirs.step()
+    assert not ours.resident
+    ours.agrees(theirs)
+
+
+def test_repr_shows_numbers() -> None:
+    training = Training(mada("triton"), **INSIDE)
+    for _ in range(2):
+        training.step()
+    assert "tensor" not in repr(training.optimizer)
+    assert "rho: 0." in repr(training.optimizer)
