@@ -24,7 +24,6 @@ from optdsl.runtime.build import module
 from optdsl.runtime.columns import Columns
 from optdsl.runtime.engines import PENDING_HYPERS, Known, Work
 from optdsl.runtime.launches import Launch, launch
-from optdsl.runtime.learning import Block
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
 from optdsl.runtime.shards import completed
@@ -32,8 +31,10 @@ from optdsl.runtime.simplex import FLOOR
 from optdsl.runtime.triton import TritonEngine
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from optdsl.backends.triton.learning import Together
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.optimizer import Compiled, CompiledOptimizer
 
 Group = MutableMapping[str, Any]
 Pairs = Sequence[tuple[Tensor, Tensor]]
@@ -126,19 +127,16 @@ class Resident:
 
     def __init__(self, optimizer: CompiledOptimizer, engine: TritonEngine) -> None:
         """Send to the device what the groups have learned so far."""
-        from optdsl.backends.triton.learning import emit_learning, memory_keys
+        from optdsl.backends.triton.learning import memory_keys
 
         compiled = optimizer.compiled
         self.engine = engine
         self._compiled = compiled
-        together = [_together(block) for block in compiled.blocks]
         entries = engine.module.entries
         dots = next((e.dots for e in entries.values() if e.dots), ())
-        self._learning = None
-        if together and dots:
-            name = compiled.program.name
-            self._learning = module(emit_learning(name, together, dots, compiled.order, FLOOR))
-        self._settings = Settings(compiled, engine.names, memory_keys(together), engine.device)
+        self._learning = learning_module(compiled, dots)
+        keys = memory_keys(_together(compiled))
+        self._settings = Settings(compiled, engine.names, keys, engine.device)
         self._kept: dict[bool, DeviceRows] = {}
         self._last: _Last | None = None
         self._noting = PENDING_HYPERS in (engine.shape.pending or ())
@@ -317,8 +315,25 @@ def _last(optimizer: CompiledOptimizer, work: Sequence[Pairs], job: _Job, entry:
     )
 
 
-def _together(block: Block) -> Together:
+def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
+    """The built module that moves the coefficients of a rule on the device.
+
+    Args:
+        compiled: the rule.
+        dots: the coefficients whose hyper-gradients are measured, in order.
+    """
+    from optdsl.backends.triton.learning import emit_learning
+
+    if not compiled.coefficients or not dots:
+        return None
+    blocks = _together(compiled)
+    return module(emit_learning(compiled.program.name, blocks, dots, compiled.order, FLOOR))
+
+
+def _together(compiled: Compiled) -> list[Together]:
     from optdsl.backends.triton.learning import Moving, Together
 
-    moving = (Moving(c.learned, c.program, c.hypers) for c in block.coefficients)
-    return Together(tuple(moving), block.vector)
+    return [
+        Together(tuple(Moving(c.learned, c.program, c.hypers) for c in b.coefficients), b.vector)
+        for b in compiled.blocks
+    ]

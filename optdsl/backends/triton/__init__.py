@@ -12,7 +12,7 @@ is compiled again when shapes, numbers of tensors or hyperparameters change.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import SourceModule
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
@@ -22,6 +22,8 @@ from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel
 
 SPAN, BLOCK, WARPS = 2048, 512, 4
+# So many operations on eight elements fit into the registers of a thread.
+_FEW = 48
 
 
 class TritonBackend:
@@ -54,7 +56,7 @@ class TritonBackend:
             "",
             *_listed("A row of hyperparameters has", row),
             "# A program works on a span of a tensor, a block of it at a time.",
-            f"SPAN, BLOCK, WARPS = {SPAN}, {BLOCK}, {WARPS}",
+            f"SPAN, BLOCK, WARPS = {SPAN}, {BLOCK}, {_warps(emitted, dtype)}",
             "# How many uniform values a row has, numbers a tensor, and sums a block.",
             "WIDTHS = {",
             *widths,
@@ -67,6 +69,16 @@ class TritonBackend:
     def spellings(self) -> frozenset[str]:
         """The operations that the backend can spell."""
         return spelled_operations()
+
+
+def _warps(emitted: Sequence[Functions], dtype: str) -> int:
+    """How many warps share a block.
+
+    Half of them where elements are narrow, so that a thread's eight are 16 bytes, too; but not
+    where so many elements would not fit into registers.
+    """
+    longest = max(len(loop.body) for f in emitted for loop in f.kernel.loops)
+    return WARPS // 2 if dtype in {"bfloat16", "float16"} and longest <= _FEW else WARPS
 
 
 def _documentation(name: str, lines: tuple[str, ...]) -> str:
