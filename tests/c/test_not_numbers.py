@@ -105,11 +105,12 @@ def compare(
     stream: Sequence[Tensor],
     hypers: Mapping[str, float],
     start: Tensor | None = None,
+    backends: Sequence[str] = rules.BACKENDS,
 ) -> None:
     """Run both and find no difference."""
     if start is None:
         start = problems.randn(problems.seeded(1), *stream[0].shape).to(dtype)
-    eager, c = (Run(loaded(rule, b), start, stream, hypers) for b in rules.BACKENDS)
+    eager, c = (Run(loaded(rule, b), start, stream, hypers) for b in backends)
     names = ["theta", *(s.name for s in rules.read(rule).states)]
     for t in range(len(stream) - 1):
         ours, theirs = (run.after(t, names) for run in (c, eager))
