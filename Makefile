@@ -14,7 +14,7 @@ ECO_PIP := .venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-ecosystem lint format stubs demo bench dist clean
+.PHONY: help setup test test-ecosystem test-gpu lint format stubs demo bench bench-gpu dist clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,19 @@ test-ecosystem: $(ECO)  ## Train inside Hugging Face, accelerate, Lightning, tor
 	$(SAY) "pytest tests/ecosystem/test_timm.py"
 	@PYTHONPATH=.venv-ecosystem/timm .venv-ecosystem/bin/python -m pytest -q \
 		tests/ecosystem/test_timm.py
+
+# These two take the environment that is there, with a torch that was built for the GPU; .venv has
+# one for the CPU. It needs what the group dev of pyproject.toml lists for tests.
+test-gpu:  ## Test on a GPU, with PYTHON's own torch (PYTHON=path/to/python)
+	$(SAY) "pytest"
+	@$(PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
+		"There is no GPU here that the torch of $(PYTHON) can use.")'
+	@$(PYTHON) -m pytest -q tests/triton tests/benchmarks/test_gpu.py
+	$(SAY) "compute-sanitizer"
+	@if command -v compute-sanitizer >/dev/null; then \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 \
+			$(PYTHON) -m pytest -q tests/benchmarks/test_gpu.py -k "checks and not graph"; \
+	else echo "It is not installed (it comes with CUDA's toolkit), and nothing was looked at."; fi
 
 lint: $(READY)  ## Check style, types and architecture
 	$(SAY) "ruff"
@@ -60,6 +73,9 @@ demo: $(READY)  ## List the specs, show one, and train a small model with three 
 
 bench: $(BENCH)  ## Measure steps against others, side by side (ARGS=--quick for minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu:  ## Measure steps on a GPU, with PYTHON's own torch (ARGS=--seconds 200 for less)
+	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 dist: $(READY)  ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 ORDERS = ("overlapped", "exact")
 BACKENDS = ("eager", "c")
+
+
+def device(backend: str) -> str:
+    """Where the parameters of a test of a backend lie."""
+    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # You et al. (2020): a step as long as the tensor, so two sums, and one result of both.

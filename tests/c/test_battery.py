@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.oracles.by_interpreter import ByInterpreter, Parameter, Sum
 from tests.oracles.rounding32 import SINGLE, Near
@@ -80,9 +80,11 @@ def _snapshot(start: Tensor, parameter: Parameter) -> Snapshot:
 class Run:
     """An optimizer that is compared with the interpreter after every step."""
 
-    def __init__(self, rule: str, dtype: torch.dtype, cls: type[CompiledOptimizer]) -> None:
+    def __init__(
+        self, rule: str, dtype: torch.dtype, cls: type[CompiledOptimizer], device: str = "cpu"
+    ) -> None:
         self.rule, self.dtype = rule, dtype
-        self.held = rules.tensors(dtype)
+        self.held = [nn.Parameter(p.detach().to(device)) for p in rules.tensors(dtype)]
         self.optimizer = rules.grouped(cls, self.held)
 
     def step(self, t: int, off: str | None = None) -> list[str]:
@@ -102,7 +104,7 @@ class Run:
                     group[other] += 0.001 * values[off]
         for parameter, gradient, there in zip(self.held, stream(self.dtype)[t], here.parameters,
                                               strict=True):  # fmt: skip
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
             if self.dtype in NARROW:
                 # What a tie has rounded the other way must not go on.
                 with torch.no_grad():
@@ -125,6 +127,7 @@ class Run:
 
     def _agree(self, ours: Tensor, theirs: Near, parameter: bool = False) -> bool:
         assert ours.shape == theirs.value.shape
+        ours = ours.cpu()
         value = theirs.value
         if not ours.numel():
             return True

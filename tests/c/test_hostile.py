@@ -14,6 +14,7 @@ import optdsl
 from optdsl import compiler
 from optdsl.differentiate import moves
 from optdsl.runtime.cache import shared_library
+from tests.c import rules
 from tests.oracles import problems
 from tests.oracles.running import read_text
 
@@ -91,12 +92,13 @@ def run(text: str, backend: str, dtype: torch.dtype = torch.float64) -> tuple[Te
     learned = [h for h in problems.continuous(program) if moves(program, h)][-1:]
     learn = {h: optdsl.Learn("sgd", after=10**9) for h in learned}
     generator = problems.seeded(0)
-    parameter = nn.Parameter(problems.randn(generator, 19).to(dtype))
+    place = {"dtype": dtype, "device": rules.device(backend)}
+    parameter = nn.Parameter(problems.randn(generator, 19).to(**place))
     optimizer = optdsl.compile(text, backend=backend, learn=learn)([parameter])
     for _ in range(3):
-        parameter.grad = problems.randn(generator, 19).to(dtype)
+        parameter.grad = problems.randn(generator, 19).to(**place)
         optimizer.step()
-    return parameter.detach(), list(optimizer.metrics().values())
+    return parameter.detach().cpu(), list(optimizer.metrics().values())
 
 
 def test_most_names_are_names() -> None:

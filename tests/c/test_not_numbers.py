@@ -67,17 +67,19 @@ class Run:
         start: Tensor,
         stream: Sequence[Tensor],
         hypers: Mapping[str, float],
+        device: str = "cpu",
     ) -> None:
-        parameter = nn.Parameter(start.clone())
+        parameter = nn.Parameter(start.clone().to(device))
         optimizer = cls([parameter], **hypers)
         self.lags = cls.compiled.engines.of(parameter).plan.kind == "replay"
         self.steps: list[Results] = []
         self.metrics: list[dict[str, float]] = []
         for gradient in stream:
-            parameter.grad = gradient.clone()
+            parameter.grad = gradient.clone().to(device)
             optimizer.step()
-            state = {k: x.clone() for k, x in optimizer.state[parameter].items() if k != "step"}
-            self.steps.append({"theta": parameter.detach().clone(), **state})
+            state = {k: x.cpu() for k, x in optimizer.state[parameter].items() if k != "step"}
+            state = {k: x.clone() for k, x in state.items()}
+            self.steps.append({"theta": parameter.detach().cpu().clone(), **state})
             self.metrics.append(optimizer.metrics())
 
     def after(self, t: int, names: Sequence[str]) -> Results:
@@ -110,7 +112,7 @@ def compare(
     """Run both and find no difference."""
     if start is None:
         start = problems.randn(problems.seeded(1), *stream[0].shape).to(dtype)
-    eager, c = (Run(loaded(rule, b), start, stream, hypers) for b in backends)
+    eager, c = (Run(loaded(rule, b), start, stream, hypers, rules.device(b)) for b in backends)
     names = ["theta", *(s.name for s in rules.read(rule).states)]
     for t in range(len(stream) - 1):
         ours, theirs = (run.after(t, names) for run in (c, eager))

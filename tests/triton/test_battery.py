@@ -9,6 +9,7 @@ from tests.c import rules, test_battery as battery
 
 # An interpreted kernel is slow, and what a step can do wrong it does in the first few.
 STEPS = 4
+DEVICE = rules.device("triton")
 CELLS = [
     pytest.param(rule, dtype, order, id=f"{rule}-{str(dtype)[6:]}-{order}")
     for rule in rules.RULES
@@ -20,6 +21,6 @@ CELLS = [
 
 @pytest.mark.parametrize(("rule", "dtype", "order"), CELLS)
 def test_a_trajectory_is_the_interpreters(rule: str, dtype: torch.dtype, order: str) -> None:
-    run = battery.Run(rule, dtype, battery.loaded(rule, "triton", order))
+    run = battery.Run(rule, dtype, battery.loaded(rule, "triton", order), DEVICE)
     for t in range(STEPS):
         assert run.step(t) == []
