@@ -38,8 +38,13 @@ def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[s
         _group(group, mine, own, saved)
         for group, mine in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
     ]
-    if len(groups) != len(state_dict["param_groups"]):
-        raise ValueError("this state has another number of parameter groups")
+    sizes = [len(g["params"]) for g in state_dict["param_groups"]]
+    held = [len(g["params"]) for g in optimizer.param_groups]
+    if sizes != held:
+        raise ValueError(
+            f"this state cannot become one of {name}: its parameter groups have {sizes} "
+            f"parameters, and those of the optimizer {held}"
+        )
     group_of = {index: g for g in state_dict["param_groups"] for index in g["params"]}
     states = dict(state_dict["state"])
     for index, parameter in pairs(optimizer, state_dict):

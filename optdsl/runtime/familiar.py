@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optdsl.ir.program import Learned
@@ -47,11 +48,15 @@ def spread_into(optimizer: str, given: Group, names: Sequence[str]) -> None:
     """Add beta1, beta2 and so on to arguments or to a new group that has ``betas``.
 
     Raises:
-        TypeError: when one of them is there already, with another value.
+        TypeError: when one of them is there already, with another value, or where none can be.
         TypeError, ValueError: as `spread`.
     """
-    if not names or "betas" not in given:
+    if "betas" not in given:
         return
+    if not names and given["betas"] is not None:
+        raise TypeError(
+            f"{optimizer} has no hyperparameter 'betas': its rule has no beta1 and beta2"
+        )
     if given["betas"] is None:
         del given["betas"]
         return
@@ -147,7 +152,8 @@ def check_maximize(optimizer: str, value: Any) -> bool:
     Raises:
         TypeError: for what is neither True nor False.
     """
-    if value is not True and value is not False:
+    # numpy has a bool of its own.
+    if not (isinstance(value, int) or type(value).__name__ == "bool") or value not in (0, 1):
         raise TypeError(f"{optimizer}: maximize must be True or False, not {value!r}")
     return bool(value)
 
@@ -160,7 +166,12 @@ def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
     derivative of what is minimized.
     """
     pairs = [(p, g) for p in group["params"] if (g := p.grad) is not None]
-    return [(p, -g) for p, g in pairs] if group.get("maximize") else pairs
+    if not group.get("maximize"):
+        return pairs
+    plain = all(type(g) is Tensor and g.layout is torch.strided for _, g in pairs)
+    if not plain or not pairs:
+        return [(p, -g) for p, g in pairs]
+    return list(zip((p for p, _ in pairs), torch._foreach_neg([g for _, g in pairs]), strict=True))
 
 
 def shown(

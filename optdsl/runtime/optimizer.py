@@ -16,6 +16,7 @@ from optdsl.runtime import beginning, by_name, distributed
 from optdsl.runtime.batches import batches, check_dense
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
+from optdsl.runtime.empty import NoParameters
 from optdsl.runtime.engines import COMPUTE, Known, cosines, square_keys
 from optdsl.runtime.familiar import (
     Betas,
@@ -196,7 +197,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         spread_into(name, param_group, betas)
         check_keys(name, param_group, [*hypers, "maximize", *(["betas"] if betas else [])])
         if "maximize" in param_group:
-            check_maximize(name, param_group["maximize"])
+            param_group["maximize"] = check_maximize(name, param_group["maximize"])
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
                 param_group[hyper.name] = self._checked(hyper, param_group[hyper.name])
@@ -207,6 +208,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 for key in (coefficient.name, *coefficient.defaults()):
                     self.defaults[key] = self.param_groups[0][key]
         super().add_param_group(param_group)
+        if not param_group["params"]:
+            param_group["params"] = NoParameters(name, len(self.param_groups) - 1)
         try:
             check_sums(name, self.compiled.program.simplexes, param_group)
             check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)

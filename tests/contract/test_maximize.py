@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -93,7 +94,16 @@ def test_with_maximize_coefficients_learn_what_raises_the_loss(backend: str, ord
     assert rates[0] == rates[1] > 0.011
 
 
-@pytest.mark.parametrize("value", [1, 0.5, "yes", None])
+@pytest.mark.parametrize("value", [1, numpy.True_])
+def test_maximize_may_be_any_kind_of_truth(value: Any) -> None:
+    cls = optdsl.load("adam")
+    optimizers = [cls(parameters(), maximize=value)]
+    optimizers.append(cls([{"params": parameters(), "maximize": value}]))
+    for optimizer in optimizers:
+        assert optimizer.param_groups[0]["maximize"] is True
+
+
+@pytest.mark.parametrize("value", [2, 0.5, "yes", None])
 def test_maximize_is_true_or_false(value: Any) -> None:
     cls = optdsl.load("adam")
     with pytest.raises(TypeError, match="Adam: maximize must be True or False, not "):
