@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from optdsl.backends.base import EntryPoint
+from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.triton import TritonBackend
 from optdsl.ir.program import Program
 from optdsl.plan import pending
@@ -34,6 +35,44 @@ def runs_on(device: torch.device) -> bool:
     return device.type in {"cuda", "xpu"} or (device.type == "cpu" and interpreted())
 
 
+_PROBE = """\
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def probe(x):
+    tl.store(x, tl.sqrt(tl.load(x)))
+"""
+
+
+@functools.cache
+def check(device: torch.device) -> None:
+    """Refuse a device for which Triton cannot compile, or which has no double precision.
+
+    Raises:
+        NoTriton: with what to do.
+    """
+    try:
+        import triton  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as trouble:
+        raise NoTriton(f"{trouble}; install triton") from None
+    x = torch.full((1,), 4.0, dtype=torch.float64, device=device)
+    try:
+        probe = module(SourceModule("Probe", "python", _PROBE, {})).probe
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                probe[(1,)](x)
+        else:
+            probe[(1,)](x)
+    except Exception as trouble:  # of the compiler, of its launcher's C compiler, of the driver
+        lines = str(trouble).strip().splitlines() or [type(trouble).__name__]
+        raise NoTriton(
+            f"Triton cannot compile for {device} ({lines[-1]}); "
+            f'backend="eager" runs there without a warning'
+        ) from trouble
+
+
 class TritonEngine(TableEngine):
     """Runs the Triton backend's kernels; see `optdsl.runtime.engines.Engine`.
 
@@ -46,13 +85,10 @@ class TritonEngine(TableEngine):
         """Build a differentiated program for parameters of one dtype on one device.
 
         Raises:
-            NoTriton: it cannot be imported.
+            NoTriton: as `check`.
         """
         super().__init__(program, dtype, order, TritonBackend(), device)
-        try:
-            import triton  # type: ignore[import-untyped]  # noqa: F401
-        except ImportError as trouble:
-            raise NoTriton(f"{trouble}; install triton") from None
+        check(device)
         self.built = module(self.module)
         self.device = device
         self.names = [h.name for h in program.hypers]

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import optdsl
 from optdsl import Learn
+from optdsl.runtime import triton as triton_engine
 from optdsl.runtime.resident import Resident
 from optdsl.runtime.triton import TritonEngine
 
@@ -301,3 +302,52 @@ def test_repr_shows_numbers() -> None:
         training.step()
     assert "tensor" not in repr(training.optimizer)
     assert "rho: 0." in repr(training.optimizer)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_parameters_of_two_dtypes_learn_together(order: str) -> None:
+    runs = []
+    for backend in ("triton", "eager"):
+        training = Training(mada(backend, order), **INSIDE)
+        training.parameters[1].data = training.parameters[1].data.float()
+        for _ in range(4):
+            training.step()
+        runs.append(training)
+    assert not runs[0].resident
+    runs[0].agrees(runs[1], tolerance=1e-4)
+
+
+def test_without_triton_it_warns_and_runs_as_eager_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(device: torch.device) -> None:
+        raise triton_engine.NoTriton("No module named 'triton'; install triton")
+
+    monkeypatch.setattr(triton_engine, "check", absent)
+    # A class of its own, which has no engines yet.
+    text = optdsl.library.open_source("adam").text.replace("optimizer Adam", "optimizer Absent")
+    runs = []
+    for backend in ("triton", "eager"):
+        training = Training(optdsl.compile(text, backend=backend))
+        if backend == "triton":
+            with pytest.warns(RuntimeWarning, match="without compiled kernels.*install triton"):
+                training.step()
+        else:
+            training.step()
+        training.step()
+        runs.append(training)
+    assert all(map(torch.equal, runs[0].parameters, runs[1].parameters))
+
+
+def test_a_compiler_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_engine, "_PROBE", "raise RuntimeError('first line\\nno such arch')")
+    triton_engine.check.cache_clear()
+    with pytest.raises(triton_engine.NoTriton, match=r"cannot compile for .* \(no such arch\)"):
+        triton_engine.check(torch.device(DEVICE))
+    triton_engine.check.cache_clear()
+
+
+def test_other_devices_are_refused_by_name() -> None:
+    parameter = nn.Parameter(torch.ones(3, device="meta"))
+    parameter.grad = torch.ones(3, device="meta")
+    optimizer = optdsl.load("adam", backend="triton")([parameter])
+    with pytest.raises(RuntimeError, match=r"which runs on GPUs .* and a parameter is on meta"):
+        optimizer.step()
