@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor
 
-from optdsl.backends.base import EntryPoint
 from optdsl.backends.c import CBackend
 from optdsl.ir.program import Program
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.calls import Call, Rows, opened
-from optdsl.runtime.columns import Columns
-from optdsl.runtime.engines import Known, Sums, Work
-from optdsl.runtime.tables import TableEngine
+from optdsl.runtime.engines import Sums
+from optdsl.runtime.tables import TableEngine, Task
 
 
 class CEngine(TableEngine):
@@ -32,15 +27,7 @@ class CEngine(TableEngine):
             name: Call(entry, getattr(library, name)) for name, entry in self.module.entries.items()
         }
 
-    def _called(
-        self,
-        entry: EntryPoint,
-        works: Sequence[Work],
-        columns: Columns,
-        counts: Sequence[tuple[float, Tensor]],
-        own: Known,
-        finish: Callable[[], None],
-    ) -> Sums:
+    def _called(self, task: Task) -> Sums:
         """See `TableEngine`.
 
         Raises:
@@ -48,9 +35,9 @@ class CEngine(TableEngine):
             RuntimeError: a tensor has lost its memory.
             In both cases nothing has changed.
         """
-        rows = Rows(entry.hypers, self._program)
-        numbers = rows.of(works, counts)
-        table = columns.table(numbers, entry.states, self._slots, own)
+        rows = Rows(task.entry.hypers, self._program)
+        numbers = rows.of(task.works, task.counts)
+        table = task.columns.table(numbers, task.entry.states, self._slots, task.own)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-        return self._calls[entry.name](len(works), table, rows, finish)
+        return self._calls[task.entry.name](len(task.works), table, rows, task.finish)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,26 @@ NAMES = {
     torch.float16: "float16",
 }
 _STATE = itemgetter(Work._fields.index("state"))
+
+
+class Task(NamedTuple):
+    """A call of an entry point.
+
+    Attributes:
+        entry: the entry point.
+        works: what it is for.
+        columns: the tensors, as the kernels expect them.
+        counts: of the step, by work; see `optdsl.runtime.engines.counted`.
+        own: what is kept for the entry point from call to call.
+        finish: notes what was done.
+    """
+
+    entry: EntryPoint
+    works: Sequence[Work]
+    columns: Columns
+    counts: Sequence[tuple[float, Tensor]]
+    own: Known
+    finish: Callable[[], None]
 
 
 class TableEngine:
@@ -149,27 +169,10 @@ class TableEngine:
         given, columns, back = self.prepared(works, own)
         counts = counted(given.states)
         finish = lambda: self._finish(entry, works, given, counts, back)  # noqa: E731
-        return self._called(entry, works, columns, counts, own, finish)
+        return self._called(Task(entry, works, columns, counts, own, finish))
 
-    def _called(
-        self,
-        entry: EntryPoint,
-        works: Sequence[Work],
-        columns: Columns,
-        counts: Sequence[tuple[float, Tensor]],
-        own: Known,
-        finish: Callable[[], None],
-    ) -> Sums:
-        """Run an entry point, and `finish` when it has done its work; the sums by name.
-
-        Args:
-            entry: the entry point.
-            works: what it is for.
-            columns: the tensors, as the kernels expect them.
-            counts: of the step, by work; see `optdsl.runtime.engines.counted`.
-            own: what is kept for the entry point from call to call.
-            finish: notes what was done.
-        """
+    def _called(self, task: Task) -> Sums:
+        """Run an entry point, and `finish` when it has done its work; the sums by name."""
         raise NotImplementedError
 
     def prepared(

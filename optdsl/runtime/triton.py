@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.backends.base import SourceModule
 from optdsl.backends.triton import TritonBackend
 from optdsl.ir.program import Program
 from optdsl.plan import pending
 from optdsl.runtime.build import module
 from optdsl.runtime.calls import Rows
-from optdsl.runtime.columns import Columns
-from optdsl.runtime.engines import Known, Sums, Work
+from optdsl.runtime.engines import Sums
 from optdsl.runtime.launches import Launch, launch, sent
-from optdsl.runtime.tables import TableEngine
+from optdsl.runtime.tables import TableEngine, Task
 
 
 class NoTriton(Exception):
@@ -96,25 +94,17 @@ class TritonEngine(TableEngine):
         if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
             self.width *= 2
 
-    def _called(
-        self,
-        entry: EntryPoint,
-        works: Sequence[Work],
-        columns: Columns,
-        counts: Sequence[tuple[float, Tensor]],
-        own: Known,
-        finish: Callable[[], None],
-    ) -> Sums:
+    def _called(self, task: Task) -> Sums:
         """See `TableEngine`."""
-        names = self.names
+        names, entry = self.names, task.entry
         if any(name.startswith(pending("")) for name in entry.hypers):
             names = [*names, pending("t"), *map(pending, names)]
         rows = Rows(names, self._program, self.width)
-        numbers = rows.of(works, counts)
+        numbers = rows.of(task.works, task.counts)
         given = sent(list(rows.values), torch.float64, self._device).view(-1, self.width)
-        ready = launch(entry, columns, numbers, given, self.built, own)
+        ready = launch(entry, task.columns, numbers, given, self.built, task.own)
         self.run(entry.name, ready)
-        finish()
+        task.finish()
         if not entry.dots:
             return {}
         return dict(zip(entry.dots, ready.dots.sum(1).tolist(), strict=True))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from optdsl.backends.c.expressions import LEAVES
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.pieces import Piece, cut
 from optdsl.backends.c.values import Values
+from optdsl.backends.named import LEAVES
 from optdsl.ir.program import Value
 
 STORED = {"gradient": "g", "parameter": "theta"}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from optdsl.backends import naming
+from optdsl.backends.named import LEAVES
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
@@ -40,7 +41,6 @@ _BINARY = {
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 _LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
 _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
-LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step", "size"})
 
 # `@` is the type, `#` the suffix of the library's functions for it, `~` that of ours.
 _FUNCTIONS = """\

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optdsl.backends.c.expressions import COMPARISONS, LEAVES
+from optdsl.backends.c.expressions import COMPARISONS
 from optdsl.backends.c.stages import Cost, cost, staged
 from optdsl.backends.c.values import Values
+from optdsl.backends.named import LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from optdsl.backends import naming
+from optdsl.backends.named import LEAVES
 
 _RESERVED = """
     abs advance assigned begin begins block blocks bool c constexpr count dots element exp fetch
@@ -39,7 +40,6 @@ _FUNCTIONS = {
     "sqrt": "tl.sqrt", "exp": "tl.exp", "log": "tl.log", "abs": "tl.abs",
     "sign": "sign", "max": "larger", "min": "smaller",
 }  # fmt: skip
-LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step", "size"})
 
 # Functions that emitted code brings along, by name: those that call others come after them.
 HELPERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.triton.expressions import LEAVES
+from optdsl.backends.named import LEAVES
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from optdsl.backends.naming import Names
+from optdsl.backends.named import NamedValues
 from optdsl.backends.triton.expressions import (
-    LEAVES,
     RESERVED,
     full,
     identifier,
@@ -23,7 +22,7 @@ DOUBLE = "tl.float64"
 _NUMBERS_FIT = frozenset({"add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"})
 
 
-class Values:
+class Values(NamedValues):
     """The values of one kernel.
 
     Words that belong to a value, such as its reciprocal, end in capitals; names that a user gave
@@ -45,45 +44,8 @@ class Values:
             real: see the class.
             buffers: what lies in memory: the parameter, its gradient, states.
         """
-        self.kernel, self.real = kernel, real
-        self.program = kernel.program
-        self.places: dict[str, int] = {}
-        self.scalars = [v for v in kernel.body if self.extent(v) is Extent.SCALAR]
-        names = Names(RESERVED)
-        self._buffers = {b: names.fresh(f"{identifier(b)}_") for b in buffers}
-        self._names = {v: names.fresh(self._wanted(v)) for v in kernel.values}
-
-    def operation(self, value: Value) -> Operation:
-        """The operation of a value."""
-        return self.program.operations[value]
-
-    def extent(self, value: Value) -> Extent:
-        """The extent of a value."""
-        return self.program.type(value).extent
-
-    def constant(self, value: Value) -> bool:
-        """Whether a value is a literal."""
-        return self.operation(value).opcode == "constant"
-
-    def uniform(self, values: Iterable[Value]) -> bool:
-        """Whether all of them are."""
-        return all(self.extent(v) is Extent.UNIFORM for v in values)
-
-    def name(self, value: Value) -> str:
-        """The variable of a value."""
-        return self._names[value]
-
-    def buffer(self, name: str) -> str:
-        """The pointer to the parameter, its gradient or a state."""
-        return self._buffers[name]
-
-    def _wanted(self, value: Value) -> str:
-        operation = self.operation(value)
-        if operation.hint is not None:
-            return identifier(operation.hint)
-        if operation.opcode in LEAVES - {"constant"}:
-            return identifier(str(operation.attribute or operation.opcode))
-        return "v"
+        super().__init__(kernel, buffers, RESERVED, identifier, "v")
+        self.real = real
 
     def word(self, value: Value, kind: str | None = None) -> str:
         """A value as a word: a variable or a literal, of a type if that is given."""
