@@ -1,18 +1,21 @@
 """What the compiler makes of the kernels for GPUs: `python -m benchmarks.resources`.
 
-No GPU is needed. For each kernel: registers, spilled bytes, shared memory, and how many bytes its
-widest accesses to memory have.
+No GPU is needed. For each kernel: registers, spilled bytes, shared memory, instructions, and how
+many bytes a thread's accesses to elements have on the way for whole, aligned spans.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +42,18 @@ _POINTERS = {
         ("uniforms", "scalars", "sums", "rows", "dots", "given", "memory", "later"), "*fp64"
     ),
 }
+# The accesses of `fetch` and `put` without a mask.
+_FAST_LOAD, _FAST_STORE = "        return tl.load(p + i)", "        tl.store(p + i, x)"
+_PLACE = re.compile(r"\s*\.loc\s+\d+\s+(\d+)")
+_ACCESS = re.compile(
+    r"\b(?:ld|st)\.global(?:\.(?!v\d|b\d)[\w:]+)*(?:\.v(\d))?\.b(\d+)\b"
+    r"|\b(?:global|flat|buffer)_(?:load|store)_([us]?byte|[us]?short|dword(?:x\d)?)(?:_d16\w*)?\b"
+)
+_SIZES = {
+    **dict.fromkeys(("byte", "ubyte", "sbyte"), 1),
+    **dict.fromkeys(("short", "ushort", "sshort"), 2),
+    **{"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16},
+}
 _KERNEL = re.compile(r"_(loop|numbers)\d+$|_(begin|uniforms)$|^learn_all$")
 
 
@@ -51,7 +66,9 @@ class Resources:
         registers: for a thread; 0 where the target does not tell.
         spilled: bytes of a thread's stack.
         shared: bytes of shared memory for a program.
-        loads, stores: bytes of the widest access to memory of a thread.
+        instructions: of the machine, both ways and what fills up the end included.
+        loads, stores: bytes of each access of a thread to elements on the fast way; none where a
+            kernel has no such way.
     """
 
     rule: str
@@ -62,8 +79,9 @@ class Resources:
     registers: int
     spilled: int
     shared: int
-    loads: int
-    stores: int
+    instructions: int
+    loads: list[int]
+    stores: list[int]
 
 
 def resources(rule: str, dtype: str, order: str, target: str) -> Iterator[Resources]:
@@ -76,19 +94,24 @@ def resources(rule: str, dtype: str, order: str, target: str) -> Iterator[Resour
         target: of `TARGETS`.
     """
     source = compiler.emit(library.open_source(rule), "triton", order=order, dtype=dtype)
-    modules = [module(source)]
+    modules = [(module(source), source.text)]
     cls = optdsl.load(rule, backend="triton", order=order)
     dots = next((e.dots for e in source.entries.values() if e.dots), ())
     learning = learning_module(cls.compiled, dots)
-    modules += [] if learning is None else [learning]
-    for made in modules:
+    modules += [] if learning is None else [(learning, "")]
+    for made, text in modules:
+        fast = [_line(text, _FAST_LOAD), _line(text, _FAST_STORE)]
         for name, kernel in vars(made).items():
             if hasattr(kernel, "arg_names") and _KERNEL.search(name):
-                compiled = _compiled(made, kernel, target)
-                yield Resources(rule, dtype, order, target, name, *_measured(compiled, target))
+                binary = compiled(made, kernel, target)
+                measured = _measured(binary, target)
+                assembly = binary.asm["ptx" if target.startswith("cuda") else "amdgcn"]
+                loads, stores = (accesses(assembly, line) for line in fast)
+                yield Resources(rule, dtype, order, target, name, *measured, loads, stores)
 
 
-def _compiled(made: ModuleType, kernel: Any, target: str) -> Any:
+def compiled(made: ModuleType, kernel: Any, target: str) -> Any:
+    """A kernel of an emitted module, as Triton compiles it for a target."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -105,30 +128,27 @@ def _compiled(made: ModuleType, kernel: Any, target: str) -> Any:
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget(maker, int(arch) if arch.isdigit() else arch, TARGETS[target]),
-        options={"num_warps": made.WARPS if constants else 1},
+        options={
+            "num_warps": made.THREADS // TARGETS[target] if constants else 1,
+            **made.OPTIONS,
+        },
     )
 
 
-def _measured(compiled: Any, target: str) -> tuple[int, int, int, int, int]:
-    """Registers, spilled bytes, shared bytes, widest load, widest store."""
-    shared = compiled.metadata.shared
+def _measured(binary: Any, target: str) -> tuple[int, int, int, int]:
+    """Registers, spilled bytes, shared bytes, instructions."""
+    shared = binary.metadata.shared
     if target.startswith("cuda"):
-        registers, spilled = _usage(compiled.asm["cubin"])
-        widths = [_widest(compiled.asm["ptx"], kind) for kind in ("ld", "st")]
-        return registers, spilled, shared, *widths
-    text = compiled.asm["amdgcn"]
+        registers, spilled, instructions = _usage(binary.asm["cubin"])
+        return registers, spilled, shared, instructions
+    text = binary.asm["amdgcn"]
     registers = max(map(int, re.findall(r"\.vgpr_count:\s*(\d+)", text)), default=0)
     spilled = 4 * max(map(int, re.findall(r"\.vgpr_spill_count:\s*(\d+)", text)), default=0)
-    sizes = {"": 4, "x2": 8, "x3": 12, "x4": 16}
-    loads, stores = (
-        max((sizes[w] for w in re.findall(rf"global_{kind}_dword(x\d)?\b", text)), default=0)
-        for kind in ("load", "store")
-    )
-    return registers, spilled, shared, loads, stores
+    return registers, spilled, shared, len(re.findall(r"^\t[a-z]\w*", text, re.MULTILINE))
 
 
-def _usage(binary: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of a kernel for NVIDIA's devices."""
+def _usage(binary: bytes) -> tuple[int, int, int]:
+    """Registers, bytes of stack and instructions of a kernel for NVIDIA's devices."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -138,24 +158,70 @@ def _usage(binary: bytes) -> tuple[int, int]:
         command = [str(tool), "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    if found is None:
+        raise RuntimeError(f"{tool.name} says nothing of registers")
+    return int(found[1]), int(found[2]), _code(binary) // 16
 
 
-def _widest(text: str, kind: str) -> int:
-    found = re.findall(rf"\b{kind}\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)\b", text)
-    return max((int(many or 1) * int(bits) // 8 for many, bits in found), default=0)
+def _code(binary: bytes) -> int:
+    """The bytes of all sections with instructions of an ELF file of 64 bits (ELF-64, version 1.5).
+
+    On NVIDIA's devices since compute capability 7.0 an instruction has 16.
+    """
+    (start,) = struct.unpack_from("<Q", binary, 0x28)
+    size, count = struct.unpack_from("<HH", binary, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", binary, start + n * size) for n in range(count)]
+    executable = 4
+    return sum(header[5] for header in headers if header[2] & executable)
+
+
+def accesses(text: str, line: int | None) -> list[int]:
+    """The bytes of each access to global memory that an assembly text has for a line of a source.
+
+    A kernel also reads the numbers of a row, which the compiler may join to accesses as wide as
+    those to elements; where they come from tells them apart. For AMD's devices a load that is
+    joined with a conversion has the place of the call, and is missing here.
+
+    Args:
+        text: PTX or GCN assembly, with the lines of the source (`.loc`).
+        line: the line, from 1; of none there are no accesses.
+    """
+    found, current, inline = [], None, False
+    for row in text.splitlines():
+        # Within inline assembly the line counts up with the lines of the assembly.
+        if "inline asm" in row:
+            inline = "begin" in row
+        elif (place := _PLACE.match(row)) and not inline:
+            current = int(place[1])
+        elif line is not None and current == line and (access := _ACCESS.search(row)):
+            many, bits, kind = access.groups()
+            found.append(int(many or 1) * int(bits) // 8 if bits else _SIZES[kind])
+    return found
+
+
+def _line(text: str, wanted: str) -> int | None:
+    """The first line that is that one, from 1."""
+    lines = text.splitlines()
+    return lines.index(wanted) + 1 if wanted in lines else None
 
 
 def table(found: Sequence[Resources]) -> Table:
     """All of it for the terminal."""
-    made = Table(box=box.SIMPLE_HEAD)
+    made = Table(box=box.SIMPLE_HEAD, caption="Loads and stores: so many of so many bytes.")
     for name in ("rule", "dtype", "order", "target", "kernel"):
         made.add_column(name, no_wrap=True)
-    for name in ("registers", "spilled", "shared", "loads", "stores"):
+    for name in ("registers", "spilled", "shared", "instructions", "loads", "stores"):
         made.add_column(name, justify="right")
     for one in found:
-        made.add_row(*map(str, asdict(one).values()))
+        *plain, loads, stores = asdict(one).values()
+        made.add_row(*map(str, plain), _widths(loads), _widths(stores))
     return made
+
+
+def _widths(sizes: Sequence[int]) -> str:
+    """Widest first, as "4 of 16, 2 of 8"."""
+    counts = sorted(Counter(sizes).items(), reverse=True)
+    return ", ".join(f"{count} of {size}" for size, count in counts) or "-"
 
 
 def _chosen(text: str, known: Sequence[str] | None, what: str) -> list[str]:
@@ -177,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("TRITON_INTERPRET=1 is set, with which nothing is compiled: unset it")
+    if importlib.util.find_spec("triton") is None:
+        raise SystemExit("there is no triton; install triton")
     found: list[Resources] = []
     for target in _chosen(given.targets, list(TARGETS), "target"):
         for rule in _chosen(given.rules, None, "rule"):

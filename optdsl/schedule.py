@@ -55,6 +55,7 @@ class Kernel:
         dots: what is multiplied with the gradient and summed over all elements of all tensors.
         homes: the results that are written, and the states in whose memory, where that is said by
             the kernel that this one stands in for.
+        rotates: whether states may take over each other's memory, so that nothing is copied.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Kernel:
     results: tuple[Result, ...]
     dots: tuple[Result, ...] = ()
     homes: tuple[tuple[str, str], ...] | None = None
+    rotates: bool = True
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -118,6 +120,8 @@ class Kernel:
         the other one's new value goes where there is room.
         """
         tensors = [s.name for s in self.program.states if s.type.extent is Extent.TENSOR]
+        if not self.rotates:
+            return {name: name for name in tensors}
         results = {r.name: r.value for r in self.results}
         sources = {
             name: str(self.program.operations[results[name]].attribute)

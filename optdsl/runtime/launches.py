@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.backends.base import EntryPoint
+from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.runtime.build import module as built
 from optdsl.runtime.columns import Columns
 from optdsl.runtime.engines import Known
 
-_MAP, _LAUNCH = "map", "launch"
+_MAP, _LAUNCHES = "map", "launches"
+# In so many steps states are back in the memory where they were.
+_STEPS = 4
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Launch:
         sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
         later: float64, the uniform values with which each row will be settled.
         width: how many numbers a row has.
+        lanes: how many threads a warp of the device has.
     """
 
     table: Tensor
@@ -56,11 +61,18 @@ class Launch:
     dots: Tensor
     total: int
     width: int
+    lanes: int
     first: int = 0
     given: Tensor | None = None
     memory: Tensor | None = None
     sources: Tensor | None = None
     later: Tensor | None = None
+
+    def shares(self, other: Launch) -> None:
+        """Use the working space of another launch for as many tensors."""
+        for name in ("uniforms", "scalars", "partials", "dots"):
+            if getattr(self, name).shape == getattr(other, name).shape:
+                setattr(self, name, getattr(other, name))
 
 
 def launch(
@@ -84,18 +96,35 @@ def launch(
     """
     theta, gradient, *kept = columns.addresses_of(("theta", "g", *entry.states))
     fixed = [columns.sizes, list(numbers), theta, *kept]
-    before = own.get(_LAUNCH)
-    count = len(rows)
-    if before is not None and before[0] == fixed and before[2].count == count:
-        found: Launch = before[2]
-        if before[1] != gradient:
-            # Gradients have moved; the rest of the table is as it was.
-            found.table[3].copy_(sent(gradient, torch.int64, rows.device), non_blocking=True)
-    else:
-        found = _made(entry, columns.sizes, [*fixed[:3], gradient, *kept], rows, module, own)
-    found.rows = rows
-    own[_LAUNCH] = fixed, gradient, found
-    return found
+    # States that take over each other's memory come back to where they were after some steps.
+    before = own.setdefault(_LAUNCHES, [])
+    found = next((x for x in before if x.fixed == fixed and x.launch.count == len(rows)), None)
+    if found is None:
+        check_not_captured(rows.device, "tensors have moved")
+        made = _made(entry, columns.sizes, [*fixed[:3], gradient, *kept], rows, module, own)
+        if before:
+            made.shares(before[0].launch)
+        found = _Kept(fixed, gradient, made)
+        before[:] = [found, *before[: _STEPS - 1]]
+    elif captured(rows.device):
+        # Replays find the gradients where they are now, whatever is sent meanwhile.
+        _fill(found.launch.table[3], gradient)
+    elif found.gradient != gradient:
+        # Gradients have moved; the rest of the table is as it was.
+        new = sent(gradient, torch.int64, rows.device)
+        found.launch.table[3].copy_(new, non_blocking=True)
+    found.gradient = gradient
+    found.launch.rows = rows
+    return found.launch
+
+
+@dataclass
+class _Kept:
+    """A launch, and the addresses that its table has."""
+
+    fixed: list[list[int]]
+    gradient: list[int]
+    launch: Launch
 
 
 def _made(
@@ -129,7 +158,15 @@ def _made(
         dots=torch.empty(len(entry.dots), blocks, dtype=torch.float64, device=device),
         total=blocks,
         width=rows.shape[1],
+        lanes=_lanes(device),
     )
+
+
+@functools.cache
+def _lanes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 32
+    return int(torch.cuda.get_device_properties(device).warp_size)
 
 
 def _map(sizes: list[int], block: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,6 +176,46 @@ def _map(sizes: list[int], block: int, device: torch.device) -> tuple[Tensor, Te
     holders = torch.repeat_interleave(torch.arange(len(sizes)), counts)
     begins = (torch.arange(len(holders)) - firsts[holders]) * block
     return holders.to(device, torch.int32), begins.to(device), firsts.to(device, torch.int32)
+
+
+# A captured graph keeps the arguments of its launches, and not what the host sends.
+_AT_ONCE = 16
+_FILLING = f"""\
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize={["start", "count", *(f"a{k}" for k in range(_AT_ONCE))]})
+def fill(column, start, count, {", ".join(f"a{k}" for k in range(_AT_ONCE))}):
+    p = column + start
+{"".join(f"    tl.store(p + {k}, a{k}, mask={k} < count){chr(10)}" for k in range(_AT_ONCE))}"""
+
+
+def _fill(column: Tensor, numbers: Sequence[int]) -> None:
+    """Make numbers those of a column by arguments of launches."""
+    fill = built(SourceModule("Fill", "python", _FILLING, {})).fill
+    for start in range(0, len(numbers), _AT_ONCE):
+        some = [*numbers[start : start + _AT_ONCE]]
+        rest = [0] * (_AT_ONCE - len(some))
+        fill[(1,)](column, start, len(some), *some, *rest, num_warps=1)
+
+
+def captured(device: torch.device) -> bool:
+    """Whether launches on a device become part of a graph now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def check_not_captured(device: torch.device, what: str) -> None:
+    """Refuse to do in a graph what the host has to take part in.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if captured(device):
+        raise RuntimeError(
+            f"a step cannot be captured, since {what}; take a step outside of the graph before, "
+            f"and another one, and capture then"
+        )
 
 
 def sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.triton import fixed
 from optdsl.runtime.batches import check_dense
 from optdsl.runtime.build import module
 from optdsl.runtime.columns import Columns
 from optdsl.runtime.engines import PENDING_HYPERS, Known, Work
-from optdsl.runtime.launches import Launch, launch
+from optdsl.runtime.launches import Launch, captured, check_not_captured, launch
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
-from optdsl.runtime.shards import completed
 from optdsl.runtime.simplex import FLOOR
 from optdsl.runtime.triton import TritonEngine
 
@@ -72,6 +73,9 @@ def resident(optimizer: CompiledOptimizer, work: Sequence[Pairs], known: Known) 
     if not isinstance(engine, TritonEngine) or len(set(map(id, parameters))) < len(parameters):
         return None
     check_dense(type(optimizer).__name__, (g for pairs in work for _, g in pairs))
+    usual: tuple[Any, ...] = (frozenset(), engine.shape.complete, engine.shape.pending)
+    if any(optimizer.state[p].keys() not in usual for p in parameters):
+        return None  # what another engine has left behind is completed first
     if found is None or found.engine is not engine:
         found = known[Resident] = Resident(optimizer, engine)
     return found
@@ -189,6 +193,8 @@ class Resident:
         Only gradients may be new, and one look at all tensors says that they are like the last.
         """
         last = self._last
+        if last is not None:
+            last.job.columns = None
         pairs = list(chain.from_iterable(work))
         if last is None or not pairs or list(map(len, work)) != last.many:
             return False
@@ -235,7 +241,9 @@ class Resident:
         numbers = [number for number, _ in works]
         found = self._kept.get(pending)
         if found is None or found.numbers != numbers or not found.serves(states, pending):
-            self._check_not_captured(optimizer)
+            check_not_captured(
+                self.engine.device, "other parameters have gradients than in the step before"
+            )
             if not pending:
                 self._make_states(optimizer, works)
             taken = self._compiled.scopes.taken(optimizer.param_groups, optimizer.state)
@@ -244,51 +252,44 @@ class Resident:
         return found
 
     def _make_states(self, optimizer: CompiledOptimizer, works: Sequence[tuple[int, Work]]) -> None:
-        """What states lack of what a step needs, and what others have left behind."""
-        program, needed = self._compiled.program, self.engine.needed
-        groups = optimizer.param_groups
-        lacking = []
-        for number, work in works:
-            if work.state and work.state.keys() != self.engine.shape.complete:
-                # Hyper-gradients that another engine has left are lost.
-                completed(program, work._replace(hypers=self._numbers(groups[number])))
-            if not needed <= work.state.keys():
-                lacking.append(work._replace(hypers=self._numbers(groups[number])))
+        """What states lack of what a step needs."""
+        needed, groups = self.engine.needed, optimizer.param_groups
+        lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
+        hypers = {
+            n: {name: float(groups[n][name]) for name in self.engine.names}
+            for n in {n for n, _ in lacking}
+        }
         if lacking:
-            self.engine.start(lacking)
-
-    def _numbers(self, group: Group) -> dict[str, float]:
-        return {name: float(group[name]) for name in self.engine.names}
-
-    def _check_not_captured(self, optimizer: CompiledOptimizer) -> None:
-        if self.engine.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"{type(optimizer).__name__}: the step before a graph is captured must be one of "
-                f"the same parameters; take some steps first, and capture again after loading a "
-                f"state"
-            )
+            self.engine.start([work._replace(hypers=hypers[n]) for n, work in lacking])
 
     def _launched(self, job: _Job, name: str) -> Launch:
-        """Run an entry point."""
-        engine, rows = self.engine, job.rows
-        entry, own = engine.module.entries[name], rows.launches.setdefault(name, {})
+        """Run an entry point.
+
+        What is captured leaves states in their own memory, and so does all that comes after it:
+        otherwise a replay would find them elsewhere. The table for that is made while there is no
+        graph yet.
+        """
+        engine, rows, entries = self.engine, job.rows, self.engine.module.entries
+        entry, own = entries[name], rows.launches.setdefault(name, {})
         given = columns = job.columns
         back: list[tuple[Tensor, Tensor]] = []
         if given is None or columns is None:
             given, columns, back = engine.prepared(job.works, own)
-        ready = launch(entry, columns, rows.places, rows.rows, engine.built, own)
-        ready.given, ready.later = rows.given, rows.later
-        ready.memory, ready.sources = self._settings.memory, self._settings.sources
+        chosen = entry
+        rows.captured = rows.captured or captured(engine.device)
+        if rows.captured:
+            chosen = entries.get(fixed(name), entry)
+        ready = self._ready(rows, chosen, columns, own)
+        if entry.buffers and not rows.captured:
+            self._ready(rows, entries[fixed(name)], columns, own)
         if name != "settle":
             engine.run(f"begin_{name}", ready)
-        else:
-            ready.uniforms = rows.later
-            if not rows.ready:
-                engine.run("later_settle", ready)
-        engine.run(name, ready, True)
-        engine.moved(entry, given.states)
+        elif not rows.ready:
+            engine.run("later_settle", ready)
+        engine.run(chosen.name, ready, True)
+        engine.moved(chosen, given.states)
         job.copied = job.copied or bool(back)
-        if entry.buffers and job.columns is not None:
+        if chosen.buffers and job.columns is not None:
             # The same tensors under other names.
             job.columns = Columns(*given.fields, engine.layout)
         if name != "settle":
@@ -296,6 +297,17 @@ class Resident:
             rows.ready = True
             if name == "step" and self._noting:
                 rows.adopt(pending=True)
+        return ready
+
+    def _ready(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+        """What an entry point is given."""
+        engine = self.engine
+        kept = own.setdefault(entry.name, {})
+        ready = launch(entry, columns, rows.places, rows.rows, engine.built, kept)
+        ready.given, ready.later = rows.given, rows.later
+        ready.memory, ready.sources = self._settings.memory, self._settings.sources
+        if entry.name in {"settle", fixed("settle")}:
+            ready.uniforms = rows.later
         return ready
 
     def _learn(self, ready: Launch) -> None:

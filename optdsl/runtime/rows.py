@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.engines import PENDING_HYPERS, Known
-from optdsl.runtime.launches import sent
+from optdsl.runtime.launches import check_not_captured, sent
 from optdsl.runtime.triton import TritonEngine
 
 _STEP, _PENDING = itemgetter("step"), itemgetter(PENDING_HYPERS)
@@ -29,6 +29,7 @@ class DeviceRows:
         later: float64, the uniform values with which each row will be settled.
         ready: whether `later` is up to date.
         launches: what is kept for entry points, by name.
+        captured: whether a step of these rows is part of a graph.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class DeviceRows:
         self._own_steps = [self._steps[n] for n in self.places]
         self._own_kept = [self._kept[n] for n in self.places] if noted else []
         self.launches: Known = {}
+        self.captured = False
         self.adopt(pending=bool(noted and states and PENDING_HYPERS in states[0]))
 
     def adopt(self, pending: bool) -> None:
@@ -106,6 +108,7 @@ class DeviceRows:
         """
         wanted = [settings[group] for group in self.groups]
         if wanted != self._set and wanted and wanted[0]:
+            check_not_captured(self.given.device, "a hyperparameter was set")
             numbers = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in wanted]
             self.given.copy_(sent(numbers, torch.float64, self.given.device), non_blocking=True)
             self._set = wanted

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.hyperparameters import check_shared, check_sums, check_value
-from optdsl.runtime.launches import sent
+from optdsl.runtime.launches import check_not_captured, sent
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import Compiled
@@ -62,6 +62,7 @@ class Settings:
         ]
         if not changed:
             return
+        check_not_captured(self._device, f"{changed[0][1]} was set")
         learned = {c.name for c in self._compiled.coefficients}
         for _, key in changed:
             if key in learned:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from optdsl.backends.base import SourceModule
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
-from optdsl.backends.triton.expressions import helpers, spelled_operations
+from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions, hyper_row
 from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel
 
-SPAN, BLOCK, WARPS = 2048, 512, 4
+SPAN, BLOCK, THREADS = 2048, 512, 128
 # So many operations on eight elements fit into the registers of a thread.
 _FEW = 48
 
@@ -41,9 +42,11 @@ class TritonBackend:
         needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
         row = hyper_row([h.name for h in program.hypers], "settle" in kernels)
         emitted = [Functions(kernel, dtype, row) for kernel in needed]
+        begun = [f for f in emitted if f.entry.name not in {"initialize", "settle"}]
+        # A captured graph goes on with the addresses that it was captured with.
+        emitted += [_fixed(f, dtype, row) for f in emitted if f.entry.buffers]
         kept, hypers = "settle" in kernels, len(program.hypers)
         settle = next((f for f in emitted if f.entry.name == "settle"), None)
-        begun = [f for f in emitted if f.entry.name not in {"initialize", "settle"}]
         texts = [f.text for f in emitted] + [ADVANCE, *([KEEP] if kept else [])]
         texts += [begin(f, settle, hypers, kept) for f in begun]
         texts += [later(settle)] if settle is not None else []
@@ -56,7 +59,8 @@ class TritonBackend:
             "",
             *_listed("A row of hyperparameters has", row),
             "# A program works on a span of a tensor, a block of it at a time.",
-            f"SPAN, BLOCK, WARPS = {SPAN}, {BLOCK}, {_warps(emitted, dtype)}",
+            f"SPAN, BLOCK, THREADS = {SPAN}, {BLOCK}, {_threads(emitted, dtype)}",
+            OPTIONS,
             "# How many uniform values a row has, numbers a tensor, and sums a block.",
             "WIDTHS = {",
             *widths,
@@ -71,14 +75,25 @@ class TritonBackend:
         return spelled_operations()
 
 
-def _warps(emitted: Sequence[Functions], dtype: str) -> int:
-    """How many warps share a block.
+def _fixed(functions: Functions, dtype: str, row: Sequence[str]) -> Functions:
+    """The same with every state in its own memory."""
+    kernel = replace(functions.kernel, name=fixed(functions.kernel.name), rotates=False)
+    return Functions(kernel, dtype, row, functions)
+
+
+def fixed(name: str) -> str:
+    """The entry point that does what another does, and leaves every state in its own memory."""
+    return f"{name}_fixed"
+
+
+def _threads(emitted: Sequence[Functions], dtype: str) -> int:
+    """How many threads share a block.
 
     Half of them where elements are narrow, so that a thread's eight are 16 bytes, too; but not
     where so many elements would not fit into registers.
     """
     longest = max(len(loop.body) for f in emitted for loop in f.kernel.loops)
-    return WARPS // 2 if dtype in {"bfloat16", "float16"} and longest <= _FEW else WARPS
+    return THREADS // 2 if dtype in {"bfloat16", "float16"} and longest <= _FEW else THREADS
 
 
 def _documentation(name: str, lines: tuple[str, ...]) -> str:

@@ -67,7 +67,7 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
             '    """Launch it; see `optdsl.runtime.resident`."""',
             f"    {name}_begin[(1,)](",
             "        c.rows, c.given, c.memory, c.sources, c.uniforms, c.later, c.count, "
-            "num_warps=1,",
+            "num_warps=1, **OPTIONS,",
             "    )",
         ]
     )
@@ -75,7 +75,7 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
 
 def later(settle: Functions) -> str:
     """The function of the host for the uniform values with which steps will be settled."""
-    call = "settle_uniforms[(1,)](c.rows, c.later, c.count, num_warps=1)"
+    call = "settle_uniforms[(1,)](c.rows, c.later, c.count, num_warps=1, **OPTIONS)"
     return "\n".join(
         [
             "def later_settle(c):",

@@ -32,6 +32,9 @@ def identifier(name: str) -> str:
     return f"{word}_" if word != word.lower() or word[0] == "_" else word
 
 
+# What compilers are told: products and sums may be rounded once, as the C backend allows it.
+OPTIONS = 'OPTIONS = {"enable_fp_fusion": True}'
+
 _BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",

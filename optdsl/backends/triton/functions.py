@@ -30,13 +30,16 @@ class Functions:
         sums: how many sums of the elements of a tensor there are at a time.
     """
 
-    def __init__(self, kernel: Kernel, dtype: str, row: Sequence[str]) -> None:
+    def __init__(
+        self, kernel: Kernel, dtype: str, row: Sequence[str], like: Functions | None = None
+    ) -> None:
         """Spell everything.
 
         Args:
             kernel: the kernel.
             dtype: of `optdsl.backends.base.DTYPES`.
             row: what a row of hyperparameters has, in order.
+            like: another kernel, whose uniform values are this one's.
         """
         self.kernel = kernel
         self._element = f"tl.{dtype}"
@@ -55,6 +58,8 @@ class Functions:
         )
         self.buffers = ("theta", "g", *states)
         self.values = Values(kernel, REAL.get(dtype, "tl.float32"), self.buffers)
+        if like is not None:
+            self.values.places.update(like.values.places)
         # Loops say what they need of uniform values, so they come first.
         loops = [self._loop(n, loop) for n, loop in enumerate(kernel.loops)]
         numbers = [self._numbers(n, loop) for n, loop in enumerate(kernel.loops)]
@@ -62,10 +67,13 @@ class Functions:
         self._numbered = [bool(text) for text in numbers]
         self.scalars = len(self.values.scalars)
         self.sums = max((len(loop.reductions) for loop in kernel.loops), default=0)
-        uniform = self._uniform()
+        uniform = "" if like is not None else self._uniform()
         self.uniforms = len(self.values.places)
+        assert like is None or self.values.places == like.values.places
         pairs = [text for pair in zip(numbers, loops, strict=True) for text in pair]
-        texts = [t for t in (uniform, *pairs) if t] + [self._host(bool(uniform))]
+        texts = [t for t in (uniform, *pairs) if t] + [
+            self._host("" if not self.uniforms else (like or self).entry.name)
+        ]
         self.text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
 
     # --- uniform values -------------------------------------------------------------------------
@@ -284,25 +292,28 @@ class Functions:
 
     # --- the host -------------------------------------------------------------------------------
 
-    def _host(self, uniform: bool) -> str:
+    def _host(self, uniform: str) -> str:
         name = self.kernel.name
         lines = ['"""Launch it for a call (`optdsl.runtime.launches`), whose rows may be ready."""']
         if uniform:
             lines.append("if not ready:")
-            lines.append(f"    {name}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1)")
+            lines.append(
+                f"    {uniform}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1, **OPTIONS)"
+            )
+        warps = "num_warps=THREADS // c.lanes, **OPTIONS)"
         last = len(self.kernel.loops) - 1
         for number in range(last + 1):
             if self._numbered[number]:
                 lines += _wrapped(
                     f"{name}_numbers{number}[(c.tensors,)](c.table, c.tensors, c.firsts, "
-                    "c.uniforms, c.scalars, c.partials, c.blocks, BLOCK=BLOCK, num_warps=WARPS)"
+                    f"c.uniforms, c.scalars, c.partials, c.blocks, BLOCK=BLOCK, {warps}"
                 )
             if self._looped[number]:
                 dots = number == last and self.kernel.dots
                 sums = "c.dots, c.total, c.first" if dots else "c.partials, c.blocks, 0"
                 lines += _wrapped(
                     f"{name}_loop{number}[(c.blocks,)](c.table, c.tensors, c.holders, c.begins, "
-                    f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, num_warps=WARPS)"
+                    f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, {warps}"
                 )
         return "\n".join([f"def {name}(c, ready=False):", *(f"    {line}" for line in lines)])
 

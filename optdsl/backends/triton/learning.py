@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optdsl.backends.base import SourceModule
-from optdsl.backends.triton.expressions import full, helpers, literal
+from optdsl.backends.triton.expressions import OPTIONS, full, helpers, literal
 from optdsl.backends.triton.functions import function
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.program import Learned, Program
 from optdsl.plan import Plan
 from optdsl.schedule import Kernel, schedule
 
-BLOCK, WARPS = 4096, 16
+BLOCK, THREADS = 4096, 512
 _TAKEN = "taken"
 
 _PROJECTED = '''\
@@ -131,7 +131,7 @@ class _Learning:
                 '    """Launch it; see `optdsl.runtime.launches`."""',
                 "    learn_all[(1,)](",
                 "        c.dots, c.total, c.memory, c.rows, c.count, c.width, BLOCK=BLOCK, "
-                "num_warps=WARPS,",
+                "num_warps=THREADS // c.lanes, **OPTIONS,",
                 "    )",
             ]
         )
@@ -143,7 +143,8 @@ class _Learning:
                 "import triton",
                 "import triton.language as tl",
                 "",
-                f"BLOCK, WARPS = {BLOCK}, {WARPS}",
+                f"BLOCK, THREADS = {BLOCK}, {THREADS}",
+                OPTIONS,
                 "# What the memory holds:",
                 *(f"# {place}: {key}" for key, place in self._places.items()),
             ]
