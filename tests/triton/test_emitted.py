@@ -21,7 +21,8 @@ tl triton c table tensors tensor holders begins firsts begin size place blocks f
 scalars sums partials dots rows given memory sources later count width start stop i inside u s q n k
 x y p FAST SPAN BLOCK THREADS OPTIONS WIDTHS SUM0 SUM1 ADDRESSES gradient GRADIENT THETA T STATE0
 m_ g_ theta_ v_1 v_2 v_1_PER x_SHARE1 x_MEAN1 taken now learn_all step_block0 step_loop0
-step_uniforms constexpr float64 load store where full math self cls True None print exec eval __name__ __import__ λ ü
+step_uniforms constexpr float64 load store where full math self cls True None print exec eval
+__name__ __import__ λ ü
 """
 NAMES = sorted({*OURS.split(), *RESERVED, *HELPERS, *keyword.kwlist, *keyword.softkwlist,
                 *(name for name in dir(builtins) if name.islower())})  # fmt: skip
