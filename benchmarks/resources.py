@@ -30,6 +30,7 @@ import optdsl
 from optdsl import compiler, library
 from optdsl.backends.base import DTYPES
 from optdsl.runtime.build import module
+from optdsl.runtime.launches import REGISTERS
 from optdsl.runtime.resident import learning_module
 
 TARGETS = {"cuda:80": 32, "cuda:90": 32, "hip:gfx90a": 64, "hip:gfx942": 64}
@@ -131,6 +132,11 @@ def compiled(made: ModuleType, kernel: Any, target: str) -> Any:
         options={
             "num_warps": made.THREADS // TARGETS[target] if constants else 1,
             **made.OPTIONS,
+            **(
+                {"maxnreg": REGISTERS}
+                if maker == "cuda" and kernel.__name__ in getattr(made, "CROWDED", ())
+                else {}
+            ),
         },
     )
 

@@ -45,6 +45,7 @@ class Launch:
         later: float64, the uniform values with which each row will be settled.
         width: how many numbers a row has.
         lanes: how many threads a warp of the device has.
+        options: what the device's compiler is told besides.
     """
 
     table: Tensor
@@ -62,6 +63,7 @@ class Launch:
     total: int
     width: int
     lanes: int
+    options: dict[str, int]
     first: int = 0
     given: Tensor | None = None
     memory: Tensor | None = None
@@ -159,7 +161,14 @@ def _made(
         total=blocks,
         width=rows.shape[1],
         lanes=_lanes(device),
+        options=_OPTIONS if device.type == "cuda" and torch.version.hip is None else {},
     )
+
+
+# Three programs of 128 threads on a multiprocessor of NVIDIA's, which has 65,536 registers. The
+# compiler takes more where it may, for nothing.
+REGISTERS = 168
+_OPTIONS = {"maxnreg": REGISTERS}
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from optdsl.runtime.launches import Launch, captured, check_not_captured, launch
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
 from optdsl.runtime.simplex import FLOOR
-from optdsl.runtime.triton import TritonEngine
+from optdsl.runtime.triton import TritonEngine, runs_on
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -59,13 +59,18 @@ def resident(optimizer: CompiledOptimizer, work: Sequence[Pairs], known: Known) 
         RuntimeError: for a sparse gradient.
     """
     compiled = optimizer.compiled
+    if compiled.engines.backend not in {"triton", "auto"}:
+        return None
+    first = next((p for pairs in work for p, _ in pairs), None)
+    if first is None or not runs_on(first.device):
+        return None
     found: Resident | None = known.get(Resident)
     if optimizer.process_group is not None or compiled.scopes.finest != "optimizer":
         return None
     if found is not None and found.foresees(optimizer, work):
         return found
     parameters = [p for pairs in work for p, _ in pairs]
-    if not parameters or not set(map(type, parameters)).issubset(_PLAIN):
+    if not set(map(type, parameters)).issubset(_PLAIN):
         return None
     if len(set(map(_DEVICE, parameters))) > 1 or len(set(map(_DTYPE, parameters))) > 1:
         return None

@@ -4,9 +4,10 @@ A table holds the size of each tensor, its row of hyperparameters and where it l
 which block of which tensor a program works on. Uniform values are computed on the device in double
 precision, a row of hyperparameters each, so that nothing has to come from the host; elements are
 computed in float32, or float64 for parameters in double precision. Where a block is whole and all
-addresses are multiples of 16 bytes, memory is accessed 16 bytes at a time. Sums are added up block
-by block and then in the order of the blocks, in double precision: the same from run to run. Nothing
-is compiled again when shapes, numbers of tensors or hyperparameters change.
+addresses are multiples of 16 bytes, memory is accessed 16 bytes at a time, or 8 where elements are
+narrow and operations many. Sums are added up block by block and then in the order of the blocks, in
+double precision: the same from run to run. Nothing is compiled again when shapes, numbers of
+tensors or hyperparameters change.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class TritonBackend:
             "# A program works on a span of a tensor, a block of it at a time.",
             f"SPAN, BLOCK, THREADS = {SPAN}, {BLOCK}, {_threads(emitted, dtype)}",
             OPTIONS,
+            "# Where registers are scarce; the options for that are the device's.",
+            *_crowded([name for f in emitted for name in f.crowded]),
             "# How many uniform values a row has, numbers a tensor, and sums a block.",
             "WIDTHS = {",
             *widths,
@@ -73,6 +76,11 @@ class TritonBackend:
     def spellings(self) -> frozenset[str]:
         """The operations that the backend can spell."""
         return spelled_operations()
+
+
+def _crowded(names: list[str]) -> list[str]:
+    lines = [f'    "{name}",' for name in names]
+    return ["CROWDED = (", *lines, ")"] if lines else ["CROWDED = ()"]
 
 
 def _fixed(functions: Functions, dtype: str, row: Sequence[str]) -> Functions:

@@ -64,11 +64,11 @@ def put(p, i, x, inside, FAST: tl.constexpr):
     "total": '''\
 @triton.jit
 def total(x, inside, FAST: tl.constexpr, BLOCK: tl.constexpr):
-    """The sum of a block, in double precision."""
-    x = x.to(tl.float64) + tl.zeros((BLOCK,), tl.float64)
+    """The sum of a block, for sums in double precision."""
+    x = x + tl.zeros((BLOCK,), x.dtype)
     if not FAST:
         x = tl.where(inside, x, 0.0)
-    return tl.sum(x, 0)''',
+    return tl.sum(x, 0).to(tl.float64)''',
     "folded": '''\
 @triton.jit
 def folded(p, start, stop, BLOCK: tl.constexpr):
@@ -121,16 +121,14 @@ def share_of(weight, total):
     return tl.where(weight == 0, 0.0, weight / total)''',
     "mixed": '''\
 @triton.jit
-def mixed(mean, x, share, KIND: tl.constexpr):
+def mixed(mean, x, turned, way):
     """A mean so far and one more part: from the nearer of the two, some way along their difference.
 
     Infinities have no difference, but they have a mean; what weighs nothing takes no part.
     """
-    turned = share >= 0.5
-    way = tl.where(turned, share - 1, share).to(KIND)
     gap = x - mean
-    whole = tl.where(turned, 1 + way, way)
-    apart = (1 - whole) * mean + whole * x
+    share = tl.where(turned, 1 + way, way)
+    apart = (1 - share) * mean + share * x
     end = tl.where(turned, x, mean)
     moved = tl.where(tl.abs(gap) < float("inf"), end + way * gap, apart)
     return tl.where(way == 0, end, moved)''',

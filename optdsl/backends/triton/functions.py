@@ -13,9 +13,11 @@ from optdsl.plan import pending
 from optdsl.schedule import Kernel, Loop, Result
 
 WIDTH = 96
+# From so many operations on, a compiler is told how many registers there are.
+_MANY = 128
 REAL = {"float64": "tl.float64"}
 # The number of uniform values, which is known when all functions have said what they need.
-_WIDTH_HERE = "@WIDTH@"
+_WIDTH_HERE, _HALF_HERE = "@WIDTH@", "@HALF@"
 # Which buffers are stored like the parameter, and the leaves that read them.
 _STORED = {"parameter": "theta", "gradient": "g"}
 
@@ -68,13 +70,14 @@ class Functions:
         self.scalars = len(self.values.scalars)
         self.sums = max((len(loop.reductions) for loop in kernel.loops), default=0)
         uniform = "" if like is not None else self._uniform()
-        self.uniforms = len(self.values.places)
+        self.uniforms = 2 * len(self.values.places)
         assert like is None or self.values.places == like.values.places
         pairs = [text for pair in zip(numbers, loops, strict=True) for text in pair]
         texts = [t for t in (uniform, *pairs) if t] + [
             self._host("" if not self.uniforms else (like or self).entry.name)
         ]
-        self.text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
+        text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
+        self.text = text.replace(_HALF_HERE, str(self.uniforms // 2))
 
     # --- uniform values -------------------------------------------------------------------------
 
@@ -92,17 +95,17 @@ class Functions:
                 lines.append(f"{values.name(value)} = tl.load(q + {place})")
             elif operation.opcode != "constant":
                 lines += values.assigned(value, DOUBLE)
-        lines += values.shares()
-        conditions = {values.name(v) for v in self.kernel.uniform
-                      if values.program.type(v).condition}  # fmt: skip
+        lines += values.derived()
         for name, place in values.places.items():
-            stored = f"{name}.to({DOUBLE})" if name in conditions else name
+            stored = f"{name}.to({DOUBLE})" if values.condition(name) else name
             lines.append(f"tl.store(u + {place}, {stored})")
+            lines.append(f"tl.store(w + {place}, ({stored}).to({values.real}))")
         body = [
-            '"""Uniform values of each row, in double precision."""',
+            '"""Uniform values of each row: in double precision, and as elements need them."""',
             "for n in range(0, count):",
             f"    q = rows + n * {len(self._row)}",
-            f"    u = uniforms + n * {len(values.places)}",
+            f"    u = uniforms + n * {2 * len(values.places)}",
+            f"    w = (u + {len(values.places)}).to(tl.pointer_type({values.real}))",
             *(f"    {line}" for line in lines),
         ]
         head = f"{self.kernel.name}_uniforms(rows, uniforms, count)"
@@ -161,9 +164,12 @@ class Functions:
                 "sums, blocks, BLOCK: tl.constexpr)")  # fmt: skip
         return function(head, body, unspecialized=["tensors", "blocks"])
 
-    def _at_row_and_tensor(self, lines: Sequence[str]) -> list[str]:
+    def _at_row_and_tensor(self, lines: Sequence[str], elements: bool = False) -> list[str]:
         found = []
-        if any("u + " in line for line in lines):
+        if elements and any("u + " in line for line in lines):
+            row = f"uniforms + tl.load(table + tensors + tensor) * {_WIDTH_HERE} + {_HALF_HERE}"
+            found.append(f"u = ({row}).to(tl.pointer_type({self.values.real}))")
+        elif any("u + " in line for line in lines):
             found.append(f"u = uniforms + tl.load(table + tensors + tensor) * {_WIDTH_HERE}")
         if any("s + " in line for line in lines):
             found.append(f"s = scalars + tensor * {len(self.values.scalars)}")
@@ -195,7 +201,7 @@ class Functions:
             # What the compiler is told has to be told where the pointer is made.
             "if FAST:",
             *(f"    {p} = tl.multiple_of({p}, 16)" for p in pointers),
-            *self._at_row_and_tensor(lines),
+            *self._at_row_and_tensor(lines, elements=True),
             "stop = begin + SPAN if FAST else tl.minimum(begin + SPAN, size)",
             *(f"SUM{n} = tl.full((), 0.0, {DOUBLE})" for n in range(count)),
             "for start in tl.range(begin, stop, BLOCK, disable_licm=True):",
@@ -292,6 +298,12 @@ class Functions:
 
     # --- the host -------------------------------------------------------------------------------
 
+    @property
+    def crowded(self) -> list[str]:
+        """The functions in which registers are scarce."""
+        loops = enumerate(self.kernel.loops)
+        return [f"{self.kernel.name}_loop{n}" for n, loop in loops if len(loop.body) > _MANY]
+
     def _host(self, uniform: str) -> str:
         name = self.kernel.name
         lines = ['"""Launch it for a call (`optdsl.runtime.launches`), whose rows may be ready."""']
@@ -311,9 +323,11 @@ class Functions:
             if self._looped[number]:
                 dots = number == last and self.kernel.dots
                 sums = "c.dots, c.total, c.first" if dots else "c.partials, c.blocks, 0"
+                crowded = f"{name}_loop{number}" in self.crowded
+                more = f"{warps[:-1]}, **c.options)" if crowded else warps
                 lines += _wrapped(
                     f"{name}_loop{number}[(c.blocks,)](c.table, c.tensors, c.holders, c.begins, "
-                    f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, {warps}"
+                    f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, {more}"
                 )
         return "\n".join([f"def {name}(c, ready=False):", *(f"    {line}" for line in lines)])
 

@@ -108,7 +108,9 @@ class Values(NamedValues):
         for number, part in enumerate(parts[1:], start=1):
             result = name if number == len(parts) - 1 else f"{name}_MEAN{number}"
             x, share = self.word(part, kind), f"{name}_SHARE{number}"
-            lines.append(f"{result} = mixed({mean}, {x}, {share}, {kind})")
+            if not given:
+                lines += self._ways(share, kind)
+            lines.append(f"{result} = mixed({mean}, {x}, {share}_TURNED, {share}_WAY)")
             mean = result
         return lines
 
@@ -125,13 +127,32 @@ class Values(NamedValues):
             total = f"{share}_TOTAL"
         return lines
 
-    def shares(self) -> list[str]:
-        """The shares of the weights of each mean that was asked for, as uniform values."""
+    @staticmethod
+    def _ways(share: str, kind: str) -> list[str]:
+        """From which of two the mean is the nearer, and how far it is away from there."""
+        way = f"tl.where({share}_TURNED, {share} - 1, {share})"
+        cast = "" if kind == DOUBLE else f".to({kind})"
+        return [f"{share}_TURNED = {share} >= 0.5", f"{share}_WAY = {way}{cast}"]
+
+    def derived(self) -> list[str]:
+        """The lines for what elements have asked for beside uniform values."""
         lines = []
+        for value in self.kernel.uniform:
+            name = self._names[value]
+            if f"{name}_PER" in self.places:
+                lines.append(f"{name}_PER = 1 / {name}")
         for value in self.kernel.body:
-            if f"{self._names[value]}_SHARE1" in self.places:
+            name = self._names[value]
+            if f"{name}_SHARE1_WAY" in self.places:
                 lines += self._shares(value, DOUBLE)
+                for number in range(1, len(self.operation(value).arguments) // 2):
+                    lines += self._ways(f"{name}_SHARE{number}", DOUBLE)
         return lines
+
+    def condition(self, place: str) -> bool:
+        """Whether what lies at a place of a row is a choice."""
+        conditions = (v for v in self.kernel.uniform if self.program.type(v).condition)
+        return place.endswith("_TURNED") or place in map(self.name, conditions)
 
     # --- what comes from elsewhere --------------------------------------------------------------
 
@@ -158,17 +179,18 @@ class Values(NamedValues):
         for value in dict.fromkeys([*used, *extra]):
             if self.extent(value) is Extent.TENSOR or value in own or self.constant(value):
                 continue
-            text = self._loaded(value)
-            condition = self.program.type(value).condition
-            lines.append(f"{self._names[value]} = {text}{' != 0' if condition else f'.to({kind})'}")
+            lines.append(f"{self._names[value]} = {self._loaded(value, kind)}")
         for value in values:
             lines += self._derived(value, kind)
         return list(dict.fromkeys(lines))
 
-    def _loaded(self, value: Value) -> str:
+    def _loaded(self, value: Value, kind: str) -> str:
         if self.extent(value) is Extent.UNIFORM:
-            return f"tl.load(u + {self.place(self._names[value])})"
-        return f"tl.load(s + {self.scalars.index(value)})"
+            # They lie there in the type of elements, too: to convert them would take longer.
+            text, cast = f"tl.load(u + {self.place(self._names[value])})", ""
+        else:
+            text, cast = f"tl.load(s + {self.scalars.index(value)})", f".to({kind})"
+        return f"{text} != 0" if self.program.type(value).condition else f"{text}{cast}"
 
     def _named(self, value: Value, kind: str) -> tuple[Value, ...]:
         """The arguments that the lines of a value name; of others there are derived words."""
@@ -183,9 +205,13 @@ class Values(NamedValues):
         """Reciprocals, and shares of weights, that a value uses."""
         operation, name = self.operation(value), self._names[value]
         if self.by_reciprocal(operation, kind):
-            divisor = operation.arguments[1]
-            return [f"{self._names[divisor]}_PER = (1 / {self._loaded(divisor)}).to({kind})"]
+            per = f"{self._names[operation.arguments[1]]}_PER"
+            return [f"{per} = tl.load(u + {self.place(per)})"]
         if operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
-            shares = (f"{name}_SHARE{n}" for n in range(1, len(operation.arguments) // 2))
-            return [f"{share} = tl.load(u + {self.place(share)})" for share in shares]
+            lines = []
+            for number in range(1, len(operation.arguments) // 2):
+                turned, way = (f"{name}_SHARE{number}_{x}" for x in ("TURNED", "WAY"))
+                lines.append(f"{turned} = tl.load(u + {self.place(turned)}) != 0")
+                lines.append(f"{way} = tl.load(u + {self.place(way)})")
+            return lines
         return []
