@@ -43,6 +43,7 @@ class Launch:
         memory: float64, what was learned, and how.
         sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
         later: float64, the uniform values with which each row will be settled.
+        twin: for the same tensors, where states stay in their own memory.
         width: how many numbers a row has.
         lanes: how many threads a warp of the device has.
         options: what the device's compiler is told besides.
@@ -69,6 +70,7 @@ class Launch:
     memory: Tensor | None = None
     sources: Tensor | None = None
     later: Tensor | None = None
+    twin: Launch | None = None
 
     def shares(self, other: Launch) -> None:
         """Use the working space of another launch for as many tensors."""
@@ -110,7 +112,7 @@ def launch(
         before[:] = [found, *before[: _STEPS - 1]]
     elif captured(rows.device):
         # Replays find the gradients where they are now, whatever is sent meanwhile.
-        _fill(found.launch.table[3], gradient)
+        fill(found.launch.table[3], gradient)
     elif found.gradient != gradient:
         # Gradients have moved; the rest of the table is as it was.
         new = sent(gradient, torch.int64, rows.device)
@@ -200,13 +202,18 @@ def fill(column, start, count, {", ".join(f"a{k}" for k in range(_AT_ONCE))}):
 {"".join(f"    tl.store(p + {k}, a{k}, mask={k} < count){chr(10)}" for k in range(_AT_ONCE))}"""
 
 
-def _fill(column: Tensor, numbers: Sequence[int]) -> None:
-    """Make numbers those of a column by arguments of launches."""
+# Of tensors without elements, which nothing reads. It has 64 bits as every address: so there is one
+# kernel, which must be there before a graph is captured.
+_NOWHERE = 1 << 40
+
+
+def fill(column: Tensor, numbers: Sequence[int]) -> None:
+    """Make addresses those of a column by arguments of launches."""
     fill = built(SourceModule("Fill", "python", _FILLING, {})).fill
     for start in range(0, len(numbers), _AT_ONCE):
-        some = [*numbers[start : start + _AT_ONCE]]
-        rest = [0] * (_AT_ONCE - len(some))
-        fill[(1,)](column, start, len(some), *some, *rest, num_warps=1)
+        some = [number or _NOWHERE for number in numbers[start : start + _AT_ONCE]]
+        rest = [_NOWHERE] * (_AT_ONCE - len(some))
+        fill[(1,)](column, start, len(some), *some, *rest, num_warps=1, enable_fp_fusion=True)
 
 
 def captured(device: torch.device) -> bool:

@@ -228,7 +228,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """
         self._betas.read(self.param_groups)
         found = super().state_dict()
-        found["param_groups"] = on_the_host(found["param_groups"])
+        found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
         return signed(self, found)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from optdsl.runtime.batches import check_dense
 from optdsl.runtime.build import module
 from optdsl.runtime.columns import Columns
 from optdsl.runtime.engines import PENDING_HYPERS, Known, Work
-from optdsl.runtime.launches import Launch, captured, check_not_captured, launch
+from optdsl.runtime.launches import Launch, captured, check_not_captured, fill, launch
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
 from optdsl.runtime.simplex import FLOOR
@@ -285,8 +285,8 @@ class Resident:
         if rows.captured:
             chosen = entries.get(fixed(name), entry)
         ready = self._ready(rows, chosen, columns, own)
-        if entry.buffers and not rows.captured:
-            self._ready(rows, entries[fixed(name)], columns, own)
+        if ready.twin is None and not rows.captured:
+            ready.twin = self._twin(rows, entries.get(fixed(name), entry), columns, own)
         if name != "settle":
             engine.run(f"begin_{name}", ready)
         elif not rows.ready:
@@ -314,6 +314,13 @@ class Resident:
         if entry.name in {"settle", fixed("settle")}:
             ready.uniforms = rows.later
         return ready
+
+    def _twin(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+        """What a graph will need: a table, and kernels that have been loaded."""
+        twin = self._ready(rows, entry, columns, own)
+        self.engine.run(entry.name, replace(twin, tensors=0, blocks=0), True)
+        fill(twin.table[3], columns.addresses_of(["g"])[0])
+        return twin
 
     def _learn(self, ready: Launch) -> None:
         if self._learning is not None:

@@ -115,14 +115,23 @@ def _there(value: Any, device: torch.device) -> bool:
     return isinstance(value, Tensor) and value.device == device and device.type != "cpu"
 
 
-def on_the_host(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of a state dict with numbers for what is learned, as every engine has them."""
-    return [{key: _number(key, value) for key, value in group.items()} for group in groups]
+def on_the_host(groups: Iterable[Mapping[str, Any]], compiled: Compiled) -> list[dict[str, Any]]:
+    """Groups of a state dict with numbers for what is learned, as every engine has them.
 
-
-def _number(key: str, value: Any) -> Any:
-    if isinstance(value, tuple) and any(isinstance(x, Tensor) for x in value):
-        return tuple(_number(key, x) for x in value)
-    if isinstance(value, Tensor) and value.ndim == 0 and value._is_view():
-        return int(value) if key.endswith("/step") else float(value)
-    return value
+    Args:
+        groups: with views of the device's memory, or with numbers.
+        compiled: what the optimizer is of.
+    """
+    own = {key for c in compiled.coefficients for key in (c.name, *c.defaults())}
+    found = []
+    for group in groups:
+        numbers: dict[str, Any] = {
+            key: int(value) if key.endswith("/step") else float(value)
+            for key, value in group.items()
+            if key in own and isinstance(value, Tensor)
+        }
+        if "betas" in group and numbers.keys() & set(compiled.betas):
+            pairs = zip(compiled.betas, group["betas"], strict=True)
+            numbers["betas"] = tuple(numbers.get(name, value) for name, value in pairs)
+        found.append({**group, **numbers})
+    return found

@@ -60,9 +60,9 @@ def check(device: torch.device) -> None:
         probe = module(SourceModule("Probe", "python", _PROBE, {})).probe
         if device.type == "cuda":
             with torch.cuda.device(device):
-                probe[(1,)](x)
+                probe[(1,)](x, enable_fp_fusion=True)
         else:
-            probe[(1,)](x)
+            probe[(1,)](x, enable_fp_fusion=True)
     except Exception as trouble:  # of the compiler, of its launcher's C compiler, of the driver
         lines = str(trouble).strip().splitlines() or [type(trouble).__name__]
         raise NoTriton(
