@@ -22,20 +22,16 @@ from torch import Tensor
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
 from optdsl.runtime.batches import check_dense
-from optdsl.runtime.build import module
 from optdsl.runtime.columns import Columns
+from optdsl.runtime.device_learning import keys, learning_module
 from optdsl.runtime.engines import PENDING_HYPERS, Known, Work
 from optdsl.runtime.launches import Launch, captured, check_not_captured, fill, launch
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
-from optdsl.runtime.simplex import FLOOR
 from optdsl.runtime.triton import TritonEngine, runs_on
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    from optdsl.backends.triton.learning import Together
-    from optdsl.runtime.optimizer import Compiled, CompiledOptimizer
+    from optdsl.runtime.optimizer import CompiledOptimizer
 
 Group = MutableMapping[str, Any]
 Pairs = Sequence[tuple[Tensor, Tensor]]
@@ -136,16 +132,13 @@ class Resident:
 
     def __init__(self, optimizer: CompiledOptimizer, engine: TritonEngine) -> None:
         """Send to the device what the groups have learned so far."""
-        from optdsl.backends.triton.learning import memory_keys
-
         compiled = optimizer.compiled
         self.engine = engine
         self._compiled = compiled
         entries = engine.module.entries
         dots = next((e.dots for e in entries.values() if e.dots), ())
         self._learning = learning_module(compiled, dots)
-        keys = memory_keys(_together(compiled))
-        self._settings = Settings(compiled, engine.names, keys, engine.device)
+        self._settings = Settings(compiled, engine.names, keys(compiled), engine.device)
         self._kept: dict[bool, DeviceRows] = {}
         self._last: _Last | None = None
         self._noting = PENDING_HYPERS in (engine.shape.pending or ())
@@ -337,27 +330,3 @@ def _last(optimizer: CompiledOptimizer, work: Sequence[Pairs], job: _Job, entry:
         len(job.rows.states[0]),
         entry,
     )
-
-
-def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
-    """The built module that moves the coefficients of a rule on the device.
-
-    Args:
-        compiled: the rule.
-        dots: the coefficients whose hyper-gradients are measured, in order.
-    """
-    from optdsl.backends.triton.learning import emit_learning
-
-    if not compiled.coefficients or not dots:
-        return None
-    blocks = _together(compiled)
-    return module(emit_learning(compiled.program.name, blocks, dots, compiled.order, FLOOR))
-
-
-def _together(compiled: Compiled) -> list[Together]:
-    from optdsl.backends.triton.learning import Moving, Together
-
-    return [
-        Together(tuple(Moving(c.learned, c.program, c.hypers) for c in b.coefficients), b.vector)
-        for b in compiled.blocks
-    ]

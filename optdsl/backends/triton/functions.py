@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.named import LEAVES
+from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.plan import pending
 from optdsl.schedule import Kernel, Loop, Result
 
-WIDTH = 96
 # From so many operations on, a compiler is told how many registers there are.
 _MANY = 128
 REAL = {"float64": "tl.float64"}
@@ -268,11 +268,11 @@ class Functions:
             "size = tl.load(table + tensor)",
             "place = first + tl.program_id(0)",
             *(f"{p} = {self._address(b)}" for p, b in zip(pointers, buffers, strict=True)),
-            *_united(pointers),
+            *united(pointers),
             "if (begin + SPAN <= size) & (ADDRESSES % 16 == 0):",
-            *_wrapped(f"    {call}True, SPAN, BLOCK)"),
+            *wrapped(f"    {call}True, SPAN, BLOCK)"),
             "else:",
-            *_wrapped(f"    {call}False, SPAN, BLOCK)"),
+            *wrapped(f"    {call}False, SPAN, BLOCK)"),
         ]
         head = (
             f"{self.kernel.name}_loop{number}(table, tensors, holders, begins, uniforms, scalars, "
@@ -316,7 +316,7 @@ class Functions:
         last = len(self.kernel.loops) - 1
         for number in range(last + 1):
             if self._numbered[number]:
-                lines += _wrapped(
+                lines += wrapped(
                     f"{name}_numbers{number}[(c.tensors,)](c.table, c.tensors, c.firsts, "
                     f"c.uniforms, c.scalars, c.partials, c.blocks, BLOCK=BLOCK, {warps}"
                 )
@@ -325,7 +325,7 @@ class Functions:
                 sums = "c.dots, c.total, c.first" if dots else "c.partials, c.blocks, 0"
                 crowded = f"{name}_loop{number}" in self.crowded
                 more = f"{warps[:-1]}, **c.options)" if crowded else warps
-                lines += _wrapped(
+                lines += wrapped(
                     f"{name}_loop{number}[(c.blocks,)](c.table, c.tensors, c.holders, c.begins, "
                     f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, {more}"
                 )
@@ -336,46 +336,3 @@ def hyper_row(program_hypers: Sequence[str], kept: bool) -> list[str]:
     """What a row of hyperparameters has: t and the hyperparameters, then those that are pending."""
     row = ["t", *program_hypers]
     return [*row, *map(pending, row)] if kept else row
-
-
-def function(head: str, body: Sequence[str], unspecialized: Sequence[str] = ()) -> str:
-    """A function of the device."""
-    names = ", ".join(f'"{name}"' for name in unspecialized)
-    decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
-    lines = [*_wrapped(f"def {head}:"), *(f"    {line}" for line in body)]
-    return "\n".join([decorator, *lines])
-
-
-def _united(pointers: Sequence[str]) -> list[str]:
-    """The bits of all addresses."""
-    lines = [f"ADDRESSES = {' | '.join(pointers[:6])}"]
-    for start in range(6, len(pointers), 6):
-        lines.append(f"ADDRESSES = ADDRESSES | {' | '.join(pointers[start : start + 6])}")
-    return lines
-
-
-def _wrapped(line: str) -> list[str]:
-    """A call or a definition on one line, or with its arguments filled into several."""
-    if len(line) <= WIDTH:
-        return [line]
-    indent = " " * (len(line) - len(line.lstrip()))
-    opening, rest = line.rsplit("(", 1) if line.count("(") == 1 else _cut(line)
-    inner, closing = rest.rsplit(")", 1)
-    lines, current = [f"{opening}("], f"{indent}    "
-    for part in inner.split(", "):
-        text = f"{part}, "
-        if len(current) + len(text) > WIDTH:
-            lines.append(current.rstrip())
-            current = f"{indent}    "
-        current += text
-    return [*lines, current.rstrip(), f"{indent}){closing}"]
-
-
-def _cut(line: str) -> tuple[str, str]:
-    """A line before and after the parenthesis of its last call or definition."""
-    depth = 0
-    for place in range(len(line) - 1, -1, -1):
-        depth += (line[place] == ")") - (line[place] == "(")
-        if line[place] == "(" and depth == 0:
-            return line[:place], line[place + 1 :]
-    raise ValueError(line)

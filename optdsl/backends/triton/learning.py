@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optdsl.backends.base import SourceModule
 from optdsl.backends.triton.expressions import OPTIONS, full, helpers, literal
-from optdsl.backends.triton.functions import function
+from optdsl.backends.triton.layout import function
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.program import Learned, Program
 from optdsl.plan import Plan

@@ -1,0 +1,39 @@
+"""The module that moves the coefficients of a rule on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from optdsl.backends.triton.learning import Moving, Together, emit_learning, memory_keys
+from optdsl.runtime.build import module
+from optdsl.runtime.simplex import FLOOR
+
+if TYPE_CHECKING:
+    from optdsl.runtime.optimizer import Compiled
+
+
+def keys(compiled: Compiled) -> list[str]:
+    """What the memory of a rule's coefficients holds, in order."""
+    return memory_keys(_together(compiled))
+
+
+def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
+    """The built module that moves the coefficients of a rule on the device.
+
+    Args:
+        compiled: the rule.
+        dots: the coefficients whose hyper-gradients are measured, in order.
+    """
+    if not compiled.coefficients or not dots:
+        return None
+    blocks = _together(compiled)
+    return module(emit_learning(compiled.program.name, blocks, dots, compiled.order, FLOOR))
+
+
+def _together(compiled: Compiled) -> list[Together]:
+    return [
+        Together(tuple(Moving(c.learned, c.program, c.hypers) for c in b.coefficients), b.vector)
+        for b in compiled.blocks
+    ]
