@@ -14,7 +14,7 @@ ECO_PIP := .venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-ecosystem test-gpu lint format stubs demo bench bench-gpu dist clean
+.PHONY: help setup test test-full test-ecosystem test-gpu lint format stubs demo bench bench-gpu dist clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ setup: $(READY)  ## Make the environment in .venv (PYTHON=python3.12 to choose a
 
 test: lint  ## Check style, types and architecture, then run the tests (WORKERS=2)
 	$(SAY) "pytest"
+	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal -m "not exhaustive"
+
+test-full: lint  ## The same, and the tests that take long
+	$(SAY) "pytest, all of it"
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 test-ecosystem: $(ECO)  ## Train inside Hugging Face, accelerate, Lightning, torchtitan and timm
