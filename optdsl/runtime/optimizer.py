@@ -36,6 +36,7 @@ from optdsl.runtime.hyperparameters import (
 )
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
+from optdsl.runtime.opaque import make_step_opaque
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 from optdsl.runtime.resident import resident
 from optdsl.runtime.scope import Part, Scopes, add
@@ -157,6 +158,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self.process_group = process_group
         self._betas = Betas(name, betas)
         super().__init__(params, checked)
+        make_step_opaque(type(self))
         self._made = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -169,6 +171,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
         super().__setstate__(state)
+        make_step_opaque(type(self))
         self._known, self._begun = {}, False
         drop_strangers(self)
         self.compiled.scopes.adopt(self.param_groups, self.state.values())

@@ -1,5 +1,9 @@
 """Threads, torch.compile, changed models, and other company that an optimizer keeps."""
 
+import os
+import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -37,26 +41,64 @@ def test_threads_may_load_at_the_same_time() -> None:
     assert failures == []
 
 
+def trained_inside(how: str, backend: str, steps: int) -> tuple[torch.Tensor, list[str]]:
+    """A parameter after some steps that are compiled in some way, and the hooks that ran."""
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = optdsl.load("mada_legacy", learn=["rho"], backend=backend)([p], rho=0.5)
+    ran: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: ran.append("before"))
+    optimizer.register_step_post_hook(lambda *_: ran.append("after"))
+    if how == "unpickled":
+        optimizer = pickle.loads(pickle.dumps(optimizer))
+        p = optimizer.param_groups[0]["params"][0]
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+    def train() -> None:
+        p.square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    train = train if how == "plain" else torch.compile(train, backend="eager")
+    alone = torch.compile(optimizer.step, backend="eager")
+    for _ in range(steps):
+        if how == "the step alone":
+            p.square().sum().backward()
+            alone()
+            optimizer.zero_grad()
+        else:
+            train()
+        schedule.step()
+    return p.detach(), ran
+
+
 @pytest.mark.slow
-def test_a_compiled_training_step_may_call_it() -> None:
-    results = []
-    for compiled in (False, True):
-        model = nn.Linear(2, 1)
-        with torch.no_grad():
-            model.weight.fill_(0.5)
-            model.bias.zero_()
-        optimizer = optdsl.load("mada_legacy", learn=["rho"])(model.parameters(), rho=0.5)
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("how", ["around the step", "the step alone", "unpickled"])
+def test_dynamo_does_not_look_into_a_step(how: str, backend: str) -> None:
+    from torch._dynamo.utils import counters
 
-        def step(x: torch.Tensor, model: nn.Linear = model, opt=optimizer) -> None:
-            model(x).square().sum().backward()
-            opt.step()
-            opt.zero_grad()
+    want, ran = trained_inside("plain", backend, 6)
+    torch._dynamo.reset()
+    counters.clear()
+    got, ran_compiled = trained_inside(how, backend, 3)
+    seen = sum(counters["frames"].values())
+    assert sum(counters["graph_break"].values()) <= 4
+    torch._dynamo.reset()
+    counters.clear()
+    got, ran_compiled = trained_inside(how, backend, 6)
+    assert torch.equal(got, want)
+    assert ran_compiled == ([] if how == "unpickled" else ran)
+    # Nothing is compiled again in later steps.
+    assert sum(counters["frames"].values()) == seen
+    assert not [name for name in counters["graph_break"] if "recompile_limit" in name]
 
-        run = torch.compile(step, backend="eager") if compiled else step
-        for t in range(3):
-            run(torch.full((1, 2), 1.0 + t))
-        results.append(model.weight.detach().clone())
-    torch.testing.assert_close(*results)
+
+def test_importing_the_compiler_does_not_import_dynamo() -> None:
+    code = (
+        "import sys, optdsl; optdsl.load('mada'); "
+        "sys.exit('torch._dynamo' in sys.modules and 'Dynamo was imported')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
 def test_a_model_that_became_more_precise_takes_its_states_along() -> None:
