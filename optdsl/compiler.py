@@ -238,13 +238,15 @@ def _front(
         return json.dumps([library.recipe(source), print_program(program)])
 
     wish = canonical(learn)
+
+    def read(text: str) -> tuple[library.Recipe, tuple[Learned, ...]]:
+        values, program = json.loads(text)
+        return library.recipe_of(values), _checked(program).learned
+
     if wish is None:
-        found = make()
-    else:
-        key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}"]
-        found = noted("front", key, make)
-    values, text = json.loads(found)
-    return library.recipe_of(values), parse_program(text).learned
+        return read(make())
+    key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}"]
+    return noted("front", key, make, read)
 
 
 @functools.lru_cache(maxsize=256)
@@ -264,11 +266,16 @@ def make_class(
         specified = library.read(library.from_recipe(recipe), verify=False)
         return print_program(_derive(replace(specified, learned=learned)))
 
-    program = parse_program(noted("derived", [json.dumps(recipe), repr(learned)], make))
+    program = noted("derived", [json.dumps(recipe), repr(learned)], make, _checked)
     again = (make_class, (recipe, backend, order, learned))
     coefficients = tuple(_coefficient(x) for x in learned)
     engines = Engines(program, backend, order)
     return make_optimizer(Compiled(program, engines, coefficients, order, again))
+
+
+def _checked(text: str) -> Program:
+    """The program of a text that was kept, which may have been changed since."""
+    return verify(parse_program(text))
 
 
 def _coefficient(learned: Learned) -> Coefficient:
@@ -282,7 +289,7 @@ def _coefficient(learned: Learned) -> Coefficient:
         rule = replace(library.read(source), learned=())
         return print_program(run_passes(verify(scalarize(rule))))
 
-    program = parse_program(noted("scalar", [json.dumps(library.surroundings(source))], make))
+    program = noted("scalar", [json.dumps(library.surroundings(source))], make, _checked)
     # On the host every backend's rule is the same few lines of Python.
     built = build(EagerBackend().emit(schedule(Plan("none", program))))
     hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,16 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import optdsl
 from optdsl import library
-from optdsl.compiler import derive
+from optdsl.compiler import derive, make_class
 from optdsl.ir.text import parse_program, print_program
 from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
+from optdsl.runtime import notes
 from optdsl.runtime.notes import noted
+from tests.runtime.compilers import real_compiler
 
 TEXT = "optimizer A\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * g\n"
+
+
+LEARNS = TEXT + "learn lr in [0, 1] by SGD(lr = 0.01)\n"
 
 
 @pytest.fixture(autouse=True)
@@ -28,25 +35,129 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+def plain(text: str) -> str:
+    """What reads a note of any text."""
+    return text
+
+
 def never() -> str:
     raise AssertionError("it was noted")
 
 
 def test_a_note_is_made_once(directory: Path) -> None:
-    assert noted("kind", ["a"], lambda: "text") == "text"
-    assert noted("kind", ["a"], never) == "text"
-    assert noted("kind", ["b"], lambda: "other") == "other"
-    assert noted("another kind", ["a"], lambda: "third") == "third"
+    assert noted("kind", ["a"], lambda: "text", plain) == "text"
+    assert noted("kind", ["a"], never, plain) == "text"
+    assert noted("kind", ["b"], lambda: "other", plain) == "other"
+    assert noted("another kind", ["a"], lambda: "third", plain) == "third"
     assert not [p for p in (directory / "notes").iterdir() if p.suffix != ".json"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"text": "wrong", "sha256": "0"}', "\udcff"])
+DAMAGES = {
+    "empty": "",
+    "cut": "{",
+    "a list": "[]",
+    "another digest": '{"text": "wrong", "sha256": "0"}',
+    "no UTF-8": "\udcff",
+    "nested": "[" * 200_000,
+    "nested and closed": "[" * 200_000 + "]" * 200_000,
+    "a number for a text": '{"text": 7, "sha256": "0"}',
+    "no finite number": '{"text": 1e999, "sha256": NaN}',
+    "many digits": '{"text": ' + "9" * 10_000 + "}",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_note_is_made_again(directory: Path, damage: str) -> None:
-    noted("kind", ["a"], lambda: "text")
+    noted("kind", ["a"], lambda: "text", plain)
     (note,) = (directory / "notes").iterdir()
     note.write_bytes(damage.encode("utf-8", "surrogateescape"))
-    assert noted("kind", ["a"], lambda: "again") == "again"
-    assert noted("kind", ["a"], never) == "again"
+    assert noted("kind", ["a"], lambda: "again", plain) == "again"
+    assert noted("kind", ["a"], never, plain) == "again"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "huge"])
+def test_what_is_no_file_of_ours_is_not_read(directory: Path, kind: str) -> None:
+    noted("kind", ["a"], lambda: "text", plain)
+    (note,) = (directory / "notes").iterdir()
+    note.unlink()
+    if kind == "pipe":
+        os.mkfifo(note)
+    elif kind == "directory":
+        note.mkdir()
+    else:
+        with note.open("wb") as file:
+            file.truncate(1 << 40)
+    assert noted("kind", ["a"], lambda: "again", plain) == "again"
+
+
+def test_a_note_of_another_key_is_made_again(directory: Path) -> None:
+    noted("kind", ["a"], lambda: "text", plain)
+    (first,) = (directory / "notes").iterdir()
+    noted("kind", ["b"], lambda: "other", plain)
+    (second,) = set((directory / "notes").iterdir()) - {first}
+    second.write_bytes(first.read_bytes())
+    assert noted("kind", ["b"], lambda: "again", plain) == "again"
+
+
+def test_a_note_that_cannot_be_read_is_made_again(directory: Path) -> None:
+    assert noted("kind", ["a"], lambda: "seven", plain) == "seven"
+    assert noted("kind", ["a"], lambda: "7", int) == 7
+    assert noted("kind", ["a"], never, int) == 7
+    with pytest.raises(ValueError, match="eight"):
+        noted("kind", ["c"], lambda: "eight", int)
+
+
+def forged(note: Path, key: str, text: object) -> None:
+    """Write a note whose digest is right."""
+    digest = hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
+    note.write_text(json.dumps({"text": text, "sha256": digest}))
+
+
+WRONG_TEXTS: dict[str, object] = {
+    "no text": 7,
+    "no program": "wrong",
+    "nested": "[" * 200_000,
+    "null": "null",
+    "an empty list": "[]",
+    "an empty object": "{}",
+    "two nulls": "[null, null]",
+    "no operation": "program A\n  theta : tensor to %0\n",
+    "a value that comes later": "program A\n  %0 = neg %1 : tensor\n  theta : tensor to %0\n",
+    "a module of numbers": '{"name": 1, "language": 2, "text": 3, "entries": {}}',
+}
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_a_wrong_text_does_not_stop_a_rule_from_loading(
+    directory: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "c" and real_compiler() is None:
+        pytest.skip("there is no C compiler")
+    # The digests are under keys that only the notes' writer knows.
+    keys: dict[str, str] = {}
+    digest = notes._digest
+
+    def remembering(key: str, text: str) -> str:
+        keys[key[:32]] = key
+        return digest(key, text)
+
+    monkeypatch.setattr(notes, "_digest", remembering)
+    want = stepped(backend)
+    for name, text in WRONG_TEXTS.items():
+        for note in (directory / "notes").iterdir():
+            forged(note, keys[note.stem], text)
+        assert stepped(backend) == want, name
+
+
+def stepped(backend: str) -> list[float]:
+    """Parameters after two steps, of a class that is made anew."""
+    make_class.cache_clear()
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = optdsl.compile(LEARNS, backend=backend)([p])
+    for _ in range(2):
+        p.grad = p.detach().clone()
+        optimizer.step()
+    return p.tolist()
 
 
 def test_without_a_directory_nothing_is_noted(
@@ -54,8 +165,8 @@ def test_without_a_directory_nothing_is_noted(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OPTDSL_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert noted("kind", ["a"], lambda: "one") == "one"
-    assert noted("kind", ["a"], lambda: "two") == "two"
+    assert noted("kind", ["a"], lambda: "one", plain) == "one"
+    assert noted("kind", ["a"], lambda: "two", plain) == "two"
 
 
 def test_what_fails_is_not_noted() -> None:

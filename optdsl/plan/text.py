@@ -6,6 +6,7 @@ import json
 
 from optdsl.ir.program import Program
 from optdsl.ir.text import parse_program, print_program
+from optdsl.ir.verify import verify
 from optdsl.plan import Plan
 
 
@@ -23,10 +24,12 @@ def parse_plan(text: str) -> Plan:
         ValueError: for anything else.
     """
     found = json.loads(text)
-    settle, both = (_program(found[name]) for name in ("settle", "both"))
+    take, settle, both = (_program(found[name]) for name in ("take", "settle", "both"))
+    if take is None:
+        raise ValueError("a plan takes steps")
     kept, hypers = (tuple(found[name]) for name in ("kept", "hypers"))
-    return Plan(found["kind"], parse_program(found["take"]), settle, both, kept, hypers)
+    return Plan(found["kind"], take, settle, both, kept, hypers)
 
 
 def _program(text: str | None) -> Program | None:
-    return None if text is None else parse_program(text)
+    return None if text is None else verify(parse_program(text))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from optdsl.backends.base import SourceModule
 from optdsl.backends.c import CBackend
 from optdsl.ir.program import Program
-from optdsl.runtime.cache import shared_library
+from optdsl.runtime.cache import discard, shared_library
 from optdsl.runtime.calls import Call, Rows, opened
 from optdsl.runtime.engines import Sums
 from optdsl.runtime.tables import TableEngine, Task
+from optdsl.runtime.toolchain import BuildError
 
 
 class CEngine(TableEngine):
@@ -22,9 +26,9 @@ class CEngine(TableEngine):
             NoCompiler, BuildError: as `optdsl.runtime.cache.shared_library`.
         """
         super().__init__(program, dtype, order, CBackend(), torch.device("cpu"))
-        library = opened(shared_library(self.module.text, self.module.name))
+        functions = _functions(self.module)
         self._calls = {
-            name: Call(entry, getattr(library, name)) for name, entry in self.module.entries.items()
+            name: Call(entry, functions[name]) for name, entry in self.module.entries.items()
         }
 
     def _called(self, task: Task) -> Sums:
@@ -41,3 +45,14 @@ class CEngine(TableEngine):
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
         return self._calls[task.entry.name](len(task.works), table, rows, task.finish)
+
+
+def _functions(module: SourceModule) -> dict[str, Callable[..., int]]:
+    """The entry points of a module, built or from the cache."""
+    library = shared_library(module.text, module.name)
+    try:
+        return opened(library, module.entries)
+    except BuildError:
+        # Something has changed since it was built and kept, or the entry is another's.
+        discard(library)
+        return opened(shared_library(module.text, module.name), module.entries)

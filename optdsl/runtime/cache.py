@@ -26,15 +26,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optdsl.runtime.toolchain import (
+from optdsl.runtime.directory import (
     DIRECTORY_VARIABLE,
+    cache_directory,
+    entry_text,
+    host,
+    temporary_name,
+)
+from optdsl.runtime.toolchain import (
     LIBRARIES,
     BuildError,
+    CompilerHangs,
     Toolchain,
-    cache_directory,
-    host,
     processor,
-    temporary_name,
     toolchain,
 )
 
@@ -62,7 +66,8 @@ def shared_library(text: str, name: str, *, timeout: float = 60.0) -> Path:
 
     Raises:
         NoCompiler: there is no C compiler that works.
-        BuildError: the compiler refuses the text, or there is no place to build in at all.
+        BuildError: the compiler refuses the text, does not finish, or there is no place to build
+            in at all.
     """
     wanted = _Wanted(text, _stem(name), toolchain())
     place = (os.environ.get(DIRECTORY_VARIABLE), wanted.key)
@@ -76,6 +81,11 @@ def shared_library(text: str, name: str, *, timeout: float = 60.0) -> Path:
     finally:
         if mine:
             turn.release()
+
+
+def discard(library: Path) -> None:
+    """Forget a library that `shared_library` gave and that is not what it should be."""
+    shutil.rmtree(library.parent, ignore_errors=True)
 
 
 def _stem(name: str) -> str:
@@ -119,6 +129,8 @@ def _obtain(wanted: _Wanted, timeout: float) -> Path:
         return _intact(entry, wanted) or _add(directory, entry, wanted, timeout)
     except TimeoutError:
         pass
+    except CompilerHangs:
+        raise
     except (OSError, BuildError) as error:
         # The compiler may complain of a full disk. If it is the text, it will do so again.
         trouble = error
@@ -132,7 +144,7 @@ def _intact(entry: Path, wanted: _Wanted) -> Path | None:
     """The library of an entry, if it is there, whole, and the one that its manifest describes."""
     library = entry / wanted.file_name
     try:
-        manifest = json.loads((entry / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(entry_text(entry / _MANIFEST))
         status = library.stat()
         good = (
             manifest["key"] == wanted.key

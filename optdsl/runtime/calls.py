@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,23 @@ from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work
 from optdsl.runtime.toolchain import BuildError
 
 
-def opened(path: Path) -> ctypes.CDLL:
-    """A library.
+def opened(path: Path, names: Iterable[str]) -> dict[str, Callable[..., int]]:
+    """The functions of a library, by their names.
 
     Raises:
-        BuildError: it cannot be loaded.
+        BuildError: it cannot be loaded, or lacks one of them.
     """
     try:
-        return ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(path))
     except OSError as trouble:
         raise BuildError(f"{path.name} was built and cannot be loaded: {trouble}") from trouble
+    try:
+        return {name: getattr(library, name) for name in names}
+    except AttributeError as trouble:
+        raise BuildError(
+            f"{path.name} was built and lacks a function ({trouble}): look at the flags in CC, such"
+            f" as -fvisibility, or choose another compiler"
+        ) from trouble
 
 
 # The threads of a process that was forked stay behind, and OpenMP would wait for them.

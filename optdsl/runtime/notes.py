@@ -13,49 +13,54 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from optdsl.resources import PACKAGE, grammar_text, prelude_text
-from optdsl.runtime.toolchain import cache_directory, temporary_name
+from optdsl.runtime.directory import cache_directory, entry_text, temporary_name
 
-_FORMAT = 1
+_FORMAT = 2
+
+T = TypeVar("T")
 
 
-def noted(kind: str, key: Sequence[str], make: Callable[[], str]) -> str:
-    """The text of a note, made now if it is not there.
+def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable[[str], T]) -> T:
+    """What a note says, made now if it is not there or cannot be read.
 
     Args:
         kind: what it is about; notes of different kinds have different keys.
         key: everything that the text depends on, the compiler aside.
         make: makes the text; what it raises is not noted.
+        read: makes of the text what is wanted; it raises something for a text that `make` cannot
+            have made.
     """
     parts = json.dumps([_FORMAT, _COMPILER, grammar_text(), prelude_text(), kind, *key])
-    name = hashlib.sha256(parts.encode()).hexdigest()[:32]
+    whole = hashlib.sha256(parts.encode()).hexdigest()
     try:
-        place = cache_directory() / "notes" / f"{name}.json"
+        place = cache_directory() / "notes" / f"{whole[:32]}.json"
     except OSError:
-        return make()
-    found = _read(place)
-    if found is None:
-        found = make()
-        with contextlib.suppress(OSError):
-            _write(place, found)
+        return read(make())
+    # Whatever lies there is data of unknown origin, and anything that goes wrong says that it is
+    # no note: it is made again.
+    with contextlib.suppress(Exception):
+        note = json.loads(entry_text(place))
+        if note["sha256"] == _digest(whole, note["text"]):
+            return read(note["text"])
+    made = make()
+    found = read(made)
+    with contextlib.suppress(OSError):
+        _write(place, {"text": made, "sha256": _digest(whole, made)})
     return found
 
 
-def _read(place: Path) -> str | None:
-    try:
-        note = json.loads(place.read_text(encoding="utf-8"))
-        text, digest = note["text"], note["sha256"]
-        return text if hashlib.sha256(text.encode()).hexdigest() == digest else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def _digest(key: str, text: str) -> str:
+    """Of a text under a key: a note that was moved to another place is none."""
+    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
 
 
-def _write(place: Path, text: str) -> None:
+def _write(place: Path, note: dict[str, str]) -> None:
     place.parent.mkdir(mode=0o700, exist_ok=True)
     scratch = place.with_name(temporary_name())
     try:
-        note = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
         scratch.write_text(json.dumps(note), encoding="utf-8")
         os.replace(scratch, place)
     finally:

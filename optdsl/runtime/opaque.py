@@ -24,7 +24,7 @@ def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
         return
     # For torch.compile(optimizer.step), older versions of torch would unwrap a function that is
     # itself the disabled one, and lose the optimizer that it is bound to.
-    hidden = torch.compiler.disable(cls.step)
+    hidden = torch.compiler.disable(cls.step)  # type: ignore[no-untyped-call]
 
     @functools.wraps(cls.step)
     def step(*args: Any, **kwargs: Any) -> Any:

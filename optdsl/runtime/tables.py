@@ -80,9 +80,9 @@ class TableEngine:
         rounded = dtype is not self._compute
         key = [print_program(program), f"{rounded=}", *backend.plans]
         make = lambda: print_plan(cheapest(plans(program, rounded, backend.plans)))  # noqa: E731
-        self.plan = parse_plan(noted("plan", key, make))
+        self.plan = noted("plan", key, make, parse_plan)
         emit = lambda: print_module(backend.emit(schedule(self.plan), NAMES[dtype], order))  # noqa: E731
-        self.module = parse_module(noted(backend.name, [*key, NAMES[dtype], order], emit))
+        self.module = noted(backend.name, [*key, NAMES[dtype], order], emit, parse_module)
         self._program, self._device = program, device
         self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)

@@ -7,7 +7,6 @@ so that a later process learns everything about an unchanged compiler from its f
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
@@ -15,18 +14,22 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+from optdsl.runtime.directory import cache_directory, entry_text, temporary_name
+from optdsl.runtime.processes import StillRunning, finished
 
 REQUIRED_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
 
 # Each of these is left out if the compiler refuses it. None of them changes what a NaN, an
 # infinity or a subnormal number does.
+OPENMP_FLAG = "-fopenmp"
 OPTIONAL_FLAGS = (
     "-march=native",
-    "-fopenmp",  # without it, one thread
+    OPENMP_FLAG,  # without it, one thread
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",  # a * b + c is rounded once
@@ -51,9 +54,11 @@ FORBIDDEN_FLAGS = (
 
 COMPILERS = ("cc", "gcc", "clang")
 REMEDY = 'install gcc or clang, or set CC to a C compiler, or choose backend="eager"'
-DIRECTORY_VARIABLE = "OPTDSL_CACHE_DIR"
+SECONDS_VARIABLE = "OPTDSL_COMPILER_SECONDS"
 
-_MEMORY_FORMAT = 1
+# How long a compiler may take, in seconds, for a trial and for a library.
+_TRIAL_SECONDS, _BUILD_SECONDS = 60.0, 600.0
+_MEMORY_FORMAT = 2
 _MESSAGE_LIMIT = 4000
 _TRIVIAL = """\
 #include <math.h>
@@ -77,6 +82,10 @@ class BuildError(RuntimeError):
     """The compiler does not build the library; the message says why."""
 
 
+class CompilerHangs(BuildError):
+    """The compiler did not finish in time, and was ended with all that it had started."""
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """A C compiler and how it is called.
@@ -84,12 +93,15 @@ class Toolchain:
     Attributes:
         compiler: its absolute path.
         version: what it says of itself, one line.
-        flags: its arguments, in order: first those that CC holds.
+        flags: its arguments, in order; those that CC holds are the last, and win, but for the
+            compiler's own name where CC begins with a launcher.
+        seconds: how long it may take.
     """
 
     compiler: str
     version: str
     flags: tuple[str, ...]
+    seconds: float = _BUILD_SECONDS
 
     @property
     def identity(self) -> tuple[tuple[str, str, int, int], ...]:
@@ -102,12 +114,13 @@ class Toolchain:
 
         Raises:
             BuildError: the compiler cannot be run or refuses the file.
+            CompilerHangs: (a BuildError) it does not finish.
         """
         command = [self.compiler, *self.flags, "-o", str(library), str(source), *LIBRARIES]
         # The compiler's own temporary files go where they are removed with everything else.
         environment = os.environ | {"LC_ALL": "C", "TMPDIR": str(library.parent)}
         try:
-            done = _run(command, environment)
+            done = _run(command, environment, self.seconds)
         except OSError as error:
             raise BuildError(f"{self.compiler} cannot be run: {error.strerror}") from error
         if done.returncode != 0 or not library.is_file():
@@ -124,33 +137,86 @@ def toolchain() -> Toolchain:
     """The compiler that CC names, else the first of cc, gcc and clang on PATH.
 
     Raises:
-        NoCompiler: there is none, or it does not build even a trivial library.
+        NoCompiler: there is none, or it does not build even a trivial library, or it hangs.
         BuildError: CC holds a flag that changes the arithmetic of the whole process.
     """
     return _toolchain(os.environ.get("CC", ""), os.environ.get("PATH"))
 
 
+# What is wrong with compilers that did not answer, by identity: nobody waits for them again.
+_hanging: dict[object, str] = {}
+
+
 @functools.cache
 def _toolchain(cc: str, path: str | None) -> Toolchain:
-    compiler, arguments = _find(cc, path)
+    words = _find(cc, path)
     wide = AVX512_FLAGS if "avx512f" in processor().split() else ()
-    full = Toolchain(compiler, "", (*arguments, *REQUIRED_FLAGS, *OPTIONAL_FLAGS, *wide))
+    full = words.calling((*OPTIONAL_FLAGS, *wide))
+    if full.identity in _hanging:
+        raise NoCompiler(_hanging[full.identity])
     question = repr((_MEMORY_FORMAT, full.identity, full.flags, LIBRARIES, _TRIVIAL))
     memory = f"toolchains/{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
     answer = _recall(memory)
     if answer is None:
-        version = _version(compiler, arguments)
-        answer = version, _refused(Toolchain(compiler, version, full.flags), arguments)
+        try:
+            answer = _version(words), _refused(words, (*OPTIONAL_FLAGS, *wide))
+        except CompilerHangs as trouble:
+            _hanging[full.identity] = f"{trouble}: {REMEDY}."
+            raise NoCompiler(_hanging[full.identity]) from trouble
         _remember(memory, *answer)
     version, refused = answer
-    may_go = {*OPTIONAL_FLAGS, *wide} & set(refused)
-    own = len(arguments)
-    flags = (*arguments, *(flag for flag in full.flags[own:] if flag not in may_go))
-    return Toolchain(compiler, version, flags)
+    if OPENMP_FLAG in refused and "-fno-openmp" not in words.arguments:
+        _warn_of_one_thread(full.compiler, version)
+    accepted = tuple(flag for flag in (*OPTIONAL_FLAGS, *wide) if flag not in refused)
+    return words.calling(accepted, version)
 
 
-def _find(cc: str, path: str | None) -> tuple[str, tuple[str, ...]]:
-    """The compiler's absolute path, and the arguments that CC holds."""
+@dataclass(frozen=True)
+class _Words:
+    """How a user calls the compiler.
+
+    Attributes:
+        program: an absolute path.
+        launched: what a launcher such as ccache is given before the compiler's arguments.
+        arguments: the compiler's arguments.
+    """
+
+    program: str
+    launched: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    def calling(
+        self, optional: tuple[str, ...], version: str = "", seconds: float = _BUILD_SECONDS
+    ) -> Toolchain:
+        """The compiler with some of the optional flags.
+
+        Of two flags that contradict each other compilers take the last, so the user's come last.
+        """
+        flags = (*self.launched, *REQUIRED_FLAGS, *optional, *self.arguments)
+        return Toolchain(self.program, version, flags, _limit(seconds))
+
+
+def _limit(seconds: float) -> float:
+    """How long a compiler may take: what is usual, unless the environment says otherwise."""
+    try:
+        chosen = float(os.environ.get(SECONDS_VARIABLE, ""))
+    except ValueError:
+        return seconds
+    return chosen if 0 < chosen < float("inf") else seconds
+
+
+def _warn_of_one_thread(compiler: str, version: str) -> None:
+    warnings.warn(
+        f"{compiler} ({version}) does not build with {OPENMP_FLAG}, so optimizers run on one"
+        " thread: install its OpenMP library (libomp for clang) or set CC to another compiler."
+        " With -fno-openmp in CC one thread is what you asked for, and this is not said.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _find(cc: str, path: str | None) -> _Words:
+    """The compiler that CC names, or the usual one."""
     try:
         words = shlex.split(cc)
     except ValueError as error:
@@ -162,10 +228,23 @@ def _find(cc: str, path: str | None) -> tuple[str, tuple[str, ...]]:
         )
     for candidate in words[:1] or COMPILERS:
         if found := shutil.which(candidate, path=path):
-            return os.path.abspath(found), tuple(words[1:])
+            return _Words(os.path.abspath(found), *_launched(words[1:], path))
     if words:
         raise NoCompiler(f"CC names {words[0]!r}, and there is no such program: {REMEDY}.")
     raise NoCompiler(f"There is no C compiler (cc, gcc or clang) on PATH: {REMEDY}.")
+
+
+def _launched(words: list[str], path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What precedes a compiler's arguments: nothing, or where CC names a launcher the rest of it.
+
+    That is everything before the first option (``zig cc -g``), and up to the last word that is a
+    program (``nice -n 5 gcc -g``).
+    """
+    count = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    for number, word in enumerate(words[count:], start=count + 1):
+        if not word.startswith("-") and shutil.which(word, path=path):
+            count = number
+    return tuple(words[:count]), tuple(words[count:])
 
 
 def _identity(program: str) -> tuple[str, str, int, int]:
@@ -177,28 +256,29 @@ def _identity(program: str) -> tuple[str, str, int, int]:
     return program, real, status.st_size, status.st_mtime_ns
 
 
-def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-
-
-def _version(compiler: str, arguments: tuple[str, ...]) -> str:
+def _run(
+    command: list[str], environment: dict[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
     try:
-        done = _run([compiler, *arguments, "--version"], os.environ | {"LC_ALL": "C"})
+        return finished(command, environment, seconds)
+    except StillRunning as error:
+        raise CompilerHangs(
+            f"{command[0]} did not finish within {seconds:g} seconds and was stopped"
+            f" ({SECONDS_VARIABLE} sets how long it may take)"
+        ) from error
+
+
+def _version(words: _Words) -> str:
+    command = [words.program, *words.launched, *words.arguments, "--version"]
+    try:
+        done = _run(command, os.environ | {"LC_ALL": "C"}, _limit(_TRIAL_SECONDS))
     except OSError as error:
-        raise NoCompiler(f"{compiler} cannot be run ({error.strerror}): {REMEDY}.") from error
+        raise NoCompiler(f"{words.program} cannot be run ({error.strerror}): {REMEDY}.") from error
     lines = done.stdout.strip().splitlines()
     return lines[0][:200] if lines else "unknown version"
 
 
-def _refused(full: Toolchain, arguments: tuple[str, ...]) -> tuple[str, ...]:
+def _refused(words: _Words, optional: tuple[str, ...]) -> tuple[str, ...]:
     """The optional flags that the compiler does not accept."""
     try:
         with tempfile.TemporaryDirectory(prefix="optdsl-", ignore_cleanup_errors=True) as name:
@@ -207,33 +287,32 @@ def _refused(full: Toolchain, arguments: tuple[str, ...]) -> tuple[str, ...]:
 
             def complaint(flags: tuple[str, ...]) -> str:
                 try:
-                    Toolchain(full.compiler, full.version, flags).build(source, library)
+                    words.calling(flags, seconds=_TRIAL_SECONDS).build(source, library)
+                except CompilerHangs:
+                    raise
                 except BuildError as error:
                     return str(error)
                 library.unlink()
                 return ""
 
-            if not complaint(full.flags):
+            if not complaint(optional):
                 return ()
-            kept = (*arguments, *REQUIRED_FLAGS)
-            if why := complaint(kept):
+            if why := complaint(()):
                 raise NoCompiler(
-                    f"{full.compiler} does not build shared libraries: {REMEDY}. It says: {why}"
+                    f"{words.program} does not build shared libraries: {REMEDY}. It says: {why}"
                 )
-            refused = []
-            for flag in full.flags[len(kept) :]:
-                if complaint((*kept, flag)):
-                    refused.append(flag)
-                else:
+            kept: tuple[str, ...] = ()
+            for flag in optional:
+                if not complaint((*kept, flag)):
                     kept = (*kept, flag)
-            return tuple(refused)
+            return tuple(flag for flag in optional if flag not in kept)
     except OSError as error:
         raise BuildError(f"The compiler cannot be tried out: {error}") from error
 
 
 def _recall(memory: str) -> tuple[str, tuple[str, ...]] | None:
     try:
-        answer = json.loads((cache_directory() / memory).read_text(encoding="utf-8"))
+        answer = json.loads(entry_text(cache_directory() / memory))
         return str(answer["version"]), tuple(str(flag) for flag in answer["refused"])
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
@@ -265,42 +344,3 @@ def processor() -> str:
             if line.partition(":")[0].strip() in names:
                 told.append(line.strip())
     return "\n".join(told)
-
-
-def temporary_name() -> str:
-    """A name for a file or directory in the making, which tells whose it is."""
-    return f"tmp-{host()}-{os.getpid()}-{os.urandom(8).hex()}"
-
-
-def host() -> str:
-    """This machine's name, as `temporary_name` spells it."""
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in os.uname().nodename)[:64]
-
-
-def cache_directory() -> Path:
-    """The directory for libraries and for what is known of compilers; made where it is missing.
-
-    Raises:
-        OSError: there is none, or it is no place for programs that this user will run.
-    """
-    directory = _chosen_directory()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.stat()
-    if status.st_uid != os.geteuid():
-        raise PermissionError(errno.EPERM, "it belongs to another user", str(directory))
-    if status.st_mode & 0o022:
-        raise PermissionError(errno.EPERM, "other users may write to it", str(directory))
-    if os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0):
-        raise PermissionError(errno.EPERM, "programs in it may not run", str(directory))
-    return directory
-
-
-def _chosen_directory() -> Path:
-    try:
-        if chosen := os.environ.get(DIRECTORY_VARIABLE):
-            return Path(chosen).expanduser().absolute()
-        if os.path.isabs(general := os.environ.get("XDG_CACHE_HOME", "")):
-            return Path(general, "optdsl")
-        return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "optdsl"
-    except RuntimeError as error:
-        raise FileNotFoundError(errno.ENOENT, "the user has no home", "~") from error

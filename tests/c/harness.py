@@ -130,9 +130,11 @@ def compiled(text: str, directory: Path, flags: Sequence[str]) -> subprocess.Com
     source.write_text(text, encoding="utf-8")
     tools = toolchain()
     openmp = [flag for flag in tools.flags if flag == "-fopenmp"]
-    target = ["-o", str(directory / "program"), str(source), "-lm"]
+    # Clang complains of libraries and products where it does not link.
+    links = not {"-c", "-fsyntax-only"} & set(flags)
+    target = ["-o", str(directory / "program"), str(source), "-lm"] if links else [str(source)]
     command = [tools.compiler, "-std=c99", *openmp, *flags, *target]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
 
 
 def ran(directory: Path) -> subprocess.CompletedProcess[str]:

@@ -141,6 +141,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a new process would not know."""
     monkeypatch.setattr(cache_module, "_ready", {})
     monkeypatch.setattr(cache_module, "_warned", threading.Lock())
+    monkeypatch.setattr(toolchain_module, "_hanging", {})
     toolchain_module._toolchain.cache_clear()
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from optdsl.runtime import cache as cache_module
 from optdsl.runtime.cache import shared_library
-from optdsl.runtime.toolchain import cache_directory, toolchain
+from optdsl.runtime.directory import cache_directory
+from optdsl.runtime.toolchain import toolchain
 
 from .compilers import (
     ANSWER,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime import toolchain as toolchain_module
+from optdsl.runtime import directory as directory_module
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.toolchain import Toolchain
 
@@ -102,7 +102,7 @@ class TestOthers:
         cache.mkdir(mode=0o700)
         finished = subprocess.Popen(["true"])
         finished.wait()
-        here, alive, dead = toolchain_module.host(), os.getpid(), finished.pid
+        here, alive, dead = directory_module.host(), os.getpid(), finished.pid
         ages = {
             f"tmp-{here}-{dead}-a": (2, False),
             f"tmp-{here}-{dead}-b": (0.5, True),
