@@ -355,6 +355,7 @@ class MADALegacy(CompiledOptimizer):
         eps: 1e-06 by default, in [0, inf)
         weight_decay: 0 by default, in [0, inf)
         v0: 1e-15 by default, in [0, inf)
+        difference: 1 by default, in {0, 1}
     """
 
     def __init__(
@@ -371,6 +372,7 @@ class MADALegacy(CompiledOptimizer):
         eps: float | Tensor = 1e-06,
         weight_decay: float | Tensor = 0.0,
         v0: float | Tensor = 1e-15,
+        difference: float | Tensor = 1.0,
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,

@@ -136,7 +136,7 @@ def closed_forms(problem: Problem) -> dict[str, Tensor]:
     beta1, beta2, beta3 = (problem.hypers[h] for h in ("beta1", "beta2", "beta3"))
     rho, c, gamma, eps = (problem.hypers[h] for h in ("rho", "c", "gamma", "eps"))
     g, t, old = problem.g, problem.t, problem.state
-    d = g - old["g_prev"]
+    d = g - old["g_prev"] if problem.hypers["difference"] else g
     ahead = g + beta3 * d
     sigma = torch.sign(ahead**2 - old["v"])
     s = c * ahead**2 + (1 - c) * (old["v"] + ahead**2 * sigma)

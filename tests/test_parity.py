@@ -194,6 +194,7 @@ BY_HAND: dict[str, list[Settings]] = {
         {"beta2": 0.99, "beta3": 0.9, "rho": 1.0, "c": 0.0, "gamma": 0.9, "weight_decay": 0.1},
         {"beta1": 0.0, "beta3": 0.1, "rho": 0.0, "c": 0.3, "gamma": 1.0, "eps": 1e-3},
         {"lr": 0.01, "beta3": 0.5, "rho": 0.9, "c": 1.0, "gamma": 0.0, "weight_decay": 0.01},
+        {"beta3": 0.5, "rho": 0.4, "c": 0.6, "gamma": 0.7, "difference": 0.0},
     ],
     "mada": [
         {"lr": 1e-3},

@@ -225,6 +225,7 @@ class LegacyMADA(Reference):
     eps: Number = 1e-6
     weight_decay: Number = 0.0
     v0: Number = 1e-15
+    difference: Number = 1.0  # 0 where the previous gradient is cleared before it is read
     last: Tensor = field(default_factory=_zero, init=False)
     m: Tensor = field(default_factory=_zero, init=False)
     v: Tensor = field(default_factory=_zero, init=False)
@@ -238,7 +239,7 @@ class LegacyMADA(Reference):
         self.n = g * g  # the slip in units
 
     def update(self, x: Tensor, g: Tensor) -> Tensor:
-        difference = g - self.last
+        difference = g - self.last if self.difference else g
         self.last = g.clone()
         ahead = g + self.beta3 * difference
         square = ahead * ahead

@@ -129,6 +129,7 @@ def test_nothing_fixed_takes_the_same_steps_and_fixing_twice_changes_nothing(nam
         ("mada_legacy", {"gamma": 0}, {"m_lion"}),
         ("mada_legacy", {"gamma": 1, "beta3": 0, "rho": 1}, {"m", "v"}),
         ("mada_legacy", {"gamma": 1, "beta3": 0, "rho": 0}, {"m", "v", "V"}),
+        ("mada_legacy", {"gamma": 1, "difference": 0}, {"m", "v", "V", "n"}),
         ("memory", {"w_adam": 1, "w_avgrad": 0, "w_amsgrad": 0}, {"m", "v"}),
         ("memory", {"w_adam": 0, "w_avgrad": 0, "w_amsgrad": 1}, {"m", "v", "vmax"}),
         ("memory", {"w_adam": 0.5, "w_avgrad": 0.5, "w_amsgrad": 0}, {"m", "v", "V"}),
@@ -163,8 +164,9 @@ def test_states_that_are_kept_matter(name: str, values: tuple[tuple[str, float],
     """Each of them, when it is moved, moves the parameter after that step or a later one."""
     fixed = fix(program(name), dict(values))
     generator = problems.seeded(4)
-    # Where a momentum is there, so that it is used.
-    hypers = problems.interior_hypers(fixed, generator) | {"nesterov": 1.0, "mode": 2.0}
+    # Where a momentum or a last gradient is there, so that it is used.
+    chosen = {"nesterov": 1.0, "mode": 2.0, "difference": 1.0}
+    hypers = problems.interior_hypers(fixed, generator) | chosen
     interpreter = Interpreter(fixed)
 
     def ending(moved: str | None) -> Tensor:
