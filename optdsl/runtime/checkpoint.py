@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optdsl.ir.types import Extent
+from optdsl.runtime import observing
 from optdsl.runtime.engines import PENDING_HYPERS
 from optdsl.runtime.meaning import Meaning, differences, read
 from optdsl.runtime.migrate import is_whole
@@ -107,6 +108,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     if not isinstance(parts[0], dict) or not isinstance(parts[1], list | tuple):
         raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
     _check_meaning(optimizer, state_dict)
+    observing.check(optimizer, state_dict)
     for group in state_dict["param_groups"]:
         missing = [h.name for h in program.hypers if h.name not in group]
         if missing:
@@ -199,6 +201,8 @@ def pairs(
 
 
 def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    found = observing.loaded(optimizer, state_dict, pairs(optimizer, state_dict))
+    optimizer._observed = found
     own = optimizer.compiled.meaning
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]

@@ -9,11 +9,18 @@ checkpoint of another backend, device or precision was loaded, and need not be f
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
 
 from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
 from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, squares, unpacked
+
+# So many elements are looked at together.
+_PIECE = 1 << 19
 
 
 def completed(program: Program, work: Work) -> Sums:
@@ -24,26 +31,70 @@ def completed(program: Program, work: Work) -> Sums:
         work: the parameter; its state loses all that no rule declares.
     """
     state = work.state
-    sums: Sums = {}
-    stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
-    found = {hyper: x for hyper, x in stored.items() if x is not None}
-    plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
-    if found:
-        sums = {hyper: float(dot(work.gradient, x)) for hyper, x in found.items()}
-        sums |= squares(program, work.gradient, found)
-    elif plan is not None and plan.settle is not None and PENDING_HYPERS in state:
-        hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
-        values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
-        done = interpret.step(plan.settle, work.parameter, work.gradient, values, hypers, 1)
-        for declared in program.states:
-            state[declared.name].copy_(done.state[declared.name])
-        sums = {h: float(dot(work.gradient, x)) for h, x in done.tangents.items()}
-        sums |= squares(program, work.gradient, done.tangents)
+    tangents, advanced = _settled(program, work)
+    for name, value in advanced.items():
+        state[name].copy_(value)
+    sums: Sums = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
+    sums |= squares(program, work.gradient, tangents)
     declared_names = {s.name for s in program.states} | {"step"}
     for name in list(state):
         if name not in declared_names:
             del state[name]
     return sums
+
+
+def products(program: Program, work: Work) -> Sums:
+    """The hyper-gradients of the pending step of a state, which stays as it is.
+
+    Args:
+        program: differentiated by what is learned now.
+        work: the parameter; its state may be of any plan, and have no step pending.
+    """
+    sums: Sums = {}
+    for piece in _pieces(program, work):
+        tangents, _ = _settled(program, piece)
+        if not tangents:
+            continue
+        # One wait for the device.
+        measured = torch.stack([dot(piece.gradient, x) for x in tangents.values()]).tolist()
+        found = dict(zip(tangents, measured, strict=True))
+        for name, value in (found | squares(program, piece.gradient, tangents)).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
+def _settled(program: Program, work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tangents of a pending step, and the states that it completes, where they lag."""
+    state = work.state
+    stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
+    found = {hyper: x for hyper, x in stored.items() if x is not None}
+    if found:
+        return found, {}
+    plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
+    if plan is None or plan.settle is None or PENDING_HYPERS not in state:
+        return {}, {}
+    hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
+    values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
+    done = interpret.step(plan.settle, work.parameter, work.gradient, values, hypers, 1)
+    return done.tangents, {s.name: done.state[s.name] for s in program.states}
+
+
+def _pieces(program: Program, work: Work) -> Iterator[Work]:
+    """A large tensor in pieces, where elements have nothing to do with each other.
+
+    The interpreter keeps every value of a step in double precision until the end.
+    """
+    parameter, state = work.parameter, work.state
+    whole = any(operation.opcode in {"sum", "mean", "size"} for operation in program.operations)
+    if whole or parameter.numel() <= _PIECE or not any(k.startswith("pending/") for k in state):
+        yield work
+        return
+    flat = {k: v.reshape(-1) for k, v in state.items() if v.shape == parameter.shape}
+    theta, gradient = parameter.reshape(-1), work.gradient.reshape(-1)
+    for begin in range(0, theta.numel(), _PIECE):
+        part = slice(begin, begin + _PIECE)
+        own = state | {k: v[part] for k, v in flat.items()}
+        yield Work(theta[part], gradient[part], own, work.hypers)
 
 
 def is_whole(program: Program, noted: frozenset[str]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime import beginning, by_name, distributed
+from optdsl.runtime import beginning, by_name, completing, distributed, observing
 from optdsl.runtime.batches import batches, check_dense
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
@@ -111,6 +111,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     # Whether a step was taken since this was made or loaded, and whether some tensor has a state
     # and has taken none.
     _begun, _blank = False, False
+    # What was observed since the last step; None where the step measures for itself.
+    _observed: observing.Observed | None = None
 
     def __init__(
         self,
@@ -168,8 +170,14 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             return super().__reduce_ex__(protocol)
         return blank, (type(self),), self.__getstate__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As of torch, and what was observed."""
+        found: dict[str, Any] = super().__getstate__()
+        return found if self._observed is None else {**found, "_observed": self._observed}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
+        self._observed = None
         super().__setstate__(state)
         make_step_opaque(type(self))
         self._known, self._begun = {}, False
@@ -232,7 +240,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._betas.read(self.param_groups)
         found = super().state_dict()
         found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
-        return signed(self, found)
+        return signed(self, found) | observing.saved(self, self._observed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved.
@@ -260,6 +268,48 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             ValueError: when the states of the two rules have other names or extents.
         """
         return by_name.migrated(self, state_dict)
+
+    @torch.no_grad()
+    def completed_state(self, parameter: Tensor) -> dict[str, Any]:
+        """The state of a parameter with its last step completed, for logging and export.
+
+        What compiled kernels keep while they learn lags behind by one step; here is what each
+        state of the rule is after the last step. Nothing changes.
+
+        Args:
+            parameter: one of this optimizer's.
+
+        Returns:
+            Copies: the rule's states by their names, shaped as they are kept; ``step``; and what
+            is learned for each tensor. Empty for a parameter that has no state yet.
+
+        Raises:
+            ValueError: for a parameter that is not in this optimizer.
+        """
+        return completing.completed_state(self, parameter)
+
+    @torch.no_grad()
+    def observe(self, weight: float = 1.0) -> None:
+        """Let the next step learn from the gradients that the parameters hold now.
+
+        Adds weight times the dot product of these gradients with the derivatives of the last
+        update to the hyper-gradients of the next step, which then does not use its own gradients
+        for them. So hyper-gradients can be of a gradient before it is clipped, of one micro-batch,
+        or of a validation loss. Parameters, states and coefficients stay as they are.
+
+        Args:
+            weight: such as 1 / scale for a loss that was multiplied by a scale; finite.
+
+        Raises:
+            TypeError, ValueError: for a weight that is no finite number.
+            RuntimeError: for a sparse gradient, and where a step was captured in a CUDA graph.
+        """
+        self._betas.read(self.param_groups)
+        self._observed = observing.observe(self, weight, self._observed)
+
+    def discard_observed(self) -> None:
+        """Forget what was observed since the last step, such as before a step that is skipped."""
+        self._observed = None
 
     def metrics(self) -> dict[str, float]:
         """Learned coefficients and their last hyper-gradients, for any logger.
@@ -296,7 +346,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
-        device = resident(self, work, self._known)
+        # What was observed is on the host, which then learns.
+        device = resident(self, work, self._known) if self._observed is None else None
         if device is not None:
             device.step(self, work)
             self._betas.write(self.param_groups)
@@ -380,9 +431,12 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         return known
 
     def _learn(self, parts: list[Part], taken: list[int]) -> None:
+        if self._observed is not None:
+            observing.replace(parts, self._observed)
         if self.compiled.coefficients:
             taken = self._over_ranks(parts, taken)
         self.compiled.scopes.learn(self.compiled.blocks, parts, self.param_groups, taken)
+        self._observed = None
 
     def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:
         """Make the parts' sums those of all ranks, and the counts the largest."""

@@ -143,6 +143,11 @@ class Resident:
         self._last: _Last | None = None
         self._noting = PENDING_HYPERS in (engine.shape.pending or ())
 
+    @property
+    def captured(self) -> bool:
+        """Whether a step is part of a graph."""
+        return any(rows.captured for rows in self._kept.values())
+
     # --- a step ---------------------------------------------------------------------------------
 
     def step(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> None:

@@ -88,6 +88,14 @@ def completed(program: Program, work: Work) -> Sums:
         return _filed(migrate.completed(program, local), prefix(work.parameter))
 
 
+def products(program: Program, work: Work) -> Sums:
+    """As `migrate.products`; of a DTensor, those of the shard that this rank has."""
+    if not is_dtensor(work.parameter):
+        return migrate.products(program, work)
+    with _opened([work]) as (local,):
+        return migrate.products(program, local)
+
+
 def _filed(sums: Sums, prefix: str | None) -> Sums:
     return {} if prefix is None else {prefix + name: value for name, value in sums.items()}
 

@@ -44,10 +44,19 @@ class ScopedDescent:
     measured: dict[tuple[str, int], float] = field(default_factory=dict)
     pending: dict[int, Pending] = field(default_factory=dict)
 
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step; a tensor without a gradient stays as it is."""
+    def step(
+        self,
+        gradients: Sequence[Tensor | None],
+        observed: Sequence[Sequence[Tensor | None]] | None = None,
+    ) -> None:
+        """One step; a tensor without a gradient stays as it is.
+
+        Args:
+            gradients: what the tensors step by.
+            observed: what is learned from, in several rounds; None where that is `gradients`.
+        """
         present = {i: g for i, g in enumerate(gradients) if g is not None}
-        learn = self._learning(present)
+        learn = self._learning(present, [gradients] if observed is None else observed)
         if self.exact:
             learn()
         for i, gradient in present.items():
@@ -69,14 +78,21 @@ class ScopedDescent:
         if not self.exact:
             learn()
 
-    def _learning(self, gradients: Mapping[int, Tensor]) -> Callable[[], None]:
+    def _learning(
+        self, present: Mapping[int, Tensor], rounds: Sequence[Sequence[Tensor | None]]
+    ) -> Callable[[], None]:
         """Measure now, learn when called."""
         todo = []
         for name, units in self.units.items():
             for unit in sorted(set(units)):
                 mine = [i for i, u in enumerate(units) if u == unit]
                 taken = max(self.references[i].t for i in mine)
-                found = [(gradients[i], self.pending[i]) for i in mine if self._both(i, gradients)]
+                found = [
+                    (g, self.pending[i])
+                    for gradients in rounds
+                    for i in mine
+                    if i in present and i in self.pending and (g := gradients[i]) is not None
+                ]
                 if not found:
                     continue
                 tangents = [tangent(p.updated, p.used[name]) for _, p in found]
@@ -100,9 +116,6 @@ class ScopedDescent:
                 self.coefficients[name][unit].learn(signal, taken)
 
         return learn
-
-    def _both(self, i: int, gradients: Mapping[int, Tensor]) -> bool:
-        return i in self.pending and i in gradients
 
 
 def tangent(updated: Tensor, by: Tensor) -> Tensor:
