@@ -52,4 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What this file imports, and modules that somebody has imported, are not listed.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

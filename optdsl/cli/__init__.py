@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from optdsl import __version__
-from optdsl.cli import commands, train
+from optdsl.cli import commands, texts, train
 from optdsl.cli.errors import UsageError
 
 
@@ -47,64 +47,100 @@ def _survive_any_terminal() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="optdsl", description="Optimizers written once, as equations, compiled to PyTorch."
+        prog="optdsl",
+        description="Optimizers written once, as equations, compiled to PyTorch.",
+        epilog="`optdsl COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"optdsl {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
 
-    command = subparsers.add_parser("list", help="the specifications of the library")
+    def add(name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+        return subparsers.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    command = add("list", "list the specifications of the library", texts.LIST)
     command.set_defaults(run=commands.list_)
 
-    command = subparsers.add_parser("check", help="find the mistakes of specifications")
-    command.add_argument("files", nargs="+", metavar="FILE", help="a .opt file, or - for the input")
+    command = add("check", "find the mistakes of specifications; changes nothing", texts.CHECK)
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="a .opt file, or - for the standard input"
+    )
     command.set_defaults(run=commands.check)
 
-    command = subparsers.add_parser("show", help="what a specification says and becomes")
-    command.add_argument("name", metavar="NAME", help="a name of the library, or a .opt file")
+    command = add("show", "show what a specification says, and the code it becomes", texts.SHOW)
+    command.add_argument("name", metavar="NAME", help=_RULE)
     what = command.add_mutually_exclusive_group()
     what.add_argument(
-        "--backend", metavar="BACKEND", help="print the code for this backend: eager or c"
+        "--backend",
+        metavar="BACKEND",
+        help="print the code for this backend instead: eager (PyTorch), c, or triton",
     )
     what.add_argument(
-        "--plan", action="store_true", help="print the bytes of its state and of a step"
+        "--plan",
+        action="store_true",
+        help="print the bytes of its state, and those that a step moves, instead",
     )
-    what.add_argument("--ir", action="store_true", help="print the lowered program")
+    what.add_argument(
+        "--ir", action="store_true", help="print the compiler's list of operations instead"
+    )
     command.add_argument(
-        "--no-learn", action="store_true", help="with all coefficients fixed, without tangents"
+        "--no-learn", action="store_true", help="show it with all coefficients fixed"
     )
     command.set_defaults(run=commands.show)
 
-    command = subparsers.add_parser("fmt", help="lay out specifications in the canonical way")
-    command.add_argument("files", nargs="+", metavar="FILE", help="a .opt file, or - for the input")
+    command = add("fmt", "rewrite specifications in the canonical layout", texts.FMT)
     command.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if a file would change"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a .opt file, which is rewritten, or - to go from the standard input to the output",
+    )
+    command.add_argument(
+        "--check", action="store_true", help="change nothing; name the files that would change"
+    )
+    command.add_argument(
+        "--diff", action="store_true", help="change nothing; print what would change"
     )
     command.set_defaults(run=commands.format_)
 
-    command = subparsers.add_parser(
-        "verify", help="prove what specifications say of themselves, or refute it"
-    )
+    command = add("verify", "prove or refute what specifications claim", texts.VERIFY)
     command.add_argument(
-        "files", nargs="+", metavar="FILE", help="a name, a .opt file, or a directory of them"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a name of the library, a .opt file, or a directory of .opt files",
     )
     command.set_defaults(run=commands.verify)
 
-    command = subparsers.add_parser(
-        "blend", help="mix the updates of any rules, with weights that are learned"
+    command = add("blend", "make one specification of several, with learned weights", texts.BLEND)
+    command.add_argument("rules", nargs="+", metavar="RULE", help=_RULE)
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="write to this .opt file (default: print)"
     )
     command.add_argument(
-        "rules", nargs="+", metavar="RULE", help="a name of the library, or a .opt file"
+        "--name", metavar="NAME", help="name of the blend (default: the rules' names, joined)"
     )
     command.add_argument(
-        "-o", "--output", metavar="FILE", help="write the specification (default: print it)"
+        "--force", action="store_true", help="replace the file of --output if it exists"
     )
-    command.add_argument("--name", metavar="NAME", help="of the blend (default: the rules' names)")
-    command.add_argument("--force", action="store_true", help="replace FILE if it exists")
     command.set_defaults(run=commands.blend)
 
-    command = subparsers.add_parser(
-        "train", help="train a small model on real text and compare optimizers"
+    command = add(
+        "train",
+        "train a small model on real text and compare optimizers",
+        train.DESCRIPTION,
+        train.EPILOG,
     )
     train.add_arguments(command)
     command.set_defaults(run=train.run)
     return parser
+
+
+_RULE = "a name of the library, or a .opt file"

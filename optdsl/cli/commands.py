@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shutil
 import sys
@@ -29,7 +30,7 @@ def list_(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """``optdsl check FILE...``: every mistake of every file, exit status 1 when there are any."""
-    wrong = 0
+    wrong = wrong_files = 0
     unreadable: list[str] = []
     for name in options.files:
         try:
@@ -38,14 +39,21 @@ def check(options: argparse.Namespace) -> int:
             unreadable.append(str(error))
         except SpecError as error:
             wrong += len(error.diagnostics)
+            wrong_files += 1
             print(error, file=sys.stderr, end="\n\n")
+    checked = len(options.files) - len(unreadable)
     if wrong:
-        files = "file" if len(options.files) == 1 else "files"
-        mistakes = "mistake" if wrong == 1 else "mistakes"
-        print(f"{wrong} {mistakes} in {len(options.files)} {files}", file=sys.stderr)
+        where = f"{wrong_files} of {checked} files" if checked > 1 else "1 file"
+        print(f"{_counted(wrong, 'mistake')} in {where}", file=sys.stderr)
+    elif checked:
+        print(f"{_counted(checked, 'file')}, no mistakes")
     if unreadable:
         raise UsageError("; ".join(unreadable))
     return 1 if wrong else 0
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def show(options: argparse.Namespace) -> int:
@@ -75,9 +83,12 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _emitted(source: Source, backend: str, learn: bool) -> str:
-    from optdsl.compiler import emit
+    from optdsl.compiler import BACKENDS, emit
     from optdsl.options import OptionError
 
+    if backend not in BACKENDS:
+        known = ", ".join(BACKENDS)
+        raise UsageError(f"there is no code for a backend '{backend}'; the backends are {known}")
     try:
         return emit(source, backend, learn).text
     except OptionError as error:
@@ -85,7 +96,10 @@ def _emitted(source: Source, backend: str, learn: bool) -> str:
 
 
 def format_(options: argparse.Namespace) -> int:
-    """``optdsl fmt FILE...``: rewrites files in place; ``-`` goes from input to output."""
+    """``optdsl fmt FILE...``: rewrites files in place; ``-`` goes from input to output.
+
+    With ``--check`` or ``--diff`` it changes nothing, and the exit status says what it would do.
+    """
     from optdsl.syntax.format import format
     from optdsl.syntax.parse import parse
 
@@ -98,16 +112,27 @@ def format_(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr, end="\n\n")
             status = 1
             continue
-        if name == "-" and not options.check:
+        dry = options.check or options.diff
+        if name == "-" and not dry:
             print(text, end="")
         elif text != source.text:
-            if options.check:
-                print(f"{name} is not in the canonical layout", file=sys.stderr)
+            if dry:
                 status = 1
+                if options.check:
+                    print(f"{name} is not in the canonical layout", file=sys.stderr)
+                if options.diff:
+                    print(_difference(name, source.text, text), end="")
             else:
                 _replace(Path(name), text)
                 print(f"formatted {name}")
     return status
+
+
+def _difference(name: str, old: str, new: str) -> str:
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), name, f"{name} (canonical)", lineterm=""
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -10,29 +10,76 @@ from optdsl.cli.errors import UsageError
 from optdsl.resources import UnknownSpecError
 
 
+DESCRIPTION = """\
+Train a small character-level transformer with each optimizer, from the same weights and on the same
+batches, and compare the losses. Writes training.csv (every step), training.png, .svg and .pdf,
+and summary.json.
+
+Every optimizer has the learning rate and the other hyperparameters that its file has as defaults,
+unless --set or --tuned changes them. The learning rate follows one schedule for all: a linear
+warm-up over the first 5 % of the steps, then a cosine down to 10 % of the peak."""
+
+EPILOG = """\
+examples:
+  optdsl train --optimizers adam,lion,mine.opt --set lion.lr=3e-4
+  optdsl train --optimizers adam,mada --seeds 3 --tuned
+
+The exit status is 0, 2 for a mistake in the request, or 130 when interrupted; what was trained until
+then is still reported."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command; what is not given is left to the library's defaults."""
+    """The options of the command; what is not given is left to the library's defaults.
+
+    Numbers are left as texts: the library says what is wrong with them.
+    """
     parser.add_argument(
         "--optimizers",
         metavar="NAMES",
-        help="names of the library or .opt files, with commas "
+        help="names of the library or .opt files, separated by commas "
         "(default: adam,lion,yogi,adan,avgrad,mada)",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="steps for each optimizer")
-    parser.add_argument("--seed", type=int, metavar="S", help="of weights and batches (default: 0)")
+    parser.add_argument(
+        "--steps", metavar="N", help="training steps of each run, 1 or more (default: 500)"
+    )
+    parser.add_argument(
+        "--seed", metavar="S", help="seed of the initial weights and the batches (default: 0)"
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        help="runs of each optimizer, with the seeds S, S+1, ...; tables show mean and standard "
+        "deviation, figures the mean and a band from the lowest to the highest (default: 1)",
+    )
     parser.add_argument(
         "--text",
         type=Path,
         metavar="FILE",
         help="UTF-8 text to learn (default: sources of Python's standard library)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for results (default: training)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory for the results; older results in it are replaced (default: training)",
+    )
+    parser.add_argument(
+        "--formats", metavar="LIST", help="formats of the figure (default: png,svg,pdf)"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME.HYPER=VALUE",
         help="a hyperparameter of one optimizer, as in lion.lr=3e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--tuned",
+        action="store_true",
+        help="search for each learning rate first, with the same budget for every optimizer: 0.1, "
+        "0.3, 1, 3 and 10 times its default (or what --set says), a fifth of the steps each, and "
+        "take the one with the lowest validation loss; doubles the time of a comparison with one "
+        "seed",
     )
 
 
@@ -44,6 +91,10 @@ def _canonical(name: str) -> str:
         return name
 
 
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
 def run(options: argparse.Namespace) -> int:
     """Compare the optimizers; 130 when interrupted, as for every interrupted program."""
     try:
@@ -52,17 +103,20 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("needs rich and matplotlib: pip install 'optdsl[train]'") from None
     from optdsl.training import TrainingError, compare, configure, parse_overrides
 
-    names = None if options.optimizers is None else options.optimizers.split(",")
+    names = _listed(options.optimizers)
     fields = {
-        "optimizers": None if names is None else tuple(_canonical(name.strip()) for name in names),
+        "optimizers": None if names is None else tuple(map(_canonical, names)),
         "steps": options.steps,
         "seed": options.seed,
+        "seeds": options.seeds,
+        "tuned": options.tuned,
+        "formats": _listed(options.formats),
         "text": options.text,
         "out": options.out,
     }
     try:
         config = configure(
-            overrides=parse_overrides(options.set),
+            overrides=parse_overrides(options.set, _canonical),
             **{name: value for name, value in fields.items() if value is not None},
         )
         comparison = compare(config, Console())

@@ -1,14 +1,13 @@
 """Comparison of optimizers on a small character-level transformer.
 
-`compare` trains the same model once per optimizer, from the same initial weights and on the same
-sequence of batches, and writes a CSV file, a figure and a summary.  Importing this package is
+`compare` trains the same model with each optimizer, once per seed, from the same initial weights and
+on the same sequence of batches, and writes a CSV file, a figure and a summary.  Importing this package is
 cheap: PyTorch, Matplotlib and the rest are imported when `compare` is first looked up.
 """
 
 from typing import TYPE_CHECKING
 
 from optdsl.training.config import (
-    DEFAULT_LEARNING_RATES,
     DEFAULT_OPTIMIZERS,
     TrainingConfig,
     TrainingError,
@@ -18,14 +17,16 @@ from optdsl.training.config import (
 
 if TYPE_CHECKING:
     from optdsl.training.engine import compare
-    from optdsl.training.results import Comparison, Record, Run, Status
+    from optdsl.training.results import Comparison, Entry, Record, Run, Setup, Space, Status
 
 __all__ = [
-    "DEFAULT_LEARNING_RATES",
     "DEFAULT_OPTIMIZERS",
     "Comparison",
+    "Entry",
     "Record",
     "Run",
+    "Setup",
+    "Space",
     "Status",
     "TrainingConfig",
     "TrainingError",
@@ -40,8 +41,12 @@ def __getattr__(name: str) -> object:
         from optdsl.training import engine
 
         return engine.compare
-    if name in {"Comparison", "Record", "Run", "Status"}:
+    if name in {"Comparison", "Entry", "Record", "Run", "Setup", "Space", "Status"}:
         from optdsl.training import results
 
         return getattr(results, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

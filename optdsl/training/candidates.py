@@ -1,14 +1,17 @@
 """Loading optimizers and finding out, before any training, whether they work."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from optdsl.training.config import DEFAULT_LEARNING_RATES, TrainingConfig, TrainingError
+from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.training.config import TrainingConfig, TrainingError
+from optdsl.training.results import Setup, Space
 
 Loader = Callable[[str], type[Optimizer]]
 
@@ -19,13 +22,29 @@ class Candidate:
 
     Attributes:
         label: Short name for tables and files.
-        build: Creates the optimizer for some parameters.
+        create: Creates the optimizer for some parameters, with hyperparameters by name.
+        hypers: The hyperparameters that it gets, where they are not its defaults.
         metrics: Names that `read_metrics` reports for it.
+        setup: What tables and figures tell about it.
     """
 
     label: str
-    build: Callable[[Iterable[nn.Parameter]], Optimizer]
+    create: Callable[..., Optimizer]
+    hypers: Mapping[str, float]
     metrics: tuple[str, ...]
+    setup: Setup
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Creates the optimizer for some parameters."""
+        return self.create(list(parameters), **self.hypers)
+
+    def tuned(self, learning_rate: float) -> Self:
+        """Returns the same optimizer with a learning rate that a search has found."""
+        return replace(
+            self,
+            hypers={**self.hypers, "lr": learning_rate},
+            setup=replace(self.setup, learning_rate=learning_rate, origin="tuned"),
+        )
 
 
 def default_loader(name: str) -> type[Optimizer]:
@@ -68,19 +87,12 @@ def _load_candidate(
     except (LookupError, ValueError, TypeError, OSError) as error:
         raise TrainingError(f"cannot load optimizer '{name}': {_first_line(error)}") from error
 
-    hypers: dict[str, float] = {}
-    if name in DEFAULT_LEARNING_RATES:
-        hypers["lr"] = DEFAULT_LEARNING_RATES[name]
-    hypers.update(config.overrides.get(label, {}))
-
-    def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        # The signature of an optimizer class is its own; the base class takes no such arguments.
-        factory: Callable[..., Optimizer] = cls
-        return factory(list(parameters), **hypers)
-
+    hypers = dict(config.overrides.get(label, {}))
+    # The signature of an optimizer class is its own; the base class takes no such arguments.
+    create: Callable[..., Optimizer] = cls
     copies = [nn.Parameter(value.clone()) for value in values]
     try:
-        optimizer = build(copies)
+        optimizer = create(copies, **hypers)
     except (LookupError, ValueError, TypeError) as error:
         given = ", ".join(f"{hyper}={value:g}" for hyper, value in hypers.items()) or "none given"
         raise TrainingError(
@@ -90,7 +102,25 @@ def _load_candidate(
         raise TrainingError(
             f"optimizer '{label}' has no hyperparameter 'lr', which the schedule needs"
         )
-    return Candidate(label, build, _try(optimizer, label, copies))
+    setup = Setup(
+        learning_rate=float(optimizer.param_groups[0]["lr"]),
+        origin="set" if "lr" in hypers else "file",
+        spaces=_spaces(optimizer),
+    )
+    return Candidate(label, create, hypers, _try(optimizer, label, copies), setup)
+
+
+def _spaces(optimizer: Optimizer) -> dict[str, Space]:
+    """Returns the bounds and weight vectors of what a compiled optimizer learns."""
+    if not isinstance(optimizer, CompiledOptimizer):
+        return {}
+    program = optimizer.compiled.program
+    found = {}
+    for learned in program.learned:
+        simplex = program.simplex_of(learned.hyper)
+        name = None if simplex is None else simplex.name
+        found[learned.hyper] = Space(learned.bounds.lower, learned.bounds.upper, name)
+    return found
 
 
 def _try(optimizer: Optimizer, label: str, copies: list[nn.Parameter]) -> tuple[str, ...]:

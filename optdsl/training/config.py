@@ -1,43 +1,26 @@
 """What a comparison is asked to do, and the errors a user can cause."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
-DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada")
+from optdsl.diagnostics import nearest
 
-# For each optimizer the rate with the lowest validation loss in a default run with seed 0, among
-# rates about a factor of two apart that were tried until both neighbours were worse; for both MADAs
-# only Adam's rate and half of it, for the other blends Adam's.  Files, and optimizers that are not
-# listed, use their own default.
-DEFAULT_LEARNING_RATES: Mapping[str, float] = MappingProxyType(
-    {
-        "adam": 2e-3,
-        "lion": 2e-4,
-        "yogi": 5e-3,
-        "adan": 8e-3,
-        "avgrad": 1e-3,
-        "mada": 2e-3,
-        "mada_legacy": 1e-3,
-        "adam_avgrad": 2e-3,
-        "adaptivity": 2e-3,
-        "hyperadam": 2e-3,
-        "memory": 2e-3,
-        "two_speed": 2e-3,
-    }
-)
+DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada")
+FORMATS = ("png", "svg", "pdf")
+LAST_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 
 
 class TrainingError(ValueError):
@@ -51,10 +34,15 @@ class TrainingConfig(BaseModel):
         optimizers: Names that the loader knows, or paths ending in `.opt`.
         steps: Training steps per optimizer.
         seed: Seed of the initial weights and of the batches.
+        seeds: Number of runs per optimizer, with the seeds `seed`, `seed + 1`, and so on.
+        tuned: Whether each optimizer's learning rate is searched for first, with the same budget
+            for every one; see `optdsl.training.tuning`.  Otherwise it is the default in the
+            optimizer's file, unless `overrides` has another one.
         text: UTF-8 text to learn; None takes sources of Python's standard library.
         out: Directory for the results; created when missing, older results are replaced.
         overrides: Hyperparameters by optimizer label, as in `{"lion": {"lr": 3e-4}}`.  The label
             is the optimizer's name, or the file's stem for a path.
+        formats: Which files of the figure are written: "png", "svg", "pdf".
         layers: Transformer blocks.
         width: Features per position; a multiple of `heads`.
         heads: Attention heads per block.
@@ -69,10 +57,13 @@ class TrainingConfig(BaseModel):
 
     optimizers: tuple[str, ...] = Field(DEFAULT_OPTIMIZERS, min_length=1)
     steps: PositiveInt = 500
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: NonNegativeInt = 0
+    seeds: PositiveInt = 1
+    tuned: bool = False
     text: Path | None = None
     out: Path = Path("training")
     overrides: Mapping[str, Mapping[str, FiniteFloat]] = Field(default_factory=dict)
+    formats: tuple[Literal["png", "svg", "pdf"], ...] = Field(FORMATS, min_length=1)
     layers: PositiveInt = 3
     width: PositiveInt = 128
     heads: PositiveInt = 4
@@ -95,6 +86,8 @@ class TrainingConfig(BaseModel):
                     f"a hyperparameter is set for '{label}', which is not trained; "
                     f"trained are {', '.join(labels)}"
                 )
+        if self.seed + self.seeds > LAST_SEED:  # the search takes the seed after the last
+            raise ValueError(f"seed + seeds must be at most {LAST_SEED}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
         return self
@@ -107,9 +100,27 @@ class TrainingConfig(BaseModel):
         )
 
     @property
+    def all_seeds(self) -> range:
+        """The seed of each run of an optimizer."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
     def evaluation_interval(self) -> int:
         """Steps between evaluations on the validation windows."""
         return self.evaluate_every or max(1, self.steps // 20)
+
+
+_ALLOWED = {
+    "optimizers": "one name or more",
+    "seed": "a whole number that is not negative",
+    "tuned": "true or false",
+    "text": "the path of a file",
+    "out": "the path of a directory",
+    "overrides": "a finite number",
+    "formats": f"one or more of {', '.join(FORMATS)}",
+    "evaluate_every": "a whole number, 1 or more, or None",
+}
+_COUNT = "a whole number, 1 or more"
 
 
 def configure(**fields: object) -> TrainingConfig:
@@ -122,15 +133,31 @@ def configure(**fields: object) -> TrainingConfig:
         return TrainingConfig.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise TrainingError(f"{place}: {message}" if place else message) from None
+    field = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        hint = nearest(field, TrainingConfig.model_fields)
+        raise TrainingError(f"there is no setting '{field}'" + (f": {hint}" if hint else ""))
+    if not field:
+        raise TrainingError(first["msg"].removeprefix("Value error, "))
+    # A part of a sequence is told with the whole, an entry of a mapping by its path.
+    place = ".".join(map(str, first["loc"])) if field == "overrides" else field
+    value = first["input"] if field == "overrides" else fields[field]
+    if isinstance(value, tuple | list):
+        value = ",".join(map(str, value))
+    shown = value if isinstance(value, int | float) else f"'{value}'"
+    raise TrainingError(f"{place} must be {_ALLOWED.get(field, _COUNT)}, not {shown}")
 
 
-def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, float]]:
+def parse_overrides(
+    settings: Iterable[str], canonical: Callable[[str], str] = str
+) -> dict[str, dict[str, float]]:
     """Parses settings of the form `NAME.HYPER=VALUE` into hyperparameters by optimizer.
 
     A later setting of the same hyperparameter replaces an earlier one.
+
+    Args:
+        settings: The settings.
+        canonical: Returns the spelling of a name that the request uses for an optimizer.
 
     Raises:
         TrainingError: A setting has another form or its value is not a finite number.
@@ -150,5 +177,5 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, float]]:
             number = float("nan")
         if not isfinite(number):
             raise TrainingError(f"the value in '{setting}' is not a finite number")
-        overrides.setdefault(label, {})[hyper] = number
+        overrides.setdefault(canonical(label), {})[hyper] = number
     return overrides

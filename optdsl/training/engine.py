@@ -1,130 +1,104 @@
 """The comparison itself."""
 
-import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from optdsl.training import figure, log, report
-from optdsl.training.candidates import Candidate, Loader, default_loader, load_candidates
-from optdsl.training.config import TrainingConfig
-from optdsl.training.loop import train
+from optdsl.training import figure, log, report, tuning
+from optdsl.training.candidates import Loader, default_loader, load_candidates
+from optdsl.training.config import FORMATS, TrainingConfig
 from optdsl.training.model import build_model
-from optdsl.training.progress import Reporter, reporter
-from optdsl.training.results import Comparison, Record, Run, Status
-from optdsl.training.text import Corpus, load_corpus, spaced_windows
+from optdsl.training.progress import reporter
+from optdsl.training.results import Comparison, Trial
+from optdsl.training.runs import run_all
+from optdsl.training.text import Corpus, load_corpus
 
 CSV_NAME = "training.csv"
-FIGURE_NAME = "training.png"
 SUMMARY_NAME = "summary.json"
 
 
 def compare(
     config: TrainingConfig, console: Console | None = None, load: Loader = default_loader
 ) -> Comparison:
-    """Trains the same model once per optimizer and compares the results.
+    """Trains the same model with each optimizer, once per seed, and compares the results.
 
     Every optimizer starts from the same weights and sees the same batches; numbers are
     reproducible on one machine, and the global random state is left as it was found.  A run stops
     where a loss is not finite, and the others go on.
 
-    Writes `training.csv`, `training.png` and `summary.json` to the output directory.  The log is
-    complete after every step, whatever happens next.  A KeyboardInterrupt during training ends it,
-    and what was trained until then is reported.
+    Writes `training.csv`, `summary.json` and the figure, `training.png` and so on for each format,
+    to the output directory.  The log is complete after every step, whatever happens next.  A
+    KeyboardInterrupt during training ends it, and what was trained until then is reported.
 
     Args:
         config: What to train.
         console: Where to show progress and the final table, if anywhere.
         load: Returns an optimizer's class by name or path; `optdsl.load` unless given.  The class
-            is called as `cls(parameters, lr=..., **hyperparameters)`.
+            is called as `cls(parameters, **hyperparameters)`, with those of the request.
 
     Raises:
         TrainingError: The request cannot be carried out, which is found before any training, or
             the summary or picture cannot be written after it.
-        KeyboardInterrupt: The user interrupted before training began.
+        KeyboardInterrupt: The user interrupted before training began, or during the search for
+            learning rates.
     """
     with torch.random.fork_rng(devices=[]):
         corpus = load_corpus(config.text, config.block)
         model = build_model(config, len(corpus.vocabulary))
         candidates = load_candidates(config, load, model.parameters())
+        searches: dict[str, tuple[Trial, ...]] = {}
+        if config.tuned:
+            tuning.require_rates(candidates)
         log.prepare_directory(config.out)
         metrics = dict.fromkeys(name for candidate in candidates for name in candidate.metrics)
         with log.CsvLog(config.out / CSV_NAME, tuple(metrics)) as rows:
             # Results of an older comparison must not be taken for this one's, should it be killed.
-            for name in (FIGURE_NAME, SUMMARY_NAME):
+            for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME):
                 (config.out / name).unlink(missing_ok=True)
             if console is not None:
                 _introduce(console, config, corpus, model)
+            if config.tuned:
+                candidates, searches = tuning.tune(config, corpus, candidates, _teller(console))
             with reporter(console, config) as progress:
-                runs = _run_all(config, corpus, model, candidates, rows, progress)
+                entries = run_all(config, corpus, candidates, rows, progress)
 
     comparison = Comparison(
         config=config,
-        runs=tuple(runs),
+        entries=entries,
         characters=len(corpus),
         vocabulary=len(corpus.vocabulary),
         parameters=_size(model),
         unigram_entropy=corpus.unigram_entropy,
         csv=config.out / CSV_NAME,
-        figure=config.out / FIGURE_NAME,
+        figures=tuple(config.out / figure_name(suffix) for suffix in config.formats),
         summary=config.out / SUMMARY_NAME,
+        searches=searches,
     )
     if console is not None:
         console.print(report.table(comparison))
     log.write_atomically(comparison.summary, lambda path: report.write_summary(comparison, path))
-    log.write_atomically(comparison.figure, lambda path: figure.draw(comparison, path))
+    for file in comparison.figures:
+        log.write_atomically(file, lambda path: figure.draw(comparison, path))
     if console is not None:
-        for file in (comparison.csv, comparison.figure, comparison.summary):
+        for file in (comparison.csv, *comparison.figures, comparison.summary):
             console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
     return comparison
 
 
-def _run_all(
-    config: TrainingConfig,
-    corpus: Corpus,
-    model: nn.Module,
-    candidates: list[Candidate],
-    rows: log.CsvLog,
-    progress: Reporter,
-) -> list[Run]:
-    windows = spaced_windows(corpus.validation, config.block, config.validation_windows)
-    runs: list[Run] = []
-    for candidate in candidates:
-        if any(run.status is Status.INTERRUPTED for run in runs):
-            runs.append(Run(candidate.label, Status.NOT_STARTED))
-            continue
-        run = _run(config, corpus.train, windows, model, candidate, rows, progress)
-        progress.finish(run)
-        runs.append(run)
-    return runs
+def figure_name(suffix: str) -> str:
+    """Returns the name of the figure's file in a format."""
+    return f"training.{suffix}"
 
 
-def _run(
-    config: TrainingConfig,
-    text: Tensor,
-    windows: Tensor,
-    model: nn.Module,
-    candidate: Candidate,
-    rows: log.CsvLog,
-    progress: Reporter,
-) -> Run:
-    torch.default_generator.manual_seed(config.seed)  # in case the optimizer draws numbers
-    records: list[Record] = []
-    status = Status.FINISHED
-    try:
-        model = copy.deepcopy(model)  # the initial weights serve every optimizer
-        optimizer = candidate.build(model.parameters())
-        for record in train(config, model, optimizer, text, windows):
-            rows.write(candidate.label, record)
-            records.append(record)
-            progress.advance(candidate.label, record)
-        if not records[-1].finite:
-            status = Status.DIVERGED
-    except KeyboardInterrupt:
-        status = Status.INTERRUPTED
-    return Run(candidate.label, status, tuple(records))
+def _teller(console: Console | None) -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        if console is not None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return tell
 
 
 def _introduce(console: Console, config: TrainingConfig, corpus: Corpus, model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from optdsl.training.results import Record
 
 COLUMNS = (
     "optimizer",
+    "seed",
     "step",
     "train_loss",
     "validation_loss",
@@ -23,7 +24,7 @@ COLUMNS = (
 
 
 class CsvLog:
-    """One row per optimizer and step, on disk as soon as it is written.
+    """One row per optimizer, seed and step, on disk as soon as it is written.
 
     The columns are `COLUMNS`, then the metrics of all optimizers; a cell is empty where an
     optimizer has no such metric or the validation loss was not evaluated.
@@ -57,11 +58,12 @@ class CsvLog:
         """Closes the file."""
         self._file.close()
 
-    def write(self, optimizer: str, record: Record) -> None:
+    def write(self, optimizer: str, seed: int, record: Record) -> None:
         """Appends the row of one training step."""
         self._write(
             [
                 optimizer,
+                seed,
                 record.step,
                 record.train_loss,
                 "" if record.validation_loss is None else record.validation_loss,

@@ -21,7 +21,7 @@ def learning_rate_factor(steps: int) -> Callable[[int], float]:
 
     The function returned maps a step, from 0, to a factor of the learning rate.
     """
-    warmup = max(1, steps // 20)
+    warmup = _warmup(steps)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -30,6 +30,23 @@ def learning_rate_factor(steps: int) -> Callable[[int], float]:
         return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
     return factor
+
+
+def schedule_in_words(steps: int) -> str:
+    """Describes `learning_rate_factor` for readers of tables and figures."""
+    return (
+        f"a linear warm-up over the first {counted(_warmup(steps), 'step')}, "
+        "then a cosine down to a tenth"
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, as in "1 step" and "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _warmup(steps: int) -> int:
+    return max(1, steps // 20)
 
 
 @torch.no_grad()

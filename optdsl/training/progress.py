@@ -14,7 +14,7 @@ from optdsl.training.results import Record, Run, Status
 class Reporter(Protocol):
     """Receives what happens during a comparison."""
 
-    def advance(self, optimizer: str, record: Record) -> None:
+    def advance(self, optimizer: str, seed: int, record: Record) -> None:
         """Reports a training step."""
 
     def finish(self, run: Run) -> None:
@@ -24,7 +24,7 @@ class Reporter(Protocol):
 class Silent:
     """Reports nothing."""
 
-    def advance(self, optimizer: str, record: Record) -> None:
+    def advance(self, optimizer: str, seed: int, record: Record) -> None:
         """Does nothing."""
 
     def finish(self, run: Run) -> None:
@@ -41,9 +41,10 @@ class Lines:
         self._interval = max(1, config.steps // 10)
         self._tokens = config.batch * config.block
         self._width = max(map(len, config.labels))
+        self._seeds = config.seeds
         self._validation: float | None = None
 
-    def advance(self, optimizer: str, record: Record) -> None:
+    def advance(self, optimizer: str, seed: int, record: Record) -> None:
         """Prints a line now and then."""
         if record.step == 1:
             self._validation = None
@@ -53,7 +54,7 @@ class Lines:
             return
         left = record.seconds / record.step * (self._steps - record.step)
         parts = [
-            f"{optimizer:<{self._width}}",
+            self._name(optimizer, seed),
             f"step {record.step:>{len(str(self._steps))}}/{self._steps}",
             f"loss {record.train_loss:.3f}",
             "" if self._validation is None else f"validation {self._validation:.3f}",
@@ -65,18 +66,23 @@ class Lines:
     def finish(self, run: Run) -> None:
         """Prints how the run ended, unless it finished."""
         if run.status is not Status.FINISHED:
-            self._print(f"{run.optimizer:<{self._width}}  {run.outcome}")
+            self._print(f"{self._name(run.optimizer, run.seed)}  {run.outcome}")
+
+    def _name(self, optimizer: str, seed: int) -> str:
+        return f"{optimizer:<{self._width}}" + (f"  seed {seed}" if self._seeds > 1 else "")
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
-    """Shows a live progress bar per optimizer."""
+    """Shows a live progress bar per optimizer, over the runs with all seeds."""
 
     def __init__(self, console: Console, config: TrainingConfig) -> None:
         """Creates a reporter that draws on `console` while it is entered as a context."""
         self._tokens = config.batch * config.block
+        self._seeds = config.all_seeds
+        self._steps = config.steps
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -88,7 +94,9 @@ class Bars:
             expand=True,
         )
         self._tasks: dict[str, TaskID] = {
-            label: self._progress.add_task(label, start=False, total=config.steps, loss="", rate="")
+            label: self._progress.add_task(
+                label, start=False, total=config.steps * config.seeds, loss="", rate=""
+            )
             for label in config.labels
         }
 
@@ -106,7 +114,7 @@ class Bars:
         """Stops drawing and leaves the bars as they are."""
         self._progress.stop()
 
-    def advance(self, optimizer: str, record: Record) -> None:
+    def advance(self, optimizer: str, seed: int, record: Record) -> None:
         """Moves the optimizer's bar."""
         task = self._tasks[optimizer]
         if record.step == 1:
@@ -114,7 +122,7 @@ class Bars:
         rate = self._tokens * record.step / record.seconds
         self._progress.update(
             task,
-            completed=record.step,
+            completed=self._steps * (seed - self._seeds.start) + record.step,
             loss=f"loss {record.train_loss:.3f}",
             rate=f"{rate / 1000:.1f}k tokens/s",
         )
@@ -124,7 +132,8 @@ class Bars:
         if run.status is not Status.FINISHED:
             task = self._tasks[run.optimizer]
             self._progress.update(task, loss=run.status.value)
-            self._progress.stop_task(task)
+            if run.seed == self._seeds[-1] or run.status is Status.INTERRUPTED:
+                self._progress.stop_task(task)
 
 
 def reporter(console: Console | None, config: TrainingConfig) -> AbstractContextManager[Reporter]:

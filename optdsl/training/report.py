@@ -8,30 +8,27 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optdsl.training.results import TAIL, Comparison, Run, Status
+from optdsl.training import tuning
+from optdsl.training.loop import counted, schedule_in_words
+from optdsl.training.results import TAIL, Comparison, Entry, Setup, Spread
 
 
 def table(comparison: Comparison) -> Table:
     """Returns the final table; columns in which every row would be empty are left out."""
     best = comparison.best
-    learned = any(run.coefficients for run in comparison.runs)
-    partial = any(run.status is not Status.FINISHED for run in comparison.runs)
-    title = f"{comparison.config.steps} steps, seed {comparison.config.seed}"
+    learned = any(entry.coefficients for entry in comparison.entries)
+    partial = any(not entry.finished for entry in comparison.entries)
+    title = headline(comparison)
     result = Table(
         title=f"{title} (interrupted)" if comparison.interrupted else title,
-        caption=(
-            f"Losses in nats per character (unigram entropy {comparison.unigram_entropy:.3f}). "
-            f"Train: mean over the last {min(TAIL, comparison.config.steps)} steps. "
-            "Validation: after the last evaluation"
-            + (", * lowest." if best else ".")
-            + " Time: training steps only."
-        ),
+        caption=_caption(comparison),
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
         caption_justify="left",
         title_justify="left",
     )
     result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
+    result.add_column("lr", no_wrap=True)
     result.add_column("train", justify="right", no_wrap=True)
     result.add_column("validation", justify="right", no_wrap=True)
     result.add_column("time", justify="right", no_wrap=True)
@@ -39,22 +36,73 @@ def table(comparison: Comparison) -> Table:
         result.add_column("outcome", min_width=11)
     if learned:
         result.add_column("learned coefficients", ratio=1)
-    for run in comparison.runs:
-        style = "bold green" if run is best else ""
-        validation = _number(run.final_validation_loss) + (" *" if run is best else "  ")
+    for entry in comparison.entries:
+        style = "bold green" if entry is best else ""
+        validation = number(entry.validation_loss) + (" *" if entry is best else "  ")
+        started = any(run.records for run in entry.runs)
         cells = [
-            Text(run.optimizer),
-            Text(_number(run.final_train_loss)),
+            Text(entry.optimizer),
+            Text(rate(entry.setup)),
+            Text(number(entry.train_loss)),
             Text(validation, style=style),
-            Text(f"{run.seconds:.1f} s" if run.records else "-"),
+            Text(f"{entry.seconds:.1f} s" if started else "-"),
         ]
         if partial:
-            ended_well = run.status is Status.FINISHED
-            cells.append(Text(run.outcome, style="" if ended_well else "yellow"))
+            cells.append(Text(entry.outcome, style="" if entry.finished else "yellow"))
         if learned:
-            cells.append(Text(_coefficients(run)))
+            cells.append(Text(_coefficients(entry)))
         result.add_row(*cells)
     return result
+
+
+def headline(comparison: Comparison) -> str:
+    """Returns steps and seeds in words."""
+    config = comparison.config
+    seeds = config.all_seeds
+    told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"{counted(config.steps, 'step')}, {told}"
+
+
+def rates_in_words(comparison: Comparison) -> str:
+    """Returns where the learning rates come from and how they change, in a sentence."""
+    config = comparison.config
+    origins = {entry.setup.origin for entry in comparison.entries}
+    told = {
+        "file": "each file's own default" if len(origins) == 1 else "the file's own default",
+        "set": "set: by --set",
+        "tuned": f"tuned: {tuning.budget_in_words(config)}",
+    }
+    where = "; ".join(words for origin, words in told.items() if origin in origins)
+    schedule = schedule_in_words(config.steps)
+    return f"Learning rate at its peak ({where}); schedule: {schedule}."
+
+
+def rate(setup: Setup) -> str:
+    """Returns a learning rate, marked where it is not the file's own."""
+    marked = "" if setup.origin == "file" else f" ({setup.origin})"
+    return f"{setup.learning_rate:.4g}{marked}"
+
+
+def number(spread: Spread | None) -> str:
+    """Returns a loss with its standard deviation over the seeds, if there are several."""
+    if spread is None:
+        return "-"
+    return f"{spread.mean:.3f}" + (
+        "" if spread.deviation is None else f" ± {spread.deviation:.3f}"
+    )
+
+
+def _caption(comparison: Comparison) -> str:
+    config = comparison.config
+    sentences = [
+        f"Losses in nats per character (unigram entropy {comparison.unigram_entropy:.3f}).",
+        f"Train: mean over the last {counted(min(TAIL, config.steps), 'step')}.",
+        "Validation: after the last evaluation" + (", * lowest." if comparison.best else "."),
+        "Mean ± standard deviation over the seeds." if config.seeds > 1 else "",
+        rates_in_words(comparison),
+        "Time: training steps only.",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def write_summary(comparison: Comparison, path: Path) -> None:
@@ -67,19 +115,31 @@ def write_summary(comparison: Comparison, path: Path) -> None:
         "parameters": comparison.parameters,
         "unigram_entropy": comparison.unigram_entropy,
         "best": comparison.best.optimizer if comparison.best else None,
+        "schedule": schedule_in_words(comparison.config.steps),
+        "optimizers": [
+            {
+                "optimizer": entry.optimizer,
+                "learning_rate": _json(entry.setup.learning_rate),
+                "learning_rate_from": entry.setup.origin,
+                "train_loss": _spread(entry.train_loss),
+                "validation_loss": _spread(entry.validation_loss),
+                "search": [
+                    {"learning_rate": t.learning_rate, "validation_loss": t.validation_loss}
+                    for t in comparison.searches.get(entry.optimizer, ())
+                ],
+            }
+            for entry in comparison.entries
+        ],
         "runs": [
             {
                 "optimizer": run.optimizer,
+                "seed": run.seed,
                 "status": run.status.value,
                 "steps": len(run.records),
                 "seconds": run.seconds,
                 "final_train_loss": run.final_train_loss,
                 "final_validation_loss": run.final_validation_loss,
-                # JSON knows no NaN.
-                "coefficients": {
-                    name: value if math.isfinite(value) else None
-                    for name, value in run.coefficients.items()
-                },
+                "coefficients": {name: _json(value) for name, value in run.coefficients.items()},
             }
             for run in comparison.runs
         ],
@@ -87,10 +147,18 @@ def write_summary(comparison: Comparison, path: Path) -> None:
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON knows no NaN
 
 
-def _coefficients(run: Run) -> str:
+def _spread(spread: Spread | None) -> dict[str, float | None] | None:
+    return None if spread is None else {"mean": spread.mean, "deviation": spread.deviation}
+
+
+def _coefficients(entry: Entry) -> str:
     # No space within a pair, so that lines break between pairs only.
-    return "  ".join(f"{name}={value:.4g}" for name, value in run.coefficients.items())
+    return "  ".join(
+        f"{name}={spread.mean:.4g}"
+        + ("" if spread.deviation is None else f"±{spread.deviation:.2g}")
+        for name, spread in entry.coefficients.items()
+    )

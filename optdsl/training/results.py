@@ -1,11 +1,14 @@
 """What a comparison produces."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import Self
 
 from optdsl.training.config import TrainingConfig
 
@@ -52,11 +55,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """The training of one optimizer; properties are None where there is nothing to report."""
+    """The training of one optimizer with one seed; properties are None where nothing is known."""
 
     optimizer: str
     status: Status
     records: tuple[Record, ...] = ()
+    seed: int = 0
 
     @property
     def outcome(self) -> str:
@@ -95,31 +99,150 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Space:
+    """Where a learned coefficient may be.
+
+    Attributes:
+        low: The lower bound.
+        high: The upper bound.
+        simplex: The weight vector that it is a component of, or None.
+    """
+
+    low: float
+    high: float
+    simplex: str | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an optimizer is trained with.
+
+    Attributes:
+        learning_rate: The learning rate before the schedule, which is its peak.
+        origin: Where it comes from: "file" (the optimizer's own default), "set", or "tuned".
+        spaces: Where each learned coefficient may be, by its name in the file; without those of
+            which nothing is known.
+    """
+
+    learning_rate: float = math.nan
+    origin: str = "file"
+    spaces: Mapping[str, Space] = field(default_factory=dict)
+
+    def space(self, metric: str) -> Space | None:
+        """Returns the space of a metric; ``rho/0`` is the coefficient rho of a group."""
+        return self.spaces.get(metric.partition("/")[0])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean, and the standard deviation where there is more than one value."""
+
+    mean: float
+    deviation: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """Returns the spread of some values, NaN when one is not finite; None when there are none."""
+        if not values:
+            return None
+        if not all(map(math.isfinite, values)):
+            return cls(math.nan)
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All runs of one optimizer, one per seed.
+
+    A mean is over the finished runs, or over the others while none has finished; when one of
+    the runs diverged there is no mean, because it would be one of the lucky seeds only.
+    """
+
+    optimizer: str
+    runs: tuple[Run, ...]
+    setup: Setup = field(default_factory=Setup)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run finished."""
+        return all(run.status is Status.FINISHED for run in self.runs)
+
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        """The finished runs, or while there are none the others that have taken a step."""
+        finished = tuple(run for run in self.runs if run.status is Status.FINISHED)
+        return finished or tuple(run for run in self.runs if run.records)
+
+    @property
+    def outcome(self) -> str:
+        """How the runs ended, in words."""
+        outcomes = [run.outcome for run in self.runs]
+        if len(set(outcomes)) == 1:
+            return outcomes[0]
+        early = [run for run in self.runs if run.status is not Status.FINISHED]
+        return "; ".join(f"seed {run.seed} {run.outcome}" for run in early)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in the training steps of all runs."""
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def train_loss(self) -> Spread | None:
+        """Final training loss over the runs, nats per character."""
+        return self._over([run.final_train_loss for run in self.shown])
+
+    @property
+    def validation_loss(self) -> Spread | None:
+        """Final validation loss over the runs, nats per character."""
+        return self._over([run.final_validation_loss for run in self.shown])
+
+    @property
+    def coefficients(self) -> dict[str, Spread]:
+        """Last values of the learned coefficients over the runs, by name."""
+        names = dict.fromkeys(name for run in self.shown for name in run.coefficients)
+        values = {n: [run.coefficients.get(n, math.nan) for run in self.shown] for n in names}
+        return {name: Spread.of(known) or Spread(math.nan) for name, known in values.items()}
+
+    def _over(self, losses: Sequence[float | None]) -> Spread | None:
+        if any(run.status is Status.DIVERGED for run in self.runs):
+            return None
+        return Spread.of([loss for loss in losses if loss is not None])
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Results of training the same model with several optimizers.
 
     Attributes:
         config: The request.
-        runs: One run per optimizer, in the order of the request.
+        entries: What came of each optimizer, in the order of the request.
         characters: Length of the text.
         vocabulary: Number of symbols.
         parameters: Number of the model's parameters.
         unigram_entropy: Entropy of the symbol frequencies, nats per character: the loss of the
             best prediction that ignores the context.
-        csv: Path of the log, one row per optimizer and step.
-        figure: Path of the picture.
+        csv: Path of the log, one row per optimizer, seed and step.
+        figures: Paths of the picture, one per format.
         summary: Path of the summary in JSON.
+        searches: What the search for learning rates tried, by optimizer.
     """
 
     config: TrainingConfig
-    runs: tuple[Run, ...]
+    entries: tuple[Entry, ...]
     characters: int
     vocabulary: int
     parameters: int
     unigram_entropy: float
     csv: Path
-    figure: Path
+    figures: tuple[Path, ...]
     summary: Path
+    searches: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run, by optimizer and then by seed."""
+        return tuple(run for entry in self.entries for run in entry.runs)
 
     @property
     def interrupted(self) -> bool:
@@ -127,10 +250,22 @@ class Comparison:
         return any(run.status in (Status.INTERRUPTED, Status.NOT_STARTED) for run in self.runs)
 
     @property
-    def best(self) -> Run | None:
-        """The finished run with the lowest final validation loss."""
-        finished = [run for run in self.runs if run.status is Status.FINISHED]
-        return min(finished, key=lambda run: run.final_validation_loss or math.inf, default=None)
+    def best(self) -> Entry | None:
+        """The optimizer with the lowest mean validation loss among those that finished."""
+        losses = [(e.validation_loss, e) for e in self.entries if e.finished]
+        known = [(loss.mean, entry) for loss, entry in losses if loss is not None]
+        return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A learning rate that was tried, and the validation loss that it led to.
+
+    The loss is None where training diverged or the optimizer does not take the rate.
+    """
+
+    learning_rate: float
+    validation_loss: float | None
 
 
 def is_coefficient(metric: str) -> bool:

@@ -21,19 +21,21 @@ def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_check_says_nothing_of_a_good_file_and_all_of_bad_ones(tmp_path: Path) -> None:
+def test_check_says_what_it_checked_and_every_mistake(tmp_path: Path) -> None:
     good, bad, worse = (tmp_path / n for n in ("good.opt", "bad.opt", "worse.txt"))
     good.write_text(GOOD)
     bad.write_text(BAD)
     worse.write_text("optimizer A\nx = \ntheta' = thet\n")
     result = run("check", str(good))
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1 file, no mistakes\n", "")
+    result = run("check", str(good), str(good))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "2 files, no mistakes\n", "")
     result = run("check", str(bad), str(good), str(worse))
     assert result.returncode == 1
     assert result.stderr.count("error[unknown-name]") == 3
     assert result.stderr.count("error[syntax]") == 1
     assert "did you mean `beta2`?" in result.stderr
-    assert result.stderr.rstrip().endswith("4 mistakes in 3 files")
+    assert result.stderr.rstrip().endswith("4 mistakes in 2 of 3 files")
     assert "Traceback" not in result.stderr
 
 
@@ -68,10 +70,16 @@ def test_show_backend_needs_no_torch() -> None:
         (["check", "nowhere.opt"], "cannot read"),
         (["check", "."], "cannot read"),
         (["show", "adamm"], "did you mean `adam`?"),
-        (["show", "adam", "--backend", "cuda"], "should be 'auto', 'eager', 'c' or 'triton'"),
+        (["show", "adam", "--backend", "cuda"], "the backends are eager, c, triton"),
+        (["show", "adam", "--backend", "auto"], "the backends are eager, c, triton"),
         (["train", "--optimizers", "adamm", "--steps", "1"], "adamm"),
         (["train", "--text", "nowhere.txt"], "nowhere.txt"),
-        (["train", "--steps", "0"], "steps"),
+        (["train", "--steps", "0"], "steps must be a whole number, 1 or more, not '0'"),
+        (["train", "--steps", "x"], "steps must be a whole number, 1 or more, not 'x'"),
+        (["train", "--seeds", "0"], "seeds must be a whole number, 1 or more, not '0'"),
+        (["train", "--seed", "-1"], "seed must be a whole number that is not negative, not '-1'"),
+        (["train", "--formats", "gif"], "formats must be one or more of png, svg, pdf, not 'gif'"),
+        (["train", "--set", "ADAM.beta1=7", "--steps", "1"], "optimizer 'adam' rejects"),
         (["train", "--set", "lion"], "NAME.HYPER=VALUE"),
         ([], "COMMAND"),
         (["frobnicate"], "frobnicate"),
@@ -115,6 +123,47 @@ def test_fmt_rewrites_in_place_checks_and_filters(
     assert main(["fmt", "--check", str(path)]) == 0
     assert run("fmt", "-", stdin=loose).stdout == GOOD
     assert [p.name for p in tmp_path.iterdir()] == ["a.opt"]
+
+
+def test_fmt_shows_what_it_would_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.opt"
+    loose = GOOD.replace("s      = h^2", "s=h ^ 2")
+    path.write_text(loose)
+    assert main(["fmt", "--diff", str(path)]) == 1
+    assert path.read_text() == loose
+    printed = capsys.readouterr().out.splitlines()
+    changed = [line for line in printed if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    assert changed == ["-s=h ^ 2", "+s      = h^2"]
+    path.write_text(GOOD)
+    assert main(["fmt", "--diff", str(path)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("check", ["No file is changed"]),
+        ("fmt", ["Rewrite each file", "in place", "--check", "--diff"]),
+        ("show", ["eager", "triton"]),
+        ("train", ["--tuned", "--seeds", "linear warm-up", "cosine", "its file has as defaults"]),
+    ],
+)
+def test_help_says_what_a_command_does(
+    command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert [word for word in words if word not in text] == []
+
+
+def test_only_public_names_are_listed() -> None:
+    import optdsl
+    import optdsl.training
+
+    for module in (optdsl, optdsl.training):
+        public = [name for name in dir(module) if not name.startswith("__")]
+        assert public == sorted(module.__all__)
 
 
 def test_fmt_follows_links_and_respects_read_only(tmp_path: Path) -> None:

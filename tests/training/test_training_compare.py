@@ -22,6 +22,7 @@ def test_the_log_holds_every_step_of_every_optimizer(make: Make) -> None:
     table = rows(comparison)
     assert list(table[0]) == [
         "optimizer",
+        "seed",
         "step",
         "train_loss",
         "validation_loss",
@@ -38,6 +39,7 @@ def test_the_log_holds_every_step_of_every_optimizer(make: Make) -> None:
         assert (row["rho"] != "") == (row["optimizer"] == "learner")
         assert float(row["tokens_per_second"]) > 0
     learner = comparison.runs[1]
+    assert {row["seed"] for row in table} == {"0"}
     logged = [float(row["train_loss"]) for row in table[6:]]
     assert logged == [record.train_loss for record in learner.records]
     assert float(table[-1]["rho"]) == pytest.approx(0.5 * 0.9**6)
@@ -110,12 +112,13 @@ def test_the_loss_falls_below_the_unigram_entropy(make: Make) -> None:
     )
     comparison = compare(config, load=load)
     (run,) = comparison.runs
+    (entry,) = comparison.entries
     assert run.records[0].train_loss == pytest.approx(math.log(comparison.vocabulary), abs=0.3)
     assert run.final_train_loss is not None
     assert run.final_validation_loss is not None
     assert run.final_train_loss < comparison.unigram_entropy - 0.5
     assert run.final_validation_loss < comparison.unigram_entropy - 0.5
-    assert comparison.best is run
+    assert comparison.best is entry
 
 
 def test_validation_uses_the_fixed_windows(make: Make) -> None:

@@ -14,7 +14,6 @@ from optdsl.training import (
     Status,
     TrainingConfig,
     TrainingError,
-    candidates as candidates_module,
     compare,
     figure,
 )
@@ -37,8 +36,8 @@ def test_an_interrupt_keeps_what_was_trained(
         "not started",
     ]
     assert [row["step"] for row in rows(comparison)] == [*"123456", *"123"]
-    assert comparison.best is comparison.runs[0]
-    with Image.open(comparison.figure) as image:
+    assert comparison.best is comparison.entries[0]
+    with Image.open(comparison.figures[0]) as image:
         image.load()
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "(interrupted)" in output
@@ -59,7 +58,7 @@ def test_an_interrupt_in_the_first_step_is_reported_too(make: Make) -> None:
     assert comparison.interrupted
     assert comparison.best is None
     assert rows(comparison) == []
-    assert comparison.figure.is_file()
+    assert all(path.is_file() for path in comparison.figures)
 
 
 def test_the_log_is_on_disk_after_every_step(make: Make) -> None:
@@ -85,7 +84,7 @@ def test_a_diverging_optimizer_stops_and_the_others_go_on(make: Make) -> None:
     assert exploding.final_validation_loss is None
     assert exploding.final_train_loss is None
     assert learner.status is Status.FINISHED
-    assert comparison.best is learner
+    assert comparison.best is comparison.entries[1]
     assert not comparison.interrupted
     assert len(rows(comparison)) == 6 + 9
     assert json.loads(comparison.summary.read_text(), parse_constant=pytest.fail)
@@ -107,17 +106,17 @@ def test_names_overrides_and_paths(make: Make, tmp_path: Path) -> None:
     assert {row["optimizer"] for row in rows(comparison)} == {"other", "sgd"}
 
 
-def test_the_default_learning_rate_is_used_and_can_be_overridden(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(candidates_module, "DEFAULT_LEARNING_RATES", {"sgd": 0.25})
+def test_every_optimizer_has_its_own_default_learning_rate_unless_it_is_set(make: Make) -> None:
+    def peaks(config: TrainingConfig) -> list[tuple[float, str]]:
+        comparison = compare(config, load=load)
+        for entry in comparison.entries:
+            rates = [record.learning_rate for record in entry.runs[0].records]
+            assert max(rates) == entry.setup.learning_rate
+        return [(entry.setup.learning_rate, entry.setup.origin) for entry in comparison.entries]
 
-    def peak(config: TrainingConfig) -> list[float]:
-        runs = compare(config, load=load).runs
-        return [max(record.learning_rate for record in run.records) for run in runs]
-
-    assert peak(make("sgd", "learner")) == [0.25, 1e-3]
-    assert peak(make("sgd", overrides={"sgd": {"lr": 0.125}})) == [0.125]
+    assert peaks(make("sgd", "adam")) == [(1e-3, "file"), (1e-3, "file")]
+    overrides = {"adam": {"lr": 0.125}, "learner": {"rho": 1.0}}
+    assert peaks(make("adam", "learner", overrides=overrides)) == [(0.125, "set"), (1e-3, "file")]
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:
@@ -171,7 +170,8 @@ def test_an_output_directory_that_cannot_be_used(make: Make, tmp_path: Path) -> 
 def test_older_results_do_not_outlive_the_start_of_a_comparison(make: Make) -> None:
     config = make("x")
     config.out.mkdir()
-    stale = [config.out / "training.png", config.out / "summary.json"]
+    stale = [config.out / f"training.{suffix}" for suffix in ("png", "svg", "pdf")]
+    stale.append(config.out / "summary.json")
     for path in stale:
         path.write_text("old")
     left: list[bool] = []
@@ -182,11 +182,13 @@ def test_older_results_do_not_outlive_the_start_of_a_comparison(make: Make) -> N
             left.extend(path.exists() for path in stale)
 
     compare(config, load=lambda _: Looking)
-    assert left[:4] == [True] * 4  # the trial steps
-    assert not any(left[4:])
+    assert left[:8] == [True] * 8  # the trial steps
+    assert not any(left[8:])
     assert {path.name for path in config.out.iterdir()} == {
         "training.csv",
         "training.png",
+        "training.svg",
+        "training.pdf",
         "summary.json",
     }
 

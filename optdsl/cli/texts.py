@@ -1,0 +1,27 @@
+"""What `optdsl COMMAND --help` says of each command."""
+
+LIST = """\
+List the specifications of the library, each with its bytes of state and what it learns. Their names
+are what `optdsl show`, `optdsl train` and `optdsl.load` take."""
+
+CHECK = """\
+Find every mistake of every file, with its place and a hint, and say how many files were checked.
+No file is changed. The exit status is 0 when there is no mistake, 1 when there is one, and 2 when
+a file cannot be read."""
+
+SHOW = """\
+Print the page of a specification: its equations, hyperparameters, what it learns, and its states
+with their bytes. An option prints something else instead."""
+
+FMT = """\
+Rewrite each file in the canonical layout, in place. With --check or --diff nothing is changed, and
+the exit status is 1 when a file would change. A file with syntax mistakes is left as it is."""
+
+VERIFY = """\
+Settle what specifications say of themselves: each claim, `recovers` or `misses`, is proved, tested
+on examples where it can be neither proved nor refuted, or refuted with an example. The exit
+status is 1 when a claim is refuted."""
+
+BLEND = """\
+Print or write a specification that mixes the updates of two rules or more, with weights that add up
+to 1 and are learned while training. It is a text to go on from."""
