@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -13,29 +14,29 @@ from optdsl.training.loop import counted, schedule_in_words
 from optdsl.training.results import TAIL, Comparison, Entry, Setup, Spread
 
 
-def table(comparison: Comparison) -> Table:
-    """Returns the final table; columns in which every row would be empty are left out."""
+def table(comparison: Comparison) -> Group:
+    """Returns the final table, with what was learned and how to read it below.
+
+    What would be empty in every row is left out.
+    """
+    parts: list[Table | Text] = [_losses(comparison)]
+    if any(entry.coefficients for entry in comparison.entries):
+        parts.append(_learned(comparison))
+    return Group(*parts, Text(_caption(comparison), style="dim italic"))
+
+
+def _losses(comparison: Comparison) -> Table:
     best = comparison.best
-    learned = any(entry.coefficients for entry in comparison.entries)
     partial = any(not entry.finished for entry in comparison.entries)
     title = headline(comparison)
-    result = Table(
-        title=f"{title} (interrupted)" if comparison.interrupted else title,
-        caption=_caption(comparison),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        caption_justify="left",
-        title_justify="left",
-    )
+    result = _table(f"{title} (interrupted)" if comparison.interrupted else title)
     result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
-    result.add_column("lr", no_wrap=True)
+    result.add_column("learning rate", no_wrap=True)
     result.add_column("train", justify="right", no_wrap=True)
     result.add_column("validation", justify="right", no_wrap=True)
     result.add_column("time", justify="right", no_wrap=True)
     if partial:
         result.add_column("outcome", min_width=11)
-    if learned:
-        result.add_column("learned coefficients", ratio=1)
     for entry in comparison.entries:
         style = "bold green" if entry is best else ""
         validation = number(entry.validation_loss) + (" *" if entry is best else "  ")
@@ -49,10 +50,29 @@ def table(comparison: Comparison) -> Table:
         ]
         if partial:
             cells.append(Text(entry.outcome, style="" if entry.finished else "yellow"))
-        if learned:
-            cells.append(Text(_coefficients(entry)))
         result.add_row(*cells)
     return result
+
+
+def _learned(comparison: Comparison) -> Table:
+    result = _table(None)
+    result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
+    result.add_column("learned coefficients")
+    for entry in comparison.entries:
+        if entry.coefficients:
+            result.add_row(Text(entry.optimizer), Text(_coefficients(entry)))
+    return result
+
+
+def _table(title: str | None) -> Table:
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        title_justify="left",
+    )
 
 
 def headline(comparison: Comparison) -> str:

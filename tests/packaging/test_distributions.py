@@ -126,6 +126,28 @@ class TestContent:
         assert metadata["License-File"] == "LICENSE"
         assert metadata["Requires-Python"] == ">=3.11"
         assert "optdsl = optdsl.cli:main" in entry_points
+        urls = dict(entry.split(", ") for entry in metadata.get_all("Project-URL"))
+        assert set(urls) == {"Source", "Documentation", "Changelog", "Issues"}
+        assert all(url.startswith(urls["Source"]) for url in urls.values())
+
+    def test_the_links_of_the_readme_work_on_a_package_index(
+        self, distributions: Distributions
+    ) -> None:
+        with zipfile.ZipFile(distributions.wheel) as archive:
+            text = archive.read(f"{STEM}.dist-info/METADATA").decode()
+        assert "Description-Content-Type: text/markdown" in text
+        targets = re.findall(r"\]\(([^)\s]+)\)", text)
+        assert len(targets) >= 15
+        assert [target for target in targets if not target.startswith("https://")] == []
+        source = "https://github.com/optdsl/optdsl"
+        assert f"{source}/blob/main/docs/language.md" in targets
+        assert f"{source}/raw/main/docs/pictures/training.png" in targets
+        # Each leads to a file of the repository, and the rest of the text is the README's.
+        own = [target for target in targets if target.startswith(source)]
+        paths = [re.sub(f"{source}/(blob|raw)/main/", "", target) for target in own]
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        assert readme in re.sub(f"{source}/(blob|raw)/main/", "", text)
 
 
 @pytest.mark.slow
@@ -186,6 +208,12 @@ def editable_here() -> bool:
 def test_the_citation_names_the_same_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [optdsl.__version__]
+
+
+def test_the_citation_names_the_same_repository() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert f'repository-code: "{urls["Source"]}"' in citation.splitlines()
 
 
 def pinned(file: str) -> dict[str, str]:
