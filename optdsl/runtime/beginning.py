@@ -2,51 +2,58 @@
 
 It sets the learning rate to 0 and all gradients to zero, and takes a step of an optimizer without
 state. That step makes states of the right keys, shapes and placements, for a checkpoint to be
-loaded into, and changes nothing: counters stay at 0, and a tensor whose count is 0 starts from
-scratch with its first true gradient, if no checkpoint came in between.
+loaded into, and changes nothing: counts stay at 0, and a tensor whose state is all zeros, its
+count among them, starts from scratch with its first true gradient, if no checkpoint came in
+between.
 
-A learning rate of 0 alone does not make a step such a step, since a warm-up may begin there, and
-nor do gradients of zero alone, with which a rule may well do something.
+A step with a learning rate of 0 and gradients of zero may also be one of training: a warm-up may
+begin there, and a branch of a model may not take part in the first batch. That step counts, as with
+torch. So the step of a checkpoint is known by the function of torch that takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from optdsl.runtime.distributed import everywhere, is_dtensor
+from optdsl.runtime.distributed import is_dtensor
 from optdsl.runtime.engines import Work
-from optdsl.runtime.shards import shard
+from optdsl.runtime.owned import without_values
+from optdsl.runtime.scope import OWN
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from optdsl.runtime.optimizer import CompiledOptimizer
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
+# The function of torch.distributed.checkpoint.state_dict that takes the step.
+_MODULE, _FUNCTION = "torch.distributed.checkpoint.state_dict", "_init_optim_state"
 
-def is_inert(optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
-    """Whether a step is that of a checkpoint: no state, no learning rate, no gradient but zeros.
 
-    All ranks agree, each of which may have zeros only in its own shards: with a learning rate of 0
-    they all ask each other, whatever state each has.
+def is_inert(optimizer: CompiledOptimizer) -> bool:
+    """Whether the step that is being taken is that of a checkpoint.
+
+    No rank asks another one: each is told by its own caller.
 
     Args:
         optimizer: one that has taken no step yet, or none since it was loaded.
-        work: parameters with gradients, by group.
     """
-    groups = optimizer.param_groups
-    rates = [float(group["lr"]) for group in groups if "lr" in group]
-    if not rates or any(rates):
+    if _MODULE not in sys.modules or any(optimizer.state.values()):
         return False
-    gradients = [g for pairs in work for _, g in pairs]
-    begun = any(optimizer.state.values())
-    flags = [bool(gradients), begun or any(map(_moves, gradients))]
-    parameters = (p for group in groups for p in group["params"])
-    some, moves = everywhere(flags, parameters, optimizer.process_group)
-    return some and not moves
+    if any(float(group["lr"]) for group in optimizer.param_groups if "lr" in group):
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == _FUNCTION and frame.f_globals.get("__name__") == _MODULE:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def materialize(optimizer: CompiledOptimizer) -> None:
@@ -61,7 +68,6 @@ def materialize(optimizer: CompiledOptimizer) -> None:
         for parameter in trained:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
-            # By itself: tensors that parameters share would be overwritten by each one's own.
             work = Work(scratch, torch.zeros_like(scratch), state, hypers)
             optimizer.compiled.engines.of(parameter).take([work], {})
             for value in state.values():
@@ -72,22 +78,34 @@ def materialize(optimizer: CompiledOptimizer) -> None:
     scopes.give_back(scopes.divided(pairs, rows, optimizer.param_groups, {}), optimizer.state)
 
 
-def start_over(optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
-    """Forget states without a step of parameters that take one now; whether others are left."""
-    counts = {p: state["step"] for p, state in optimizer.state.items() if "step" in state}
-    blank = [p for p, count in counts.items() if float(count) == 0]
+def start_over(
+    optimizer: CompiledOptimizer, work: Sequence[Pairs], among: Iterable[Tensor] | None
+) -> tuple[Tensor, ...]:
+    """Forget states that `materialize` made of parameters that take a step now.
+
+    A state whose count is 0 and that has anything else was loaded, and is kept.
+
+    Args:
+        optimizer: the optimizer.
+        work: parameters with gradients, by group.
+        among: the parameters whose states may be such; None for all.
+
+    Returns:
+        The parameters that have such a state still.
+    """
+    states = optimizer.state
+    blank = [p for p in (states if among is None else among) if p in states and _blank(states[p])]
     now = {id(parameter) for pairs in work for parameter, _ in pairs}
-    left = False
     for parameter in blank:
         if id(parameter) in now:
-            optimizer.state[parameter].clear()
-        else:
-            left = True
-    return left
+            states[parameter].clear()
+    return tuple(p for p in blank if id(p) not in now)
 
 
-def _moves(gradient: Tensor) -> bool:
-    """Whether a gradient is anything but zeros, as far as this rank knows."""
-    if gradient.layout is not torch.strided:
-        return True
-    return bool((shard(gradient) if is_dtensor(gradient) else gradient).any())
+def _blank(state: dict[str, Any]) -> bool:
+    """Whether a state has taken no step, and is zeros but for what its tensor learns."""
+    count = state.get("step")
+    if count is None or without_values(count) or float(count):
+        return False
+    declared = (value for key, value in state.items() if not key.startswith(OWN))
+    return not any(bool((shard(x) if is_dtensor(x) else x).any()) for x in declared if isinstance(x, Tensor))

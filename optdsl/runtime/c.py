@@ -40,7 +40,7 @@ class CEngine(TableEngine):
             In both cases nothing has changed.
         """
         rows = Rows(task.entry.hypers, self._program)
-        numbers = rows.of(task.works, task.counts)
+        numbers = rows.of(task.works, task.counts, task.pending)
         table = task.columns.table(numbers, task.entry.states, self._slots, task.own)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")

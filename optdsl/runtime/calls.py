@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
-from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work
+from optdsl.runtime.engines import Sums, Work
 from optdsl.runtime.toolchain import BuildError
 
 
@@ -65,42 +64,51 @@ class Rows:
         self._hypers = hypers
         self._filling = [0.0] * (width - 1 - len(hypers))
         self._names = [h.name for h in program.hypers]
-        self._pending = any(name.startswith("pending/") for name in hypers)
 
     def of(
         self,
         works: Sequence[Work],
-        counts: Sequence[tuple[float, Tensor]],
+        counts: Sequence[float],
+        pending: tuple[list[list[float]], list[int]] | None,
     ) -> list[int]:
         """The row of each work, at its count of steps.
 
         Equal ones share a row.
+
+        Args:
+            works: the works.
+            counts: of the step, by work.
+            pending: the different rows of what is pending, and which each work has.
         """
-        _, _, states, hypers = zip(*works, strict=True)
+        _, _, _, hypers = zip(*works, strict=True)
         # All of them live meanwhile, and so do the identities.
-        parts: list[list[float]] = [list(map(id, hypers)), list(map(id, counts))]
-        if self._pending:
-            parts.append([id(state[PENDING_HYPERS]) for state in states])
+        parts: list[list[float]] = [list(map(id, hypers)), list(counts)]
+        if pending is not None:
+            parts.append(list(map(float, pending[1])))
         if all(part.count(part[0]) == len(part) for part in parts):
-            self._add(works[0], counts[0][0])
+            self._add(works[0], counts[0], pending, 0)
             self.count = 1
             return [0] * len(works)
-        parts[1] = [t for t, _ in counts]
         keys = list(zip(*parts, strict=True))
         # Of equal ones any will do.
-        some = dict(zip(keys, zip(works, counts, strict=True), strict=True))
+        some = {key: number for number, key in enumerate(keys)}
         places = {key: number for number, key in enumerate(some)}
-        for work, (t, _) in some.values():
-            self._add(work, t)
+        for number in some.values():
+            self._add(works[number], counts[number], pending, number)
         self.count = len(some)
         return list(map(places.__getitem__, keys))
 
-    def _add(self, work: Work, t: float) -> None:
+    def _add(
+        self,
+        work: Work,
+        t: float,
+        pending: tuple[list[list[float]], list[int]] | None,
+        number: int,
+    ) -> None:
         values = work.hypers
-        if self._pending:
-            packed = work.state[PENDING_HYPERS]
+        if pending is not None:
             names = ("pending/t", *(f"pending/{n}" for n in self._names))
-            values = values | dict(zip(names, packed.tolist(), strict=True))
+            values = values | dict(zip(names, pending[0][pending[1][number]], strict=True))
         self.values.append(t)
         self.values.extend(values[h] for h in self._hypers)
         self.values.extend(self._filling)

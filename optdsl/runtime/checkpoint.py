@@ -18,6 +18,7 @@ from optdsl.runtime import observing
 from optdsl.runtime.engines import PENDING_HYPERS
 from optdsl.runtime.meaning import Meaning, differences, read
 from optdsl.runtime.migrate import is_whole
+from optdsl.runtime.owned import made
 from optdsl.runtime.places import copied_beside
 from optdsl.runtime.scope import OWN
 
@@ -62,28 +63,11 @@ def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str
     """The state with the name of the specification that made it, and what that means."""
     compiled = optimizer.compiled
     entry = dict(compiled.meaning.entry)
-    states = _apart(state_dict["state"])
     return {
         **state_dict,
-        "state": states,
         "specification": compiled.program.name,
         "meaning": entry,
     }
-
-
-def _apart(states: dict[Any, Any]) -> dict[Any, Any]:
-    """The states with a tensor of its own wherever several share one, as they do their counts.
-
-    What is loaded in place, as `torch.distributed.checkpoint` does, would write to one what is
-    another's.
-    """
-    seen: set[int] = set()
-    result = {}
-    for index, state in states.items():
-        shared = {k: v for k, v in state.items() if k in _ON_THE_HOST and id(v) in seen}
-        seen.update(id(state[k]) for k in _ON_THE_HOST if k in state)
-        result[index] = state | {k: v.clone() for k, v in shared.items()} if shared else state
-    return result
 
 
 def drop_strangers(optimizer: CompiledOptimizer) -> None:
@@ -206,12 +190,20 @@ def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     own = optimizer.compiled.meaning
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]
+    together: dict[tuple[Any, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for index, parameter in pairs(optimizer, state_dict):
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
                 if key == PENDING_HYPERS and saved != own.hypers:
                     value = value[places]
-                on_the_host = key in _ON_THE_HOST or str(key).startswith(OWN)
-                device = value.device if on_the_host else parameter.device
+                if key in _ON_THE_HOST:
+                    together.setdefault((key, value.device), []).append((parameter, value))
+                    continue
+                device = value.device if str(key).startswith(OWN) else parameter.device
                 copy = copied_beside(parameter, number, value, device)
                 optimizer.state[parameter][key] = copy
+    for (key, _), found in together.items():
+        # In one memory, which a step reads and writes at once.
+        rows = made(torch.stack([value.detach().to(torch.float64) for _, value in found]))
+        for (parameter, _), row in zip(found, rows, strict=True):
+            optimizer.state[parameter][key] = row

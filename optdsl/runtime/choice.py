@@ -13,6 +13,7 @@ from optdsl.runtime.c import CEngine
 from optdsl.runtime.distributed import is_dtensor, prefix
 from optdsl.runtime.eager import EagerEngine
 from optdsl.runtime.engines import Engine, cosines
+from optdsl.runtime.owned import is_fake
 from optdsl.runtime.shards import ShardEngine, check_whole, shard
 from optdsl.runtime.toolchain import BuildError, NoCompiler
 from optdsl.runtime.triton import NoTriton, TritonEngine, runs_on
@@ -49,6 +50,8 @@ class Engines:
             RuntimeError: when the backend was asked for by name and does not run on the device.
             BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
         """
+        if is_fake(parameter):
+            return self.eager  # it has no memory, whatever its device
         if is_traceable_wrapper_subclass(parameter):
             if is_dtensor(parameter):
                 return self._of_shards(parameter)

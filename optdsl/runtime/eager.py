@@ -17,11 +17,11 @@ from optdsl.runtime.engines import (
     Sums,
     Work,
     cosines,
-    counted,
     dot,
     keep,
     square_keys,
 )
+from optdsl.runtime.owned import number_of, without_values
 from optdsl.schedule import cheapest, schedule
 
 
@@ -47,6 +47,8 @@ class EagerEngine:
         total = self._products(works[0])
         for work in works[1:]:
             total = total + self._products(work)
+        if without_values(total):
+            return {}
         return dict(zip(self._sums, total.tolist(), strict=True))
 
     def take(self, works: Sequence[Work], known: Known) -> None:
@@ -55,8 +57,9 @@ class EagerEngine:
             self._start(work)
         for work in works:
             # One by one, and with counts of their own: as plain as with torch.
-            ((t, work.state["step"]),) = counted([work.state])
+            t = number_of(work.state["step"]) + 1
             self._advance(work, t)
+            work.state["step"].fill_(t)
 
     def take_settled(self, works: Sequence[Work], known: Known) -> None:
         """One after the other."""
@@ -80,23 +83,23 @@ class EagerEngine:
             return
         compute = COMPUTE[work.parameter.dtype]
         theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
-        work.state["step"] = torch.zeros((), dtype=torch.float64)
+        work.state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
         initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0)
-        for name, value in initial.items():
+        for name, start in initial.items():
             if name not in self.plan.kept:
-                keep(work.state, name, value)
+                keep(work.state, name, start)
 
     def _advance(self, work: Work, t: float) -> None:
         compute, state = COMPUTE[work.parameter.dtype], work.state
         theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
-        for name, value in state.items():
+        for name, kept in state.items():
             # The model may have become more precise since (`model.double()`).
-            if torch.promote_types(value.dtype, compute) is not value.dtype:
-                state[name] = value.to(compute)
+            if torch.promote_types(kept.dtype, compute) is not kept.dtype:
+                state[name] = kept.to(compute)
         results = self._rule.step(theta, gradient, state, work.hypers, t)
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
         inputs = {id(theta), id(gradient), *(id(v) for v in state.values())}
         results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
         work.parameter.copy_(results.pop("theta"))
-        for name, value in results.items():
-            keep(state, name, value)
+        for name, result in results.items():
+            keep(state, name, result)

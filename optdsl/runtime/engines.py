@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -87,28 +85,9 @@ class Shape:
             self.pending = frozenset(names | {PENDING_HYPERS})
 
 
-def counted(states: Iterable[dict[str, Any]]) -> list[tuple[float, Tensor]]:
-    """The count of the step to come, from 1, of each: a number, and the tensor for the state.
-
-    Equal counts are one tensor, which those parameters will share.
-    """
-    # By identity first: most parameters share a count already.
-    old = [state["step"] for state in states]
-    if old and all(map(operator.is_, old, repeat(old[0]))):
-        number = float(old[0]) + 1
-        return [(number, torch.tensor(number, dtype=torch.float64))] * len(old)
-    counts: dict[float, Tensor] = {}
-    known: dict[int, tuple[float, Tensor]] = {}
-    for count in {id(count): count for count in old}.values():
-        number = float(count) + 1
-        new = counts.setdefault(number, torch.tensor(number, dtype=torch.float64))
-        known[id(count)] = (number, new)
-    return list(map(known.__getitem__, map(id, old)))
-
-
-def pending_hypers(program: Program, t: float, hypers: dict[str, float]) -> Tensor:
+def pending_hypers(program: Program, t: float, hypers: dict[str, float]) -> list[float]:
     """What `PENDING_HYPERS` holds after a step."""
-    return torch.tensor([t, *(hypers[h.name] for h in program.hypers)], dtype=torch.float64)
+    return [t, *(hypers[h.name] for h in program.hypers)]
 
 
 def unpacked(program: Program, packed: Tensor) -> dict[str, float]:

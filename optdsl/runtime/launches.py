@@ -182,10 +182,10 @@ def _lanes(device: torch.device) -> int:
 
 def _map(sizes: list[int], block: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The tensor and the first element of each block, and the first block of each tensor."""
-    counts = torch.tensor([-(-size // block) for size in sizes])
-    firsts = torch.tensor([0, *accumulate(counts.tolist())])
-    holders = torch.repeat_interleave(torch.arange(len(sizes)), counts)
-    begins = (torch.arange(len(holders)) - firsts[holders]) * block
+    counts = torch.tensor([-(-size // block) for size in sizes], device="cpu")
+    firsts = torch.tensor([0, *accumulate(counts.tolist())], device="cpu")
+    holders = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), counts)
+    begins = (torch.arange(len(holders), device="cpu") - firsts[holders]) * block
     return holders.to(device, torch.int32), begins.to(device), firsts.to(device, torch.int32)
 
 
@@ -238,4 +238,5 @@ def sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers on a device, which does not wait for them."""
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
-    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    pinned = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=True)
+    return pinned.to(device, non_blocking=True)

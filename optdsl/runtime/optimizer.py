@@ -17,7 +17,7 @@ from optdsl.runtime.batches import batches, check_dense
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.empty import NoParameters
-from optdsl.runtime.engines import COMPUTE, Known, cosines, square_keys
+from optdsl.runtime.engines import COMPUTE, PENDING_HYPERS, Known, cosines, square_keys
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -37,6 +37,7 @@ from optdsl.runtime.hyperparameters import (
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.opaque import make_step_opaque
+from optdsl.runtime.owned import separated
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 from optdsl.runtime.resident import resident
 from optdsl.runtime.scope import Part, Scopes, add
@@ -108,9 +109,10 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     # gave a share of the parameters each, or the parts of a pipeline. Copies have none.
     process_group: Any = None
     _made = False
-    # Whether a step was taken since this was made or loaded, and whether some tensor has a state
-    # and has taken none.
-    _begun, _blank = False, False
+    # Whether a step was taken since this was made or loaded, and the parameters that have a state
+    # and have taken none; None for any of them.
+    _begun = False
+    _blank: tuple[Tensor, ...] | None = None
     # What was observed since the last step; None where the step measures for itself.
     _observed: observing.Observed | None = None
 
@@ -180,7 +182,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._observed = None
         super().__setstate__(state)
         make_step_opaque(type(self))
-        self._known, self._begun = {}, False
+        self._known, self._begun, self._blank = {}, False, None
+        separated(self.state.values(), ("step", PENDING_HYPERS))
         drop_strangers(self)
         self.compiled.scopes.adopt(self.param_groups, self.state.values())
         for group in self.param_groups:
@@ -369,10 +372,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:
         """Whether a first step is to be taken, and not one that only shows what is kept."""
-        if not self._begun and beginning.is_inert(self, work):
+        if not self._begun and beginning.is_inert(self):
             beginning.materialize(self)
             return False
-        self._blank, self._begun = beginning.start_over(self, work), True
+        self._blank = beginning.start_over(self, work, self._blank)
+        self._begun = True
         return True
 
     def _checked(self, hyper: Hyper, value: Any) -> float | Tensor:

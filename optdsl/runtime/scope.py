@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optdsl.runtime.engines import Sums
 from optdsl.runtime.learning import Block, Coefficient, Group
+from optdsl.runtime.owned import number_of, without_values
 from optdsl.words import SCOPES
 
 _VALUE = "coefficient/"
@@ -38,6 +39,7 @@ class Part:
         own: what that has of its own, under the keys that a group has.
         taken: how many steps it has taken before this one.
         sums: what was measured.
+        lent: the tensors in which the state keeps what the tensor has of its own.
     """
 
     work: list[tuple[Pairs, dict[str, float]]]
@@ -46,6 +48,7 @@ class Part:
     own: dict[str, float] = field(default_factory=dict)
     taken: int = 0
     sums: Sums = field(default_factory=dict)
+    lent: State = field(default_factory=dict)
 
     @property
     def key(self) -> Any:
@@ -63,6 +66,8 @@ class Scopes:
         # Those that all groups share, and those that tensors have.
         self.shared, self.of_tensors = by["optimizer"], by["tensor"]
         self._all = tuple(coefficients)
+        # The most steps after which a coefficient starts to learn.
+        self._after = max((c.learned.after for c in coefficients), default=0)
 
     def defaults(self) -> dict[str, float]:
         """The entries of a group before the first hyper-gradient."""
@@ -92,12 +97,14 @@ class Scopes:
                         del state[key]
 
     def taken(self, groups: Sequence[Group], states: Mapping[Tensor, State]) -> list[int]:
-        """The largest number of steps that a parameter has taken: by group, or one for all."""
-        if not self._all:
-            return [0]  # nobody asks
+        """The largest number of steps that a parameter has taken: by group, or one for all.
+
+        It is only compared with the steps after which learning starts, so that no tensor is looked
+        at after one that has taken as many.
+        """
         if self.finest == "optimizer":
-            return [_steps(states.values())]
-        return [_steps(states[p] for p in g["params"] if p in states) for g in groups]
+            return [self._steps(states.values())]
+        return [self._steps(states[p] for p in g["params"] if p in states) for g in groups]
 
     def divided(
         self,
@@ -128,23 +135,32 @@ class Scopes:
                 state = states.get(parameter, {})
                 own = self._own(state, groups[number])
                 mixed = values | {c.name: own[c.name] for c in self.of_tensors}
-                parts.append(Part([(its, mixed)], number, parameter, own, _steps([state])))
+                parts.append(Part([(its, mixed)], number, parameter, own, self._steps([state])))
         return parts
+
+    def _steps(self, states: Iterable[State]) -> int:
+        taken = 0
+        # A state may have a coefficient that was set by hand, and nothing else yet.
+        for count in (s["step"] for s in states if "step" in s) if self._after else ():
+            taken = max(taken, int(number_of(count)))
+            if taken >= self._after:
+                break
+        return taken
 
     def _own(self, state: State, group: Group) -> dict[str, float]:
         own: dict[str, float] = {}
         for coefficient in self.of_tensors:
             name = coefficient.name
-            own[name] = float(state[_VALUE + name] if _VALUE + name in state else group[name])
+            own[name] = _number(state, _VALUE + name, group[name])
             for key, value in coefficient.defaults().items():
-                own[key] = float(state.get(key, value))
+                own[key] = _number(state, key, value)
         return own
 
     def lend(self, parts: Iterable[Part], states: Mapping[Tensor, State]) -> None:
         """Leave in the states only what rules declare, as the engines know it."""
-        for state in (states.get(p.tensor, {}) for p in parts if p.tensor is not None):
-            for key in [k for k in state if k.startswith(OWN)]:
-                del state[key]
+        for part in parts:
+            state = states.get(part.tensor, {}) if part.tensor is not None else {}
+            part.lent = {k: state.pop(k) for k in [k for k in state if k.startswith(OWN)]}
 
     def give_back(self, parts: Iterable[Part], states: Mapping[Tensor, State]) -> None:
         """Keep in the states again what tensors have of their own."""
@@ -153,7 +169,10 @@ class Scopes:
             if state:  # else no step was taken
                 for key, value in part.own.items():
                     named = key if "/" in key else _VALUE + key
-                    state[named] = torch.tensor(value, dtype=torch.float64)
+                    if isinstance(part.lent.get(named), Tensor):
+                        state[named] = part.lent[named].fill_(value)
+                    else:
+                        state[named] = torch.tensor(value, dtype=torch.float64, device="cpu")
 
     def learn(
         self,
@@ -254,11 +273,10 @@ def add(to: Sums, more: Sums) -> None:
         to[name] = to.get(name, 0.0) + value
 
 
-def _steps(states: Iterable[State]) -> int:
-    # Most parameters share one count.
-    # A state may have a coefficient that was set by hand, and nothing else yet.
-    counts = {id(s["step"]): s["step"] for s in states if "step" in s}
-    return max((int(count) for count in counts.values()), default=0)
+def _number(state: State, key: str, otherwise: float) -> float:
+    """A number that a state has, if it has it, and a value for it."""
+    found = state.get(key, otherwise)
+    return float(otherwise if without_values(found) else found)
 
 
 def _forget(group: Group, coefficient: Coefficient) -> None:

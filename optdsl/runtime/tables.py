@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from optdsl.backends.text import parse_module, print_module
 from optdsl.ir.program import Program
 from optdsl.ir.text import print_program
 from optdsl.ir.types import Extent
-from optdsl.plan import plans
+from optdsl.plan import pending, plans
 from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.columns import Columns, Layout
 from optdsl.runtime.engines import (
@@ -24,10 +25,10 @@ from optdsl.runtime.engines import (
     Shape,
     Sums,
     Work,
-    counted,
     pending_hypers,
 )
 from optdsl.runtime.notes import noted
+from optdsl.runtime.owned import Owned, counts, made
 from optdsl.runtime.places import zeros_beside
 from optdsl.schedule import cheapest, schedule
 
@@ -38,6 +39,9 @@ NAMES = {
     torch.float16: "float16",
 }
 _STATE = itemgetter(Work._fields.index("state"))
+# The entry points for states with a step pending, and what is kept between two of them.
+_SETTLING = frozenset({"settle", "settle_and_step"})
+_SPARE = "spare"
 
 
 class Task(NamedTuple):
@@ -47,7 +51,9 @@ class Task(NamedTuple):
         entry: the entry point.
         works: what it is for.
         columns: the tensors, as the kernels expect them.
-        counts: of the step, by work; see `optdsl.runtime.engines.counted`.
+        counts: of the step, by work, from 1.
+        pending: the different rows of `PENDING_HYPERS`, and which each work has; None where the
+            entry point does not ask for them.
         own: what is kept for the entry point from call to call.
         finish: notes what was done.
     """
@@ -55,7 +61,8 @@ class Task(NamedTuple):
     entry: EntryPoint
     works: Sequence[Work]
     columns: Columns
-    counts: Sequence[tuple[float, Tensor]]
+    counts: Sequence[float]
+    pending: tuple[list[list[float]], list[int]] | None
     own: Known
     finish: Callable[[], None]
 
@@ -90,6 +97,7 @@ class TableEngine:
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
         scalars = frozenset(self._scalars)
         self.layout = Layout(dtype, self._compute, device, self._states, scalars)
+        self._notes = self.plan.kind in {"live", "replay"}
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
     def settle(self, works: Sequence[Work], known: Known) -> Sums:
@@ -131,9 +139,10 @@ class TableEngine:
     def start(self, works: Sequence[Work]) -> None:
         """Make what states lack: all of it, or only what is kept for a pending step."""
         new = [work for work in works if not work.state]
-        count = torch.zeros((), dtype=torch.float64)
+        uncounted = [work.state for work in works if "step" not in work.state]
+        for state, count in zip(uncounted, counts(len(uncounted)), strict=True):
+            state["step"] = count
         for work in works:
-            work.state.setdefault("step", count)
             for number, name in enumerate(self._states):
                 if name not in work.state:
                     scalar = name in self._scalars
@@ -167,9 +176,26 @@ class TableEngine:
         entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
         given, columns, back = self.prepared(works, own)
-        counts = counted(given.states)
-        finish = lambda: self._finish(entry, works, given, counts, back)  # noqa: E731
-        return self._called(Task(entry, works, columns, counts, own, finish))
+        steps = Owned.of([state["step"] for state in given.states], own, "steps")
+        taken = [count + 1 for count in steps.numbers()]
+        held = noted_hypers(given.states, own) if self._notes and name in _SETTLING else None
+
+        def finish() -> None:
+            self.moved(entry, given.states)
+            if name == "settle" and held is not None:
+                for state in given.states:
+                    del state[PENDING_HYPERS]
+                known[self, _SPARE] = steps.tensors, held.tensors
+            if name not in {"initialize", "settle"}:
+                steps.write_numbers(taken)
+                if self._notes:
+                    spare = known.pop((self, _SPARE), None)
+                    self._note(works, taken, held or self._room(given, spare, own))
+                self.written(given, back)
+
+        reads = any(hyper.startswith(pending("")) for hyper in entry.hypers)
+        rows = held.rows() if held is not None and reads else None
+        return self._called(Task(entry, works, columns, taken, rows, own, finish))
 
     def _called(self, task: Task) -> Sums:
         """Run an entry point, and `finish` when it has done its work; the sums by name."""
@@ -193,33 +219,47 @@ class TableEngine:
         ]
         return given, Columns.of(prepared, self.layout), back
 
-    def _finish(
+    def _room(
         self,
-        entry: EntryPoint,
-        works: Sequence[Work],
         given: Columns,
-        counts: Sequence[tuple[float, Tensor]],
-        back: Sequence[tuple[Tensor, Tensor]],
-    ) -> None:
-        """Note what a call has done."""
-        self.moved(entry, given.states)
-        if entry.name == "initialize":
+        spare: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+        own: Known,
+    ) -> Owned:
+        """Give states `PENDING_HYPERS`: the tensors that they had before, if these are at hand.
+
+        Args:
+            given: the states, none of which has it.
+            spare: the counts of some states, and the tensors that those had.
+            own: what is kept from call to call.
+        """
+        counts = [state["step"] for state in given.states]
+        same = spare is not None and len(spare[0]) == len(counts)
+        if spare is not None and same and all(map(operator.is_, spare[0], counts)):
+            tensors = list(spare[1])
+        else:
+            width = 1 + len(self._program.hypers)
+            blank = torch.zeros(len(counts), width, dtype=torch.float64, device="cpu")
+            tensors = made(blank)
+        for state, tensor in zip(given.states, tensors, strict=True):
+            state[PENDING_HYPERS] = tensor
+        return Owned.of(tensors, own, PENDING_HYPERS)
+
+    def _note(self, works: Sequence[Work], counts: Sequence[float], held: Owned) -> None:
+        """Note with which hyperparameters a step was taken."""
+        apart = [id(work[3]) for work in works]
+        if apart.count(apart[0]) == len(apart) and counts.count(counts[0]) == len(counts):
+            row = pending_hypers(self._program, counts[0], works[0].hypers)
+            held.write([row], [0] * len(apart))
             return
-        noted = self.plan.kind in {"live", "replay"}
-        if entry.name == "settle":
-            for state in given.states if noted else ():
-                del state[PENDING_HYPERS]
-            return
-        notes: dict[tuple[int, float], Tensor] = {}
-        for state, (_, count) in zip(given.states, counts, strict=True):
-            state["step"] = count
-        for (_, _, state, values), (t, _) in zip(works, counts, strict=True) if noted else ():
-            # With which hyperparameters the step was taken; equal ones share the note.
-            key = (id(values), t)
-            if key not in notes:
-                notes[key] = pending_hypers(self._program, t, values)
-            state[PENDING_HYPERS] = notes[key]
-        self.written(given, back)
+        rows: dict[tuple[int, float], int] = {}
+        values: list[list[float]] = []
+        places = []
+        for (_, _, _, hypers), t in zip(works, counts, strict=True):
+            place = rows.setdefault((id(hypers), t), len(values))
+            if place == len(values):
+                values.append(pending_hypers(self._program, t, hypers))
+            places.append(place)
+        held.write(values, places)
 
     def moved(self, entry: EntryPoint, states: Iterable[dict[str, Any]]) -> None:
         """Let states be the tensors in whose memory they are after an entry point."""
@@ -271,6 +311,11 @@ class TableEngine:
                 new = torch.empty_like(like, dtype=self._compute, device=self._device)
                 state[name] = new.copy_(value)
         return work._replace(parameter=theta, gradient=gradient)
+
+
+def noted_hypers(states: Sequence[dict[str, Any]], own: Known) -> Owned:
+    """What states with a step pending note of it."""
+    return Owned.of([state[PENDING_HYPERS] for state in states], own, PENDING_HYPERS)
 
 
 def _once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:

@@ -100,7 +100,7 @@ class TritonEngine(TableEngine):
         if any(name.startswith(pending("")) for name in entry.hypers):
             names = [*names, pending("t"), *map(pending, names)]
         rows = Rows(names, self._program, self.width)
-        numbers = rows.of(task.works, task.counts)
+        numbers = rows.of(task.works, task.counts, task.pending)
         given = sent(list(rows.values), torch.float64, self._device).view(-1, self.width)
         ready = launch(entry, task.columns, numbers, given, self.built, task.own)
         self.run(entry.name, ready)
