@@ -10,6 +10,7 @@ from optdsl.plan import pending
 from optdsl.runtime import migrate
 from optdsl.runtime.checkpoint import pairs
 from optdsl.runtime.engines import Work
+from optdsl.runtime.loadable import check_structure
 from optdsl.runtime.meaning import Meaning, read
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ _PENDING = pending("")
 def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """See `CompiledOptimizer.migrated`."""
     name, own = type(optimizer).__name__, optimizer.compiled.meaning
-    if not {"state", "param_groups"} <= set(state_dict):
-        raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
+    check_structure(name, state_dict)
     saved = read(state_dict.get("meaning"))
     if saved is not None and saved.states != own.states:
         raise ValueError(

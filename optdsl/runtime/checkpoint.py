@@ -16,6 +16,7 @@ import torch
 from optdsl.ir.types import Extent
 from optdsl.runtime import observing
 from optdsl.runtime.engines import PENDING_HYPERS
+from optdsl.runtime.loadable import check_groups, check_states, check_structure
 from optdsl.runtime.meaning import Meaning, differences, read
 from optdsl.runtime.migrate import is_whole
 from optdsl.runtime.owned import made
@@ -88,9 +89,7 @@ def drop_strangers(optimizer: CompiledOptimizer) -> None:
 def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
-    parts = [state_dict.get("state"), state_dict.get("param_groups")]
-    if not isinstance(parts[0], dict) or not isinstance(parts[1], list | tuple):
-        raise ValueError(f"this is not a state of {name}: it has no `state` or no `param_groups`")
+    check_structure(name, state_dict)
     _check_meaning(optimizer, state_dict)
     observing.check(optimizer, state_dict)
     for group in state_dict["param_groups"]:
@@ -130,6 +129,9 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                     f"this state is not one of these parameters: {key} has shape "
                     f"{tuple(value.shape)}, not {tuple(expected)}"
                 )
+    check_groups(optimizer, state_dict["param_groups"])
+    hypers = _saved_hypers(optimizer.compiled.meaning, state_dict)
+    check_states(optimizer, state_dict["state"], pairs(optimizer, state_dict), hypers)
 
 
 def _check_meaning(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:

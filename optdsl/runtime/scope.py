@@ -19,10 +19,10 @@ from optdsl.runtime.learning import Block, Coefficient, Group
 from optdsl.runtime.owned import number_of, without_values
 from optdsl.words import SCOPES
 
-_VALUE = "coefficient/"
+VALUE = "coefficient/"
 # How the keys start under which the state of a tensor keeps what it has of its own: numbers in
 # double precision, on the host.
-OWN = (_VALUE, "hypergradient/", "learn/")
+OWN = (VALUE, "hypergradient/", "learn/")
 
 Pairs = list[tuple[Tensor, Tensor]]
 State = dict[str, Any]
@@ -90,7 +90,7 @@ class Scopes:
             for name in {str(k).split("/")[1] for k in state if str(k).startswith(OWN)}:
                 memory = {k for k in state if str(k).startswith(f"learn/{name}/")}
                 if name not in own:
-                    state.pop(_VALUE + name, None)
+                    state.pop(VALUE + name, None)
                     state.pop(f"hypergradient/{name}", None)
                 if name not in own or memory != own[name].memory_keys:
                     for key in memory:
@@ -151,7 +151,7 @@ class Scopes:
         own: dict[str, float] = {}
         for coefficient in self.of_tensors:
             name = coefficient.name
-            own[name] = _number(state, _VALUE + name, group[name])
+            own[name] = _number(state, VALUE + name, group[name])
             for key, value in coefficient.defaults().items():
                 own[key] = _number(state, key, value)
         return own
@@ -168,7 +168,7 @@ class Scopes:
             state = states.get(part.tensor, {}) if part.tensor is not None else {}
             if state:  # else no step was taken
                 for key, value in part.own.items():
-                    named = key if "/" in key else _VALUE + key
+                    named = key if "/" in key else VALUE + key
                     if isinstance(part.lent.get(named), Tensor):
                         state[named] = part.lent[named].fill_(value)
                     else:
