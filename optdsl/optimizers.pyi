@@ -17,6 +17,7 @@ class AMSGrad(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -38,6 +39,10 @@ class AMSGrad(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class AVGrad(CompiledOptimizer):
@@ -46,6 +51,7 @@ class AVGrad(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -67,6 +73,10 @@ class AVGrad(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Adam(CompiledOptimizer):
@@ -75,6 +85,7 @@ class Adam(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -96,6 +107,10 @@ class Adam(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class AdamAVGrad(CompiledOptimizer):
@@ -104,6 +119,7 @@ class AdamAVGrad(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -127,6 +143,10 @@ class AdamAVGrad(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class AdamW(CompiledOptimizer):
@@ -135,6 +155,7 @@ class AdamW(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -156,6 +177,10 @@ class AdamW(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Adan(CompiledOptimizer):
@@ -164,6 +189,7 @@ class Adan(CompiledOptimizer):
     `betas` may be given for beta1, beta2, beta3.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -187,6 +213,10 @@ class Adan(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Adaptivity(CompiledOptimizer):
@@ -195,6 +225,7 @@ class Adaptivity(CompiledOptimizer):
 
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -232,6 +263,10 @@ class Adaptivity(CompiledOptimizer):
         lion_beta2: float | Tensor = 0.99,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class HyperAdam(CompiledOptimizer):
@@ -240,6 +275,7 @@ class HyperAdam(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -261,6 +297,10 @@ class HyperAdam(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Lion(CompiledOptimizer):
@@ -269,6 +309,7 @@ class Lion(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.0001 by default, in [0, inf)
@@ -288,6 +329,10 @@ class Lion(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class MADA(CompiledOptimizer):
@@ -297,6 +342,7 @@ class MADA(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -334,6 +380,10 @@ class MADA(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class MADALegacy(CompiledOptimizer):
@@ -343,6 +393,7 @@ class MADALegacy(CompiledOptimizer):
     `betas` may be given for beta1, beta2, beta3.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -376,6 +427,10 @@ class MADALegacy(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Memory(CompiledOptimizer):
@@ -385,6 +440,7 @@ class Memory(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -415,6 +471,10 @@ class Memory(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class SGD(CompiledOptimizer):
@@ -422,6 +482,7 @@ class SGD(CompiledOptimizer):
 
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -442,6 +503,10 @@ class SGD(CompiledOptimizer):
         nesterov: float | Tensor = 0.0,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class TwoSpeed(CompiledOptimizer):
@@ -449,6 +514,7 @@ class TwoSpeed(CompiledOptimizer):
 
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -473,6 +539,10 @@ class TwoSpeed(CompiledOptimizer):
         beta1_slow: float | Tensor = 0.98,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...
 
 class Yogi(CompiledOptimizer):
@@ -481,6 +551,7 @@ class Yogi(CompiledOptimizer):
     `betas` may be given for beta1, beta2.
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
 
     Hyperparameters:
         lr: 0.01 by default, in [0, inf)
@@ -506,4 +577,8 @@ class Yogi(CompiledOptimizer):
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
     ) -> None: ...

@@ -8,6 +8,7 @@ from pathlib import Path
 from optdsl import library, optimizers
 from optdsl.ir.program import Program
 from optdsl.runtime.familiar import beta_names
+from optdsl.runtime.hints import HINTS
 from optdsl.runtime.make import documentation, ordered
 
 _WIDTH = 100
@@ -47,6 +48,7 @@ def _class(program: Program) -> str:
     hypers = [f"        {h.name}: float | Tensor = {h.default!r}," for h in ordered(program)]
     first = sum(h.name == "lr" for h in program.hypers)
     lines += [*hypers[:first], "        *,", *hypers[first:]]
+    names = {h.name for h in program.hypers}
     betas = beta_names(h.name for h in program.hypers)
     if betas:
         inside = ", ".join(["float | Tensor"] * len(betas))
@@ -54,6 +56,7 @@ def _class(program: Program) -> str:
     lines += [
         "        maximize: bool = False,",
         "        process_group: ProcessGroup | None = None,",
+        *(f"        {n}: bool | None = {v}," for n, v in HINTS.items() if n not in names),
     ]
     lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)

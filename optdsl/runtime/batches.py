@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime import shards
-from optdsl.runtime.engines import Engine, Shape, Work
+from optdsl.runtime.engines import Engine, Shape, Work, check_dtype
 from optdsl.runtime.scope import Part, add
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
         raise RuntimeError(
             f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
         )
+
+
+def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
+    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    for dtype in set(map(_DTYPE, parameters)):
+        check_dtype(optimizer, dtype)
 
 
 def _alike(works: list[Work]) -> Iterable[list[Work]]:

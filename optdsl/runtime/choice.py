@@ -12,7 +12,7 @@ from optdsl.ir.program import Program
 from optdsl.runtime.c import CEngine
 from optdsl.runtime.distributed import is_dtensor, prefix
 from optdsl.runtime.eager import EagerEngine
-from optdsl.runtime.engines import Engine, cosines
+from optdsl.runtime.engines import Engine, check_dtype, cosines
 from optdsl.runtime.owned import is_fake
 from optdsl.runtime.shards import ShardEngine, check_whole, shard
 from optdsl.runtime.toolchain import BuildError, NoCompiler
@@ -49,6 +49,7 @@ class Engines:
         Raises:
             RuntimeError: when the backend was asked for by name and does not run on the device.
             BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
+            ValueError: for a dtype that no kernel takes.
         """
         if is_fake(parameter):
             return self.eager  # it has no memory, whatever its device
@@ -85,6 +86,7 @@ class Engines:
         return EagerEngine(self.program)
 
     def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
+        check_dtype(self.program.name, dtype)
         if not self._compiles:
             return self.eager
         try:

@@ -23,6 +23,25 @@ COMPUTE = {
 PENDING_HYPERS = pending("hypers")
 
 
+def check_dtype(rule: str, dtype: torch.dtype) -> None:
+    """Refuse to step parameters of a dtype that no kernel takes.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    if dtype in COMPUTE:
+        return
+    if dtype.is_complex:
+        raise ValueError(
+            f"{rule} cannot step complex parameters; optimize torch.view_as_real(p), "
+            f"or freeze them with requires_grad_(False)"
+        )
+    known = ", ".join(str(d).removeprefix("torch.") for d in COMPUTE)
+    raise ValueError(
+        f"{rule} steps parameters of {known}, not {dtype}; those of other dtypes must be frozen"
+    )
+
+
 class Work(NamedTuple):
     """A parameter that has a gradient.
 

@@ -1,4 +1,7 @@
-"""What torch's own optimizers take besides hyperparameters: ``betas`` and ``maximize``."""
+"""What torch's own optimizers take besides hyperparameters: ``betas`` and ``maximize``.
+
+What they take of how to compute is in `optdsl.runtime.hints`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from torch import Tensor
 from optdsl.ir.program import Learned
 
 Group = MutableMapping[str, Any]
-
-_CHOICES = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 
 def beta_names(hypers: Iterable[str]) -> tuple[str, ...]:
@@ -129,9 +130,6 @@ class Betas:
 def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Iterable[str]) -> None:
     """Add what was given by position, which may be the learning rate, to what was given by name.
 
-    Arguments of torch's optimizers that choose among its implementations are dropped where they
-    choose nothing.
-
     Raises:
         TypeError: for more than that.
     """
@@ -141,9 +139,6 @@ def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Itera
         raise TypeError(f"{optimizer} takes {first} by position once, and all others by name")
     if positional:
         given["lr"] = positional[0]
-    for name in _CHOICES - known:
-        if name in given and (given[name] is None or given[name] is False):
-            del given[name]
 
 
 def check_maximize(optimizer: str, value: Any) -> bool:

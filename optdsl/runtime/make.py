@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from optdsl.ir.domain import Domain, spell
 from optdsl.ir.program import Hyper, Program
 from optdsl.runtime.familiar import beta_names
+from optdsl.runtime.hints import HINTS
 from optdsl.runtime.optimizer import Compiled, CompiledOptimizer
 
 
@@ -59,6 +60,8 @@ def signature(program: Program) -> inspect.Signature:
         parameters.append(keyword("betas", kind | None, None))
     parameters.append(keyword("maximize", bool, False))
     parameters.append(keyword("process_group", Any, None))
+    names = {h.name for h in program.hypers}
+    parameters += [keyword(n, bool | None, v) for n, v in HINTS.items() if n not in names]
     return inspect.Signature(parameters)
 
 
@@ -70,7 +73,10 @@ def documentation(program: Program) -> str:
     if betas:
         lines.append(f"`betas` may be given for {', '.join(betas)}.")
     lines += ["With `maximize` it goes up the gradients."]
-    lines += ["Optimizers of one `process_group` learn as one.", "", "Hyperparameters:"]
+    lines += ["Optimizers of one `process_group` learn as one."]
+    hints = [f"`{n}`" for n in HINTS if n != "differentiable"]
+    lines += [f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing."]
+    lines += ["", "Hyperparameters:"]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
         vector = program.simplex_of(hyper.name)

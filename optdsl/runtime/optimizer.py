@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from optdsl.ir.domain import Interval
-from optdsl.ir.program import Hyper, Program
+from optdsl.ir.program import Program
 from optdsl.runtime import beginning, by_name, completing, distributed, observing
-from optdsl.runtime.batches import batches, check_dense
+from optdsl.runtime.batches import batches, check_dense, check_dtypes
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.empty import NoParameters
-from optdsl.runtime.engines import COMPUTE, PENDING_HYPERS, Known, cosines, square_keys
+from optdsl.runtime.engines import PENDING_HYPERS, Known, cosines, square_keys
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -27,12 +27,14 @@ from optdsl.runtime.familiar import (
     shown,
     spread_into,
 )
+from optdsl.runtime.hints import HINTS, check_hints, taken_out
 from optdsl.runtime.hyperparameters import (
     check_keys,
     check_names,
     check_shared,
     check_sums,
     check_value,
+    number,
 )
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
@@ -128,8 +130,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         """Make an optimizer.
 
         Args:
-            params: parameters, named parameters, or parameter groups, as in torch. They must be
-                real and of a floating dtype; float16 and bfloat16 keep their state in float32.
+            params: parameters, named parameters, or parameter groups, as in torch. Those that get
+                gradients must be float16, bfloat16, float32 or float64; the first two keep their
+                state in float32. Groups may have keys of the user's own.
             *positional: the learning rate, for a rule that has ``lr``.
             maximize: whether to go up the gradients; coefficients then learn what raises the loss.
             process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
@@ -137,27 +140,32 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 DistributedDataParallel need none.
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
-                which every step reads anew.
+                which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
+                the groups and change nothing.
 
         Raises:
             TypeError: for an unknown hyperparameter, or a value that is no number.
-            ValueError: for a value out of bounds, weights that do not sum to one, or a parameter
-                of another dtype.
+            ValueError: for a value out of bounds, weights that do not sum to one, a
+                hyperparameter that requires gradients, or ``differentiable=True``.
         """
         declared = {h.name: h for h in self.compiled.program.hypers}
         name, betas = type(self).__name__, self.compiled.betas
         place(name, positional, hypers, declared)
+        hints = taken_out(name, hypers, declared)
         spread_into(name, hypers, betas)
         if betas:
             hypers.pop("betas", None)
         check_names(name, hypers, declared)
         defaults = {key: hypers.get(key, h.default) for key, h in declared.items()}
-        checked: dict[str, Any] = {k: self._checked(declared[k], v) for k, v in defaults.items()}
+        checked: dict[str, Any] = {
+            k: check_value(name, declared[k], v, self.compiled.bounds) for k, v in defaults.items()
+        }
         check_sums(name, self.compiled.program.simplexes, checked)
         checked |= self.compiled.scopes.defaults()
         if betas:
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
+        checked |= hints
         self._known: Known = {}
         self.process_group = process_group
         self._betas = Betas(name, betas)
@@ -209,12 +217,16 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         name, betas = type(self).__name__, self.compiled.betas
         hypers = [h.name for h in self.compiled.program.hypers]
         spread_into(name, param_group, betas)
-        check_keys(name, param_group, [*hypers, "maximize", *(["betas"] if betas else [])])
+        usual = ["params", "param_names", "maximize", *(["betas"] if betas else []), *HINTS]
+        check_keys(name, param_group, [*hypers, *usual])
+        check_hints(name, param_group, hypers)
         if "maximize" in param_group:
             param_group["maximize"] = check_maximize(name, param_group["maximize"])
         for hyper in self.compiled.program.hypers:
             if hyper.name in param_group:
-                param_group[hyper.name] = self._checked(hyper, param_group[hyper.name])
+                value, others = param_group[hyper.name], (self.defaults, param_group)
+                kept = check_value(name, hyper, value, self.compiled.bounds, others)
+                param_group[hyper.name] = kept
         self._betas.read(self.param_groups)
         if self._made:
             # What was learned so far, or set by hand; the constructor's groups all start alike.
@@ -227,8 +239,6 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         try:
             check_sums(name, self.compiled.program.simplexes, param_group)
             check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
-            for parameter in param_group["params"]:
-                _check_dtype(name, parameter)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -338,8 +348,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
         Raises:
             RuntimeError: for a sparse gradient; nothing has changed.
-            ValueError: for a hyperparameter that was set out of bounds, or weights that do not
-                sum to one; nothing has changed.
+            ValueError: for a hyperparameter that was set out of bounds, weights that do not
+                sum to one, or a gradient of a parameter that is complex or of a dtype that no
+                kernel takes; nothing has changed.
         """
         loss = None
         if closure is not None:
@@ -355,8 +366,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             device.step(self, work)
             self._betas.write(self.param_groups)
             return loss
-        self._check_step(work)
-        hypers = [self._hypers(group) for group in self.param_groups]
+        hypers = self._check_step(work)
         scopes = self.compiled.scopes
         parts = scopes.divided(work, hypers, self.param_groups, self.state)
         for part in parts:
@@ -364,7 +374,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         taken = scopes.taken(self.param_groups, self.state)
         try:
             scopes.lend(parts, self.state)
-            self._take(parts, taken)
+            self._take(parts, taken, hypers)
         finally:
             scopes.give_back(parts, self.state)
         self._betas.write(self.param_groups)
@@ -379,22 +389,30 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._begun = True
         return True
 
-    def _checked(self, hyper: Hyper, value: Any) -> float | Tensor:
-        return check_value(type(self).__name__, hyper, value, self.compiled.bounds)
+    def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """The hyperparameters that a step uses for a group.
 
-    def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> None:
+        Raises:
+            TypeError, ValueError: as `number`.
+        """
+        name, bounds = type(self).__name__, self.compiled.bounds
+        others = (self.defaults, group)
+        hypers = self.compiled.program.hypers
+        return {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
+
+    def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> list[dict[str, float]]:
+        """The hyperparameters that a step uses, by group."""
         name = type(self).__name__
+        hypers = []
         if self.process_group is not None:
             self.compiled.scopes.check_group()
         for group in self.param_groups:
-            for hyper in self.compiled.program.hypers:
-                self._checked(hyper, group[hyper.name])
+            hypers.append(self._hypers(group))
             check_sums(name, self.compiled.program.simplexes, group)
         check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
         check_dense(name, (gradient for pairs in work for _, gradient in pairs))
-
-    def _hypers(self, group: dict[str, Any]) -> dict[str, float]:
-        return {h.name: float(group[h.name]) for h in self.compiled.program.hypers}
+        check_dtypes(name, (parameter for pairs in work for parameter, _ in pairs))
+        return hypers
 
     def _check_own(self, part: Part) -> None:
         """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
@@ -403,10 +421,12 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         program = self.compiled.program
         own = {h.name: h for h in program.hypers if h.name in part.own}
         for name, hyper in own.items():
-            self._checked(hyper, part.own[name])
+            number(type(self).__name__, hyper, part.own[name], self.compiled.bounds)
         check_sums(type(self).__name__, program.simplexes, part.work[0][1])
 
-    def _take(self, parts: list[Part], taken: list[int]) -> None:
+    def _take(
+        self, parts: list[Part], taken: list[int], hypers: Sequence[dict[str, float]]
+    ) -> None:
         """A step of all parts, which get their sums; coefficients learn."""
         states = self.state
         jobs = [(p, self._known_of(p), batches(self.compiled, states, p)) for p in parts]
@@ -415,7 +435,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 for engine, batch in found.items():
                     add(part.sums, engine.settle(batch.pending, known))
             self._learn(parts, taken)
-            hypers = [self._hypers(group) for group in self.param_groups]
+            learned = [c.name for c in self.compiled.coefficients]
+            for group, values in zip(self.param_groups, hypers, strict=True):
+                values.update((key, float(group[key])) for key in learned)
             self.compiled.scopes.refresh(parts, hypers)
             for _, known, found in jobs:
                 for engine, batch in found.items():
@@ -455,13 +477,3 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             if part:
                 part.sums = total
         return taken
-
-
-def _check_dtype(optimizer: str, parameter: Tensor) -> None:
-    if parameter.is_complex():
-        raise ValueError(
-            f"{optimizer} does not take complex parameters; optimize torch.view_as_real(p)"
-        )
-    if parameter.dtype not in COMPUTE:
-        known = ", ".join(str(d).removeprefix("torch.") for d in COMPUTE)
-        raise ValueError(f"{optimizer} takes parameters of {known}, not {parameter.dtype}")

@@ -158,8 +158,8 @@ class Resident:
             TypeError, ValueError: as `CompiledOptimizer.step`; nothing has changed.
         """
         name, groups = type(optimizer).__name__, optimizer.param_groups
-        self._settings.take_over(name, groups)
-        settings = self._settings.values(name, groups)
+        self._settings.take_over(name, groups, optimizer.defaults)
+        settings = self._settings.values(name, groups, optimizer.defaults)
         last, self._last = self._last, None
         foreseen = last is not None and last.job.columns is not None
         jobs = [last.job] if last is not None and foreseen else self._jobs(optimizer, work)
@@ -258,10 +258,7 @@ class Resident:
         """What states lack of what a step needs."""
         needed, groups = self.engine.needed, optimizer.param_groups
         lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
-        hypers = {
-            n: {name: float(groups[n][name]) for name in self.engine.names}
-            for n in {n for n, _ in lacking}
-        }
+        hypers = {n: optimizer._hypers(groups[n]) for n in {n for n, _ in lacking}}
         if lacking:
             self.engine.start([work._replace(hypers=hypers[n]) for n, work in lacking])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optdsl.runtime.hyperparameters import check_shared, check_sums, check_value
+from optdsl.runtime.hyperparameters import check_shared, check_sums, number
 from optdsl.runtime.launches import check_not_captured, sent
 
 if TYPE_CHECKING:
@@ -47,38 +47,54 @@ class Settings:
         self._views = {key: self.memory[n] for n, key in enumerate(keys) if n}
         places = {key: n for n, key in enumerate(keys) if n}
         self.sources = sent([places.get(n, -1) for n in names] or [-1], torch.int32, device)
-        self._checked: list[Any] | None = None
+        self._given: list[Any] | None = None
+        self._used: list[list[float | Tensor]] = []
 
-    def take_over(self, optimizer: str, groups: Sequence[Group]) -> None:
+    def take_over(self, optimizer: str, groups: Sequence[Group], defaults: Group) -> None:
         """Send coefficients, and what is remembered of them, that a user or a checkpoint has set.
+
+        Args:
+            optimizer: what errors call the optimizer.
+            groups: its groups.
+            defaults: its defaults.
 
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
         """
         changed = [
-            (number, key)
-            for number, key in enumerate(self._keys)
-            if number and any(group[key] is not self._views[key] for group in groups)
+            (place, key)
+            for place, key in enumerate(self._keys)
+            if place and any(group[key] is not self._views[key] for group in groups)
         ]
         if not changed:
             return
         check_not_captured(self._device, f"{changed[0][1]} was set")
         learned = {c.name for c in self._compiled.coefficients}
+        numbers: dict[str, float] = {}
         for _, key in changed:
+            new = next(g[key] for g in groups if g[key] is not self._views[key])
+            numbers[key] = float(new)
             if key in learned:
                 for group in groups:
-                    self._check(optimizer, key, group[key])
+                    self._number(optimizer, key, group[key], (defaults, group))
                 check_shared(optimizer, [key], groups)
+                numbers[key] = self._number(optimizer, key, new, (defaults, *groups))
         for group in groups:
             check_sums(optimizer, self._compiled.program.simplexes, group)
-        for number, key in changed:
-            new = next(g[key] for g in groups if g[key] is not self._views[key])
-            self.memory[number].fill_(float(new))
+        for place, key in changed:
+            self.memory[place].fill_(numbers[key])
         for group in groups:
             group.update({key: self._views[key] for _, key in changed})
 
-    def values(self, optimizer: str, groups: Sequence[Group]) -> list[list[float | Tensor]]:
+    def values(
+        self, optimizer: str, groups: Sequence[Group], defaults: Group
+    ) -> list[list[float | Tensor]]:
         """The hyperparameters that are set, by group; zeros for those that are learned.
+
+        Args:
+            optimizer: what errors call the optimizer.
+            groups: its groups.
+            defaults: its defaults.
 
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
@@ -89,30 +105,42 @@ class Settings:
             values = [0.0 if name in self._views else group[name] for name in names]
             if any(isinstance(x, Tensor) for x in values):
                 # Those on the host are read now, the others by the device.
-                values = [
-                    float(x) if isinstance(x, Tensor) and x.device.type == "cpu" else x
-                    for x in values
-                ]
+                values = [float(x) if _read_now(x) else x for x in values]
             found.append(values)
-        if found != self._checked:
-            for group, values in zip(groups, found, strict=True):
-                for name, value in zip(names, values, strict=True):
+        if found != self._given:
+            used = [list(values) for values in found]
+            for group, values in zip(groups, used, strict=True):
+                for n, (name, value) in enumerate(zip(names, values, strict=True)):
                     if name not in self._views and not _there(value, device):
-                        self._check(optimizer, name, value)
+                        others = (defaults, group)
+                        values[n] = self._number(optimizer, name, group[name], others)
                 if not any(isinstance(x, Tensor) for x in values):
                     simplexes = [s for s in self._compiled.program.simplexes
                                  if not self._views.keys() & set(s.hypers)]  # fmt: skip
                     check_sums(optimizer, simplexes, group)
-            self._checked = found
-        return found
+            self._given, self._used = found, used
+        return self._used
 
-    def _check(self, optimizer: str, hyper: str, value: Any) -> None:
-        check_value(optimizer, self._compiled.program.hyper(hyper), value, self._compiled.bounds)
+    def _number(
+        self, optimizer: str, hyper: str, value: Any, others: Sequence[Mapping[str, Any]]
+    ) -> float:
+        declared, bounds = self._compiled.program.hyper(hyper), self._compiled.bounds
+        return number(optimizer, declared, value, bounds, others)
+
+
+# Tensors that require gradients are neither, so that they are refused.
+def _read_now(value: Any) -> bool:
+    """Whether a hyperparameter is a tensor on the host."""
+    if not isinstance(value, Tensor) or value.requires_grad:
+        return False
+    return value.device.type == "cpu"
 
 
 def _there(value: Any, device: torch.device) -> bool:
     """Whether a hyperparameter is a number on the device, which the host does not look at."""
-    return isinstance(value, Tensor) and value.device == device and device.type != "cpu"
+    if not isinstance(value, Tensor) or value.requires_grad:
+        return False
+    return value.device == device and device.type != "cpu"
 
 
 def on_the_host(groups: Iterable[Mapping[str, Any]], compiled: Compiled) -> list[dict[str, Any]]:

@@ -284,17 +284,12 @@ def test_editors_complete_what_the_signatures_say() -> None:
         assert defaults == [p.default for p in list(real.values())[1:]]
 
 
-def test_the_learning_rate_may_come_by_position_and_choices_that_choose_nothing_are_dropped() -> (
-    None
-):
+def test_the_learning_rate_may_come_by_position() -> None:
     cls = optdsl.load("adamw")
-    optimizer = cls(parameters(), 0.25, foreach=None, fused=False, capturable=False)
-    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert cls(parameters(), 0.25).param_groups[0]["lr"] == 0.25
     for arguments, keywords in [((0.1, 0.9), {}), ((0.1,), {"lr": 0.1})]:
         with pytest.raises(TypeError, match="takes params and lr by position once"):
             cls(parameters(), *arguments, **keywords)
-    with pytest.raises(TypeError, match="leave it out"):
-        cls(parameters(), fused=True)
 
 
 def test_a_beta_by_its_name_is_kept_where_a_scheduler_writes_the_others() -> None:

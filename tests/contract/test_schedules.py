@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import optdsl
 from optdsl import Learn
+from optdsl.ir.domain import Interval
+from optdsl.ir.program import Hyper
+from optdsl.runtime.hyperparameters import number
 from tests.contract.common import (
     BACKENDS,
     SPECS,
@@ -163,3 +167,63 @@ def test_schedulers_that_cycle_the_momentum_drive_beta1(spec: str, backend: str,
         seen.add(groups[0]["betas"][0])
     assert len(seen) > 3
     torch.testing.assert_close(mine, expected, rtol=1e-11, atol=1e-11)
+
+
+# Half of torch's schedulers compute a rate from the last one, and what should be 0 is -4.4e-21.
+@pytest.mark.parametrize("kind", [float, tensor])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rate_that_rounding_has_brought_below_its_bound_is_the_bound(
+    backend: str, kind: Callable[[float], Any]
+) -> None:
+    params = parameters()
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": kind(2e3)}]
+    driven = optdsl.load("adamw", backend=backend)(groups, lr=kind(0.3))
+    scheduler = SCHEDULER.LinearLR(driven, 1 / 3, 0.0, 100)
+    for _ in range(100):
+        driven.step()
+        scheduler.step()
+    rates = [float(group["lr"]) for group in driven.param_groups]
+    assert all(-1e-12 < rate < 0 for rate in rates)
+    before = [bits(p) for p in params]
+    train(driven, [100])
+    assert [float(group["lr"]) for group in driven.param_groups] == rates
+    assert [bits(p) for p in params] == before
+
+
+@pytest.mark.parametrize("learn", [False, ["rho"]])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_uses_the_bound_on_either_side(backend: str, learn: Any) -> None:
+    """Closed bounds have numbers; an open one, or more than rounding, is refused as ever."""
+    cls = optdsl.load("mada_legacy", backend=backend, learn=learn, order="exact")
+    beyond = math.nextafter(1.0, 2.0)
+    for value, bound in ((beyond, 1.0), (-1e-17, 0.0)):
+        runs = [cls(parameters(), rho=x) for x in (value, bound)]
+        for optimizer in runs:
+            train(optimizer, range(3))
+        assert [bits(p) for p in held(runs[0])] == [bits(p) for p in held(runs[1])]
+        assert runs[0].metrics() == runs[1].metrics()
+    for name, value in {"rho": 1 + 1e-14, "beta1": beyond, "lr": -1e-17}.items():
+        with pytest.raises(ValueError, match=f"{name} = .* is out of bounds"):
+            cls(parameters(), **{name: value})
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    default=st.floats(1e-6, 1e3),
+    start=st.floats(0, 1e3),
+    beyond=st.floats(-16, 16),
+)
+def test_rounding_is_a_few_spacings_at_the_largest_value_that_there_was(
+    default: float, start: float, beyond: float
+) -> None:
+    hyper = Hyper("lr", default, Interval(0.0, math.inf, False, True))
+    spacing = torch.finfo(torch.float64).eps * max(default, start)
+    value = beyond * spacing
+    others = ({"lr": value, "initial_lr": start},)
+    if value >= 0:
+        assert number("R", hyper, value, {}, others) == value
+    elif -value <= 4 * spacing:
+        assert number("R", hyper, value, {}, others) == 0
+    else:
+        with pytest.raises(ValueError, match="is out of bounds"):
+            number("R", hyper, value, {}, others)
