@@ -24,6 +24,9 @@ _WHERE = {
 }
 
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
 class Engines:
     """The engines of one rule."""
 
@@ -56,6 +59,8 @@ class Engines:
         if is_traceable_wrapper_subclass(parameter):
             if is_dtensor(parameter):
                 return self._of_shards(parameter)
+            return self._of_a_wrapper()
+        if type(parameter) not in _PLAIN and parameter.numel() and not parameter.data_ptr():
             return self._of_a_wrapper()
         key = (parameter.device, parameter.dtype)
         if key not in self._made:

@@ -9,6 +9,7 @@ them), dtype, shape and strides.
 from __future__ import annotations
 
 import functools
+import operator
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -139,6 +140,7 @@ class Columns:
             and not any(map(Tensor.is_neg, tensors))
             and set(map(_DTYPE, self.parameters)) == set(map(_DTYPE, self.gradients)) == {dtype}
             and list(map(Tensor.numel, self.gradients)) == self.sizes
+            and all(map(operator.or_, self._addresses["g"], map(operator.not_, self.sizes)))
             and all(set(map(_DTYPE, self._columns[name])) == {compute} for name in names)
             and all(
                 list(map(_SHAPE, self._columns[name])) == (numbers if name in scalars else shapes)

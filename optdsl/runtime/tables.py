@@ -278,7 +278,8 @@ class TableEngine:
     def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:
         """The same with parameter and gradient such that one index serves them and the states.
 
-        `back` receives what has to be copied back.
+        A gradient may have no memory of its own: one of nothing but zeros that autograd has made,
+        or one that wraps other tensors. Its numbers are copied. `back` receives what has to be copied back.
 
         Raises:
             RuntimeError: where shapes differ.
