@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
     from optdsl.runtime.agreement import check_ranks
+    from optdsl.torch_states import from_torch, to_torch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "blend",
     "check_ranks",
     "compile",
+    "from_torch",
     "list_specs",
     "load",
+    "to_torch",
 ]
 
 # Imported on first use: `optdsl check` must start without pydantic and torch.
@@ -40,8 +43,10 @@ _HOMES = {
     "blend": "optdsl.compiler",
     "check_ranks": "optdsl.runtime.agreement",
     "compile": "optdsl.compiler",
+    "from_torch": "optdsl.torch_states",
     "list_specs": "optdsl.library",
     "load": "optdsl.compiler",
+    "to_torch": "optdsl.torch_states",
 }
 
 

@@ -279,7 +279,11 @@ class TableEngine:
         """The same with parameter and gradient such that one index serves them and the states.
 
         A gradient may have no memory of its own: one of nothing but zeros that autograd has made,
-        or one that wraps other tensors. Its numbers are copied. `back` receives what has to be copied back.
+        or one that wraps other tensors; its numbers are copied.
+
+        Args:
+            work: a parameter with what belongs to it.
+            back: receives what has to be copied back.
 
         Raises:
             RuntimeError: where shapes differ.

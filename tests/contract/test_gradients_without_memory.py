@@ -1,4 +1,4 @@
-"""Gradients that have no memory of their own: zeros that are none, and wrappers of other tensors."""
+"""Gradients that have no memory of their own: zeros that are none, wrappers of other tensors."""
 
 from __future__ import annotations
 

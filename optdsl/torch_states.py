@@ -1,0 +1,281 @@
+"""States of torch's own optimizers as states of compiled ones, and back.
+
+Both keep the same numbers under other names. Which rule of torch a state is of can be read from
+its groups; that a compiled rule takes the same steps is found by comparing the equations, as it is
+for checkpoints, so a rule of the user's own may take part.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl import library
+from optdsl.compiler import load
+from optdsl.diagnostics import Source
+from optdsl.runtime.engines import COMPUTE
+from optdsl.runtime.familiar import beta_names
+from optdsl.runtime.hints import HINTS
+from optdsl.runtime.meaning import Meaning, differences, meaning, read
+from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.scope import OWN
+
+Group = Mapping[str, Any]
+StateDict = dict[str, Any]
+
+_AMSGRADW = """\
+optimizer AMSGradW
+hyper lr           = 1e-3  in [0, inf)
+hyper beta1        = 0.9   in [0, 1)
+hyper beta2        = 0.999 in [0, 1)
+hyper eps          = 1e-8  in [0, inf)
+hyper weight_decay = 1e-2  in [0, inf)
+state m    = 0
+state v    = 0
+state vmax = 0
+m'     = ema(m, g, beta1)
+v'     = ema(v, g^2, beta2)
+vmax'  = max(vmax, v')
+update = debias(m', beta1) / (sqrt(debias(vmax', beta2)) + eps)
+theta' = theta - lr * (update + weight_decay * theta)
+"""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A rule that torch has.
+
+    Attributes:
+        name: for readers.
+        optimizer: torch's class.
+        source: the name of the same rule in the library, or its text.
+        states: torch's names by ours.
+        options: what torch's groups say of it, beside hyperparameters.
+        counts: whether torch counts steps.
+    """
+
+    name: str
+    optimizer: Callable[..., torch.optim.Optimizer]
+    source: str
+    states: dict[str, str]
+    options: dict[str, bool] = field(default_factory=dict)
+    counts: bool = True
+
+    def meaning(self) -> Meaning:
+        """What it means."""
+        return _meaning(self.source)
+
+    def is_of(self, group: Group) -> bool:
+        """Whether a group may be one of this rule's."""
+        # Before torch 2.7 groups do not say whether the decay is decoupled.
+        keys = {*self.optimizer([torch.zeros(1)]).defaults, *self.options}
+        optional = {*HINTS, "maximize", "decoupled_weight_decay"}
+        if not keys - optional <= group.keys():
+            return False
+        return all(bool(group.get(key, value)) == value for key, value in self.options.items())
+
+
+_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
+_MAXIMUM = {**_MOMENTS, "vmax": "max_exp_avg_sq"}
+_RULES = (
+    *(
+        _Rule(
+            f"{name}(amsgrad={maximum})",
+            optimizer,
+            source,
+            _MAXIMUM if maximum else _MOMENTS,
+            {"amsgrad": maximum, "decoupled_weight_decay": name == "AdamW"},
+        )
+        for name, optimizer, maximum, source in (
+            ("Adam", torch.optim.Adam, False, "adam"),
+            ("Adam", torch.optim.Adam, True, "amsgrad"),
+            ("AdamW", torch.optim.AdamW, False, "adamw"),
+            ("AdamW", torch.optim.AdamW, True, _AMSGRADW),
+        )
+    ),
+    _Rule("SGD", torch.optim.SGD, "sgd", {"buf": "momentum_buffer"}, counts=False),
+)
+
+
+def from_torch(
+    state_dict: StateDict, rule: str | os.PathLike[str] | type[CompiledOptimizer]
+) -> StateDict:
+    """The state of torch's Adam, AdamW or SGD as one of a compiled rule, for `load_state_dict`.
+
+    A training goes on with it as it would have gone on in torch. Moments in half precision become
+    float32; SGD of torch counts no steps, and a momentum buffer that it has makes one. Options
+    of how to compute, and the user's own keys in groups, are kept.
+
+    Args:
+        state_dict: what `state_dict()` of torch's optimizer gives; it stays as it is.
+        rule: a name of the library, the path of a ``.opt`` file, or a class; it must take the steps
+            of torch's optimizer and give its hyperparameters and states the library's names.
+
+    Raises:
+        ValueError: for the state of another optimizer, or of one that takes other steps, with what
+            is different.
+        UnknownSpecError, OSError, SpecError: as `optdsl.load`.
+    """
+    target = (rule if isinstance(rule, type) else load(rule, learn=False)).compiled
+    groups, states = _parts(state_dict)
+    found = _source_rule(groups, target.meaning, target.program.name)
+    betas = beta_names(target.meaning.hypers)
+    return {
+        "state": {key: _from_state(found, state) for key, state in states.items() if state},
+        "param_groups": [_from_group(group, found, betas) for group in groups],
+        "specification": target.program.name,
+        "meaning": dict(target.meaning.entry),
+    }
+
+
+def to_torch(
+    state_dict: StateDict, rule: str | os.PathLike[str] | type[CompiledOptimizer] | None = None
+) -> StateDict:
+    """The state of a compiled rule as one of torch's Adam, AdamW or SGD, for `load_state_dict`.
+
+    Coefficients become the values that they have in the groups; what their rules remember, and
+    a hyper-gradient that is still to come, is left out.
+
+    Args:
+        state_dict: what `state_dict()` of a compiled optimizer gives; it stays as it is.
+        rule: what it is of, where it does not say so itself, as those of
+            `torch.distributed.checkpoint`.
+
+    Raises:
+        ValueError: when torch has no such rule; when hyperparameters were learned for each tensor;
+            when a step is pending; with what to do.
+    """
+    groups, states = _parts(state_dict)
+    own: Meaning | None
+    if rule is None:
+        own, name = read(state_dict.get("meaning")), str(state_dict.get("specification"))
+    else:
+        target = (rule if isinstance(rule, type) else load(rule, learn=False)).compiled
+        own, name = target.meaning, target.program.name
+    if own is None:
+        raise ValueError("this state does not say of which rule it is: give to_torch the rule")
+    found = next((r for r in _RULES if not differences(own, r.meaning())), None)
+    if found is None:
+        names = ", ".join(r.name for r in _RULES)
+        raise ValueError(f"torch has no rule that takes the steps of {name}; it has {names}")
+    return {
+        "state": {key: kept for key, state in states.items() if (kept := _to_state(found, state))},
+        "param_groups": [_to_group(group, found, own) for group in groups],
+    }
+
+
+def _parts(state_dict: StateDict) -> tuple[list[Group], Mapping[Any, Group]]:
+    groups, states = state_dict.get("param_groups"), state_dict.get("state")
+    if not isinstance(groups, list | tuple) or not isinstance(states, Mapping) or not groups:
+        raise ValueError("this is no state of an optimizer: it has no `state` or no `param_groups`")
+    return list(groups), states
+
+
+@functools.cache
+def _meaning(source: str) -> Meaning:
+    text = Source("torch.opt", source) if "\n" in source else library.open_source(source)
+    return meaning(library.read(text, verify=False))
+
+
+def _source_rule(groups: list[Group], own: Meaning, name: str) -> _Rule:
+    """The rule of torch that a state is of, which takes the steps of a compiled one."""
+    found = [rule for rule in _RULES if all(map(rule.is_of, groups))]
+    if not found:
+        keys = ", ".join(sorted(str(key) for key in groups[0] if key != "params"))
+        raise ValueError(
+            f"this is no state of torch's Adam, AdamW or SGD, or its groups differ in the rule: "
+            f"a group has {keys}"
+        )
+    lines: list[str] = []
+    for rule in found:
+        lines = differences(rule.meaning(), own)
+        if not lines:
+            return rule
+    raise ValueError(
+        f"this is a state of torch's {found[-1].name}, and {name} takes other steps:\n  "
+        + "\n  ".join(line.replace("in the checkpoint", "in torch") for line in lines)
+    )
+
+
+def _from_state(rule: _Rule, state: Group) -> dict[str, Any]:
+    names = {theirs: ours for ours, theirs in rule.states.items()}
+    known = {*names, *(["step"] if rule.counts else [])}
+    found = {key: value for key, value in state.items() if value is not None}
+    if not rule.counts and not found:
+        return {}
+    if found.keys() != known:
+        raise ValueError(
+            f"this is no state of torch's {rule.name}: it keeps {', '.join(map(str, state))}, "
+            f"not {', '.join(sorted(known))}"
+        )
+    kept: dict[str, Any] = {names[key]: _precise(found[key]) for key in names}
+    # Without a count there was one step at least.
+    kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64)
+    return kept
+
+
+def _precise(value: Tensor) -> Tensor:
+    """A copy of a moment in the precision in which it is kept here."""
+    return value.to(COMPUTE.get(value.dtype, value.dtype), copy=True)
+
+
+def _from_group(group: Group, rule: _Rule, betas: tuple[str, ...]) -> dict[str, Any]:
+    kept = {key: _copied(value) for key, value in group.items() if key not in rule.options}
+    if kept.pop("differentiable", False):
+        raise ValueError("steps of compiled rules are not differentiable: differentiable=True")
+    for hint in HINTS:
+        if kept.get(hint, True) in (None, False):
+            del kept[hint]
+    if "nesterov" in kept:
+        kept["nesterov"] = float(kept["nesterov"])
+    return kept | dict(zip(betas, kept.get("betas", ()), strict=False))
+
+
+def _to_state(rule: _Rule, state: Group) -> dict[str, Any]:
+    if any(str(key).startswith(OWN) for key in state):
+        raise ValueError(
+            "this state has hyperparameters that were learned for each tensor, and torch has them "
+            "for groups only"
+        )
+    if any(str(key).startswith("pending/") for key in state):
+        raise ValueError(
+            "a step of this state is pending, because something is learned; complete it first: "
+            "to_torch(fixed.migrated(state_dict)), where `fixed` is an optimizer of the same rule "
+            "with learn=False over the same parameters, already loaded"
+        )
+    if not state or float(state["step"]) == 0:
+        return {}
+    kept: dict[str, Any] = {theirs: _copied(state[ours]) for ours, theirs in rule.states.items()}
+    if rule.counts:
+        double = torch.get_default_dtype() == torch.float64
+        kept["step"] = state["step"].to("cpu", torch.float64 if double else torch.float32)
+    return kept
+
+
+def _to_group(group: Group, rule: _Rule, own: Meaning) -> dict[str, Any]:
+    betas = beta_names(own.hypers)
+    kept = {
+        key: _copied(value)
+        for key, value in group.items()
+        if key not in betas and not str(key).startswith(("hypergradient/", "learn/"))
+    }
+    if betas:
+        kept["betas"] = tuple(group[name] for name in betas)
+    if "nesterov" in kept:
+        kept["nesterov"] = bool(kept["nesterov"])
+    defaults = rule.optimizer([torch.zeros(1)], **_arguments(rule)).defaults
+    return {**defaults, **kept}
+
+
+def _arguments(rule: _Rule) -> dict[str, Any]:
+    return {"amsgrad": rule.options["amsgrad"]} if "amsgrad" in rule.options else {}
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
