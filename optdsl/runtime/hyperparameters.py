@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from optdsl.diagnostics import nearest
 from optdsl.ir.domain import SUM_TOLERANCE, Choice, Domain, Interval, hull, spell
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.options import real
+from optdsl.runtime.callers import outside
 
 # Options of torch's optimizers that change the steps, and how a rule with them is had here.
 _OTHER_RULES = {
@@ -66,7 +66,7 @@ def check_keys(optimizer: str, group: Mapping[str, Any], known: Iterable[str]) -
                 f"{optimizer} has no hyperparameter {key!r}, so this entry of a parameter group "
                 f"changes nothing: {hint}",
                 UserWarning,
-                stacklevel=_outside(),
+                stacklevel=outside(),
             )
 
 
@@ -76,16 +76,6 @@ def _misspelt(key: str, known: set[str]) -> str | None:
     if any(f"_{name}_" in f"_{key}_" for name in known):
         return None
     return next(iter(difflib.get_close_matches(key, known, 1, cutoff=_SIMILAR)), None)
-
-
-def _outside() -> int:
-    """The stack level, for a warning of the caller's, of the first frame outside of optimizers."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("optdsl.runtime.", "torch.optim", "torch._compile", "torch._dynamo")
-    ):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def check_value(

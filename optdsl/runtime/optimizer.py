@@ -40,6 +40,7 @@ from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.opaque import make_step_opaque
 from optdsl.runtime.owned import separated
+from optdsl.runtime.overwritten import Overwritten
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 from optdsl.runtime.resident import resident
 from optdsl.runtime.scope import Part, Scopes, add
@@ -169,6 +170,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._known: Known = {}
         self.process_group = process_group
         self._betas = Betas(name, betas)
+        self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
         super().__init__(params, checked)
         make_step_opaque(type(self))
         self._made = True
@@ -196,7 +198,9 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self.compiled.scopes.adopt(self.param_groups, self.state.values())
         for group in self.param_groups:
             group.setdefault("maximize", False)
-        self._betas = Betas(type(self).__name__, self.compiled.betas)
+        name = type(self).__name__
+        self._betas = Betas(name, self.compiled.betas)
+        self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
         self._betas.write(self.param_groups)
         self._made = True
 
@@ -360,11 +364,13 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
+        self._overwritten.before_step(self.param_groups)
         # What was observed is on the host, which then learns.
         device = resident(self, work, self._known) if self._observed is None else None
         if device is not None:
             device.step(self, work)
             self._betas.write(self.param_groups)
+            self._overwritten.after_step(self.param_groups)
             return loss
         hypers = self._check_step(work)
         scopes = self.compiled.scopes
@@ -378,6 +384,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         finally:
             scopes.give_back(parts, self.state)
         self._betas.write(self.param_groups)
+        self._overwritten.after_step(self.param_groups)
         return loss
 
     def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from optdsl import Learn
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper
 from optdsl.runtime.hyperparameters import number
+from tests.c.rules import device
 from tests.contract.common import (
     BACKENDS,
     SPECS,
@@ -227,3 +229,55 @@ def test_rounding_is_a_few_spacings_at_the_largest_value_that_there_was(
     else:
         with pytest.raises(ValueError, match="is out of bounds"):
             number("R", hyper, value, {}, others)
+
+
+LEARNED = {
+    "lr": Learn("sgd", lr=1e-4, bounds=(0, 1)),
+    "beta1": Learn("sgd", lr=1e-4, bounds=(0, 0.99)),
+}
+
+
+def driven(
+    make: Maker | None, name: str, backend: str, **options: Any
+) -> tuple[list[str], torch.optim.Optimizer]:
+    """What a training says with a scheduler where one hyperparameter is learned."""
+    cls = optdsl.load("adamw", backend=backend, learn={name: LEARNED[name]}, **options)
+    params = [p.detach().to(device(backend)).requires_grad_() for p in parameters()]
+    optimizer = cls([{"params": params[:1]}, {"params": params[1:]}], lr=0.01)
+    scheduler = make(optimizer) if make is not None else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(6):
+            for parameter in params:
+                parameter.grad = parameter.detach().clone()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+    assert {w.filename for w in caught} <= {__file__}
+    return [str(w.message) for w in caught], optimizer
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
+@pytest.mark.parametrize(
+    ("learned", "name"), [("lr", "LambdaLR"), ("lr", "OneCycleLR"), ("beta1", "OneCycleLR")]
+)
+def test_what_is_learned_and_scheduled_is_told_once(learned: str, name: str, backend: str) -> None:
+    makers: dict[str, Maker] = {
+        "LambdaLR": lambda o: SCHEDULER.LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
+        "OneCycleLR": lambda o: SCHEDULER.OneCycleLR(o, 0.1, total_steps=STEPS),
+    }
+    messages, _ = driven(makers[name], learned, backend)
+    (message,) = messages
+    assert message.startswith(f"AdamW: {learned} is learned, and something else sets it")
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
+@pytest.mark.parametrize("learned", LEARNED)
+def test_what_is_learned_alone_or_set_now_and_then_is_not_told(learned: str, backend: str) -> None:
+    rarely: Maker = lambda o: SCHEDULER.StepLR(o, 3, 0.5)  # noqa: E731
+    other: Maker = lambda o: SCHEDULER.LambdaLR(o, lambda epoch: 1 / (1 + epoch))  # noqa: E731
+    for make in (None, rarely, *([other] if learned == "beta1" else [])):
+        messages, optimizer = driven(make, learned, backend)
+        assert messages == []
+        (start,) = {float(g[learned]) for g in optimizer.param_groups}
+        assert start not in {0.01, 0.9}
