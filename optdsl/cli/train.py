@@ -9,7 +9,6 @@ from optdsl import library
 from optdsl.cli.errors import UsageError
 from optdsl.resources import UnknownSpecError
 
-
 DESCRIPTION = """\
 Train a small character-level transformer with each optimizer, from the same weights and on the same
 batches, and compare the losses. Writes training.csv (every step), training.png, .svg and .pdf,
@@ -24,8 +23,8 @@ examples:
   optdsl train --optimizers adam,lion,mine.opt --set lion.lr=3e-4
   optdsl train --optimizers adam,mada --seeds 3 --tuned
 
-The exit status is 0, 2 for a mistake in the request, or 130 when interrupted; what was trained until
-then is still reported."""
+The exit status is 0, 2 for a mistake in the request, or 130 when interrupted; what was trained
+until then is still reported."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

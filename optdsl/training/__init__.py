@@ -1,8 +1,8 @@
 """Comparison of optimizers on a small character-level transformer.
 
-`compare` trains the same model with each optimizer, once per seed, from the same initial weights and
-on the same sequence of batches, and writes a CSV file, a figure and a summary.  Importing this package is
-cheap: PyTorch, Matplotlib and the rest are imported when `compare` is first looked up.
+`compare` trains the same model with each optimizer, once per seed, from the same initial weights
+and on the same sequence of batches, and writes a CSV file, a figure and a summary.  Importing this
+package is cheap: PyTorch, Matplotlib and the rest are imported when `compare` is first looked up.
 """
 
 from typing import TYPE_CHECKING

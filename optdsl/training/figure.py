@@ -25,7 +25,8 @@ CAPTION = 165  # characters in a line of the caption
 DPI = 200
 RASTER = 2000  # steps from which a vector file has the faint lines as an image
 
-# The same results give the same files: no dates, no random names.
+# A figure that is drawn again differs as little as can be: no dates, no random names.  (The layout
+# of the panels may still differ in the last bit.)
 _SETTINGS = {"svg.hashsalt": "optdsl", "pdf.fonttype": 42}
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -37,6 +38,13 @@ def draw(comparison: Comparison, path: Path) -> None:
         comparison: The results, which may be incomplete.
         path: The file to write; its suffix says the format.
     """
+    kind = path.suffix.removeprefix(".")
+    with rc_context(_SETTINGS):
+        build(comparison).savefig(path, format=kind, metadata=_UNDATED.get(kind))
+
+
+def build(comparison: Comparison) -> Figure:
+    """Returns the picture that `draw` writes."""
     window = max(1, comparison.config.steps // 40)
     curves = curves_of(comparison, window)
     panels = panels_of(curves)
@@ -53,9 +61,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     parts[-1].text(
         0.01, 0.95, "\n".join(caption), fontsize=8.5, color=GREY, va="top", parse_math=False
     )
-    kind = path.suffix.removeprefix(".")
-    with rc_context(_SETTINGS):
-        figure.savefig(path, format=kind, metadata=_UNDATED.get(kind))
+    return figure
 
 
 def caption_of(comparison: Comparison) -> str:
@@ -141,9 +147,7 @@ def _shade(axes: Axes, curve: Curve, values: Band) -> None:
     )
 
 
-def _draw_legend(
-    axes: Axes, curves: Sequence[Curve], limits: tuple[float, float] | None
-) -> None:
+def _draw_legend(axes: Axes, curves: Sequence[Curve], limits: tuple[float, float] | None) -> None:
     """Lists the curves beside the axes, in the order in which they end."""
 
     def rank(curve: Curve) -> float:

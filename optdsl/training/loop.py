@@ -34,10 +34,9 @@ def learning_rate_factor(steps: int) -> Callable[[int], float]:
 
 def schedule_in_words(steps: int) -> str:
     """Describes `learning_rate_factor` for readers of tables and figures."""
-    return (
-        f"a linear warm-up over the first {counted(_warmup(steps), 'step')}, "
-        "then a cosine down to a tenth"
-    )
+    warmup = _warmup(steps)
+    over = f"a linear warm-up over the first {warmup} steps" if warmup > 1 else "no warm-up"
+    return f"{over}, then a cosine down to a tenth"
 
 
 def counted(number: int, noun: str) -> str:

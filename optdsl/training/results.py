@@ -142,7 +142,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:
-        """Returns the spread of some values, NaN when one is not finite; None when there are none."""
+        """Returns the spread of some values: NaN if one is not finite, None without values."""
         if not values:
             return None
         if not all(map(math.isfinite, values)):

@@ -1,8 +1,8 @@
 """A small search for a learning rate, the same one for every optimizer.
 
-Each optimizer is trained with `MULTIPLIERS` times its default learning rate (or the one that was set
-for it), for a part of the steps of the comparison, with the schedule of so short a run.  The rate
-with the lowest validation loss is taken.  The search uses a seed that the comparison does not use.
+Each optimizer is trained with `MULTIPLIERS` times its default learning rate (or the one that was
+set for it), for a part of the steps of the comparison, with the schedule of so short a run.  The
+rate with the lowest validation loss is taken.  The search uses a seed that the comparison does not.
 """
 
 import copy
