@@ -19,7 +19,8 @@ from pydantic import (
 from optdsl.diagnostics import nearest
 
 DEFAULT_OPTIMIZERS = ("adam", "lion", "yogi", "adan", "avgrad", "mada")
-FORMATS = ("png", "svg", "pdf")
+Format = Literal["png", "svg", "pdf"]
+FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
 LAST_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 
 
@@ -63,7 +64,7 @@ class TrainingConfig(BaseModel):
     text: Path | None = None
     out: Path = Path("training")
     overrides: Mapping[str, Mapping[str, FiniteFloat]] = Field(default_factory=dict)
-    formats: tuple[Literal["png", "svg", "pdf"], ...] = Field(FORMATS, min_length=1)
+    formats: tuple[Format, ...] = Field(FORMATS, min_length=1)
     layers: PositiveInt = 3
     width: PositiveInt = 128
     heads: PositiveInt = 4

@@ -27,7 +27,6 @@ RASTER = 2000  # steps from which a vector file has the faint lines as an image
 
 # A figure that is drawn again differs as little as can be: no dates, no random names.  (The layout
 # of the panels may still differ in the last bit.)
-_SETTINGS = {"svg.hashsalt": "optdsl", "pdf.fonttype": 42}
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -39,7 +38,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         path: The file to write; its suffix says the format.
     """
     kind = path.suffix.removeprefix(".")
-    with rc_context(_SETTINGS):
+    with rc_context({"svg.hashsalt": "optdsl", "pdf.fonttype": 42}):
         build(comparison).savefig(path, format=kind, metadata=_UNDATED.get(kind))
 
 

@@ -24,7 +24,7 @@ from optdsl.training import (
 from optdsl.training.curves import coefficient_limits
 from optdsl.training.figure import build, caption_of, draw
 
-from .fakes import Make
+from .fakes import Make, load
 
 STEPS = 60
 SPACES = {
@@ -184,7 +184,7 @@ def test_the_formats_are_what_they_say_and_have_no_dates(tmp_path: Path) -> None
 
 def test_the_formats_that_were_asked_for_are_written(make: Make) -> None:
     config = make("adam", formats=("pdf",))
-    comparison = compare(config)
+    comparison = compare(config, load=load)
     assert comparison.figures == (config.out / "training.pdf",)
     assert {path.name for path in config.out.iterdir()} == {
         "training.csv",

@@ -107,6 +107,8 @@ def test_the_search_is_the_same_for_everyone_and_takes_the_best(make: Make) -> N
     config = make("one", "two", steps=20, seeds=2, tuned=True, overrides=overrides)
     comparison = compare(config, console, load=counting)
     output = console.file.getvalue()  # type: ignore[attr-defined]
+    summary = json.loads(comparison.summary.read_text())
+    assert [len(told["search"]) for told in summary["optimizers"]] == [5, 5]
     assert "the best of 0.1, 0.3, 1, 3, 10 times the default after 4 steps each" in output
     assert taken == dict.fromkeys(taken, 2 + 5 * 4 + 2 * 20)  # the trial, the search, the seeds
     for entry, centre in zip(comparison.entries, (1e-3, 4e-3), strict=True):
@@ -126,8 +128,6 @@ def test_the_search_is_the_same_for_everyone_and_takes_the_best(make: Make) -> N
         peaks = [max(record.learning_rate for record in run.records) for run in entry.runs]
         assert peaks == [best.learning_rate] * 2
         assert f"{best.learning_rate:.4g} (tuned)" in output
-    summary = json.loads(comparison.summary.read_text())
-    assert len(summary["optimizers"][0]["search"]) == 5
 
 
 def test_rates_that_an_optimizer_refuses_or_diverges_with_are_not_taken(make: Make) -> None:
