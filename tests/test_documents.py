@@ -148,6 +148,9 @@ def test_the_loggers_of_the_learning_page_get_every_metric(
         "model": torch.nn.Linear(3, 2),
         "loss_of": lambda model, x, y: (model(x) - y).square().mean(),
         "batches": [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(3)],
+        "torch": torch,
+        "held_out_x": torch.randn(4, 3),
+        "held_out_y": torch.randn(4, 2),
     }
     for block in blocks(LEARNING, "python"):
         exec(block, names)
@@ -161,6 +164,7 @@ def test_the_loggers_of_the_learning_page_get_every_metric(
     everything = [v for steps in (written, logged) for s in steps.values() for v in s.values()]
     assert all(type(value) is float for value in everything)
     assert set(names["own"]) == {"weight", "bias"}
+    assert names["momentum"].shape == names["model"].weight.shape
     own = names["own"].values()
     assert (min(own), max(own)) == (logged[2]["lr/min"], logged[2]["lr/max"])
 

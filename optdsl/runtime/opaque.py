@@ -8,13 +8,14 @@ function that calls ``optimizer.step()`` has a graph break there, and no part of
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
 def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
-    """Hide the step of an optimizer class from Dynamo, once a class.
+    """Hide the step of an optimizer class, and `observe`, from Dynamo, once a class.
 
     It is called when an optimizer has been made: by then torch has put its hooks around the
     class's step, which are hidden with it, and has imported Dynamo for methods of its own. So
@@ -22,13 +23,18 @@ def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
     """
     if getattr(cls.step, "opaque", False):
         return
+    for name in ("step", "observe"):
+        setattr(cls, name, _hidden(getattr(cls, name)))
+
+
+def _hidden(method: Callable[..., Any]) -> Callable[..., Any]:
     # For torch.compile(optimizer.step), older versions of torch would unwrap a function that is
     # itself the disabled one, and lose the optimizer that it is bound to.
-    hidden = torch.compiler.disable(cls.step)  # type: ignore[no-untyped-call]
+    hidden = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
 
-    @functools.wraps(cls.step)
-    def step(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(method)
+    def called(*args: Any, **kwargs: Any) -> Any:
         return hidden(*args, **kwargs)
 
-    step.opaque = True  # type: ignore[attr-defined]
-    cls.step = step  # type: ignore[method-assign]
+    called.opaque = True  # type: ignore[attr-defined]
+    return called

@@ -448,3 +448,26 @@ def test_a_validation_loss_is_learned_from(order: str) -> None:
         (lambda x: x.sum(), torch.ones_like),
     ):
         assert run(loss_of) == pytest.approx(by_hand(slope), rel=1e-12)
+
+
+@pytest.mark.slow
+def test_dynamo_does_not_look_into_an_observation() -> None:
+    from torch._dynamo.utils import counters
+
+    optimizers = [made("replay", "c", "exact")(parameters()) for _ in range(2)]
+
+    def train_once(optimizer: Any) -> None:
+        optimizer.zero_grad()
+        sum((p**2).sum() for p in held(optimizer)).backward()
+        optimizer.observe(2.0)
+        optimizer.step()
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(train_once, backend="eager")
+    for _ in range(3):
+        train_once(optimizers[0])
+        compiled(optimizers[1])
+    assert fingerprint(optimizers[0]) == fingerprint(optimizers[1])
+    assert not [reason for reason in counters["graph_break"] if "interpret" in reason]
+    assert sum(counters["graph_break"].values()) <= 6
