@@ -108,6 +108,4 @@ def _blank(state: dict[str, Any]) -> bool:
     if count is None or without_values(count) or float(count):
         return False
     declared = (value for key, value in state.items() if not key.startswith(OWN))
-    return not any(
-        bool((shard(x) if is_dtensor(x) else x).any()) for x in declared if isinstance(x, Tensor)
-    )
+    return not any(bool((shard(x) if is_dtensor(x) else x).any()) for x in declared if isinstance(x, Tensor))

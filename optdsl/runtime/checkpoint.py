@@ -187,8 +187,8 @@ def pairs(
 
 
 def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
-    found = observing.loaded(optimizer, state_dict, pairs(optimizer, state_dict))
-    optimizer._observed = found
+    held = pairs(optimizer, state_dict)
+    optimizer._observed = observing.loaded(optimizer, state_dict, held)
     own = optimizer.compiled.meaning
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]

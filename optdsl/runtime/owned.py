@@ -199,4 +199,6 @@ def _memory(tensors: Sequence[Tensor], places: Sequence[int]) -> _Memory:
     if apart >= width and all(b - a == apart for a, b in zip(offsets, offsets[1:], strict=False)):
         matrix = flat.as_strided((len(offsets), width), (apart, 1), offsets[0])
     index = torch.tensor([[offset + k for k in range(width)] for offset in offsets], device="cpu")
-    return _Memory(matrix, flat, index.to(first.device), torch.tensor(list(places), device="cpu"))
+    return _Memory(
+        matrix, flat, index.to(first.device), torch.tensor(list(places), device="cpu")
+    )

@@ -55,7 +55,12 @@ def runs() -> dict[str, Any]:
         model = network()
         fully_shard(model[0])
         model = fully_shard(model)
-        found[f"sharded {backend}"] = train(model, learner(backend)(model.parameters(), **HYPERS))
+        optimizer = learner(backend)(model.parameters(), **HYPERS)
+        found[f"sharded {backend}"] = train(model, optimizer)
+        found[f"states {backend}"] = [
+            {key: whole(x).clone() for key, x in optimizer.completed_state(p).items()}
+            for p in model.parameters()
+        ]
         copies = DistributedDataParallel(network())
         found[f"ddp {backend}"] = train(copies, learner(backend)(copies.parameters(), **HYPERS))
     return found
