@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from optdsl.backends.base import SourceModule
 from optdsl.backends.triton import TritonBackend
 from optdsl.ir.program import Program
+from optdsl.ir.text import parse_program
 from optdsl.plan import pending
 from optdsl.runtime.build import module
 from optdsl.runtime.calls import Rows
-from optdsl.runtime.engines import Sums
+from optdsl.runtime.engines import Sums, Work
 from optdsl.runtime.launches import Launch, launch, sent
 from optdsl.runtime.tables import TableEngine, Task
 
@@ -33,42 +33,63 @@ def runs_on(device: torch.device) -> bool:
     return device.type in {"cuda", "xpu"} or (device.type == "cpu" and interpreted())
 
 
-_PROBE = """\
-import triton
-import triton.language as tl
-
-
-@triton.jit
-def probe(x):
-    tl.store(x, tl.sqrt(tl.load(x)))
+# A rule whose kernels are made as all are: uniform values, loops over spans, and sums for what is
+# learned. What Triton or the device lacks fails here, before a step has changed anything.
+_TRIAL = """\
+program Trial
+  hyper lr = 0.5 in [0.0, inf)
+  learn lr in [0.0, 1.0] by sgd(lr=0.1) after 0
+  %0 = state "m" : tensor
+  %1 = gradient : tensor
+  %2 = add %0 %1 : tensor
+  %3 = parameter : tensor
+  %4 = hyper "lr" : uniform
+  %5 = mul %4 %2 : tensor
+  %6 = sub %3 %5 : tensor
+  %7 = constant 0.0 : uniform
+  %8 = neg %2 : tensor
+  state m : tensor from %7 to %2
+  theta : tensor to %6
+  tangent lr %8
 """
 
 
 @functools.cache
 def check(device: torch.device) -> None:
-    """Refuse a device for which Triton cannot compile, or which has no double precision.
+    """Refuse a device for which Triton cannot compile, or on which kernels do not compute.
 
     Raises:
         NoTriton: with what to do.
     """
     try:
-        import triton  # type: ignore[import-untyped]  # noqa: F401
+        import triton  # type: ignore[import-untyped]
     except ImportError as trouble:
         raise NoTriton(f"{trouble}; install triton") from None
-    x = torch.full((1,), 4.0, dtype=torch.float64, device=device)
     try:
-        probe = module(SourceModule("Probe", "python", _PROBE, {})).probe
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                probe[(1,)](x, enable_fp_fusion=True)
-        else:
-            probe[(1,)](x, enable_fp_fusion=True)
+        _try_out(device)
     except Exception as trouble:  # of the compiler, of its launcher's C compiler, of the driver
         lines = str(trouble).strip().splitlines() or [type(trouble).__name__]
+        version = getattr(triton, "__version__", "of an unknown version")
         raise NoTriton(
-            f"Triton cannot compile for {device} ({lines[-1]}); "
-            f'backend="eager" runs there without a warning'
+            f"Triton {version} cannot compile for {device} ({lines[-1]}); kernels need Triton 3.5 "
+            f'or newer, and backend="eager" runs there without a warning'
         ) from trouble
+
+
+def _try_out(device: torch.device) -> None:
+    """Take two steps by kernels.
+
+    Raises:
+        RuntimeError: they have not computed what they should.
+        Exception: anything that Triton raises.
+    """
+    engine = TritonEngine(parse_program(_TRIAL), torch.float32, "overlapped", device, trial=True)
+    theta = torch.ones(3, device=device)
+    work = Work(theta, torch.ones_like(theta), {}, {"lr": 0.5})
+    engine.take([work], {})
+    sums = engine.settle_and_take([work], {})
+    if (theta.tolist(), sums) != ([-0.5] * 3, {"lr": -3.0}):
+        raise RuntimeError(f"kernels compute {theta.tolist()} and {sums} instead of -0.5 and -3")
 
 
 class TritonEngine(TableEngine):
@@ -78,15 +99,29 @@ class TritonEngine(TableEngine):
     """
 
     def __init__(
-        self, program: Program, dtype: torch.dtype, order: str, device: torch.device
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        order: str,
+        device: torch.device,
+        *,
+        trial: bool = False,
     ) -> None:
         """Build a differentiated program for parameters of one dtype on one device.
 
+        Args:
+            program: the program.
+            dtype: of the parameters.
+            order: as of `optdsl.load`.
+            device: where they are.
+            trial: whether this is to find out if the device will do.
+
         Raises:
-            NoTriton: as `check`.
+            NoTriton: as `check`, unless it is a trial.
         """
         super().__init__(program, dtype, order, TritonBackend(), device)
-        check(device)
+        if not trial:
+            check(device)
         self.built = module(self.module)
         self.device = device
         self.names = [h.name for h in program.hypers]

@@ -340,9 +340,47 @@ def test_without_triton_it_warns_and_runs_as_eager_code(monkeypatch: pytest.Monk
 
 
 def test_a_compiler_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_engine, "_PROBE", "raise RuntimeError('first line\\nno such arch')")
+    def fails(*_: object) -> None:
+        raise RuntimeError("first line\nno such arch")
+
+    monkeypatch.setattr(TritonEngine, "launched", fails)
     triton_engine.check.cache_clear()
     with pytest.raises(triton_engine.NoTriton, match=r"cannot compile for .* \(no such arch\)"):
+        triton_engine.check(torch.device(DEVICE))
+    triton_engine.check.cache_clear()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter reads a kernel's text at every call")
+def test_triton_that_lacks_what_kernels_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 3.5 ranges do not take `disable_licm`."""
+    import triton.language as tl
+
+    new = tl.range.__init__
+
+    def old(self: object, *arguments: object, **options: object) -> None:
+        if "disable_licm" in options:
+            raise TypeError("range.__init__() got an unexpected keyword argument 'disable_licm'")
+        new(self, *arguments, **options)
+
+    monkeypatch.setattr(tl.range, "__init__", old)
+    triton_engine.check.cache_clear()
+    text = optdsl.library.open_source("adam").text.replace("optimizer Adam", "optimizer Older")
+    training, eager = (
+        Training(optdsl.compile(text, backend=backend)) for backend in ("triton", "eager")
+    )
+    with pytest.warns(RuntimeWarning, match=r"without compiled kernels.*disable_licm.*3\.5"):
+        training.step()
+    eager.step()
+    assert all(map(torch.equal, training.parameters, eager.parameters))
+    triton_engine.check.cache_clear()
+
+
+def test_kernels_that_compute_something_else_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TritonEngine, "launched", lambda *_: None)
+    triton_engine.check.cache_clear()
+    with pytest.raises(triton_engine.NoTriton, match=r"instead of -0\.5"):
         triton_engine.check(torch.device(DEVICE))
     triton_engine.check.cache_clear()
 
