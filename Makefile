@@ -8,13 +8,23 @@ BIN   := .venv/bin
 READY := .venv/.ready
 BENCH := .venv/.ready-bench
 ECO   := .venv-ecosystem/.ready
+
+# What `make test-matrix` runs on: a file of versions, and a Python, for each end of the range. pip's
+# own variables (PIP_FIND_LINKS, PIP_INDEX_URL) say where it finds a torch for the CPU.
+LOWEST        ?= constraints-lowest.txt
+NEWEST        ?= constraints.txt
+LOWEST_PYTHON ?= $(PYTHON)
+NEWEST_PYTHON ?= $(PYTHON)
+MATRIX        := tests/test_parity.py tests/test_interpreter_and_eager.py tests/test_notes.py \
+	tests/c tests/runtime
+
 PIP   := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ECO_PIP := .venv-ecosystem/bin/python -m pip --quiet --disable-pip-version-check install \
 	--constraint constraints-ecosystem.txt
 SAY   := @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-full test-ecosystem test-gpu lint format stubs demo bench bench-gpu dist clean
+.PHONY: help setup test test-full test-matrix test-ecosystem test-gpu lint format stubs demo bench bench-gpu dist clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +38,14 @@ test: lint  ## Check style, types and architecture, then run the tests (WORKERS=
 test-full: lint  ## The same, and the tests that take long
 	$(SAY) "pytest, all of it"
 	@$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+
+test-matrix: .venv-lowest/.ready .venv-newest/.ready  ## Test the lowest and newest versions of all
+	$(SAY) "the lowest versions"
+	@.venv-lowest/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal \
+		-m "not exhaustive" $(MATRIX)
+	$(SAY) "the newest versions"
+	@.venv-newest/bin/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal \
+		-m "not exhaustive" $(MATRIX)
 
 test-ecosystem: $(ECO)  ## Train inside Hugging Face, accelerate, Lightning, torchtitan and timm
 	$(SAY) "pytest tests/ecosystem"
@@ -85,7 +103,7 @@ dist: $(READY)  ## Build the sdist and the wheel into dist/
 	@$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove the environment and everything else that the targets above wrote
-	@rm -rf .venv .venv-ecosystem bench build demo dist .hypothesis .import_linter_cache \
+	@rm -rf .venv .venv-ecosystem .venv-lowest .venv-newest bench build demo dist .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -111,6 +129,23 @@ $(READY): pyproject.toml constraints.txt
 $(BENCH): $(READY)
 	@$(PIP) install --constraint constraints.txt --group bench
 	@touch $(BENCH)
+
+# The versions are those of the files only, not of constraints.txt, so that the lowest are the lowest.
+.venv-lowest/.ready: pyproject.toml $(LOWEST)
+	@$(LOWEST_PYTHON) -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python -m pip --quiet --disable-pip-version-check install \
+		--upgrade 'pip>=25.1'
+	@.venv-lowest/bin/python -m pip --quiet --disable-pip-version-check install \
+		--constraint $(LOWEST) --group test --editable .
+	@touch $@
+
+.venv-newest/.ready: pyproject.toml $(NEWEST)
+	@$(NEWEST_PYTHON) -m venv --clear .venv-newest
+	@.venv-newest/bin/python -m pip --quiet --disable-pip-version-check install \
+		--upgrade 'pip>=25.1'
+	@.venv-newest/bin/python -m pip --quiet --disable-pip-version-check install \
+		--constraint $(NEWEST) --upgrade --group test --editable .
+	@touch $@
 
 # timm stands apart, with a torchvision without its dependencies: the other trainers import a
 # torchvision that they find, and one made for GPUs does not import beside a torch for the CPU.
