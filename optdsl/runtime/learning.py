@@ -70,7 +70,7 @@ class Coefficient:
         """Make the entries of a loaded group this coefficient's; another rule's start anew."""
         own = self.defaults()
         prefix = f"learn/{self.name}/"
-        found = {key for key in group if key.startswith(prefix)}
+        found = {key for key in group if str(key).startswith(prefix)}
         if found != self.memory_keys:
             for key in found:
                 del group[key]

@@ -281,5 +281,6 @@ def _number(state: State, key: str, otherwise: float) -> float:
 
 def _forget(group: Group, coefficient: Coefficient) -> None:
     prefix = f"learn/{coefficient.name}/"
-    for key in [k for k in group if k == coefficient.hypergradient_key or k.startswith(prefix)]:
+    own = coefficient.hypergradient_key
+    for key in [k for k in group if k == own or str(k).startswith(prefix)]:
         del group[key]
