@@ -24,6 +24,7 @@ from optdsl.runtime.distributed import is_dtensor
 from optdsl.runtime.engines import Work
 from optdsl.runtime.owned import without_values
 from optdsl.runtime.scope import OWN
+from optdsl.runtime.shards import shard
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -108,4 +109,6 @@ def _blank(state: dict[str, Any]) -> bool:
     if count is None or without_values(count) or float(count):
         return False
     declared = (value for key, value in state.items() if not key.startswith(OWN))
-    return not any(bool((shard(x) if is_dtensor(x) else x).any()) for x in declared if isinstance(x, Tensor))
+    return not any(
+        bool((shard(x) if is_dtensor(x) else x).any()) for x in declared if isinstance(x, Tensor)
+    )

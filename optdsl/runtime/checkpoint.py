@@ -204,8 +204,8 @@ def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
                 device = value.device if str(key).startswith(OWN) else parameter.device
                 copy = copied_beside(parameter, number, value, device)
                 optimizer.state[parameter][key] = copy
-    for (key, _), found in together.items():
+    for (key, _), alike in together.items():
         # In one memory, which a step reads and writes at once.
-        rows = made(torch.stack([value.detach().to(torch.float64) for _, value in found]))
-        for (parameter, _), row in zip(found, rows, strict=True):
+        rows = made(torch.stack([value.detach().to(torch.float64) for _, value in alike]))
+        for (parameter, _), row in zip(alike, rows, strict=True):
             optimizer.state[parameter][key] = row

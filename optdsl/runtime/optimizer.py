@@ -39,8 +39,8 @@ from optdsl.runtime.hyperparameters import (
 from optdsl.runtime.learning import Block, Coefficient, blocks
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.opaque import make_step_opaque
-from optdsl.runtime.owned import separated
 from optdsl.runtime.overwritten import Overwritten
+from optdsl.runtime.owned import separated
 from optdsl.runtime.pickling import RecipeType, blank, made_by_recipe
 from optdsl.runtime.resident import resident
 from optdsl.runtime.scope import Part, Scopes, add

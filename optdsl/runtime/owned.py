@@ -7,10 +7,12 @@ are read and written there as a matrix. Tensors that lie elsewhere are handled a
 
 from __future__ import annotations
 
+import itertools
 import operator
 import sys
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +68,8 @@ def separated(states: Iterable[dict[str, Any]], keys: Sequence[str]) -> None:
                 seen.add(x.data_ptr())
 
 
-class _Memory(NamedTuple):
+@dataclass(frozen=True)
+class _Memory:
     """Tensors in one memory.
 
     Attributes:
@@ -196,9 +199,7 @@ def _memory(tensors: Sequence[Tensor], places: Sequence[int]) -> _Memory:
     offsets = [x.storage_offset() for x in tensors]
     apart = offsets[1] - offsets[0] if len(offsets) > 1 else width
     matrix = None
-    if apart >= width and all(b - a == apart for a, b in zip(offsets, offsets[1:], strict=False)):
+    if apart >= width and all(b - a == apart for a, b in itertools.pairwise(offsets)):
         matrix = flat.as_strided((len(offsets), width), (apart, 1), offsets[0])
     index = torch.tensor([[offset + k for k in range(width)] for offset in offsets], device="cpu")
-    return _Memory(
-        matrix, flat, index.to(first.device), torch.tensor(list(places), device="cpu")
-    )
+    return _Memory(matrix, flat, index.to(first.device), torch.tensor(list(places), device="cpu"))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optdsl.runtime.engines import PENDING_HYPERS, Known
 from optdsl.runtime.launches import check_not_captured, sent
+from optdsl.runtime.owned import Owned
 from optdsl.runtime.triton import TritonEngine
 
 _STEP, _PENDING = itemgetter("step"), itemgetter(PENDING_HYPERS)
@@ -27,7 +28,6 @@ class DeviceRows:
         groups: the group of each row.
         given: float64, what was set of the hyperparameters of each row.
         later: float64, the uniform values with which each row will be settled.
-        ready: whether `later` is up to date.
         launches: what is kept for entry points, by name.
         captured: whether a step of these rows is part of a graph.
     """
@@ -45,41 +45,34 @@ class DeviceRows:
         hypers, device = len(engine.names), engine.device
         self.numbers = list(groups)
         noted = engine.plan.kind in {"live", "replay"}
-        known: dict[int, tuple[float, ...]] = {}
-
-        def read(x: Tensor | None) -> tuple[float, ...]:
-            if x is None:
-                return ()
-            if id(x) not in known:
-                known[id(x)] = tuple(x.reshape(-1).tolist())
-            return known[id(x)]
-
-        rows: dict[tuple[Any, ...], int] = {}
-        self.places: list[int] = []
-        for group, state in zip(groups, states, strict=True):
-            pending = state.get(PENDING_HYPERS) if noted else None
-            key = (group, read(state["step"]), read(pending))
-            self.places.append(rows.setdefault(key, len(rows)))
-        blank = [0.0] * (1 + hypers)
-        values = [
-            [*step, *blank[1:], *(pending or blank)][: engine.width] for _, step, pending in rows
-        ]
-        self.groups = [group for group, _, _ in rows]
-        self.rows = sent(values, torch.float64, device)
-        self.given = torch.zeros(len(rows), max(hypers, 1), dtype=torch.float64, device=device)
+        pending = bool(noted and states and PENDING_HYPERS in states[0])
+        # A row for each: what belongs to a parameter is its own.
+        self.rows, self.places = _there(engine, states, pending) or _new(engine, states, pending)
+        group_of = dict(zip(self.places, groups, strict=True))
+        self.groups = [group_of[n] for n in range(len(group_of))]
+        count = len(self.groups)
+        self.given = torch.zeros(count, max(hypers, 1), dtype=torch.float64, device=device)
+        self._group_of = sent(self.groups or [0], torch.int64, device)
         widths = engine.built.WIDTHS
         wide = widths["settle"][0] if "settle" in widths else 0
-        self.later = torch.zeros(max(len(rows) * wide, 1), dtype=torch.float64, device=device)
-        self.ready = False
+        self.later = torch.zeros(max(count * wide, 1), dtype=torch.float64, device=device)
+        self._ready: int | None = None
         self._set: list[Any] | None = None
-        self._steps = [self.rows[n, 0] for n in range(len(rows))]
-        self._kept = [self.rows[n, 1 + hypers :] for n in range(len(rows))] if noted else []
         self.states = list(states)
-        self._own_steps = [self._steps[n] for n in self.places]
-        self._own_kept = [self._kept[n] for n in self.places] if noted else []
+        self._own_steps = [self.rows[n, 0] for n in self.places]
+        self._own_kept = [self.rows[n, 1 + hypers :] for n in self.places] if noted else []
         self.launches: Known = {}
         self.captured = False
-        self.adopt(pending=bool(noted and states and PENDING_HYPERS in states[0]))
+        self.adopt(pending)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `later` is up to date: nobody has written into a row since."""
+        return self._ready == self.rows._version
+
+    @ready.setter
+    def ready(self, now: bool) -> None:
+        self._ready = self.rows._version if now else None
 
     def adopt(self, pending: bool) -> None:
         """Make the views of rows what the states have."""
@@ -106,13 +99,57 @@ class DeviceRows:
 
         Tensors on the device are read there, at every step.
         """
-        wanted = [settings[group] for group in self.groups]
-        if wanted != self._set and wanted and wanted[0]:
-            check_not_captured(self.given.device, "a hyperparameter was set")
-            numbers = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in wanted]
-            self.given.copy_(sent(numbers, torch.float64, self.given.device), non_blocking=True)
-            self._set = wanted
-        for row, values in enumerate(wanted):
-            for place, value in enumerate(values):
-                if isinstance(value, Tensor):
-                    self.given[row, place].copy_(value)
+        if self.groups and settings and settings[0]:
+            if settings != self._set:
+                check_not_captured(self.given.device, "a hyperparameter was set")
+                numbers = [[0.0 if isinstance(x, Tensor) else x for x in row] for row in settings]
+                new = sent(numbers, torch.float64, self.given.device)
+                self.given.copy_(new[self._group_of])
+                self._set = list(settings)
+            for group, values in enumerate(settings):
+                for place, value in enumerate(values):
+                    if isinstance(value, Tensor):
+                        column = self.given[:, place]
+                        chosen = torch.where(self._group_of == group, value.reshape(()), column)
+                        column.copy_(chosen)
+
+
+def _there(
+    engine: TritonEngine, states: Sequence[dict[str, Any]], pending: bool
+) -> tuple[Tensor, list[int]] | None:
+    """The rows that states have already, all of them in one memory, as copies of them may."""
+    steps = [state["step"] for state in states]
+    width, kept = engine.width, 1 + len(engine.names)
+    if {type(x) for x in steps} != {Tensor} or {x.device for x in steps} != {engine.device}:
+        return None
+    storage = steps[0].untyped_storage()
+    offsets = [x.storage_offset() for x in steps]
+    ends = [(state[PENDING_HYPERS], n + kept) for state, n in zip(states, offsets, strict=True)
+            if pending]  # fmt: skip
+    lie = [(x, n) for x, n in zip(steps, offsets, strict=True)] + ends
+    if (
+        {x.dtype for x, _ in lie} != {torch.float64}
+        or {x.untyped_storage().data_ptr() for x, _ in lie} != {storage.data_ptr()}
+        or any(x.storage_offset() != n for x, n in ends)
+        or sorted(offsets) != list(range(0, width * len(steps), width))
+        or storage.nbytes() != 8 * width * len(steps)
+    ):
+        return None
+    rows = steps[0].as_strided((len(steps), width), (width, 1), 0)
+    return rows, [offset // width for offset in offsets]
+
+
+def _new(
+    engine: TritonEngine, states: Sequence[dict[str, Any]], pending: bool
+) -> tuple[Tensor, list[int]]:
+    """Rows for states as they are now, which waits for the device."""
+    blank = [0.0] * (1 + len(engine.names))
+    counts = Owned([state["step"] for state in states]).numbers()
+    held = [blank] * len(states)
+    if pending:
+        found, places = Owned([state[PENDING_HYPERS] for state in states]).rows()
+        held = [found[n] for n in places]
+    values = [
+        [count, *blank[1:], *kept][: engine.width] for count, kept in zip(counts, held, strict=True)
+    ]
+    return sent(values, torch.float64, engine.device), list(range(len(values)))

@@ -1,6 +1,7 @@
 """What belongs to a parameter is its own, lives where it should, and is updated in place."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def start_anew(state: dict[str, Any]) -> None:
         value.zero_()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 def test_zeroing_the_state_of_one_parameter_leaves_the_others(backend: str) -> None:
     """As with torch: after 9 more steps with a constant gradient, each moves as it should."""
     ours, theirs = [
@@ -55,7 +56,7 @@ def test_zeroing_the_state_of_one_parameter_leaves_the_others(backend: str) -> N
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("learn", [False, LEARN, OF_TENSORS])
 def test_no_two_tensors_of_a_state_overlap(backend: str, order: str, learn: Any) -> None:
@@ -68,7 +69,7 @@ def test_no_two_tensors_of_a_state_overlap(backend: str, order: str, learn: Any)
             for state in optimizer.state.values()
             for x in state.values()
         )
-        assert all(end <= begin for (_, end), (begin, _) in zip(ranges, ranges[1:], strict=False))
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(ranges))
         optimizer.load_state_dict(saved(optimizer.state_dict()))
 
 
@@ -124,14 +125,18 @@ def test_what_is_written_into_counts_is_counted_from(backend: str, order: str) -
     assert steps(optimizer) == [22, 32, 42]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 @pytest.mark.parametrize("learn", [False, LEARN])
 def test_copies_are_apart(backend: str, learn: Any) -> None:
+    """And go on alike from a count that was set for one parameter."""
     optimizer = rule(backend, learn)(parameters())
     train(optimizer, range(3))
+    optimizer.state[held(optimizer)[1]]["step"].fill_(7)
     other = copy.deepcopy(optimizer)
     train(other, range(3, 6))
-    assert (steps(optimizer), steps(other)) == ([3] * 3, [6] * 3)
+    assert (steps(optimizer), steps(other)) == ([3, 7, 3], [6, 10, 6])
+    train(optimizer, range(3, 6))
+    assert all(map(torch.equal, held(optimizer), held(other)))
 
 
 def test_a_state_that_shares_its_counts_is_taken_apart() -> None:

@@ -11,29 +11,27 @@ from optdsl.backends.triton.functions import Functions
 ADVANCE = '''\
 @triton.jit
 def advance(
-    rows, given, memory, sources, count, HYPERS: tl.constexpr, WIDTH: tl.constexpr,
+    rows, given, memory, sources, n, HYPERS: tl.constexpr, WIDTH: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """One more step in each row, with the hyperparameters that were set and those learned."""
+    """One more step in a row, with the hyperparameters that were set and those learned."""
     k = tl.arange(0, WIDE)
     inside = k < HYPERS
     source = tl.load(sources + k, mask=inside, other=-1)
     learned = tl.load(memory + source, mask=inside & (source >= 0), other=0.0)
-    for n in range(0, count):
-        q = rows + n * WIDTH
-        own = tl.load(given + n * HYPERS + k, mask=inside, other=0.0)
-        tl.store(q + 1 + k, tl.where(source < 0, own, learned), mask=inside)
-        tl.store(q, tl.load(q) + 1)'''
+    q = rows + n * WIDTH
+    own = tl.load(given + n * HYPERS + k, mask=inside, other=0.0)
+    tl.store(q + 1 + k, tl.where(source < 0, own, learned), mask=inside)
+    tl.store(q, tl.load(q) + 1)'''
 
 KEEP = '''\
 @triton.jit
-def keep(rows, count, HELD: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr):
-    """Remember the step of each row as the one that is pending."""
+def keep(rows, n, HELD: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr):
+    """Remember the step of a row as the one that is pending."""
     k = tl.arange(0, WIDE)
     inside = k < HELD
-    for n in range(0, count):
-        q = rows + n * WIDTH
-        tl.store(q + HELD + k, tl.load(q + k, mask=inside, other=0.0), mask=inside)'''
+    q = rows + n * WIDTH
+    tl.store(q + HELD + k, tl.load(q + k, mask=inside, other=0.0), mask=inside)'''
 
 
 def begin(functions: Functions, settle: Functions | None, hypers: int, kept: bool) -> str:
@@ -47,17 +45,18 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
     """
     name, held = functions.entry.name, 1 + hypers
     width, wide = held * (1 + kept), 1 << (held - 1).bit_length()
-    lines = [f"advance(rows, given, memory, sources, count, {hypers}, {width}, {wide})"]
+    lines = ["n = tl.program_id(0)"]
+    lines += [f"advance(rows, given, memory, sources, n, {hypers}, {width}, {wide})"]
     if functions.uniforms:
-        lines += ["tl.debug_barrier()", f"{name}_uniforms(rows, uniforms, count)"]
+        lines += ["tl.debug_barrier()", f"{name}_uniforms(rows, uniforms)"]
     if kept:
-        lines += ["tl.debug_barrier()", f"keep(rows, count, {held}, {width}, {wide})"]
+        lines += ["tl.debug_barrier()", f"keep(rows, n, {held}, {width}, {wide})"]
     if settle is not None and settle.uniforms:
-        lines += ["tl.debug_barrier()", "settle_uniforms(rows, later, count)"]
-    arguments = "rows, given, memory, sources, uniforms, later, count"
+        lines += ["tl.debug_barrier()", "settle_uniforms(rows, later)"]
+    arguments = "rows, given, memory, sources, uniforms, later"
     return "\n".join(
         [
-            '@triton.jit(do_not_specialize=["count"])',
+            "@triton.jit",
             f"def {name}_begin({arguments}):",
             '    """A new step in each row, its uniform values, and those to settle it with."""',
             *(f"    {line}" for line in lines),
@@ -65,8 +64,8 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
             "",
             f"def begin_{name}(c):",
             '    """Launch it; see `optdsl.runtime.resident`."""',
-            f"    {name}_begin[(1,)](",
-            "        c.rows, c.given, c.memory, c.sources, c.uniforms, c.later, c.count, "
+            f"    {name}_begin[(c.count,)](",
+            "        c.rows, c.given, c.memory, c.sources, c.uniforms, c.later, "
             "num_warps=1, **OPTIONS,",
             "    )",
         ]
@@ -75,7 +74,7 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
 
 def later(settle: Functions) -> str:
     """The function of the host for the uniform values with which steps will be settled."""
-    call = "settle_uniforms[(1,)](c.rows, c.later, c.count, num_warps=1, **OPTIONS)"
+    call = "settle_uniforms[(c.count,)](c.rows, c.later, num_warps=1, **OPTIONS)"
     return "\n".join(
         [
             "def later_settle(c):",

@@ -101,15 +101,14 @@ class Functions:
             lines.append(f"tl.store(u + {place}, {stored})")
             lines.append(f"tl.store(w + {place}, ({stored}).to({values.real}))")
         body = [
-            '"""Uniform values of each row: in double precision, and as elements need them."""',
-            "for n in range(0, count):",
-            f"    q = rows + n * {len(self._row)}",
-            f"    u = uniforms + n * {2 * len(values.places)}",
-            f"    w = (u + {len(values.places)}).to(tl.pointer_type({values.real}))",
-            *(f"    {line}" for line in lines),
+            '"""Uniform values of a row: in double precision, and as elements need them."""',
+            f"q = rows + tl.program_id(0) * {len(self._row)}",
+            f"u = uniforms + tl.program_id(0) * {2 * len(values.places)}",
+            f"w = (u + {len(values.places)}).to(tl.pointer_type({values.real}))",
+            *lines,
         ]
-        head = f"{self.kernel.name}_uniforms(rows, uniforms, count)"
-        return function(head, body, unspecialized=["count"])
+        head = f"{self.kernel.name}_uniforms(rows, uniforms)"
+        return function(head, body)
 
     def _stored_uniforms(self) -> list[Value]:
         """Uniform values that are a tensor's own state, which nothing else may have asked for."""
@@ -310,7 +309,7 @@ class Functions:
         if uniform:
             lines.append("if not ready:")
             lines.append(
-                f"    {uniform}_uniforms[(1,)](c.rows, c.uniforms, c.count, num_warps=1, **OPTIONS)"
+                f"    {uniform}_uniforms[(c.count,)](c.rows, c.uniforms, num_warps=1, **OPTIONS)"
             )
         warps = "num_warps=THREADS // c.lanes, **OPTIONS)"
         last = len(self.kernel.loops) - 1
