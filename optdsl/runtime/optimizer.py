@@ -27,6 +27,7 @@ from optdsl.runtime.familiar import (
     shown,
     spread_into,
 )
+from optdsl.runtime.flattened import check_flattened, packed, unpacked
 from optdsl.runtime.hints import HINTS, check_hints, taken_out
 from optdsl.runtime.hyperparameters import (
     check_keys,
@@ -257,6 +258,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         self._betas.read(self.param_groups)
         found = super().state_dict()
         found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
+        held = (p for group in self.param_groups for p in group["params"])
+        found["state"] = packed(found["state"], held)
         return signed(self, found) | observing.saved(self, self._observed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,7 +270,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
                 or of other groups; nothing changes.
         """
         with restored_bitwise(self):
-            super().load_state_dict(state_dict)
+            super().load_state_dict(unpacked(state_dict))
 
     def migrated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """The state of another rule as one of this rule, for `load_state_dict`.
@@ -351,7 +354,8 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             closure: evaluates the model again and returns the loss.
 
         Raises:
-            RuntimeError: for a sparse gradient; nothing has changed.
+            RuntimeError: for a sparse gradient, or where FullyShardedDataParallel shards parameters
+                and something is learned without a process group; nothing has changed.
             ValueError: for a hyperparameter that was set out of bounds, weights that do not
                 sum to one, or a gradient of a parameter that is complex or of a dtype that no
                 kernel takes; nothing has changed.
@@ -361,6 +365,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             with torch.enable_grad():
                 loss = closure()
         self._betas.read(self.param_groups)
+        check_flattened(self)
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss

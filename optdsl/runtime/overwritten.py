@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from optdsl.runtime.callers import outside
+from optdsl.runtime.launches import captured
 
 # One value that a user sets by hand is no schedule.
 _IN_A_ROW = 2
@@ -34,12 +35,12 @@ class Overwritten:
     def before_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Compare the groups with what the step before has left in them."""
         for name in list(self._times) if self._left else ():
-            values = [
-                (group[name], left[name]) for group, left in zip(groups, self._left, strict=False)
-            ]
+            pairs = zip(groups, self._left, strict=False)
+            values = [(group[name], left[name]) for group, left in pairs]
             changed = any(left.is_changed(value) for value, left in values)
             self._times[name] = self._times[name] + 1 if changed else 0
-            if self._times[name] < _IN_A_ROW:
+            held = (value.device for value, _ in values if isinstance(value, Tensor))
+            if self._times[name] < _IN_A_ROW or any(map(captured, held)):
                 continue
             if any(left.is_other(value) for value, left in values):
                 self._warn(name)
