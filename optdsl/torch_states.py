@@ -43,7 +43,7 @@ m'     = ema(m, g, beta1)
 v'     = ema(v, g^2, beta2)
 vmax'  = max(vmax, v')
 update = debias(m', beta1) / (sqrt(debias(vmax', beta2)) + eps)
-theta' = theta - lr * (update + weight_decay * theta)
+theta' = theta - lr * (update + weight_decay * finite(theta))
 """
 
 
