@@ -19,8 +19,9 @@ from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
 from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, squares, unpacked
 
-# So many elements are looked at together.
-_PIECE = 1 << 19
+# So many elements are looked at together: what fits the cache of a processor, and, elsewhere, what
+# outweighs a launch.
+_PIECE, _PIECE_ELSEWHERE = 1 << 16, 1 << 20
 
 
 def completed(program: Program, work: Work) -> Sums:
@@ -86,13 +87,14 @@ def _pieces(program: Program, work: Work) -> Iterator[Work]:
     """
     parameter, state = work.parameter, work.state
     whole = any(operation.opcode in {"sum", "mean", "size"} for operation in program.operations)
-    if whole or parameter.numel() <= _PIECE or not any(k.startswith("pending/") for k in state):
+    many = _PIECE if parameter.is_cpu else _PIECE_ELSEWHERE
+    if whole or parameter.numel() <= many or not any(k.startswith("pending/") for k in state):
         yield work
         return
     flat = {k: v.reshape(-1) for k, v in state.items() if v.shape == parameter.shape}
     theta, gradient = parameter.reshape(-1), work.gradient.reshape(-1)
-    for begin in range(0, theta.numel(), _PIECE):
-        part = slice(begin, begin + _PIECE)
+    for begin in range(0, theta.numel(), many):
+        part = slice(begin, begin + many)
         own = state | {k: v[part] for k, v in flat.items()}
         yield Work(theta[part], gradient[part], own, work.hypers)
 
