@@ -151,24 +151,28 @@ _hanging: dict[object, str] = {}
 def _toolchain(cc: str, path: str | None) -> Toolchain:
     words = _find(cc, path)
     wide = AVX512_FLAGS if "avx512f" in processor().split() else ()
-    full = words.calling((*OPTIONAL_FLAGS, *wide))
+    optional = (*OPTIONAL_FLAGS, *wide)
+    full = words.calling(optional)
     if full.identity in _hanging:
         raise NoCompiler(_hanging[full.identity])
     question = repr((_MEMORY_FORMAT, full.identity, full.flags, LIBRARIES, _TRIVIAL))
     memory = f"toolchains/{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
     answer = _recall(memory)
-    if answer is None:
-        try:
-            answer = _version(words), _refused(words, (*OPTIONAL_FLAGS, *wide))
-        except CompilerHangs as trouble:
-            _hanging[full.identity] = f"{trouble}: {REMEDY}."
-            raise NoCompiler(_hanging[full.identity]) from trouble
-        _remember(memory, *answer)
+    one_thread = "-fno-openmp" in words.arguments
+    try:
+        if answer and not one_thread and OPENMP_FLAG in answer[1]:
+            # Its library may have been installed since, which does not change the compiler.
+            answer = answer if _refused(words, (OPENMP_FLAG,)) else None
+        if answer is None:
+            answer = _version(words), _refused(words, optional)
+            _remember(memory, *answer)
+    except CompilerHangs as trouble:
+        _hanging[full.identity] = f"{trouble}: {REMEDY}."
+        raise NoCompiler(_hanging[full.identity]) from trouble
     version, refused = answer
-    if OPENMP_FLAG in refused and "-fno-openmp" not in words.arguments:
+    if OPENMP_FLAG in refused and not one_thread:
         _warn_of_one_thread(full.compiler, version)
-    accepted = tuple(flag for flag in (*OPTIONAL_FLAGS, *wide) if flag not in refused)
-    return words.calling(accepted, version)
+    return words.calling(tuple(flag for flag in optional if flag not in refused), version)
 
 
 @dataclass(frozen=True)

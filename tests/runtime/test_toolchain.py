@@ -136,6 +136,10 @@ double answer(void) {
             forget(monkeypatch)
             with pytest.warns(RuntimeWarning, match=r"one thread: install.*OpenMP.*-fno-openmp"):
                 assert "-fopenmp" not in toolchain().flags
+        monkeypatch.delenv("COMPILER_REFUSES")
+        forget(monkeypatch)
+        assert "-fopenmp" in toolchain().flags  # its library has been installed
+        monkeypatch.setenv("COMPILER_REFUSES", "-fopenmp")
         monkeypatch.setenv("CC", f"{compiler.program} -fno-openmp")
         assert answer(silently()) == 42.0
 
@@ -159,7 +163,8 @@ double answer(void) {
             "sys.stdin", 'warnings.simplefilter("ignore"); sys.stdin', 1
         )
         assert surroundings.run(script=quiet) == f"{silently()} 42.0"
-        assert compiler.calls() == []
+        # OpenMP alone is tried again, since installing it does not change the compiler.
+        assert all("-fopenmp" in refused and "trivial.c" in call for call in compiler.calls())
 
     def test_a_refused_text_is_an_error_of_bounded_length(self) -> None:
         text = "".join(f"int f{i}(void) {{ return missing_{i}; }}\n" for i in range(500))
