@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optdsl.compiler import blend, compile, load
-    from optdsl.diagnostics import SpecError
+    from optdsl.diagnostics import SpecError, SpecWarning
     from optdsl.library import list_specs
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
@@ -24,6 +24,7 @@ __all__ = [
     "Learn",
     "OptionError",
     "SpecError",
+    "SpecWarning",
     "UnknownSpecError",
     "blend",
     "check_ranks",
@@ -39,6 +40,7 @@ _HOMES = {
     "Learn": "optdsl.options",
     "OptionError": "optdsl.options",
     "SpecError": "optdsl.diagnostics",
+    "SpecWarning": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",
     "blend": "optdsl.compiler",
     "check_ranks": "optdsl.runtime.agreement",

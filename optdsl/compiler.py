@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.triton import TritonBackend
 from optdsl.compose import compose, member_name
-from optdsl.diagnostics import Source
+from optdsl.diagnostics import Source, SpecWarning, render
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
@@ -76,6 +77,9 @@ def load(
         OSError: when the file cannot be read.
         SpecError: (a ValueError) with every mistake of the specification.
         OptionError: (a ValueError) for an option that cannot be.
+
+    Warns:
+        SpecWarning: for what is doubtful in the specification and no mistake.
     """
     return _compile(library.open_source(name), backend, order, learn, verify)
 
@@ -223,25 +227,30 @@ def _compile(
     source: Source, backend: str, order: str, learn: LearnOption, verify: bool
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
-    recipe, learned = _front(source, learn, verify)
+    recipe, learned, remarks = _front(source, learn, verify)
+    for remark in remarks:
+        # The place that matters is the call of `load`, `compile` or `blend`.
+        warnings.warn(remark, SpecWarning, stacklevel=3)
     check_backend(options.backend, learned)
     return make_class(recipe, options.backend, options.order, learned)
 
 
 def _front(
     source: Source, learn: LearnOption, verify: bool
-) -> tuple[library.Recipe, tuple[Learned, ...]]:
-    """What makes a class of a specification: its recipe, and what is learned; from a note."""
+) -> tuple[library.Recipe, tuple[Learned, ...], tuple[str, ...]]:
+    """What makes a class: the recipe, and what is learned; and what to say of it; from a note."""
 
     def make() -> str:
-        program = select(library.read(source, verify), learn, library.LIBRARY)
-        return json.dumps([library.recipe(source), print_program(program)])
+        specified = library.specification(source, verify)
+        program = select(specified.program, learn, library.LIBRARY)
+        remarks = [render(d) for d in specified.remarks]
+        return json.dumps([library.recipe(source), print_program(program), remarks])
 
     wish = canonical(learn)
 
-    def read(text: str) -> tuple[library.Recipe, tuple[Learned, ...]]:
-        values, program = json.loads(text)
-        return library.recipe_of(values), _checked(program).learned
+    def read(text: str) -> tuple[library.Recipe, tuple[Learned, ...], tuple[str, ...]]:
+        values, program, remarks = json.loads(text)
+        return library.recipe_of(values), _checked(program).learned, tuple(map(str, remarks))
 
     if wish is None:
         return read(make())

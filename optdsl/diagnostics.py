@@ -1,7 +1,8 @@
 """Mistakes in a specification: where they are, what is wrong, what to do.
 
 Everything that can be wrong with a text becomes a `Diagnostic`; a stage collects them in a
-`Report` and raises one `SpecError` with all of them.
+`Report` and raises one `SpecError` with all of them. What is only doubtful is a diagnostic of
+another severity, a remark: it stops nothing, and is returned beside the result.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 MAX_DIAGNOSTICS = 100
+
+Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One mistake: a stable `code`, the smallest `span` at fault, words, and a way out."""
+    """One mistake or remark: a stable `code`, the smallest `span` at fault, words, a way out.
+
+    Only a `severity` of "error" makes a specification wrong.
+    """
 
     code: str
     message: str
@@ -79,6 +86,11 @@ class Diagnostic:
     label: str = ""
     notes: tuple[Note, ...] = ()
     hint: str = ""
+    severity: Severity = "error"
+
+
+class SpecWarning(UserWarning):
+    """What `optdsl.load` and its siblings say of a specification that is doubtful, not wrong."""
 
 
 class SpecError(ValueError):
@@ -100,6 +112,12 @@ class Report:
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], Diagnostic] = {}
+        self._remarks: dict[tuple[object, ...], Diagnostic] = {}
+
+    @property
+    def remarks(self) -> tuple[Diagnostic, ...]:
+        """Warnings and notes so far, in source order."""
+        return tuple(_ordered(self._remarks.values()))
 
     @property
     def empty(self) -> bool:
@@ -126,11 +144,31 @@ class Report:
         if not self.full and key not in self._found:
             self._found[key] = Diagnostic(code, message, span, label, tuple(notes), hint)
 
+    def remark(
+        self,
+        severity: Severity,
+        code: str,
+        message: str,
+        span: Span,
+        *,
+        label: str = "",
+        notes: Iterable[Note] = (),
+        hint: str = "",
+    ) -> None:
+        """Add a warning or a note, which `check` does not raise; the same one is kept once."""
+        key = (code, span.start, span.end, message)
+        if len(self._remarks) < MAX_DIAGNOSTICS and key not in self._remarks:
+            found = Diagnostic(code, message, span, label, tuple(notes), hint, severity)
+            self._remarks[key] = found
+
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
         if self._found:
-            found = self._found.values()
-            raise SpecError(sorted(found, key=lambda d: (d.span.start, d.span.end)))
+            raise SpecError(_ordered(self._found.values()))
+
+
+def _ordered(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return sorted(found, key=lambda d: (d.span.start, d.span.end))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -180,7 +218,7 @@ def render(diagnostic: Diagnostic) -> str:
     gutter = max(len(str(s.source.position(s.start)[0])) for s in spans)
     line, column = diagnostic.span.source.position(diagnostic.span.start)
     place = f"{diagnostic.span.source.name}:{line}:{column}"
-    out = [f"{place}: error[{diagnostic.code}]: {diagnostic.message}"]
+    out = [f"{place}: {diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
     out += _excerpt(diagnostic.span, "^", diagnostic.label, gutter)
     for note in diagnostic.notes:
         if note.span is None:

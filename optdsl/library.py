@@ -14,7 +14,7 @@ from typing import Any
 from optdsl import references, resources
 from optdsl.blending import Combination, blend
 from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_blend
-from optdsl.diagnostics import Report, Source
+from optdsl.diagnostics import Diagnostic, Report, Source
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import lower
@@ -79,6 +79,7 @@ class Specification:
         claims: what it says about itself.
         combinations: of a blend, its slots, each shown to be a convex combination.
         separate: of a blend, the states that its members would keep without sharing.
+        remarks: warnings and notes about this text, not about the rules that it refers to.
     """
 
     program: Program
@@ -86,6 +87,7 @@ class Specification:
     claims: tuple[Claim, ...]
     combinations: tuple[Combination, ...] = ()
     separate: tuple[State, ...] = ()
+    remarks: tuple[Diagnostic, ...] = ()
 
 
 def read(source: Source, verify: bool = True) -> Program:
@@ -161,7 +163,14 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     if verify:
         refuted_claims(found.program, claimed, report)
     report.check()
-    return Specification(found.program, found.member, claimed, found.combinations, found.separate)
+    return Specification(
+        found.program,
+        found.member,
+        claimed,
+        found.combinations,
+        found.separate,
+        report.remarks,
+    )
 
 
 @dataclass(frozen=True, eq=False)

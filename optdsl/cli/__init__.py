@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "files", nargs="+", metavar="FILE", help="a .opt file, or - for the standard input"
     )
+    command.add_argument("--strict", action="store_true", help="take warnings for mistakes, too")
     command.set_defaults(run=commands.check)
 
     command = add("show", "show what a specification says, and the code it becomes", texts.SHOW)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from optdsl import library
 from optdsl.cli.errors import UsageError
-from optdsl.diagnostics import Source, SpecError
+from optdsl.diagnostics import Diagnostic, Source, SpecError, render
 from optdsl.resources import UnknownSpecError
 
 
@@ -29,12 +29,20 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """``optdsl check FILE...``: every mistake of every file, exit status 1 when there are any."""
+    """``optdsl check FILE...``: every mistake of every file, exit status 1 when there are any.
+
+    Warnings and notes of files without mistakes are printed, too; with ``--strict``, warnings are
+    mistakes.
+    """
     wrong = wrong_files = 0
     unreadable: list[str] = []
     for name in options.files:
         try:
-            library.read(_file(name))
+            remarks = _remarks(library.specification(_file(name)).remarks, options.strict)
+            strict = sum(d.severity == "error" for d in remarks)
+            wrong, wrong_files = wrong + strict, wrong_files + bool(strict)
+            for remark in remarks:
+                print(render(remark), file=sys.stderr, end="\n\n")
         except UsageError as error:
             unreadable.append(str(error))
         except SpecError as error:
@@ -54,6 +62,12 @@ def check(options: argparse.Namespace) -> int:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _remarks(found: Sequence[Diagnostic], strict: bool) -> list[Diagnostic]:
+    """What is said of a file without mistakes; a strict reader takes warnings for mistakes."""
+    wrong = [d for d in found if strict and d.severity == "warning"]
+    return [replace(d, severity="error") if d in wrong else d for d in found]
 
 
 def show(options: argparse.Namespace) -> int:

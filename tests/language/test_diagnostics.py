@@ -13,7 +13,7 @@ import pytest
 
 import optdsl
 from optdsl import library
-from optdsl.diagnostics import Diagnostic, Source, Span, SpecError, render
+from optdsl.diagnostics import Diagnostic, Report, Source, Span, SpecError, render
 
 BAD = Path(__file__).parent / "bad"
 PROGRAMS = sorted(BAD.glob("*.opt"))
@@ -81,6 +81,18 @@ def test_wide_and_combining_characters_keep_the_marker_in_place() -> None:
     _, line, marker = text.split("\n")
     # The ideograph takes two columns, the combining accent none: the sum is as without them.
     assert marker.index("^") == line.index("y")
+
+
+def test_a_remark_is_rendered_with_its_severity_and_raises_nothing() -> None:
+    source, report = Source("a.opt", "x y"), Report()
+    report.remark("warning", "unused", "second", Span(source, 2, 3))
+    report.remark("note", "tested", "first", Span(source, 0, 1), hint="try")
+    report.remark("note", "tested", "first", Span(source, 0, 1), hint="try")
+    report.check()
+    assert report.empty
+    first, second = report.remarks
+    assert render(first) == "a.opt:1:1: note[tested]: first\n1 | x y\n  | ^\n  = hint: try"
+    assert render(second).startswith("a.opt:1:3: warning[unused]: second\n")
 
 
 def test_errors_survive_pickling() -> None:
