@@ -113,6 +113,7 @@ class Report:
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], Diagnostic] = {}
         self._remarks: dict[tuple[object, ...], Diagnostic] = {}
+        self._adopted: list[Diagnostic] = []
 
     @property
     def remarks(self) -> tuple[Diagnostic, ...]:
@@ -122,7 +123,12 @@ class Report:
     @property
     def empty(self) -> bool:
         """Whether no mistake was found so far."""
-        return not self._found
+        return not self._found and not self._adopted
+
+    @property
+    def count(self) -> int:
+        """How many mistakes were found so far."""
+        return len(self._found) + len(self._adopted)
 
     @property
     def full(self) -> bool:
@@ -144,6 +150,10 @@ class Report:
         if not self.full and key not in self._found:
             self._found[key] = Diagnostic(code, message, span, label, tuple(notes), hint)
 
+    def adopt(self, error: SpecError) -> None:
+        """Add the mistakes of another text, without which this one cannot be."""
+        self._adopted += error.diagnostics
+
     def remark(
         self,
         severity: Severity,
@@ -163,8 +173,8 @@ class Report:
 
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
-        if self._found:
-            raise SpecError(_ordered(self._found.values()))
+        if not self.empty:
+            raise SpecError([*self._adopted, *_ordered(self._found.values())])
 
 
 def _ordered(found: Iterable[Diagnostic]) -> list[Diagnostic]:

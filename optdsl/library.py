@@ -13,8 +13,15 @@ from typing import Any
 
 from optdsl import references, resources
 from optdsl.blending import Combination, blend
-from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_blend
-from optdsl.diagnostics import Diagnostic, Report, Source
+from optdsl.blending.claims import (
+    Claim,
+    Names,
+    claims,
+    names_of,
+    names_of_blend,
+    names_of_mistaken,
+)
+from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import lower
@@ -153,12 +160,25 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     declaration = parsed.declaration
     assert declaration is not None
     sources = dict(source.rules or ())
-    rules = {name: _specification(recipe(rule), verify) for name, rule in sources.items()}
+    rules: dict[str, Specification] = {}
+    broken = parsed.broken
+    for name, rule in sources.items():
+        try:
+            rules[name] = _specification(recipe(rule), verify)
+        except SpecError as error:
+            report.adopt(error)
+            broken |= {name}
     programs = {name: rule.member for name, rule in rules.items()}
     references.report_unknown(declaration, source, list_specs(), report)
-    found = _lowered(declaration, rules, parsed.broken, report)
+    try:
+        found = _lowered(declaration, rules, broken, report)
+    except SpecError:
+        names, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
+        claims(declaration, names, programs, sources, unknown, report)
+        report.check()
+        raise
     _check_learned(found.program, declaration, report)
-    claimed = claims(declaration, found.names, programs, sources, parsed.broken, report)
+    claimed = claims(declaration, found.names, programs, sources, broken, report)
     report.check()
     if verify:
         refuted_claims(found.program, claimed, report)

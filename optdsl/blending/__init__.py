@@ -13,7 +13,7 @@ from optdsl.blending.checks import (
     check_used,
 )
 from optdsl.blending.convexity import Combination
-from optdsl.blending.members import Member, members
+from optdsl.blending.members import Member, listed, members
 from optdsl.blending.merge import merge_states
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World, world
@@ -78,25 +78,31 @@ def blend(
     scope, undefined = collect(declaration, prelude, report, broken)
     unknown = frozenset(broken | undefined)
     found = members(declaration, programs, report)
+    # Of a member that there is not, enough is said.
+    unknown |= listed(declaration) - set(found)
     check_no_states(declaration, report)
     check_types(scope, report)
     own = declared(scope, report)
     settled = world(declaration, found, scope, own, unknown, report)
     resolve_functions(scope, unknown, report)
+    before = report.count
     slots = _slots(scope, found, settled, unknown, report)
+    if report.count == before and not broken:
+        check_used(found, slots, report)
     learned = learning(
         declaration, settled.learnable, settled.declared.hypers, scope, rules, report
     )
-    report.check()
+    if not found:
+        report.check()
 
+    # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
     builder = Builder()
     lowering = Lowering(scope, builder, report)
     check_numbers(settled, lowering, report)
-    report.check()
     weaver = Weaver(found, slots, settled, lowering, report)
+    check_bounds(settled, found, lowering, report)
     try:
         weaver.weave()
-        report.check()
         parameter = weaver.value(next(iter(found)), UPDATE)
         states = weaver.states()
     except TooManyOperations:
@@ -121,8 +127,6 @@ def blend(
     )
     if UPDATE not in slots:
         check_update(declaration, program, found, settled, weaver, report)
-    check_used(found, slots, report)
-    check_bounds(program, settled, found, lowering, report)
     report.check()
     merged = verify(merge_states(program))
     member = verify(merge_states(program, by_name=True))
@@ -151,6 +155,7 @@ def _slots(
                 label="a blend redefines equations of its members",
                 hint=nearest(slot, known) or f"their equations are {', '.join(sorted(known))}",
             )
+        else:
+            slots[slot] = equation
         resolve_expression(equation.value, scope, names, broken, report)
-        slots[slot] = equation
     return slots

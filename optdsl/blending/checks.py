@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from optdsl.blending.members import Member
 from optdsl.blending.merge import identities, partition
@@ -34,9 +33,10 @@ def check_no_states(declaration: ast.Declaration, report: Report) -> None:
 def check_numbers(settled: World, lowering: Lowering, report: Report) -> None:
     """What is bound to a hyperparameter must be a number."""
     for (name, hyper), bound in settled.bound.items():
-        value = settled.value(lowering, name, hyper) if isinstance(bound, ast.Binding) else None
+        if not isinstance(bound, ast.Binding):
+            continue
+        value = lowering.expression(bound.value, settled.environment(lowering.builder))
         if value is not None and lowering.builder[value].type.condition:
-            assert isinstance(bound, ast.Binding)
             report.error(
                 "type",
                 f"`{name}.{hyper}` is a number",
@@ -133,8 +133,15 @@ def check_used(
             )
 
 
+def _mistaken(lowering: Lowering, value: Value) -> bool:
+    """Whether a value is made of what a blend may not use, of which enough is said."""
+    operations = lowering.builder.operations
+    return any(
+        operations[v].opcode in {"gradient", "parameter"} for v in upstream(operations, (value,))
+    )
+
+
 def check_bounds(
-    program: Program,
     settled: World,
     found: Mapping[str, Member],
     lowering: Lowering,
@@ -146,8 +153,10 @@ def check_bounds(
             continue
         value = settled.value(lowering, name, hyper)
         member = found[name]
-        assert value is not None
-        extended = replace(program, operations=lowering.builder.operations)
+        if value is None or _mistaken(lowering, value):
+            continue
+        hypers = tuple(settled.declared.hypers.values())
+        extended = Program("", (), hypers, (), lowering.builder.operations, (), value)
         allowed, actual = hull(member.program.hyper(hyper).domain), ranges(extended)[value]
         if not isinstance(bound.value, ast.Name):
             # Arithmetic closes the ends of intervals, which rounding may reach.

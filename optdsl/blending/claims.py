@@ -6,18 +6,19 @@ from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from optdsl.blending import Blended
-from optdsl.blending.world import World
+from optdsl.blending.members import listed, members
+from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Domain, closed, hull, spell
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
-from optdsl.lower.declarations import Declared, corner_weights
+from optdsl.lower.declarations import Declared, corner_weights, declared
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.numbers import number
 from optdsl.lower.resolve import resolve_expression
-from optdsl.lower.scope import Scope
+from optdsl.lower.scope import Scope, collect
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression
@@ -104,7 +105,7 @@ def claims(
         return ()
     for node in claimed:
         if node.rule.text in programs:
-            settings = _settings(node, names, report)
+            settings = _settings(node, names, broken, report)
             rule = programs[node.rule.text]
             bound = _reference(node, rule, names, broken, report)
             if bound is not None:
@@ -124,11 +125,15 @@ def _spelled(node: ast.Claim) -> str:
     return text + (f" at {joined(node.settings)}" if node.settings else "")
 
 
-def _settings(node: ast.Claim, names: Names, report: Report) -> tuple[tuple[str, float], ...]:
+def _settings(
+    node: ast.Claim, names: Names, broken: AbstractSet[str], report: Report
+) -> tuple[tuple[str, float], ...]:
     found: dict[str, float] = {}
     for setting in node.settings:
         name = setting.name.text
         hypers = names.learnable.get(name)
+        if hypers is None and name in broken:
+            continue
         if hypers is None:
             report.error(
                 "unknown-name",
@@ -220,7 +225,8 @@ def _reference(
                 name: builder.emit("hyper", attribute=flat)
                 for name, flat in names.spellings.items()
             }
-            return lowering.expression(options[hyper], environment)
+            value = lowering.expression(options[hyper], environment)
+            return _option(value, hyper, options[hyper], builder, report)
         if names.world is not None and (node.rule.text, hyper) in names.world.bound:
             return names.world.value(lowering, node.rule.text, hyper)
         if names.spellings.get(hyper) == hyper:
@@ -240,11 +246,36 @@ def _reference(
         return value
 
     bound = rewrite(rule, substitute)
+    if not report.empty:
+        return None
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
     _check_options(bound, rule, bindings, options, report)
     domains = {h.name: h.domain for h in rule.hypers}
     return verify(bound), tuple(bindings.items()), domains, tuple(defaults)
+
+
+def _option(
+    value: Value | None, hyper: str, node: ast.Expression, builder: Builder, report: Report
+) -> Value | None:
+    """The value that a claim's option gives, if it is a number that does not change with `t`."""
+    if value is None:
+        return None
+    if builder[value].type.condition:
+        label, hint = "a condition", "write `where(condition, 1, 0)`"
+        report.error("type", f"`{hyper}` is a number", node.span, label=label, hint=hint)
+        return None
+    used = (builder[v].opcode for v in upstream(builder.operations, (value,)))
+    if "step" in used:
+        report.error(
+            "not-constant",
+            f"`{hyper}` changes with `t`",
+            node.span,
+            label="a function that is called here uses `t`",
+            hint="the options of a claim are made of numbers and hyperparameters",
+        )
+        return None
+    return value
 
 
 def _check_options(
@@ -277,5 +308,34 @@ def names_of(program: Program, scope: Scope) -> Names:
 
 def names_of_blend(blended: Blended) -> Names:
     """What the claims of a blend may speak of: its members, too."""
-    world = blended.world
-    return Names(blended.scope, blended.program, world.learnable, world.spellings, world)
+    own = blended.world
+    return Names(blended.scope, blended.program, own.learnable, own.spellings, own)
+
+
+def names_of_mistaken(
+    declaration: ast.Declaration,
+    prelude: Mapping[str, ast.Function],
+    programs: Mapping[str, Program],
+    broken: AbstractSet[str],
+) -> tuple[Names, AbstractSet[str]]:
+    """What the claims of a file with mistakes may speak of, and the names to say no more of.
+
+    The mistakes themselves are not reported again.
+    """
+    silent = Report()
+    scope, undefined = collect(declaration, prelude, silent, broken)
+    own = declared(scope, silent)
+    unknown = frozenset(broken | undefined | {*scope.hypers, *scope.weights} - {*own.learnable})
+    if not declaration.blend:
+        return names_of(_nothing(own), scope), unknown
+    found = members(declaration, programs, silent)
+    unknown |= listed(declaration) - set(found)
+    settled = world(declaration, found, scope, own, unknown, silent)
+    program = _nothing(settled.declared)
+    return Names(scope, program, settled.learnable, settled.spellings, settled), unknown
+
+
+def _nothing(own: Declared) -> Program:
+    """A program of some hyperparameters and no operations."""
+    hypers = tuple(own.hypers.values())
+    return Program("", (), hypers, (), (), (), Value(0), simplexes=own.simplexes)

@@ -223,7 +223,10 @@ def _at(algebra: Algebra, weight: Polynomial, corner: Mapping[str, Fraction]) ->
 
 
 def _spell(number: Fraction) -> str:
-    return spell(float(number))
+    try:
+        return spell(float(number))
+    except OverflowError:
+        return "more than 1e308" if number > 0 else "less than -1e308"
 
 
 def _spelled(corner: Mapping[str, Fraction]) -> str:

@@ -38,6 +38,12 @@ class Member:
         return f"{self.name.lower()}_{hyper}"
 
 
+def listed(declaration: ast.Declaration) -> frozenset[str]:
+    """The names of all members that a blend lists, whether or not there are such rules."""
+    uses = (s for s in declaration.statements if isinstance(s, ast.Use))
+    return frozenset(m.name.text for use in uses for m in use.members)
+
+
 def members(
     declaration: ast.Declaration, rules: Mapping[str, Program], report: Report
 ) -> dict[str, Member]:

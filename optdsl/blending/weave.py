@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from optdsl.blending.members import Member
 from optdsl.blending.mixture import mixture
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.domain import SUM_TOLERANCE, hull
+from optdsl.ir.evaluate import number
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import TypeMismatch
 from optdsl.lower.expressions import Lowering
@@ -150,8 +153,36 @@ class Weaver:
                     hint="write for instance `w * A.x + (1 - w) * B.x`",
                 )
                 return None
+            self._check_rounding(name, equation, mean, set(originals.values()))
             value = mean
         return self._builder.emit("define", value, attribute=name, hint=name, span=equation.span)
+
+    def _check_rounding(
+        self, slot: str, equation: ast.Equation, mean: Value, parts: set[Value]
+    ) -> None:
+        """Weights that are right over the reals may overflow, or vanish, in double precision."""
+        operations = self._builder.operations
+        program = Program("", (), (), (), operations, (), mean)
+        own = self._world.declared
+        defaults = {name: h.default for name, h in own.hypers.items()}
+        inside = {h for s in own.simplexes for h in s.hypers}
+        bounds = {n: hull(h.domain) for n, h in own.hypers.items() if n not in inside}
+        finite = {n: b for n, b in bounds.items() if b.upper - b.lower < math.inf}
+        ends = [{n: b.upper for n, b in finite.items()}, {n: b.lower for n, b in finite.items()}]
+        points = [defaults, *(defaults | end for end in ends)]
+        mixes = upstream(operations, (mean,), stop=parts)
+        for mix in (operations[v] for v in mixes if operations[v].opcode == "mix"):
+            for at in points:
+                rounded = [number(program, w, at) for w in mix.arguments[0::2]]
+                if not abs(sum(rounded) - 1) <= SUM_TOLERANCE:
+                    self._report.error(
+                        "convex",
+                        f"the weights of `{slot}` do not sum to one once they are rounded",
+                        equation.value.span,
+                        label=f"rounded they are {', '.join(f'{x:g}' for x in rounded)}",
+                        hint="write the weights with smaller factors",
+                    )
+                    return
 
     def _copied(self, member: Member, root: Value) -> Value | None:
         """A value of a member's program in the blend's; None after a mistake."""

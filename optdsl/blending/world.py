@@ -49,7 +49,9 @@ class World:
         bound = self.bound[member, hyper]
         if isinstance(bound, str):
             return lowering.builder.emit("hyper", attribute=bound, hint=bound)
-        return lowering.expression(bound.value, self.environment(lowering.builder))
+        value = lowering.expression(bound.value, self.environment(lowering.builder))
+        # Of a condition, which is no number, enough is said.
+        return None if value is None or lowering.builder[value].type.condition else value
 
     def environment(self, builder: Builder) -> dict[str, Value | None]:
         """The blend's hyperparameters under all their spellings."""
@@ -222,8 +224,7 @@ class _Gathering:
                 self._collision(name, name, sharing[0][1])
             else:
                 hyper = self._common(name, sharing)
-                if hyper is not None:
-                    hypers[name] = hyper
+                hypers[name] = hyper
                 declared.add(name)
         hypers = {name: hypers[name] for name in order if name in hypers}
         names: dict[str, tuple[str, ...]] = {}
@@ -267,8 +268,11 @@ class _Gathering:
             hint="rename the other one, or give the member another name with `as`",
         )
 
-    def _common(self, name: str, sharing: list[tuple[Member, Span]]) -> Hyper | None:
-        """What undeclared sharing makes: the members' own, when it is the same in all of them."""
+    def _common(self, name: str, sharing: list[tuple[Member, Span]]) -> Hyper:
+        """What undeclared sharing makes: the members' own, when it is the same in all of them.
+
+        Where they disagree, which is reported, the first one's, so that the rest can be looked at.
+        """
         found = {m.name: m.hyper(name) for m, _ in sharing}
         kinds = {(h.default, str(h.domain)): h for h in found.values() if h is not None}
         if len(kinds) == 1:
@@ -287,7 +291,7 @@ class _Gathering:
             notes=notes,
             hint=f"declare it: `hyper {name} = {first.default:g} in {first.domain}`",
         )
-        return None
+        return first
 
     def _check_domains(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
         hyper = self._own.hypers.get(name)

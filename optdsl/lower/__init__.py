@@ -6,14 +6,14 @@ from collections.abc import Mapping, Set as AbstractSet
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Program, State, Value
+from optdsl.ir.program import Program, State, Value, upstream
 from optdsl.ir.types import BY_NAME, Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import declared
 from optdsl.lower.expressions import Lowering, named_type, state_type
 from optdsl.lower.learning import Rules, learning
 from optdsl.lower.order import order
-from optdsl.lower.resolve import resolve
+from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.scope import Scope, check_states, collect
 from optdsl.syntax import ast
 
@@ -107,7 +107,8 @@ def check_types(scope: Scope, report: Report) -> None:
                 "a state is a tensor or a scalar",
                 state.type.span,
                 label="one number per tensor is the least that is remembered",
-                hint=f"write `state {state.name.text} : scalar = ...`",
+                hint=f"`state {state.name.text} : scalar = ...` is one number per tensor; what is "
+                f"the same for all of them is an equation of `t` and hyperparameters",
             )
 
 
@@ -166,6 +167,17 @@ def _state(
     if initial is None or not _assignable(
         node, lowering.builder[initial].type, node.initial, report
     ):
+        return None
+    operations = lowering.builder.operations
+    written = any(spelled_name(part) == "t" for part in walk(node.initial))
+    if not written and any(operations[v].opcode == "step" for v in upstream(operations, [initial])):
+        report.error(
+            "initial-value",
+            f"the initial value of `{name}` depends on `t`",
+            node.initial.span,
+            label="`t` is not there yet: a function that is called here uses it",
+            hint="write what it is before the first step",
+        )
         return None
     after = environment.get(f"{name}'")
     return None if after is None else State(name, state_type(node), initial, after)

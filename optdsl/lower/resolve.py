@@ -6,22 +6,9 @@ from collections.abc import Iterator, Set as AbstractSet
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.lower.foreign import function_hint, name_hint
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
-
-# What other texts call the built-in names.
-_SYNONYMS = {
-    "grad": "g",
-    "gradient": "g",
-    "gradients": "g",
-    "p": "theta",
-    "param": "theta",
-    "parameter": "theta",
-    "w": "theta",
-    "weight": "theta",
-    "step": "t",
-    "iteration": "t",
-}
 
 
 def walk(node: ast.Expression) -> Iterator[ast.Expression]:
@@ -47,8 +34,9 @@ def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
     so they are not reported.
     """
     names = scope.values() | broken | {f"{name}'" for name in broken}
-    for equation in scope.equations.values():
-        resolve_expression(equation.value, scope, names, broken, report)
+    for (name, primed), equation in scope.equations.items():
+        own = name + ("'" if primed else "")
+        resolve_expression(equation.value, scope, names, broken, report, own=own)
     initial = {"g", "theta", *scope.hypers, *scope.components, *broken}
     for state in scope.states.values():
         _initial(state, scope, initial, broken, report)
@@ -116,15 +104,21 @@ def resolve_expression(
     broken: AbstractSet[str],
     report: Report,
     inside: ast.Function | None = None,
+    own: str = "",
 ) -> None:
-    """Report what an expression uses that is not among `names`, and wrong calls."""
+    """Report what an expression uses that is not among `names`, and wrong calls.
+
+    No hint proposes `own`, the name that the expression defines.
+    """
     for node in walk(root):
         if report.full:
             return
         spelled = spelled_name(node)
         if spelled is not None and spelled not in names and spelled != "inf":
             assert isinstance(node, ast.Name)
-            _unknown(node, spelled, scope, names, report, inside)
+            if node.owner in broken:
+                continue
+            _unknown(node, spelled, scope, names, report, inside, own)
         elif isinstance(node, ast.Call):
             _call(node, scope, broken, report)
 
@@ -136,6 +130,7 @@ def _unknown(
     names: AbstractSet[str],
     report: Report,
     inside: ast.Function | None,
+    own: str,
 ) -> None:
     if node.primed and not node.owner and node.name in names:
         report.error(
@@ -158,11 +153,9 @@ def _unknown(
         where = "built in, and not to be used here"
         hint = "a blend is made of its members' values and of hyperparameters"
     else:
-        known = _SYNONYMS.get(node.name.lower())
         # In a blend, the name of some member's equation.
         owned = sorted(n for n in names if n.partition(".")[2] == spelled)
-        known = owned[0] if owned else known
-        hint = f"did you mean `{known}`?" if known else nearest(spelled, names)
+        hint = f"did you mean `{owned[0]}`?" if owned else name_hint(spelled, names - {own})
         hint = hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
     report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=where, hint=hint)
 
@@ -200,7 +193,7 @@ def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report
                 f"unknown function `{name}`",
                 node.function.span,
                 label="neither built in nor defined in this file",
-                hint=nearest(name, scope.callables()) or f"define `def {name}(...) = ...`",
+                hint=function_hint(name, scope.callables(), scope.values()),
             )
         return
     if function is not None:

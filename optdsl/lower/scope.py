@@ -18,8 +18,12 @@ _RESERVED_HYPERS = {
     **dict.fromkeys(
         ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
     ),
+    **dict.fromkeys(
+        ("capturable", "differentiable", "foreach", "fused"),
+        "torch's optimizers choose among implementations by this name",
+    ),
     "betas": "optimizers take beta1, beta2 and so on under this name",
-    "maximize": "every optimizer has an argument of this name",
+    **dict.fromkeys(("maximize", "process_group"), "every optimizer has an argument of this name"),
 }
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
@@ -183,6 +187,14 @@ def _duplicate_hint(statement: ast.Statement, states: Mapping[str, ast.State]) -
     return "each name is defined once; rename one of the two"
 
 
+def _unchanged_hint(state: ast.State) -> str:
+    name = state.name.text
+    constant = isinstance(state.initial, ast.Number)
+    if constant:
+        return f"write `{name}' = ...`, or make it a `hyper` if it never changes"
+    return f"write `{name}' = {name}` if it keeps its first value"
+
+
 def check_states(
     declaration: ast.Declaration, scope: Scope, report: Report, broken: AbstractSet[str]
 ) -> None:
@@ -204,7 +216,7 @@ def check_states(
                 f"the state `{name}` is never updated",
                 state.name.span,
                 label=f"there is no equation for `{name}'`",
-                hint=f"write `{name}' = ...`, or make it a `hyper` if it never changes",
+                hint=_unchanged_hint(state),
             )
     if ("theta", True) not in scope.equations and "theta" not in broken:
         report.error(

@@ -11,8 +11,9 @@ from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedInput, Unexp
 from optdsl import resources
 from optdsl.diagnostics import Report, Source, Span
 from optdsl.syntax import ast
+from optdsl.syntax.advice import advice
 from optdsl.syntax.build import Builder, latin
-from optdsl.syntax.expected import advice, expectation
+from optdsl.syntax.expected import expectation
 from optdsl.syntax.layout import LogicalLine, cut
 
 MAX_NESTING = 64
@@ -35,7 +36,8 @@ class Parsed:
     """What could be parsed of a text that may have mistakes.
 
     Attributes:
-        declaration: the tree without the broken statements; None when the header is broken.
+        declaration: the tree without the broken statements, and with a name of no meaning when
+            the header is broken; None when there is nothing to look at.
         broken: every word of the broken statements, for what they define is not known.
     """
 
@@ -78,13 +80,22 @@ def parse_partial(source: Source, report: Report) -> Parsed:
             broken |= {latin(w) for w in re.findall(r"\w+", source.text[line.start : line.end])}
         else:
             nodes.append(node)
-    if not nodes or not isinstance(nodes[0], ast.Declaration):
-        return Parsed(None, frozenset(broken))
-    header, *rest = nodes
-    assert isinstance(header, ast.Declaration)
+    header, rest = _header(source, layout.lines[0], nodes)
     statements = tuple(s for s in rest if not isinstance(s, ast.Declaration))
     declaration = replace(header, statements=statements, closing=layout.closing)
     return Parsed(declaration, frozenset(broken))
+
+
+def _header(
+    source: Source, line: LogicalLine, nodes: list[ast.Declaration | ast.Statement]
+) -> tuple[ast.Declaration, list[ast.Declaration | ast.Statement]]:
+    """The header and the statements; one in the place of a broken header, to look at the rest."""
+    if nodes and isinstance(nodes[0], ast.Declaration):
+        return nodes[0], nodes[1:]
+    first = source.text[line.start : line.end].partition("\n")[0]
+    span = Span(source, line.start, line.start + len(first.rstrip()))
+    blends = any(isinstance(node, ast.Use | ast.Share | ast.Binding) for node in nodes)
+    return ast.Declaration(ast.Identifier("_", span), (), (), span, blend=blends), nodes
 
 
 def parse_prelude(source: Source) -> ast.Prelude:
@@ -112,7 +123,7 @@ def _parse_line(
     try:
         tree = _parser().parse(text, start=start)
     except UnexpectedInput as error:
-        _report_syntax(source, line, text, error, report)
+        _report_syntax(source, line, text, error, start == "header", report)
         return None
     deep = _too_deep(tree)
     if deep is not None:
@@ -136,7 +147,12 @@ def _comments(text: str) -> list[tuple[int, str]]:
 
 
 def _report_syntax(
-    source: Source, line: LogicalLine, text: str, error: UnexpectedInput, report: Report
+    source: Source,
+    line: LogicalLine,
+    text: str,
+    error: UnexpectedInput,
+    header: bool,
+    report: Report,
 ) -> None:
     accepted: set[str] = set()
     if isinstance(error, UnexpectedToken):
@@ -161,7 +177,7 @@ def _report_syntax(
         message,
         Span(source, line.start + start, line.start + end),
         label=label,
-        hint=advice(text[start:end], text[:start], accepted),
+        hint=advice(text[start:end], text[:start], text[end:], accepted, header),
     )
 
 
