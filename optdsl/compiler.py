@@ -228,9 +228,9 @@ def _compile(
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
     recipe, learned, remarks = _front(source, learn, verify)
-    for remark in remarks:
+    if remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
-        warnings.warn(remark, SpecWarning, stacklevel=3)
+        warnings.warn("\n\n".join(remarks), SpecWarning, stacklevel=3)
     check_backend(options.backend, learned)
     return make_class(recipe, options.backend, options.order, learned)
 

@@ -7,6 +7,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from optdsl.blending.members import Member
+from optdsl.blending.world import acting
+from optdsl.diagnostics import Source, Span
 from optdsl.ir.domain import Interval, spell
 from optdsl.ir.program import Hyper, Program
 from optdsl.options import OptionError
@@ -71,7 +74,7 @@ def _words(names: Sequence[str]) -> str:
 
 def _shared(rules: Mapping[str, Program]) -> list[str]:
     """One ``share`` for each set of members that agree about hyperparameters."""
-    sharing: dict[tuple[str, ...], list[str]] = {}
+    sharing: dict[tuple[tuple[str, ...], str], list[str]] = {}
     # A shared name must not be what a member's own hyperparameter will be called.
     taken = {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
     for name in dict.fromkeys(h.name for p in rules.values() for h in p.hypers):
@@ -81,13 +84,20 @@ def _shared(rules: Mapping[str, Program]) -> list[str]:
             and name not in taken
             and (name != "lr" or len(members) == len(_having(rules, name)))
         ):
-            sharing.setdefault(members, []).append(name)
+            sharing.setdefault((members, _different(rules, members, name)), []).append(name)
     lines = []
-    for members, names in sharing.items():
+    for (members, comment), names in sharing.items():
         everyone = all(_having(rules, n) == members for n in names)
         among = "" if everyone else f" among {', '.join(members)}"
-        lines.append(f"share {', '.join(names)}{among}")
+        lines.append(f"share {', '.join(names)}{among}{comment}")
     return lines
+
+
+def _different(rules: Mapping[str, Program], members: Sequence[str], hyper: str) -> str:
+    """A comment that says where a hyperparameter acts, if not everywhere in the same place."""
+    nowhere = Span(Source("<rules>", ""), 0, 0)
+    places = {m: tuple(Member(m, rules[m], nowhere).reading(hyper)) for m in members}
+    return f"  # {acting(places)}" if len(set(places.values())) > 1 else ""
 
 
 def _having(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from optdsl.blending.claims import (
     names_of_blend,
     names_of_mistaken,
 )
+from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
@@ -180,6 +181,8 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     _check_learned(found.program, declaration, report)
     claimed = claims(declaration, found.names, programs, sources, broken, report)
     report.check()
+    names = found.names
+    report_unused(declaration, found.program, names.scope, names.world, report)
     if verify:
         refuted_claims(found.program, claimed, report)
     report.check()

@@ -193,6 +193,7 @@ def _reference(
     node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
 ) -> _Bound | None:
     """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
+    before = report.count
     known = [h.name for h in rule.hypers]
     options: dict[str, ast.Expression] = {}
     allowed = {*names.spellings, *names.scope.components, *broken}
@@ -213,7 +214,7 @@ def _reference(
             )
         resolve_expression(option.value, names.scope, allowed, broken, report)
         options[option.name.text] = option.value
-    if not report.empty:
+    if report.count > before or not names.program.operations:
         return None
     bindings: dict[str, Value] = {}
     defaults: dict[str, None] = {}
@@ -246,7 +247,7 @@ def _reference(
         return value
 
     bound = rewrite(rule, substitute)
-    if not report.empty:
+    if report.count > before:
         return None
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.program import Hyper, Program, Value
+from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.syntax import ast
 
 
@@ -32,6 +32,19 @@ class Member:
     def hyper(self, name: str) -> Hyper | None:
         """A hyperparameter of the rule, or None."""
         return next((h for h in self.program.hypers if h.name == name), None)
+
+    def reading(self, hyper: str) -> list[str]:
+        """The equations whose own expressions have a hyperparameter."""
+        operations, equations = self.program.operations, self.equations
+        named = set(equations.values())
+        return sorted(
+            name
+            for name, value in equations.items()
+            if any(
+                operations[v].opcode == "hyper" and operations[v].attribute == hyper
+                for v in upstream(operations, operations[value].arguments, stop=named)
+            )
+        )
 
     def flat(self, hyper: str) -> str:
         """What the member's own hyperparameter is called outside the language."""

@@ -226,6 +226,7 @@ class _Gathering:
                 hyper = self._common(name, sharing)
                 hypers[name] = hyper
                 declared.add(name)
+            self._compare(name, sharing)
         hypers = {name: hypers[name] for name in order if name in hypers}
         names: dict[str, tuple[str, ...]] = {}
         simplexes = list(self._own.simplexes)
@@ -293,6 +294,31 @@ class _Gathering:
         )
         return first
 
+    def _compare(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
+        """Say where a shared hyperparameter acts, if that is not the same in all members.
+
+        A weight decay, say, may be added to the gradient in one and shrink the parameter in others.
+        """
+        places = {m.name: tuple(m.reading(name)) for m, _ in sharing}
+        if len(set(places.values())) < 2:
+            return
+        notes = []
+        for member, _ in sharing:
+            for equation in member.reading(name):
+                span = member.program.operations[member.equations[equation]].span
+                text = " ".join(span.text.split()) if span else equation
+                notes.append(Note(f"`{member.name}` has {text}"))
+        self._report.remark(
+            "note",
+            "share",
+            f"`{name}` acts in different places in the members that share it",
+            sharing[0][1],
+            label=acting(places),
+            notes=notes,
+            hint="if that is not meant, leave it to the members, or bind it, as in "
+            f"`{sharing[0][0].name}.{name} = {name}`",
+        )
+
     def _check_domains(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
         hyper = self._own.hypers.get(name)
         for member, _ in sharing if hyper else []:
@@ -307,6 +333,11 @@ class _Gathering:
                     label=f"must lie within {theirs.domain}",
                     hint="narrow the bounds",
                 )
+
+
+def acting(places: Mapping[str, Sequence[str]]) -> str:
+    """Where each member has a hyperparameter, in words: ``in h of Adam, in theta' of Adan``."""
+    return ", ".join(f"in {' and '.join(found)} of {member}" for member, found in places.items())
 
 
 def includes(outer: Domain, inner: Domain) -> bool:

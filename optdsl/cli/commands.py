@@ -90,6 +90,9 @@ def show(options: argparse.Namespace) -> int:
         program = specified.program if learn else replace(specified.program, learned=())
         page = describe(source, program, specified.separate)
         print(print_program(program) if options.ir else page, end="")
+        if specified.remarks and not options.ir:
+            print("\nRemarks\n")
+            print("\n\n".join(textwrap.indent(render(d), "  ") for d in specified.remarks))
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
@@ -219,7 +222,7 @@ def blend(options: argparse.Namespace) -> int:
         _named(rule)
     try:
         source = blend_source(options.rules, options.name, directory)
-        library.read(replace(source, name=output or source.name))
+        remarks = library.specification(replace(source, name=output or source.name)).remarks
     except OptionError as error:
         raise UsageError(str(error)) from None
     except SpecError as error:
@@ -230,6 +233,8 @@ def blend(options: argparse.Namespace) -> int:
     else:
         _write(Path(output), source.text)
         print(f"wrote {output}")
+    for remark in remarks:
+        print(render(remark), file=sys.stderr, end="\n\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from optdsl.diagnostics import Diagnostic, Report, Source, Span, SpecError, rend
 
 BAD = Path(__file__).parent / "bad"
 PROGRAMS = sorted(BAD.glob("*.opt"))
+DOUBTFUL = sorted((BAD.parent / "doubtful").glob("*.opt"))
 
 
 def errors(path: Path) -> SpecError:
@@ -43,12 +44,32 @@ def test_spans_lie_in_the_file_and_are_small(path: Path) -> None:
         assert "\n" not in span.text
 
 
+@pytest.mark.parametrize("path", DOUBTFUL, ids=lambda p: p.stem)
+def test_what_is_said_of_doubtful_programs_is_pinned(path: Path) -> None:
+    found = library.specification(Source(path.name, path.read_text())).remarks
+    assert all(d.severity != "error" for d in found)
+    rendered = "\n\n".join(map(render, found)) + "\n"
+    golden = path.with_suffix(".txt")
+    if os.environ.get("OPTDSL_BLESS"):
+        golden.write_text(rendered)
+    assert rendered == golden.read_text()
+
+
+@pytest.mark.parametrize("name", library.list_specs())
+def test_nothing_is_said_of_the_library(name: str) -> None:
+    assert library.specification(library.open_source(name)).remarks == ()
+
+
 def test_every_code_has_a_bad_program() -> None:
     package = Path(optdsl.__file__).parent
     code = re.compile(r'report\.error\(\s*"([a-z-]+)"')
     used = {c for p in package.rglob("*.py") for c in code.findall(p.read_text())}
     pinned = {d.code for p in PROGRAMS for d in errors(p).diagnostics}
     assert used == pinned
+    remark = re.compile(r'report\.remark\(\s*"[a-z]+",\s*"([a-z-]+)"')
+    used = {c for p in package.rglob("*.py") for c in remark.findall(p.read_text())}
+    doubtful = [library.specification(Source(p.name, p.read_text())) for p in DOUBTFUL]
+    assert used == {d.code for specified in doubtful for d in specified.remarks}
 
 
 def test_the_mistakes_that_people_make_are_covered() -> None:
