@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optdsl import library
 from optdsl.backends.base import DTYPES, Backend, SourceModule
@@ -26,6 +26,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
+from optdsl.learners import Learners, Rulebook, paths
 from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.scalarize import scalarize
@@ -168,7 +169,7 @@ def blend_source(
 
 def derive(source: Source, learn: LearnOption = True) -> Program:
     """The program that is scheduled: lowered, differentiated, and through all passes."""
-    program = select(library.read(source), learn, library.LIBRARY)
+    program = select(library.read(source), learn, Rulebook(source))
     return _derive(program)
 
 
@@ -197,7 +198,7 @@ def emit(
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
     chosen = BACKENDS[options.backend]
-    check_backend(options.backend, select(library.read(source), learn, library.LIBRARY).learned)
+    check_backend(options.backend, select(library.read(source), learn, Rulebook(source)).learned)
     kernels = schedule(plan(source, options.backend, learn, dtype))
     return chosen.emit(kernels, dtype, options.order)
 
@@ -227,44 +228,64 @@ def _compile(
     source: Source, backend: str, order: str, learn: LearnOption, verify: bool
 ) -> type[CompiledOptimizer]:
     options = compile_options(backend, order)
-    recipe, learned, remarks = _front(source, learn, verify)
+    recipe, learned, files, remarks = _front(source, learn, verify)
     if remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
         warnings.warn("\n\n".join(remarks), SpecWarning, stacklevel=3)
     check_backend(options.backend, learned)
-    return make_class(recipe, options.backend, options.order, learned)
+    # Equal calls give one class: a pickle has no more arguments than are needed.
+    arguments = (recipe, options.backend, options.order, learned)
+    return make_class(*arguments, files) if files else make_class(*arguments)
 
 
 def _front(
     source: Source, learn: LearnOption, verify: bool
-) -> tuple[library.Recipe, tuple[Learned, ...], tuple[str, ...]]:
-    """What makes a class: the recipe, and what is learned; and what to say of it; from a note."""
+) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[str, ...]]:
+    """What makes a class: the recipe, what is learned, and by which files; and what to say of it.
+
+    It comes from a note where there is one.
+    """
 
     def make() -> str:
         specified = library.specification(source, verify)
-        program = select(specified.program, learn, library.LIBRARY)
+        rules = Rulebook(source)
+        program = select(specified.program, learn, rules)
+        files = rules.used(program.learned)
         remarks = [render(d) for d in specified.remarks]
-        return json.dumps([library.recipe(source), print_program(program), remarks])
+        return json.dumps([library.recipe(source), print_program(program), files, remarks])
 
     wish = canonical(learn)
 
-    def read(text: str) -> tuple[library.Recipe, tuple[Learned, ...], tuple[str, ...]]:
-        values, program, remarks = json.loads(text)
-        return library.recipe_of(values), _checked(program).learned, tuple(map(str, remarks))
+    def read(
+        text: str,
+    ) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[str, ...]]:
+        values, program, named, remarks = json.loads(text)
+        files = tuple((name, library.recipe_of(recipe)) for name, recipe in named)
+        learned = _checked(program).learned
+        return library.recipe_of(values), learned, files, tuple(map(str, remarks))
 
     if wish is None:
         return read(make())
     key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}"]
-    return noted("front", key, make, read)
+    try:
+        opened = [library.surroundings(library.open_source(path)) for path in paths(learn)]
+    except (OSError, ValueError):
+        return read(make())  # which says what is wrong
+    return noted("front", [*key, json.dumps(opened)], make, read)
 
 
 @functools.lru_cache(maxsize=256)
 def make_class(
-    recipe: library.Recipe, backend: str, order: str, learned: tuple[Learned, ...]
+    recipe: library.Recipe,
+    backend: str,
+    order: str,
+    learned: tuple[Learned, ...],
+    files: Learners = (),
 ) -> type[CompiledOptimizer]:
     """The optimizer class of a specification; equal arguments give the same class.
 
-    Pickled optimizers name this function and its arguments, the texts of members included.
+    Pickled optimizers name this function and its arguments, the texts of members included, and of
+    the files by whose rules it learns.
     """
     from optdsl.runtime.choice import Engines
     from optdsl.runtime.make import make_optimizer
@@ -276,8 +297,10 @@ def make_class(
         return print_program(_derive(replace(specified, learned=learned)))
 
     program = noted("derived", [json.dumps(recipe), repr(learned)], make, _checked)
-    again = (make_class, (recipe, backend, order, learned))
-    coefficients = tuple(_coefficient(x) for x in learned)
+    arguments = (recipe, backend, order, learned)
+    again = (make_class, (*arguments, files) if files else arguments)
+    own = {name: library.from_recipe(values) for name, values in files}
+    coefficients = tuple(_coefficient(x, own.get(x.rule)) for x in learned)
     engines = Engines(program, backend, order)
     return make_optimizer(Compiled(program, engines, coefficients, order, again))
 
@@ -287,18 +310,30 @@ def _checked(text: str) -> Program:
     return verify(parse_program(text))
 
 
-def _coefficient(learned: Learned) -> Coefficient:
-    """The rule that runs on a learned hyperparameter, built for host numbers."""
+def _identity(source: Source) -> list[Any]:
+    """What the program of a rule depends on: of one that came with a class, its own texts."""
+    return (
+        list(library.recipe(source)) if source.rules is not None else library.surroundings(source)
+    )
+
+
+def _coefficient(learned: Learned, own: Source | None) -> Coefficient:
+    """The rule that runs on a learned hyperparameter, built for host numbers.
+
+    Args:
+        learned: how it is learned.
+        own: the rule, where it is none of the library's.
+    """
     from optdsl.runtime.build import build
     from optdsl.runtime.learning import Coefficient
 
-    source = library.open_source(learned.rule)
+    source = own or library.open_source(learned.rule)
 
     def make() -> str:
-        rule = replace(library.read(source), learned=())
+        rule = replace(library.read(source, verify=own is None), learned=())
         return print_program(run_passes(verify(scalarize(rule))))
 
-    program = noted("scalar", [json.dumps(library.surroundings(source))], make, _checked)
+    program = noted("scalar", [json.dumps(_identity(source))], make, _checked)
     # On the host every backend's rule is the same few lines of Python.
     built = build(EagerBackend().emit(schedule(Plan("none", program))))
     hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)

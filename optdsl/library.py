@@ -25,7 +25,7 @@ from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
-from optdsl.lower import lower
+from optdsl.lower import Rules, lower
 from optdsl.lower.scope import collect
 from optdsl.prove import refuted_claims
 from optdsl.resources import UnknownSpecError
@@ -170,9 +170,17 @@ def _specification(values: Recipe, verify: bool) -> Specification:
             report.adopt(error)
             broken |= {name}
     programs = {name: rule.member for name, rule in rules.items()}
+    learners = Learners(
+        {
+            name.removeprefix(references.BY): (sources[name].name, rule.program.hypers)
+            for name, rule in rules.items()
+            if name.startswith(references.BY)
+        },
+        references.beside_of(source.directory),
+    )
     references.report_unknown(declaration, source, list_specs(), report)
     try:
-        found = _lowered(declaration, rules, broken, report)
+        found = _lowered(declaration, rules, learners, broken, report)
     except SpecError:
         names, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
         claims(declaration, names, programs, sources, unknown, report)
@@ -208,16 +216,17 @@ class _Lowered:
 def _lowered(
     declaration: ast.Declaration,
     rules: Mapping[str, Specification],
+    learners: Rules,
     broken: frozenset[str],
     report: Report,
 ) -> _Lowered:
     if declaration.blend:
         programs = {name: rule.member for name, rule in rules.items()}
-        blended = blend(declaration, prelude(), LIBRARY, programs, report, broken)
+        blended = blend(declaration, prelude(), learners, programs, report, broken)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         names = names_of_blend(blended)
         return _Lowered(blended.program, blended.member, names, blended.combinations, separate)
-    program = lower(declaration, prelude(), LIBRARY, report, broken)
+    program = lower(declaration, prelude(), learners, report, broken)
     scope, _ = collect(declaration, prelude(), Report(), broken)
     return _Lowered(program, program, names_of(program, scope))
 
@@ -277,3 +286,39 @@ class Library:
 
 
 LIBRARY = Library()
+
+
+class Learners:
+    """The rules by which a specification may learn: its own directory's, then the library's."""
+
+    def __init__(
+        self,
+        own: Mapping[str, tuple[str, tuple[Hyper, ...]]],
+        beside: Iterable[str] = (),
+    ) -> None:
+        """Those of a specification.
+
+        Args:
+            own: the files that it names, and their hyperparameters, by the names it has for them.
+            beside: the names of all files in its directory, for hints.
+        """
+        self._own = own
+        self._beside = tuple(beside)
+
+    def names(self) -> Iterable[str]:
+        """The names of all rules."""
+        return sorted({*LIBRARY.names(), *self._beside})
+
+    def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
+        """As of `Library`; a file is called by `references.learner_name`."""
+        if name in self._own:
+            path, hypers = self._own[name]
+            return references.learner_name(path, list_specs()), hypers
+        return LIBRARY.hypers(name)
+
+
+def learner_recipes(source: Source) -> dict[str, Recipe]:
+    """The files by which a specification learns, by the names that their rules have in programs."""
+    found = from_recipe(recipe(source)).rules or ()
+    own = [rule for name, rule in found if name.startswith(references.BY)]
+    return {references.learner_name(rule.name, list_specs()): recipe(rule) for rule in own}

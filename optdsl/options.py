@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -33,11 +34,11 @@ class Learn(BaseModel):
     """How one hyperparameter, or one weight vector, is learned.
 
     ``Learn("sgd", lr=0.1, momentum=0.9, clip=10, bounds=(0, 1), after=50)``: the first argument
-    is a rule of the library, which runs on the hyperparameter as on a parameter of one element;
-    keywords other than those below are that rule's own hyperparameters.
+    is a rule of the library or a file, ``"./mine.opt"``, which runs on the hyperparameter as on a
+    parameter of one element; keywords other than those below are that rule's own hyperparameters.
 
     Attributes:
-        rule: the name of the rule.
+        rule: the name of a rule of the library, or the path of a ``.opt`` file.
         clip: the hyper-gradient is limited to [-clip, clip]; None for no limit.
         bounds: every update is projected to this closed interval; by default the
             hyperparameter's own domain, which must then be closed. A weight vector has none but
@@ -63,8 +64,10 @@ class Learn(BaseModel):
     scope: Scope = "optimizer"
     signal: Signal = "raw"
 
-    def __init__(self, rule: str, **options: Any) -> None:
+    def __init__(self, rule: str | os.PathLike[str], **options: Any) -> None:
         """See the class."""
+        if isinstance(rule, os.PathLike):
+            rule = os.path.join(os.path.dirname(rule) or os.curdir, os.path.basename(rule))
         try:
             super().__init__(rule=rule, **options)
         except ValidationError as error:

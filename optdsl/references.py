@@ -14,6 +14,9 @@ from optdsl.syntax.parse import parse_partial
 
 MAX_DEPTH = 8
 
+# What stands before the name of a rule by which a specification learns, among its references.
+BY = "by "
+
 # Reads a specification by its name in the library, or by its path.
 Opener = Callable[[str], Source]
 
@@ -59,7 +62,9 @@ def attached(
             )
             break
         opened = []
-        for place in _candidates(rule.text, beside, known):
+        learner = name.startswith(BY)
+        # The library's rules for coefficients are no part of a specification: every class has them.
+        for place in _candidates(rule.text, beside, {} if learner else known):
             try:
                 opened.append(opener(place))
             except (OSError, ValueError) as error:
@@ -69,7 +74,7 @@ def attached(
         others = [o for o in opened if all(_identity(o) != _identity(p) for p in inside)]
         if others:
             found[name] = attached(others[0], opener, library, inside)
-        elif opened:
+        elif opened and not (learner and folded(rule.text) in known):
             first = next(i for i, p in enumerate(inside) if _identity(p) == _identity(opened[0]))
             names = [os.path.basename(p.name) for p in (*inside[first:], opened[0])]
             report.error(
@@ -77,7 +82,9 @@ def attached(
                 f"`{rule.text}` is made of itself",
                 rule.span,
                 label=" uses ".join(names),
-                hint="a blend is made of other rules",
+                hint="a rule is not learned by itself"
+                if learner
+                else "a blend is made of other rules",
             )
     report.check()
     return replace(source, rules=tuple(found.items()))
@@ -94,7 +101,10 @@ def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, 
 
 
 def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
-    """The rules that a specification refers to: what it calls each one, and the rule's name."""
+    """The rules that a specification refers to: what it calls each one, and the rule's name.
+
+    Those by which it learns are called by their names with `BY` in front.
+    """
     members: dict[str, ast.Identifier] = {}
     for statement in declaration.statements:
         if isinstance(statement, ast.Use):
@@ -104,6 +114,18 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
     for statement in declaration.statements:
         if isinstance(statement, ast.Claim) and statement.rule.text not in members:
             yield statement.rule.text, statement.rule
+    for statement in declaration.statements:
+        if isinstance(statement, ast.Learn):
+            yield f"{BY}{statement.rule.text}", statement.rule
+
+
+def learner_name(path: str, library: Iterable[str]) -> str:
+    """What a file is called as the rule of a coefficient: letters, digits and underscores.
+
+    No rule of the library is called so.
+    """
+    name = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII) or "_"
+    return f"own_{name}" if folded(name) in map(folded, library) else name
 
 
 def report_unknown(
@@ -116,7 +138,7 @@ def report_unknown(
     found = dict(source.rules or ())
     beside = beside_of(source.directory)
     names = [*library, *(Path(place).stem for places in beside.values() for place in places)]
-    members = [name for name, _ in named(declaration)]
+    members = [name for name, _ in named(declaration) if not name.startswith(BY)]
     for name, rule in named(declaration):
         if name in found:
             continue
@@ -130,6 +152,8 @@ def report_unknown(
                 hint="rename all but one, or write the name of one exactly",
             )
             continue
+        if name.startswith(BY):
+            continue  # it is the library's, or reported with the statement
         report.error(
             "unknown-rule",
             f"unknown rule `{rule.text}`",

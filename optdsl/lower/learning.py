@@ -151,7 +151,7 @@ def _rule(
             "unknown-rule",
             f"unknown rule `{node.rule.text}`",
             node.rule.span,
-            label="not a rule of the library",
+            label="neither in the library nor a file of this name beside this one",
             hint=nearest(node.rule.text, rules.names())
             or f"the rules are {', '.join(rules.names())}",
         )
