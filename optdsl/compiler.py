@@ -19,7 +19,7 @@ from optdsl.backends.base import DTYPES, Backend, SourceModule
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.triton import TritonBackend
-from optdsl.compose import compose, member_name
+from optdsl.compose import LEARNER, compose, member_name
 from optdsl.diagnostics import Source, SpecWarning, render
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
@@ -162,6 +162,12 @@ def blend_source(
                     f"library's; name that file, or write elsewhere"
                 )
         members[member] = source
+    near = [] if directory is None else beside_of(directory).get(folded(LEARNER), [])
+    if near:
+        raise OptionError(
+            f"a blend in {directory} would learn its weights by {near[0]}, and not by the "
+            f"library's {LEARNER}; rename that file, or write elsewhere"
+        )
     text = compose({m: library.read(s) for m, s in members.items()}, name)
     text = format(parse(Source("<text>", text)))
     return Source("<text>", text, directory, tuple(members.items()))

@@ -16,6 +16,9 @@ from optdsl.options import OptionError
 from optdsl.references import folded
 from optdsl.syntax.parse import KEYWORDS
 
+# The rule by which a blend learns its weights.
+LEARNER = "SGD"
+
 
 def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
     """A specification that mixes ``theta'`` of some rules, ready to be edited.
@@ -48,7 +51,7 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
         _rates(rules),
         [f"hyper {w} = uniform on simplex({listed})"],
         [f"theta' = {mixture[0]}", *(f"         + {part}" for part in mixture[1:])],
-        [f"learn {w} by SGD(lr = 0.1, clip = 10)"],
+        [f"learn {w} by {LEARNER}(lr = 0.1, clip = 10)"],
         [f"recovers {m} at {w} = {m}" for m in members],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+import optdsl
 from optdsl import library
 from optdsl.cli import main
 
@@ -37,6 +39,62 @@ def test_check_says_what_it_checked_and_every_mistake(tmp_path: Path) -> None:
     assert "did you mean `beta2`?" in result.stderr
     assert result.stderr.rstrip().endswith("4 mistakes in 2 of 3 files")
     assert "Traceback" not in result.stderr
+
+
+def test_warnings_are_told_and_strict_ones_are_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "loose.opt"
+    path.write_text(GOOD.replace("g + weight_decay * theta", "g"))
+    result = run("check", str(path))
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "warning[unused]: the hyperparameter `weight_decay` has no effect" in result.stderr
+    result = run("check", "--strict", str(path))
+    assert result.returncode == 1
+    assert "error[unused]" in result.stderr
+    assert result.stderr.rstrip().endswith("1 mistake in 1 file")
+    assert "warning[unused]" in run("show", str(path)).stdout
+
+
+def test_loading_warns_once_and_the_library_never(tmp_path: Path) -> None:
+    path = tmp_path / "loose.opt"
+    path.write_text(GOOD.replace("g + weight_decay * theta", "g").replace("state v", "state u"))
+    path.write_text(path.read_text().replace("state u", "state u = 0\nu' = u\nstate v"))
+    for _ in range(2):  # the second time from a note
+        with pytest.warns(optdsl.SpecWarning) as caught:
+            optdsl.load(path)
+        (warned,) = caught
+        assert warned.filename == __file__
+        assert "`weight_decay` has no effect" in str(warned.message)
+        assert "nothing reads the state `u`" in str(warned.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in library.list_specs():
+            optdsl.load(name)
+
+
+def test_a_blend_tells_where_a_shared_hyperparameter_acts(tmp_path: Path) -> None:
+    """Adam adds its weight decay to the gradient, Adan shrinks the parameter by its own."""
+    result = run("blend", "adam", "adan")
+    assert "share weight_decay  # in h of Adam, in theta' of Adan" in result.stdout
+    told = "note[share]: `weight_decay` acts in different places in the members that share it"
+    assert told in result.stderr
+    assert "`Adan` has theta' = (theta - lr * update) / (1 + lr * weight_decay)" in result.stderr
+    path = tmp_path / "mine.opt"
+    assert run("blend", "adam", "adan", "-o", str(path)).returncode == 0
+    assert told in run("show", str(path)).stdout
+    assert run("check", "--strict", str(path)).returncode == 0  # a note is no mistake
+    with pytest.warns(optdsl.SpecWarning, match="`weight_decay` acts in different places"):
+        optdsl.blend("adam", "adan")
+    assert run("blend", "adamw", "avgrad").stderr == ""
+
+
+def test_a_blend_takes_own_rules_by_path_and_learns_by_none_of_them(tmp_path: Path) -> None:
+    for name in ("mine.opt", "sgd.opt"):
+        (tmp_path / name).write_text(GOOD.replace("Adam", Path(name).stem.title()))
+    mine = str(tmp_path / "mine.opt")
+    assert "use Mine, AdamW" in run("blend", mine, "adamw").stdout
+    result = run("blend", mine, "adamw", "-o", str(tmp_path / "both.opt"))
+    assert result.returncode == 2
+    assert "would learn its weights by" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,19 @@ def test_a_remark_is_rendered_with_its_severity_and_raises_nothing() -> None:
     assert render(second).startswith("a.opt:1:3: warning[unused]: second\n")
 
 
+def test_a_members_mistakes_do_not_hide_the_blends_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.opt").write_text("optimizer Mine\ntheta' = theta - lr * g\n")
+    path = tmp_path / "pair.opt"
+    path.write_text("blend Pair\nuse Mine, Lion\nhyper a = 1\ntheta' = a * Lion.thta'\n")
+    with pytest.raises(SpecError) as caught:
+        library.read(library.open_source(path))
+    found = [(Path(d.span.source.name).name, d.message) for d in caught.value.diagnostics]
+    assert found == [
+        ("mine.opt", "unknown name `lr`"),
+        ("pair.opt", "unknown name `Lion.thta'`"),
+    ]
+
+
 def test_errors_survive_pickling() -> None:
     error = errors(BAD / "arity.opt")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,5 +1,6 @@
 """A specification is data: whatever it says, it is refused or computes, and never executes."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -69,6 +70,24 @@ def test_a_hyperparameter_works_or_is_refused_by_name(name: str) -> None:
         assert name in {"lambda", "return", "None", "True", "params", "__debug__"}
     else:
         assert stepped(text, **{name: 0.25}).item() == pytest.approx(2 - 0.25 - 0.1 / 0.75)
+
+
+def test_what_optimizers_take_and_keep_is_reserved_or_works() -> None:
+    """Arguments of every optimizer, keys of every parameter group, and names like these."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = optdsl.compile("optimizer A\ntheta' = theta - g")([parameter])
+    taken = set(inspect.signature(type(optimizer)).parameters) | set(optimizer.param_groups[0])
+    taken |= {"param_names", "initial_lr", "betas", "foreach", "fused", "capturable"}
+    for name in taken:
+        text = f"optimizer A\nhyper {name} = 0.5 in [0, 1]\ntheta' = theta - {name} * g"
+        with pytest.raises(SpecError, match=f"`{name}` cannot be defined"):
+            optdsl.compile(text)
+        like = text.replace(name, f"{name}_")
+        assert stepped(like, **{f"{name}_": 0.25}).item() == 2 - 0.75
+    others = {name for name in dir(optimizer) if not name.startswith("_")}
+    for name in (others | {"param", "params_1", "group", "closure"}) - taken - {"state"}:
+        text = f"optimizer A\nhyper {name} = 0.5 in [0, 1]\ntheta' = theta - {name} * g"
+        assert stepped(text, **{name: 0.25}).item() == 2 - 0.75
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in {"lr", "state"}])

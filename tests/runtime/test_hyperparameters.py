@@ -201,3 +201,19 @@ def test_bounds_themselves_are_allowed_where_they_are_closed(spec: str) -> None:
     before = fingerprint(optimizer)["parameters"]
     train(optimizer, range(2))
     assert fingerprint(optimizer)["parameters"] == before
+
+
+@pytest.mark.parametrize("name", ["hyperadam", "mada"])
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.01, 0.01), (0.5, 0.501), (0.99, 0.999)])
+def test_learned_betas_may_start_anywhere_on_the_papers_grid(
+    name: str, beta1: float, beta2: float
+) -> None:
+    """Ozkara et al. (2024) start from 275 pairs, beginning at 0.01."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = optdsl.load(name)([parameter], beta1=beta1, beta2=beta2)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert (optimizer.param_groups[0]["beta1"], optimizer.param_groups[0]["beta2"]) == (
+        beta1,
+        beta2,
+    )
