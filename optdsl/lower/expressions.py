@@ -24,22 +24,21 @@ MAX_DEPTH = 150
 
 @dataclass(frozen=True)
 class Frame:
-    """The calls that led into the body of a function: where it was called, and by what name."""
+    """The calls that led into the body of a function.
 
-    call: Span
+    Attributes:
+        function: whose body it is.
+        site: the call in the author's own file.
+        names: all functions that are being expanded.
+    """
+
     function: ast.Function
-    outer: Frame | None = None
-
-    @property
-    def site(self) -> Span:
-        """The call in the author's own file."""
-        return self.outer.site if self.outer else self.call
+    site: Span
+    names: frozenset[str]
 
     def expands(self, name: str) -> bool:
         """Whether the function is being expanded already."""
-        return self.function.name.text == name or (
-            self.outer is not None and self.outer.expands(name)
-        )
+        return name in self.names
 
 
 class Lowering:
@@ -50,6 +49,8 @@ class Lowering:
         self._scope = scope
         self._report = report
         self._full = False
+        self._expanded: dict[tuple[str | Value | None, ...], Value] = {}
+        self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
         self._visits = 0
         self._depth = 0
 
@@ -147,7 +148,20 @@ class Lowering:
                 where = frame.site if frame else argument.span
                 value = self._demand(value, parameter, function, where)
             arguments[parameter.name.text] = value
-        return self.expression(function.body, arguments, Frame(node.span, function, frame))
+        site = frame.site if frame else node.span
+        # What a function makes of the same values is the same value: it sees nothing else.
+        key = (name, *arguments.values())
+        if key in self._expanded:
+            return self._expanded[key]
+        if (site, key) in self._mistaken:
+            return None
+        names = (frame.names if frame else frozenset()) | {name}
+        found = self.expression(function.body, arguments, Frame(function, site, names))
+        if found is not None:
+            self._expanded[key] = found
+        else:
+            self._mistaken.add((site, key))
+        return found
 
     def _demand(
         self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
