@@ -1,6 +1,7 @@
 """The command line, as a user sees it."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,8 @@ from optdsl import library
 from optdsl.cli import main
 
 GOOD = library.open_source("adam").text
+# Weight decay is declared and forgotten.
+LOOSE = re.sub(r"(h +=) .*", r"\1 g", GOOD)
 BAD = GOOD.replace("beta2)", "beta3)")
 
 
@@ -43,9 +46,9 @@ def test_check_says_what_it_checked_and_every_mistake(tmp_path: Path) -> None:
 
 def test_warnings_are_told_and_strict_ones_are_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "loose.opt"
-    path.write_text(GOOD.replace("g + weight_decay * theta", "g"))
+    path.write_text(LOOSE)
     result = run("check", str(path))
-    assert (result.returncode, result.stdout) == (0, "")
+    assert result.returncode == 0
     assert "warning[unused]: the hyperparameter `weight_decay` has no effect" in result.stderr
     result = run("check", "--strict", str(path))
     assert result.returncode == 1
@@ -56,7 +59,7 @@ def test_warnings_are_told_and_strict_ones_are_mistakes(tmp_path: Path) -> None:
 
 def test_loading_warns_once_and_the_library_never(tmp_path: Path) -> None:
     path = tmp_path / "loose.opt"
-    path.write_text(GOOD.replace("g + weight_decay * theta", "g").replace("state v", "state u"))
+    path.write_text(LOOSE.replace("state v", "state u"))
     path.write_text(path.read_text().replace("state u", "state u = 0\nu' = u\nstate v"))
     for _ in range(2):  # the second time from a note
         with pytest.warns(optdsl.SpecWarning) as caught:
