@@ -164,6 +164,10 @@ class Owned:
     def write_numbers(self, numbers: Sequence[float]) -> None:
         """Write numbers into tensors of shape ()."""
         if numbers.count(numbers[0]) == len(numbers):
+            memories = self._memories
+            if memories is not None and len(memories) == 1 and memories[0].matrix is not None:
+                memories[0].matrix.fill_(numbers[0])
+                return
             self.write([[numbers[0]]], [0] * len(numbers))
         else:
             self.write([[x] for x in numbers], range(len(numbers)))
