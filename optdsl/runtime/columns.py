@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optdsl.runtime import overlaps
 from optdsl.runtime.engines import Known, Work
 
 try:
@@ -126,6 +127,29 @@ class Columns:
             return False
         self.sizes = watch.sizes
         return True
+
+    def apart(self, known: Known) -> bool:
+        """Whether what a step writes overlaps with nothing else; only for what is plain.
+
+        Args:
+            known: what was found at the calls before; receives what is found at this one.
+        """
+        columns = self.addresses_of(("theta", *self._layout.states))
+        own = next((w for w in overlaps.seen(known) if w.columns == columns), None)
+        if own is None:
+            here, there = self._layout.dtype.itemsize, self._layout.compute.itemsize
+            gradients = [size * here for size in self.sizes]
+            states = [size * there for size in self.sizes]
+            one = [there] * len(states)
+            scalars = self._layout.scalars
+            lengths = [one if name in scalars else states for name in self._layout.states]
+            own = overlaps.written(columns, [gradients, *lengths], gradients)
+            if own is None:
+                return False
+            overlaps.remember(known, own)
+        # Lists that are the same ones are equal at a glance.
+        self._addresses |= dict(zip(("theta", *self._layout.states), own.columns, strict=True))
+        return not overlaps.meets(own, self._addresses["g"])
 
     def _tensors(self) -> list[Tensor]:
         return list(chain.from_iterable(self._columns.values()))

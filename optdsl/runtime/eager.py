@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,10 +18,12 @@ from optdsl.runtime.engines import (
     Sums,
     Work,
     cosines,
+    counted_part,
     dot,
     keep,
     square_keys,
 )
+from optdsl.runtime.overlaps import apart, once
 from optdsl.runtime.owned import number_of, without_values
 from optdsl.schedule import cheapest, schedule
 
@@ -43,16 +46,27 @@ class EagerEngine:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
-        # One after the other: a tensor that adds nothing leaves every bit as it was.
-        total = self._products(works[0])
-        for work in works[1:]:
-            total = total + self._products(work)
+        works = once(apart(works, known))[0]
+        total = self._summed(works, self._products)
         if without_values(total):
             return {}
-        return dict(zip(self._sums, total.tolist(), strict=True))
+        sums = total.tolist()
+        if any(map(math.isnan, sums)):
+            # Looked at only now, so that other steps need not.
+            sums = self._summed(works, self._counted_products).tolist()
+        return dict(zip(self._sums, sums, strict=True))
+
+    @staticmethod
+    def _summed(works: Sequence[Work], products: Callable[[Work], torch.Tensor]) -> torch.Tensor:
+        # One after the other: a tensor that adds nothing leaves every bit as it was.
+        total = products(works[0])
+        for work in works[1:]:
+            total = total + products(work)
+        return total
 
     def take(self, works: Sequence[Work], known: Known) -> None:
         """A step of each."""
+        works = apart(works, known) if works else works
         for work in works:
             self._start(work)
         for work in works:
@@ -67,9 +81,14 @@ class EagerEngine:
 
     def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
         """Both."""
+        works = apart(works, known) if works else works
         sums = self.settle(works, known)
         self.take(works, known)
         return sums
+
+    def _counted_products(self, work: Work) -> torch.Tensor:
+        parts = {k: counted_part(work.gradient, work.state[k]) for k in self._tangents.values()}
+        return self._products(work._replace(state=parts))
 
     def _products(self, work: Work) -> torch.Tensor:
         gradient, state = work.gradient, work.state

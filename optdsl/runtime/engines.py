@@ -121,6 +121,15 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate))
 
 
+def counted_part(gradient: Tensor, tangent: Tensor) -> Tensor:
+    """A tangent with zeros for what has no part in a hyper-gradient.
+
+    That is an element that is not finite where the gradient is zero: the derivative of an update
+    may be undefined where the parameter is infinite, and zero times it would be no number.
+    """
+    return torch.where((gradient == 0) & ~tangent.isfinite(), 0, tangent)
+
+
 def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) -> Sums:
     """The squared norms that the cosines of a program need, of one tensor; empty without any.
 

@@ -17,7 +17,15 @@ from torch import Tensor
 from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
-from optdsl.runtime.engines import PENDING_HYPERS, Sums, Work, dot, squares, unpacked
+from optdsl.runtime.engines import (
+    PENDING_HYPERS,
+    Sums,
+    Work,
+    counted_part,
+    dot,
+    squares,
+    unpacked,
+)
 
 # So many elements are looked at together: what fits the cache of a processor, and, elsewhere, what
 # outweighs a launch.
@@ -33,6 +41,7 @@ def completed(program: Program, work: Work) -> Sums:
     """
     state = work.state
     tangents, advanced = _settled(program, work)
+    tangents = {h: counted_part(work.gradient, x) for h, x in tangents.items()}
     for name, value in advanced.items():
         state[name].copy_(value)
     sums: Sums = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}

@@ -26,6 +26,7 @@ from optdsl.runtime.columns import Columns
 from optdsl.runtime.device_learning import keys, learning_module
 from optdsl.runtime.engines import PENDING_HYPERS, Known, Work
 from optdsl.runtime.launches import Launch, captured, check_not_captured, fill, launch
+from optdsl.runtime.overlaps import overlapping
 from optdsl.runtime.rows import DeviceRows
 from optdsl.runtime.settings import Settings
 from optdsl.runtime.triton import TritonEngine, runs_on
@@ -77,6 +78,9 @@ def resident(optimizer: CompiledOptimizer, work: Sequence[Pairs], known: Known) 
     usual: tuple[Any, ...] = (frozenset(), engine.shape.complete, engine.shape.pending)
     if any(optimizer.state[p].keys() not in usual for p in parameters):
         return None  # what another engine has left behind is completed first
+    gradients = [g for pairs in work for _, g in pairs]
+    if overlapping(parameters, gradients, [optimizer.state[p] for p in parameters]):
+        return None
     if found is None or found.engine is not engine:
         found = known[Resident] = Resident(optimizer, engine)
     return found
@@ -216,7 +220,8 @@ class Resident:
             columns = Columns(parameters, gradients, rows.states, self.engine.layout)
         except KeyError:
             return False
-        if not same or not columns.watched(rows.launches.get(last.entry, {})):
+        own = rows.launches.get(last.entry, {})
+        if not same or not columns.watched(own) or not columns.apart(own):
             return False
         last.job.columns = columns
         return True

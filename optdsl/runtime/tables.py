@@ -28,6 +28,7 @@ from optdsl.runtime.engines import (
     pending_hypers,
 )
 from optdsl.runtime.notes import noted
+from optdsl.runtime.overlaps import once, overlapping, separated
 from optdsl.runtime.owned import Owned, counts, made
 from optdsl.runtime.places import zeros_beside
 from optdsl.schedule import cheapest, schedule
@@ -102,7 +103,7 @@ class TableEngine:
 
     def settle(self, works: Sequence[Work], known: Known) -> Sums:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
-        return self._run("settle", _once(works)[0], known)
+        return self._run("settle", once(works)[0], known)
 
     def take(self, works: Sequence[Work], known: Known) -> None:
         """One call for all of `works`."""
@@ -113,7 +114,7 @@ class TableEngine:
         self._take("step_settled", works, known)
 
     def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
-        first, again = _once(works)
+        first, again = once(works)
         needed = len(self.needed)
         if min(map(len, map(_STATE, first)), default=needed) < needed:
             self.start([w for w in first if len(w.state) < needed])
@@ -128,12 +129,14 @@ class TableEngine:
                 self.settle_and_take([work], {})
 
     def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
-        """One call for all of `works`, and one pass over memory."""
-        first, again = _once(works)
+        """One call for all of `works`, and one pass over memory.
+
+        A parameter that is there twice has one step pending, which is what sums are of.
+        """
+        first, again = once(works)
         sums = self._run("settle_and_step", first, known)
         for work in again:
-            for name, value in self.settle_and_take([work], {}).items():
-                sums[name] += value
+            self.settle_and_take([work], {})
         return sums
 
     def start(self, works: Sequence[Work]) -> None:
@@ -173,9 +176,25 @@ class TableEngine:
         """
         if not works:
             return {}
+        own = known.setdefault((self, name), {})
+        given = Columns.of(works, self.layout)
+        plain = given.plain(own)
+        if given.apart(own) if plain else not overlapping(*given.fields):
+            return self._run_apart(name, works, known, given if plain else None)
+        first, later = separated(works)
+        sums = self._run_apart(name, first, {})
+        for work in later:
+            for key, value in self._run_apart(name, [work], {}).items():
+                sums[key] += value
+        return sums
+
+    def _run_apart(
+        self, name: str, works: Sequence[Work], known: Known, plain: Columns | None = None
+    ) -> Sums:
+        """Call an entry point for works whose tensors do not overlap; `plain` if they are so."""
         entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
-        given, columns, back = self.prepared(works, own)
+        given, columns, back = (plain, plain, []) if plain else self.prepared(works, own)
         steps = Owned.of([state["step"] for state in given.states], own, "steps")
         taken = [count + 1 for count in steps.numbers()]
         held = noted_hypers(given.states, own) if self._notes and name in _SETTLING else None
@@ -321,14 +340,6 @@ class TableEngine:
 def noted_hypers(states: Sequence[dict[str, Any]], own: Known) -> Owned:
     """What states with a step pending note of it."""
     return Owned.of([state[PENDING_HYPERS] for state in states], own, PENDING_HYPERS)
-
-
-def _once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:
-    """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
-    if len(set(map(id, map(_STATE, works)))) == len(works):
-        return works, ()
-    first = {id(w.state): w for w in reversed(works)}
-    return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]
 
 
 def _dense(x: Tensor) -> bool:

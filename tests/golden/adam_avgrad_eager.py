@@ -54,5 +54,6 @@ def step(
     vhat_avgrad = V_next / one_minus_beta2_pow_t
     vhat = mix((rho, vhat_adam), (1 - rho, vhat_avgrad))
     update = num / (torch.sqrt(vhat) + eps)
-    theta_next = theta - lr * (update + weight_decay * theta)
+    x = update + weight_decay * torch.where(theta - theta == 0, theta, 0)
+    theta_next = theta - lr * x
     return theta_next, m_next, v_next, V_next

@@ -26,7 +26,7 @@ def step(
     weight_decay: float,
 ) -> tuple[Tensor, ...]:
     """The parameter after the step, then the states."""
-    h = g + weight_decay * theta
+    h = g + weight_decay * torch.where(theta - theta == 0, theta, 0)
     s = h**2
     m_next = beta1 * m + (1 - beta1) * h
     v_next = beta2 * v + (1 - beta2) * s

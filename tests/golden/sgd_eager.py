@@ -25,7 +25,7 @@ def step(
     nesterov: float,
 ) -> tuple[Tensor, ...]:
     """The parameter after the step, then the states."""
-    d = g + weight_decay * theta
+    d = g + weight_decay * torch.where(theta - theta == 0, theta, 0)
     buf_next = d if t == 1 else momentum * buf + (1 - dampening) * d
     update = d if momentum == 0 else d + momentum * buf_next if nesterov == 1 else buf_next
     theta_next = theta - lr * update

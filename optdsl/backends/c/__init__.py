@@ -56,6 +56,10 @@ APART static void add_products(double *restrict acc, const double *restrict x,
     for (int l = 0; l < LANES; l++) acc[l] += x[i + l] * (double)y[i + l];
   for (int l = 0; i + l < n; l++) acc[l] += x[i + l] * (double)y[i + l];
 }
+/* An element has no part where its gradient is zero, whatever it is. */
+RARE static void leave_out(const double *restrict gradient, real *restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] = gradient[i] == 0 ? 0 : x[i];
+}
 APART static void copy(real *restrict to, const real *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }

@@ -43,7 +43,7 @@ class Chunked(Block):
             *(self._alone() if quick is None else self._tried(quick)),
         ]
         for k, (value, dot) in enumerate(self.sums):
-            place = len(self.stored) + self._summands.index(value)
+            place = self._row(value)
             call = "add_products" if dot else "add_values"
             chunk.append(f"{call}(acc[{k}], {'product, ' if dot else ''}out[{place}], n);")
         height = max(exact.height, first.height)
@@ -108,12 +108,21 @@ class Chunked(Block):
             whole=True,
         )
 
+    def _row(self, value: Value) -> int:
+        """Where a value that is added up is."""
+        return len(self.stored) + self._summands.index(value)
+
     # --- lines ----------------------------------------------------------------------------------
+
+    def _left_out(self) -> list[str]:
+        """The lines after which tangents are zero where the gradient is."""
+        rows = dict.fromkeys(self._row(value) for value, dot in self.sums if dot)
+        return [f"leave_out(product, out[{row}], n);" for row in rows]
 
     def _alone(self) -> list[str]:
         """A chunk where there is one way only."""
         call = listed(f"{self._exact.name}(", self._exact.arguments(["f", "b"]), ");")
-        return [call, *self._copied(range(len(self.homes)))]
+        return [call, *self._copied(range(len(self.homes))), *self._left_out()]
 
     def _tried(self, quick: Chunk) -> list[str]:
         """A chunk for finite numbers, and what happens if some are not."""
@@ -129,10 +138,11 @@ class Chunked(Block):
         if quick.odd is not None:
             failed.append(f"odd(out[{quick.odd}], n)")
         again = f"{self.name('again')}(x, u, start, n, out, plain && n == CHUNK);"
+        rare = braced(f"if ({' || '.join(failed)})", [again, *self._left_out()]).rstrip()
         return [
             braced("if (n < CHUNK)", pad).rstrip(),
             listed(f"if (plain) {quick.name}(", quick.arguments(["f", "b"]), ");"),
-            f"if ({' || '.join(failed)}) {again}",
+            rare,
             braced("else if (n < CHUNK)", back).rstrip(),
         ]
 

@@ -15,7 +15,7 @@ _RESERVED = """
     copysignf count DBL_MAX default div do double edge element else enum EOF erf errno exp
     exp2 expf extern f fabs fabsf far FETCH first float floor FLT_MAX fma fmax fmin folded
     for free gamma get goto HUGE_VAL hypers I i if index INFINITY initialize inline int
-    islessgreater j0 j1 jn l LANES LARGEST lgamma LINE linux load log log10 log2 logf long m
+    islessgreater j0 j1 jn l LANES LARGEST leave_out lgamma LINE linux load log log10 log2 logf long m
     main malloc maximum maximumd memcpy memory memset minimum minimumd mixed mixedd n NAN
     near NULL o odd out padded partial plain pow powf product put q RARE real register
     remainder restrict return rindex round rounded row rows s scalars settle settle_and_step

@@ -238,9 +238,11 @@ class Functions:
             line = f"put({values.buffer(home)}, i, {x}, inside, FAST)"
             leaving.setdefault(result.value, []).append(line)
         reduced = [values.operation(v).arguments[0] for v in loop.reductions]
-        factors = [*((v, "") for v in reduced), *((d.value, f" * {gradient}") for d in dots)]
-        for place, (value, factor) in enumerate(factors):
-            x = f"{values.word(value, real)}{factor}"
+        factors = [*((v, False) for v in reduced), *((d.value, True) for d in dots)]
+        for place, (value, dot) in enumerate(factors):
+            x = values.word(value, real)
+            # An element has no part where its gradient is zero, whatever it is.
+            x = f"tl.where({gradient} == 0, 0.0, {x} * {gradient})" if dot else x
             line = f"SUM{place} += total({x}, inside, FAST, BLOCK)"
             leaving.setdefault(value, []).append(line)
         body = set(loop.body)
