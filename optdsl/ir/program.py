@@ -133,6 +133,17 @@ class Program:
         """The type of a value."""
         return self.operations[value].type
 
+    def is_finite_part(self, operation: Operation) -> bool:
+        """Whether an operation is a number where that is finite: where(x - x == 0, x, ...)."""
+        if operation.opcode != "where":
+            return False
+        comparison = self.operations[operation.arguments[0]]
+        if comparison.opcode != "eq":
+            return False
+        difference, zero = (self.operations[a] for a in comparison.arguments)
+        same = difference.opcode == "sub" and set(difference.arguments) == {operation.arguments[1]}
+        return same and zero.attribute == 0.0
+
     @property
     def initial_values(self) -> tuple[Value, ...]:
         """What is computed once, before the first step of a tensor."""

@@ -77,7 +77,7 @@ class Multiples:
                 return Multiple(x[0], operation.opcode, x[1])
             case "where" if self.tensor(x[2]) and self._weighed(operation):
                 return Multiple(x[2], "define")
-            case "where" if self.tensor(x[1]) and self._is_finite(x[0]):
+            case "where" if self.tensor(x[1]) and self._program.is_finite_part(operation):
                 return Multiple(x[1], "define")
         return None
 
@@ -87,15 +87,6 @@ class Multiples:
             self.uses[base] += 1
             if demanded:
                 self.demanded.add(base)
-
-    def _is_finite(self, condition: Value) -> bool:
-        """Whether a condition holds for all finite numbers: it is x - x == 0."""
-        comparison = self._program.operations[condition]
-        if comparison.opcode != "eq":
-            return False
-        difference, zero = (self._program.operations[a] for a in comparison.arguments)
-        same = difference.opcode == "sub" and len(set(difference.arguments)) == 1
-        return same and zero.attribute == 0.0
 
     def _weighed(self, choice: Operation) -> bool:
         """Whether a choice only leaves out what a uniform number multiplies with zero."""

@@ -69,12 +69,22 @@ class Again:
         if at_zero is None:
             return None
         slopes: dict[Value, Value | None] = {old: self.builder.constant(1.0)}
+        # What does not become infinite with the parameter.
+        replaced: set[Value] = set()
         for value in upstream(self.program.operations, [target], {*others, old}):
             operation = self.program.operations[value]
             tangents = tuple(slopes.get(a) for a in operation.arguments)
             if value == old or value in others or all(s is None for s in tangents):
                 continue
             arguments = tuple(at_zero[a] for a in operation.arguments)
+            if operation.opcode == "sub" and len(set(operation.arguments)) == 1:
+                continue  # zero, or no number
+            if all(a in replaced for a in operation.arguments if slopes.get(a) is not None):
+                replaced.add(value)
+            if self.program.is_finite_part(operation):
+                slopes[value] = tangents[1]
+                replaced.add(value)
+                continue
             if operation.opcode not in _AFFINE or not self._affine(operation.opcode, tangents):
                 return None
             slopes[value] = TABLE[operation.opcode].derivative(
@@ -88,6 +98,8 @@ class Again:
         moved = self.builder.emit("sub", self.builder.emit("parameter"), at_zero[target])
         before = self.builder.emit("div", moved, slope, hint="theta_before")
         for value, each in slopes.items():
+            if value in replaced:
+                continue
             # What was computed to find the parameter gives the values on the way from it, too.
             if each is not None and self.builder[each].type.extent is Extent.UNIFORM:
                 part = self.builder.times(before, each)

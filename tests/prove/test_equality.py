@@ -307,7 +307,7 @@ def test_a_blend_with_a_mistake_in_it_or_in_a_member_is_not_proved(name: str) ->
     source = attached(Source("t.opt", text), library.open_source, SPECS)
     changed = [replace(source, text=t) for t in mistakes(text, 12)]
     for i, (member, rule) in enumerate(source.rules or ()):
-        for other in mistakes(rule.text, 20 // len(source.rules or ())):
+        for other in mistakes(rule.text, 40 // len(source.rules or ())):
             rules = list(source.rules or ())
             rules[i] = (member, replace(rule, text=other))
             changed.append(replace(source, rules=tuple(rules)))
