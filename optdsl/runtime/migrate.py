@@ -41,7 +41,6 @@ def completed(program: Program, work: Work) -> Sums:
     """
     state = work.state
     tangents, advanced = _settled(program, work)
-    tangents = {h: counted_part(work.gradient, x) for h, x in tangents.items()}
     for name, value in advanced.items():
         state[name].copy_(value)
     sums: Sums = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
@@ -79,14 +78,15 @@ def _settled(program: Program, work: Work) -> tuple[dict[str, Tensor], dict[str,
     stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
     found = {hyper: x for hyper, x in stored.items() if x is not None}
     if found:
-        return found, {}
+        return {h: counted_part(work.gradient, x) for h, x in found.items()}, {}
     plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
     if plan is None or plan.settle is None or PENDING_HYPERS not in state:
         return {}, {}
     hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
     values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
     done = interpret.step(plan.settle, work.parameter, work.gradient, values, hypers, 1)
-    return done.tangents, {s.name: done.state[s.name] for s in program.states}
+    tangents = {h: counted_part(work.gradient, x) for h, x in done.tangents.items()}
+    return tangents, {s.name: done.state[s.name] for s in program.states}
 
 
 def _pieces(program: Program, work: Work) -> Iterator[Work]:

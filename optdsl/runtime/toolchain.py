@@ -19,6 +19,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from optdsl.runtime import march
 from optdsl.runtime.directory import cache_directory, entry_text, temporary_name
 from optdsl.runtime.processes import StillRunning, finished
 
@@ -28,7 +29,6 @@ REQUIRED_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
 # infinity or a subnormal number does.
 OPENMP_FLAG = "-fopenmp"
 OPTIONAL_FLAGS = (
-    "-march=native",
     OPENMP_FLAG,  # without it, one thread
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -138,9 +138,10 @@ def toolchain() -> Toolchain:
 
     Raises:
         NoCompiler: there is none, or it does not build even a trivial library, or it hangs.
-        BuildError: CC holds a flag that changes the arithmetic of the whole process.
+        BuildError: CC holds a flag that changes the arithmetic of the whole process, or
+            ``OPTDSL_MARCH`` names what the compiler or this processor does not know.
     """
-    return _toolchain(os.environ.get("CC", ""), os.environ.get("PATH"))
+    return _toolchain(os.environ.get("CC", ""), os.environ.get("PATH"), march.chosen())
 
 
 # What is wrong with compilers that did not answer, by identity: nobody waits for them again.
@@ -148,10 +149,9 @@ _hanging: dict[object, str] = {}
 
 
 @functools.cache
-def _toolchain(cc: str, path: str | None) -> Toolchain:
+def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
     words = _find(cc, path)
-    wide = AVX512_FLAGS if "avx512f" in processor().split() else ()
-    optional = (*OPTIONAL_FLAGS, *wide)
+    optional = _optional(target)
     full = words.calling(optional)
     if full.identity in _hanging:
         raise NoCompiler(_hanging[full.identity])
@@ -172,7 +172,23 @@ def _toolchain(cc: str, path: str | None) -> Toolchain:
     version, refused = answer
     if OPENMP_FLAG in refused and not one_thread:
         _warn_of_one_thread(full.compiler, version)
-    return words.calling(tuple(flag for flag in optional if flag not in refused), version)
+    if target != march.NATIVE and optional[0] in refused:
+        raise BuildError(
+            f"{full.compiler} ({version}) refuses {optional[0]}, which {march.MARCH_VARIABLE} asks"
+            " for: set it to a name that the compiler knows, or leave it out."
+        )
+    accepted = tuple(flag for flag in optional if flag not in refused)
+    return words.calling(accepted, version)
+
+
+def _optional(target: str) -> tuple[str, ...]:
+    """The flags that may be left out, first that for the processor."""
+    try:
+        first = march.march_flags(target, processor())
+    except march.WrongTarget as trouble:
+        raise BuildError(str(trouble)) from trouble
+    wide = AVX512_FLAGS if march.wide(target, processor()) else ()
+    return (*first, *OPTIONAL_FLAGS, *wide)
 
 
 @dataclass(frozen=True)
