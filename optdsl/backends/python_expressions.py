@@ -65,8 +65,14 @@ def mix(*parts: tuple[float, Tensor]) -> Tensor:
                 mean = torch.where(gap.isfinite(), mean - share * gap, apart)
     return mean'''
 
+_RAISED = '''\
+def raised(x: Tensor | float, y: Tensor) -> Tensor:
+    """x to the power of y; the powers 1/2 and -1/2 are roots."""
+    root = torch.sqrt(torch.as_tensor(x, dtype=y.dtype, device=y.device))
+    return torch.where(y == 0.5, root, torch.where(y == -0.5, 1 / root, x**y))'''
+
 # Functions that emitted code brings along, by name.
-HELPERS = {"sign": _SIGN, "mix": _MIX} | {
+HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
     function.__name__: inspect.getsource(function).rstrip()
     for function in (
         host.divide,
@@ -203,6 +209,10 @@ class Printer:
                 return self._mix(operation, uniform)
             case "div" if uniform and not excludes_zero(self._ranges[x[1]]):
                 return self._call("divide", *x)
+            case "div" if not uniform and self._number_over_a_tensor(x[0], x[1]):
+                # Of a number by a tensor, torch makes a product with the reciprocal.
+                numerator = f"torch.tensor({self.text(x[0])}, dtype=torch.float64).to(theta)"
+                return f"{numerator} / {self._at(x[1], _UNARY)}", _PRODUCT
             case opcode if opcode in _BINARY:
                 symbol, level = _BINARY[opcode]
                 left = self._at(x[0], max(level, _SUM))
@@ -235,6 +245,8 @@ class Printer:
         base, exponent = operation.arguments
         if uniform and not _plain_power(self._ranges[base], self._ranges[exponent]):
             return self._call("power", base, exponent)
+        if self._extent(exponent) is not Extent.UNIFORM and self._ranges[base].lower <= 0:
+            return self._call("raised", base, exponent)
         return f"{self._at(base, _ATOM)}**{self._at(exponent, _UNARY)}", _POWER
 
     def _mix(self, operation: Operation, uniform: bool) -> tuple[str, int]:
@@ -265,6 +277,12 @@ class Printer:
         if safe is not None and safe(self._ranges[x]):
             name = f"math.{opcode}"
         return self._call(name, x)
+
+    def _number_over_a_tensor(self, numerator: Value, divisor: Value) -> bool:
+        """Whether a uniform number other than 1 is divided by something that is larger."""
+        one = self._program.operations[numerator].attribute == 1.0
+        extents = self._extent(numerator), self._extent(divisor)
+        return not one and extents[0] is Extent.UNIFORM and extents[1] is not Extent.UNIFORM
 
     def _extent(self, value: Value) -> Extent:
         return self._program.type(value).extent

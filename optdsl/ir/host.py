@@ -18,7 +18,10 @@ def divide(x: float, y: float) -> float:
 
 
 def power(x: float, y: float) -> float:
-    """x ** y; infinite or NaN where Python raises or leaves the real numbers."""
+    """x ** y; infinite or NaN where Python raises; powers of 1/2 and -1/2 are roots."""
+    if abs(y) == 0.5:
+        root = math.nan if x < 0 else math.sqrt(x)
+        return root if y > 0 else 1 / root if root != 0 else math.copysign(math.inf, root)
     try:
         return math.pow(x, y)
     except (OverflowError, ValueError):

@@ -36,7 +36,13 @@ def _sign(x: Tensor) -> Tensor:
 
 def _pow(x: Tensor, y: Tensor) -> Tensor:
     """x^y; a plain number as exponent is given as one, so that a square is x * x to the bit."""
-    return torch.pow(x, y.item() if y.ndim == 0 and not y.requires_grad else y)
+    if y.ndim == 0 and not y.requires_grad:
+        return torch.pow(x, y.item())
+    if y.requires_grad or not bool((y.abs() == 0.5).any()):
+        return torch.pow(x, y)
+    # Powers of 1/2 and -1/2 are roots, as where the exponent is a number.
+    root = torch.sqrt(x)
+    return torch.where(y == 0.5, root, torch.where(y == -0.5, 1 / root, torch.pow(x, y)))
 
 
 def _mix(*parts: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ def march_flags(target: str, processor: str) -> tuple[str, ...]:
     """
     remedy = f"set {MARCH_VARIABLE} to another name, or leave it out to compile for this processor"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", target):
-        raise WrongTarget(f"{MARCH_VARIABLE} is {target!r}, which is no processor's name: {remedy}.")
+        raise WrongTarget(
+            f"{MARCH_VARIABLE} is {target!r}, which is no processor's name: {remedy}."
+        )
     if target in LEVELS and platform.machine() not in {"x86_64", "AMD64"}:
         raise WrongTarget(
             f"{MARCH_VARIABLE} is {target!r}, and this is {platform.machine()}: {remedy}."

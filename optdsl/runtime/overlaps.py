@@ -65,9 +65,7 @@ def written(
     ends = ends[held][order]
     if bool((ends[:-1] > begins[1:]).any()):
         return None
-    return Written(
-        columns, begins, torch.cat([ends.new_zeros(1), ends]), _int64(gradients), [[]]
-    )
+    return Written(columns, begins, torch.cat([ends.new_zeros(1), ends]), _int64(gradients), [[]])
 
 
 def meets(own: Written, gradients: list[int]) -> bool:

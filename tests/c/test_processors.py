@@ -51,9 +51,23 @@ def trained(text: str, backend: str, dtype: torch.dtype) -> list[torch.Tensor]:
     return [*(p.detach() for p in held), torch.tensor(sums, dtype=dtype)]
 
 
+CASES = [
+    pytest.param("mada", torch.float32, id="mada-float32"),
+    pytest.param("every_operation", torch.float64, id="every_operation-float64"),
+    *(
+        pytest.param(rule, dtype, id=f"{rule}-{dtype}", marks=pytest.mark.exhaustive)
+        for rule, dtype in (
+            ("mada", torch.float64),
+            ("mada", torch.bfloat16),
+            ("every_operation", torch.float32),
+            ("every_operation", torch.bfloat16),
+        )
+    ),
+]
+
+
 @levels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rule", ["mada", "every_operation"])
+@pytest.mark.parametrize(("rule", "dtype"), CASES)
 def test_every_vector_unit_takes_the_same_steps(
     rule: str, dtype: torch.dtype, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,7 +205,8 @@ def test_the_error_reads_well() -> None:
           in the checkpoint  m' = beta1 * m + (1 - beta1) * h
           here               m' = beta1 * m + (1 - beta1) * g
           in the checkpoint  theta' = theta - lr * update
-          here               theta' = theta - lr * (update + weight_decay * where(theta - theta == 0, theta, 0))
+          here               theta' = theta - lr * (update + weight_decay * \
+where(theta - theta == 0, theta, 0))
           only in the checkpoint: h = g + weight_decay * where(theta - theta == 0, theta, 0)
           The states have the same names: load_state_dict(optimizer.migrated(state_dict)) goes on \
 with them."""

@@ -20,14 +20,19 @@ KEPT = [True, False, True, True, False]
 BACKENDS = ("eager", "c")
 
 
-def trained(cls: type[CompiledOptimizer], decay: float, entries: list[float]) -> CompiledOptimizer:
+def trained(
+    cls: type[CompiledOptimizer],
+    decay: float,
+    entries: list[float],
+    dtype: torch.dtype = torch.float32,
+) -> CompiledOptimizer:
     """Four steps whose gradients are zero where `ENTRIES` are not finite."""
-    start, moved = torch.tensor(entries).repeat(60), ~torch.tensor(KEPT).repeat(60)
+    start, moved = torch.tensor(entries, dtype=dtype).repeat(60), ~torch.tensor(KEPT).repeat(60)
     parameter = nn.Parameter(start.clone())
     names = [h.name for h in cls.compiled.program.hypers if h.name.endswith("weight_decay")]
     optimizer = cls([parameter], **dict.fromkeys(names, decay))
     for _ in range(4):
-        parameter.grad = torch.where(moved, 0.5, 0.0)
+        parameter.grad = torch.where(moved, 0.5, 0.0).to(dtype)
         optimizer.step()
     return optimizer
 
@@ -40,9 +45,7 @@ def parameter_of(optimizer: CompiledOptimizer) -> Tensor:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", optdsl.list_specs())
-def test_an_entry_without_a_gradient_keeps_its_value(
-    name: str, backend: str, decay: float
-) -> None:
+def test_an_entry_without_a_gradient_keeps_its_value(name: str, backend: str, decay: float) -> None:
     optimizer = trained(optdsl.load(name, backend=backend), decay, ENTRIES)
     start, found = torch.tensor(ENTRIES).repeat(60), parameter_of(optimizer)
     kept = torch.tensor(KEPT).repeat(60)
@@ -55,8 +58,9 @@ def test_an_entry_without_a_gradient_keeps_its_value(
 @pytest.mark.parametrize("name", ["mada", "adaptivity", "mada_legacy", "hyperadam"])
 def test_hypergradients_are_those_of_the_other_entries(name: str, backend: str) -> None:
     cls = optdsl.load(name, backend=backend, learn=rules.learning(name))
-    with_masks = trained(cls, 0.1, ENTRIES).metrics()
-    others = trained(cls, 0.1, [x if math.isfinite(x) else 0.0 for x in ENTRIES]).metrics()
+    with_masks = trained(cls, 0.1, ENTRIES, torch.float64).metrics()
+    finite = [x if math.isfinite(x) else 0.0 for x in ENTRIES]
+    others = trained(cls, 0.1, finite, torch.float64).metrics()
     assert any(value for key, value in others.items() if key.startswith("hypergradient/"))
     assert with_masks == pytest.approx(others, rel=1e-5, abs=1e-9)
 

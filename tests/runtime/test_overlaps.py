@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 import optdsl
@@ -135,10 +134,14 @@ def test_states_that_share_memory_are_separated(backend: str) -> None:
 def test_a_parameter_that_is_listed_twice_steps_twice(order: str) -> None:
     """One step after the other with one gradient, as in torch, which warns of it."""
     found = {}
+    learn = {"beta1": optdsl.Learn("sgd", lr=0.05, bounds=(0.5, 0.99))}
     for backend in ("c", "eager"):
         parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
         cls = optdsl.load(
-            "adam", backend=backend, order=order, learn={"beta1": optdsl.Learn("sgd", lr=0.05, bounds=(0.5, 0.99))}
+            "adam",
+            backend=backend,
+            order=order,
+            learn=learn,
         )
         with pytest.warns(UserWarning, match="duplicate parameters"):
             optimizer = cls([parameter, parameter], lr=0.1)

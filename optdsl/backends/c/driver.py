@@ -51,7 +51,7 @@ _REDUCED = """\
   for (int64_t i = 0; i < count; i++) {{
     double total = 0;
     for (int64_t b = first[i]; b < first[i + 1]; b++) total += partial[b * {width} + {k}];
-    s[i * {scalars} + {place}] = total{divided};
+    s[i * {scalars} + {place}] = (real)(total{divided});
   }}
 """
 

@@ -15,13 +15,13 @@ _RESERVED = """
     copysignf count DBL_MAX default div do double edge element else enum EOF erf errno exp
     exp2 expf extern f fabs fabsf far FETCH first float floor FLT_MAX fma fmax fmin folded
     for free gamma get goto HUGE_VAL hypers I i if index INFINITY initialize inline int
-    islessgreater j0 j1 jn l LANES LARGEST leave_out lgamma LINE linux load log log10 log2 logf long m
-    main malloc maximum maximumd memcpy memory memset minimum minimumd mixed mixedd n NAN
-    near NULL o odd out padded partial plain pow powf product put q RARE real register
-    remainder restrict return rindex round rounded row rows s scalars settle settle_and_step
-    share_of short sign signd signed signgam size sizeof sqrt sqrtf static step step_settled
-    struct sums switch tanh tanhf tensor tgamma threads total trunc turned typedef typeof u
-    union unix unsigned usual void volatile way while x y0 y1 yn
+    islessgreater j0 j1 jn l LANES LARGEST leave_out lgamma LINE linux load log log10 log2
+    logf long m main malloc maximum maximumd memcpy memory memset minimum minimumd mixed
+    mixedd n NAN near NULL o odd out padded partial plain pow power powerd powf product put
+    q RARE real register remainder restrict return rindex round rounded row rows s scalars
+    settle settle_and_step share_of short sign signd signed signgam size sizeof sqrt sqrtf
+    static step step_settled struct sums switch tanh tanhf tensor tgamma threads total trunc
+    turned typedef typeof u union unix unsigned usual void volatile way while x y0 y1 yn
 """
 RESERVED = frozenset(_RESERVED.split())
 
@@ -44,12 +44,17 @@ _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
 
 # `@` is the type, `#` the suffix of the library's functions for it, `~` that of ours.
 _FUNCTIONS = """\
-/* -1, 0 or 1; NaN stays NaN. */
-static inline @ sign~(@ x) { return islessgreater(x, 0) ? copysign#(1, x) : x; }
+/* -1, 0 or 1; NaN stays NaN, and zero loses its sign. */
+static inline @ sign~(@ x) { return islessgreater(x, 0) ? copysign#(1, x) : x + 0; }
 
 /* The larger and the smaller; NaN if either is. */
 static inline @ maximum~(@ x, @ y) { return x > y ? x : y >= x ? y : x + y; }
 static inline @ minimum~(@ x, @ y) { return x < y ? x : y <= x ? y : x + y; }
+
+/* A power; those of 1/2 and -1/2 are roots. */
+static inline @ power~(@ x, @ y) {
+  return y == (@)0.5 ? sqrt#(x) : y == (@)-0.5 ? 1 / sqrt#(x) : pow#(x, y);
+}
 """
 _ON_THE_HOST = """\
 /* The part of a weight in all the weight so far. */
@@ -82,9 +87,10 @@ static inline real chosen(bits which, real x, real y) {
 static inline bits turned(double share) { return share >= 0.5 ? -1 : 0; }
 static inline real way(double share) { return (real)(share >= 0.5 ? share - 1 : share); }
 static inline real mixed(real mean, real x, bits turned, real way) {
-  const real share = turned ? 1 + way : way, gap = x - mean;
-  if (way == 0) return turned ? x : mean;
-  return fabs#(gap) <= LARGEST ? chosen(turned, x, mean) + way * gap
+  const real share = turned ? 1 + way : way, gap = x - mean, end = chosen(turned, x, mean);
+  if (way == 0) return end;
+  if (gap == 0) return end == 0 ? mean + x : end;  /* zeros have signs */
+  return fabs#(gap) <= LARGEST ? end + way * gap
                                : (1 - share) * mean + share * x;
 }
 
@@ -145,8 +151,16 @@ def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:
     raise NotImplementedError(opcode)
 
 
-def power(base: str, exponent: str, constant: float | None, double: bool) -> str:
-    """A power; as torch does it where the exponent is one of a few numbers."""
+def power(base: str, exponent: str, constant: float | None, double: bool, ours: str) -> str:
+    """A power; as torch does it where the exponent is one of a few numbers.
+
+    Args:
+        base: a word.
+        exponent: another one.
+        constant: the exponent, if it is a literal.
+        double: as of `spell`.
+        ours: as of `spell`.
+    """
     root = f"sqrt{'' if double else 'f'}({base})"
     if constant is not None and not double:
         match constant:
@@ -162,9 +176,16 @@ def power(base: str, exponent: str, constant: float | None, double: bool) -> str
                 return f"1 / {base}"
             case -2.0:
                 return f"1 / ({base} * {base})"
-    if constant == 2.0:
-        return f"{base} * {base}"
-    return f"pow{'' if double else 'f'}({base}, {exponent})"
+    match constant:
+        case 2.0:
+            return f"{base} * {base}"
+        case 0.5:
+            return root
+        case -0.5:
+            return f"1 / {root}"
+    if constant is not None:
+        return f"pow{'' if double else 'f'}({base}, {exponent})"
+    return f"power{ours}({base}, {exponent})"
 
 
 def literal(number: float, kind: str) -> str:

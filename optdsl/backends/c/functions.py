@@ -92,19 +92,20 @@ class Functions:
     def _scalar_function(self, number: int, loop: Loop) -> str:
         values = self.values
         lines = ["(void)x, (void)u;"]
-        for value in values.asked(loop.scalars, (), "double"):
+        for value in values.asked(loop.scalars, (), "real"):
             condition = values.program.type(value).condition
-            kind, test = ("int", " != 0") if condition else ("double", "")
-            lines.append(f"const {kind} {values.name(value)} = {values.place(value)}{test};")
+            place = values.place(value)
+            kind, text = ("int", f"{place} != 0") if condition else ("real", f"(real){place}")
+            lines.append(f"const {kind} {values.name(value)} = {text};")
         for value in loop.scalars:
             operation, name = values.operation(value), values.name(value)
             if operation.opcode == "size":
-                lines.append(f"const double {name} = (double)x->size;")
+                lines.append(f"const real {name} = (real)x->size;")
             elif operation.opcode == "state":
                 memory = f"x->memory[{slot(self.entry, str(operation.attribute))}]"
-                lines.append(f"const double {name} = *(const real *){memory};")
+                lines.append(f"const real {name} = *(const real *){memory};")
             else:
-                lines += values.assigned(value, "double")
+                lines += values.assigned(value, "real")
             lines.append(f"{values.place(value)} = {name};")
         head = f"static void {self.kernel.name}_scalars{number}"
         return braced(f"{head}(const tensor *x, const double *u, double *s)", lines)

@@ -27,8 +27,8 @@ class Values(NamedValues):
     Words that belong to a value, such as its reciprocal, end in capitals. A name that a user gave
     has an underscore at its end if it has capitals.
 
-    There are two kinds of arithmetic: "double" on the host, for uniform values and those of a
-    tensor, and "real" on the elements.
+    There are two kinds of arithmetic: "double" on the host, for uniform values, and "real" for the
+    elements and what is one number a tensor, so that states that are can be compared with others.
 
     Attributes:
         kernel: the kernel.
@@ -81,14 +81,15 @@ class Values(NamedValues):
         x = [self.word(a, kind) for a in operation.arguments]
         if operation.opcode == "pow":
             exponent = self.operation(operation.arguments[1]).attribute
-            return power(x[0], x[1], exponent if isinstance(exponent, float) else None, double)
+            constant = exponent if isinstance(exponent, float) else None
+            return power(x[0], x[1], constant, double, "d" if kind == "double" else "")
         if operation.opcode == "div" and self.by_reciprocal(operation, kind):
             return f"{x[0]} * {x[1]}_PER"
         if operation.opcode == "where":
             condition = operation.arguments[0]
             if self.extent(condition) is Extent.TENSOR:
                 x[0] = f"({self._expression(condition, kind)})"
-            elif kind == "real":
+            elif kind == "real" and self.extent(value) is Extent.TENSOR:
                 return f"chosen({', '.join(x)})"
         return spell(operation.opcode, x, double, "d" if kind == "double" else "")
 
@@ -99,14 +100,15 @@ class Values(NamedValues):
         """
         divisor = operation.arguments[1]
         uniform = self.extent(divisor) is Extent.UNIFORM and not self.constant(divisor)
-        return kind == "real" and not self._double and uniform
+        elements = operation.type.extent is Extent.TENSOR
+        return kind == "real" and not self._double and uniform and elements
 
     def _mix(self, value: Value, kind: str) -> list[str]:
         """A mean, one part after the other; shares of uniform weights come from the host."""
         name = self._names[value]
         weights, parts = (self.operation(value).arguments[i::2] for i in (0, 1))
         mean, total = self.word(parts[0], kind), self.word(weights[0], kind)
-        given = kind == "real" and self.uniform(weights)
+        given = kind == "real" and self._shared_by_elements(value)
         lines = []
         for number, (w, part) in enumerate(zip(weights[1:], parts[1:], strict=True), start=1):
             x, share = self.word(part, kind), f"{name}_SHARE{number}"
@@ -125,6 +127,13 @@ class Values(NamedValues):
                 lines.append(f"const real {result} = mixed({ways});")
             mean = result
         return lines
+
+    def _shared_by_elements(self, value: Value) -> bool:
+        """Whether it is a mean of elements whose weights are the same for all of them."""
+        operation = self.operation(value)
+        if operation.opcode != "mix" or self.extent(value) is not Extent.TENSOR:
+            return False
+        return self.uniform(operation.arguments[0::2])
 
     def _share(self, share: str, total: str, weight: str) -> list[str]:
         """The share of one more weight in all weights so far."""
@@ -163,7 +172,7 @@ class Values(NamedValues):
         operation = self.operation(value)
         if operation.opcode == "div" and self.by_reciprocal(operation, kind):
             return operation.arguments[:1]
-        if operation.opcode == "mix" and kind == "real" and self.uniform(operation.arguments[0::2]):
+        if kind == "real" and self._shared_by_elements(value):
             return operation.arguments[1::2]
         return operation.arguments
 
@@ -176,7 +185,7 @@ class Values(NamedValues):
                 divisor = operation.arguments[1]
                 per = f"{self._names[divisor]}_PER"
                 found[per] = ("real", f"(real)(1 / {self.place(divisor, row)})")
-            elif operation.opcode == "mix" and self.uniform(operation.arguments[0::2]):
+            elif self._shared_by_elements(value):
                 for number in range(1, len(operation.arguments) // 2):
                     share = f"{self._names[value]}_SHARE{number}"
                     for way, kind in WAYS.items():

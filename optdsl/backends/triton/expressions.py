@@ -16,8 +16,8 @@ from optdsl.backends.named import LEAVES
 _RESERVED = """
     abs advance assigned begin begins block blocks bool c constexpr count dots element exp fetch
     fetched finite first firsts float folded full given gradient holders hypers i initialize
-    inside int j k keep larger later later_settle learn learn_all learned len log max memory min
-    mixed n nearest now number one other owner p partials place power put q range row rows s
+    inside int j k keep larger later later_settle learn learn_all learned len log many max memory
+    min mixed n nearest now number one other owner p partials place power put q range row rows s
     scalars settle settle_and_step share_of sign size smaller source sources sqrt start step
     step_settled stop sum sums table taken tanh tensor tensors threshold tl total triton tuple u
     uniforms warps where width x y
@@ -82,7 +82,7 @@ def folded(p, start, stop, BLOCK: tl.constexpr):
 @triton.jit
 def sign(x):
     """-1, 0 or 1; NaN stays NaN."""
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))''',
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x + 0.0))''',
     "larger": '''\
 @triton.jit
 def larger(x, y):
@@ -102,6 +102,8 @@ def power(x, y):
     odd = whole & (2 * tl.floor(y / 2) != y)
     below = tl.where(odd, -size, tl.where(whole, size, float("nan")))
     found = tl.where(x < 0, below, tl.where(x != x, x, size))
+    root = tl.sqrt(x)
+    found = tl.where(y == 0.5, root, tl.where(y == -0.5, 1 / root, found))
     return tl.where(y == 0, 1.0, found)''',
     "tanh": '''\
 @triton.jit
@@ -131,6 +133,8 @@ def mixed(mean, x, turned, way):
     apart = (1 - share) * mean + share * x
     end = tl.where(turned, x, mean)
     moved = tl.where(tl.abs(gap) < float("inf"), end + way * gap, apart)
+    # Zeros have signs.
+    moved = tl.where(gap == 0, tl.where(end == 0, mean + x, end), moved)
     return tl.where(way == 0, end, moved)''',
 }
 

@@ -131,30 +131,30 @@ class Functions:
         for place, value in enumerate(sums):
             text = f"folded(sums + {place} * blocks, start, stop, BLOCK)"
             mean = values.operation(value).opcode == "mean"
-            lines.append(f"{values.name(value)} = {text}{' / size' if mean else ''}")
+            sum_ = f"({text}{' / many' if mean else ''})"
+            lines.append(f"{values.name(value)} = {sum_}.to({values.real})")
         own = [*sums, *loop.scalars]
-        lines += values.fixed(own, [r.value for r in stored], DOUBLE)
+        lines += values.fixed(own, [r.value for r in stored], values.real, cast=True)
         for value in loop.scalars:
             operation, name = values.operation(value), values.name(value)
             if operation.opcode == "size":
-                lines.append(f"{name} = size")
+                lines.append(f"{name} = many.to({values.real})")
             elif operation.opcode == "state":
                 pointer = self._pointer(str(operation.attribute))
-                lines.append(f"{name} = tl.load({pointer}).to({DOUBLE})")
+                lines.append(f"{name} = tl.load({pointer})")
             else:
-                lines += values.assigned(value, DOUBLE)
+                lines += values.assigned(value, values.real)
         for value in own:
-            condition = values.program.type(value).condition
-            text = f"{values.name(value)}.to({DOUBLE})" if condition else values.name(value)
+            text = f"{values.name(value)}.to({DOUBLE})"
             lines.append(f"tl.store(s + {values.scalars.index(value)}, {text})")
         for result in stored:
-            word = values.word(result.value, DOUBLE)
+            word = values.word(result.value, values.real)
             pointer = self._pointer(self._home(result))
             lines.append(f"tl.store({pointer}, {word}.to({values.real}))")
         body = [
             f'"""What the elements of each tensor need of it as a whole ({number})."""',
             "tensor = tl.program_id(0)",
-            f"size = tl.load(table + tensor).to({DOUBLE})",
+            f"many = tl.load(table + tensor).to({DOUBLE})",
             "start, stop = tl.load(firsts + tensor), tl.load(firsts + tensor + 1)",
             *self._at_row_and_tensor(lines),
             *lines,

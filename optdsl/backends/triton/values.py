@@ -26,8 +26,8 @@ class Values(NamedValues):
     """The values of one kernel.
 
     Words that belong to a value, such as its reciprocal, end in capitals; names that a user gave
-    have none. Uniform values and those of a tensor are calculated in double precision, elements in
-    `real`.
+    have none. Uniform values are calculated in double precision, and elements and
+    what is one number a tensor in `real`.
 
     Attributes:
         kernel: the kernel.
@@ -91,6 +91,8 @@ class Values(NamedValues):
         The numbers of a tensor may be as small as its elements, and have no reciprocal then.
         """
         if operation.opcode != "div" or kind != "tl.float32":
+            return False
+        if operation.type.extent is not Extent.TENSOR:
             return False
         divisor = operation.arguments[1]
         return self.extent(divisor) is Extent.UNIFORM and not self.constant(divisor)
@@ -162,6 +164,7 @@ class Values(NamedValues):
         extra: Iterable[Value],
         kind: str,
         own: Container[Value] | None = None,
+        cast: bool = False,
     ) -> list[str]:
         """The lines that load what computing `values`, and using `extra`, takes from elsewhere.
 
@@ -172,6 +175,8 @@ class Values(NamedValues):
             extra: what is used besides.
             kind: the type in which it is.
             own: what comes from nowhere else; by default what is computed.
+            cast: whether uniform values have to be converted to `kind`: their row is in double
+                precision.
         """
         own = set(values) if own is None else own
         used = [a for v in values for a in self._named(v, kind)]
@@ -179,15 +184,16 @@ class Values(NamedValues):
         for value in dict.fromkeys([*used, *extra]):
             if self.extent(value) is Extent.TENSOR or value in own or self.constant(value):
                 continue
-            lines.append(f"{self._names[value]} = {self._loaded(value, kind)}")
+            lines.append(f"{self._names[value]} = {self._loaded(value, kind, cast)}")
         for value in values:
-            lines += self._derived(value, kind)
+            lines += self._derived(value, kind, cast)
         return list(dict.fromkeys(lines))
 
-    def _loaded(self, value: Value, kind: str) -> str:
+    def _loaded(self, value: Value, kind: str, converted: bool) -> str:
         if self.extent(value) is Extent.UNIFORM:
             # They lie there in the type of elements, too: to convert them would take longer.
-            text, cast = f"tl.load(u + {self.place(self._names[value])})", ""
+            text = f"tl.load(u + {self.place(self._names[value])})"
+            cast = f".to({kind})" if converted else ""
         else:
             text, cast = f"tl.load(s + {self.scalars.index(value)})", f".to({kind})"
         return f"{text} != 0" if self.program.type(value).condition else f"{text}{cast}"
@@ -201,7 +207,7 @@ class Values(NamedValues):
             return operation.arguments[1::2]
         return operation.arguments
 
-    def _derived(self, value: Value, kind: str) -> list[str]:
+    def _derived(self, value: Value, kind: str, converted: bool) -> list[str]:
         """Reciprocals, and shares of weights, that a value uses."""
         operation, name = self.operation(value), self._names[value]
         if self.by_reciprocal(operation, kind):
@@ -212,6 +218,7 @@ class Values(NamedValues):
             for number in range(1, len(operation.arguments) // 2):
                 turned, way = (f"{name}_SHARE{number}_{x}" for x in ("TURNED", "WAY"))
                 lines.append(f"{turned} = tl.load(u + {self.place(turned)}) != 0")
-                lines.append(f"{way} = tl.load(u + {self.place(way)})")
+                cast = f".to({kind})" if converted else ""
+                lines.append(f"{way} = tl.load(u + {self.place(way)}){cast}")
             return lines
         return []
