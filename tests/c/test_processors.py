@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import optdsl
+from optdsl import library
 from optdsl.runtime import march
 from optdsl.runtime.cache import shared_library
 from optdsl.runtime.toolchain import BuildError, processor, toolchain
@@ -71,11 +72,11 @@ CASES = [
 def test_every_vector_unit_takes_the_same_steps(
     rule: str, dtype: torch.dtype, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = optdsl.library.open_source(rule).text if rule == "mada" else every_operation.TEXT
-    expected = trained(library, "eager", dtype)
+    text = library.open_source(rule).text if rule == "mada" else every_operation.TEXT
+    expected = trained(text, "eager", dtype)
     monkeypatch.setenv(march.MARCH_VARIABLE, usable(level))
     # Another text, so that the class is made anew.
-    found = trained(f"{library}\n# {level}\n", "c", dtype)
+    found = trained(f"{text}\n# {level}\n", "c", dtype)
     tolerance = {torch.float64: 1e-10, torch.float32: 2e-3, torch.bfloat16: 5e-2}[dtype]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)
