@@ -10,7 +10,8 @@ BENCH := .venv/.ready-bench
 ECO   := .venv-ecosystem/.ready
 
 # What `make test-matrix` runs on: a file of versions, and a Python, for each end of the range. pip's
-# own variables (PIP_FIND_LINKS, PIP_INDEX_URL) say where it finds a torch for the CPU.
+# own variables (PIP_FIND_LINKS, PIP_INDEX_URL) say where it finds a torch for the CPU; without one it
+# takes gigabytes for GPUs, and of Triton another version than that of constraints.txt.
 LOWEST        ?= constraints-lowest.txt
 NEWEST        ?= constraints.txt
 LOWEST_PYTHON ?= $(PYTHON)
