@@ -171,6 +171,13 @@ class Report:
             found = Diagnostic(code, message, span, label, tuple(notes), hint, severity)
             self._remarks[key] = found
 
+    def include(self, other: Report) -> None:
+        """Add the mistakes and remarks of another report."""
+        for key, found in other._found.items():
+            if not self.full:
+                self._found.setdefault(key, found)
+        self._remarks |= {k: d for k, d in other._remarks.items() if k not in self._remarks}
+
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
         if not self.empty:

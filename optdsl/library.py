@@ -27,7 +27,7 @@ from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
 from optdsl.lower.scope import collect
-from optdsl.prove import refuted_claims
+from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial, parse_prelude
@@ -192,7 +192,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     names = found.names
     report_unused(declaration, found.program, names.scope, names.world, report)
     if verify:
-        refuted_claims(found.program, claimed, report)
+        settle_all(found.program, claimed, report)
     report.check()
     return Specification(
         found.program,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
+from optdsl.algebra.facts import Fact, facts
 from optdsl.algebra.normal_form import decimal
 from optdsl.ir import host
 from optdsl.ir.builder import Builder
@@ -57,13 +58,15 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     """The program at given values of some hyperparameters, without states that no longer matter.
 
     Sums with 0, products with 0 and 1, and decided conditions are gone, and so is what only they
-    needed. NaN and infinities are not kept: the result is for reading and proving, not for running.
+    needed. What may be infinite or no number is kept, even where it is multiplied with 0.
     """
+    known = facts(program, values)
 
     def rule(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
         if operation.opcode == "hyper" and operation.attribute in values:
             return builder.constant(values[str(operation.attribute)])
-        return _simplified(builder, operation, arguments)
+        facts = [known[a] for a in operation.arguments]
+        return _simplified(builder, operation, arguments, facts)
 
     return eliminate_dead(live_states(rewrite(program, rule)))
 
@@ -84,7 +87,9 @@ def live_states(program: Program) -> Program:
     return replace(program, states=kept)
 
 
-def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+def _simplified(
+    builder: Builder, operation: Operation, x: tuple[Value, ...], known: list[Fact]
+) -> Value | None:
     if operation.opcode in {"sum", "mean"} and builder[x[0]].type.extent is not Extent.TENSOR:
         # What is reduced has become one number.
         return (
@@ -101,13 +106,13 @@ def _simplified(builder: Builder, operation: Operation, x: tuple[Value, ...]) ->
     if numbers and None not in numbers and operation.opcode in host.APPLY:
         return _folded(builder, operation.opcode, numbers)
     match operation.opcode:
-        case "mul" if 0 in numbers:
+        case "mul" if 0 in numbers and all(f.defined for f in known):
             return builder.constant(0.0)
         case "mul" if numbers[0] == 1:
             return x[1]
         case "mul" | "div" if numbers[1] == 1:
             return x[0]
-        case "div" if numbers[0] == 0:
+        case "div" if numbers[0] == 0 and known[1].nonzero:
             return builder.constant(0.0)
         case "pow" if numbers[1] == 1:
             return x[0]

@@ -1,39 +1,63 @@
 """Values of programs as polynomials over leaves and opaque functions.
 
-Two values with one normal form are equal over the reals wherever both are defined. The converse
-holds for what polynomial arithmetic decides; functions are opaque but for a few laws, so some equal
-values keep different forms.
+Two values with one normal form are equal over the reals. What may be undefined (a quotient whose
+divisor may be zero, the logarithm of what may be negative) is an atom, of which only those laws are
+used that hold of infinities and NaN, too; see `optdsl.algebra.undefined`. The converse holds for
+what polynomial arithmetic decides; functions are opaque but for a few laws, so some equal values
+keep different forms.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
+from optdsl.algebra import undefined
+from optdsl.algebra.facts import Fact
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.algebra.undefined import Sum
 from optdsl.ir.host import COMPARE
 from optdsl.ir.program import Operation, Program, Value, upstream
 
 # A product or sum with more terms stays one of two atoms: still equal to itself.
 MAX_TERMS = 256
 MAX_POWER = 8
+# A number with more digits is an atom, too, and so is a product of more atoms.
+MAX_BITS = 4096
+MAX_ATOMS = 512
+MAX_EXPONENT = 1 << 20
+# The size of all normal forms of one algebra.
+MAX_WORK = 500_000
 
 _FOLDED: dict[tuple[str, Fraction], Fraction] = {
     ("exp", Fraction(0)): Fraction(1),
     ("log", Fraction(1)): Fraction(0),
     ("tanh", Fraction(0)): Fraction(0),
 }
+_KEPT = Fact()
+
+
+class TooMuchWork(Exception):
+    """The normal forms of an algebra outgrew its limit."""
 
 
 class Algebra:
     """Makes normal forms; those of one algebra can be compared, whatever programs they are of."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: int = MAX_WORK) -> None:
+        """Make an algebra without forms.
+
+        Args:
+            work: the size of all forms, beyond which `forms` raises `TooMuchWork`.
+        """
+        self._work = work
         self._atoms: dict[Hashable, int] = {}
-        # What is made of infinity, with which no law of arithmetic holds.
-        self._infinite: set[int] = set()
+        # What may be no number, and as what sum it is known.
+        self._undefined: dict[int, Sum] = {}
+        # What was shown to be a number by some program is one in all.
+        self._defined: set[int] = set()
 
     def atom(self, *key: Hashable) -> int:
         """The atom that stands for something; the same key gives the same atom."""
@@ -43,12 +67,18 @@ class Algebra:
         """The atom of a hyperparameter."""
         return self.atom("hyper", name)
 
+    def defined(self, form: Polynomial) -> bool:
+        """Whether what has this form is a finite number, always."""
+        return self._sum_of(form) is None
+
     def forms(
         self,
         program: Program,
         roots: Iterable[Value],
         states: Mapping[str, Hashable] | None = None,
         opaque: Collection[Value] = (),
+        facts: Sequence[Fact] | None = None,
+        written: Sequence[Hashable] | None = None,
     ) -> dict[Value, Polynomial]:
         """The normal forms of some values and of what they depend on.
 
@@ -58,52 +88,64 @@ class Algebra:
             states: what each state before the step is taken to be; states that are taken to be
                 the same thing are equal. By default every state is itself.
             opaque: values that are atoms, named by their attribute.
+            facts: what is known of each value. Without any, all but literal infinities are taken
+                for numbers and all divisors for other than zero: equal forms are then equal
+                values wherever both are defined.
+            written: for each value what is equal for values that are computed in one way, to the
+                sign of a zero. Without it, no two quotients are equal in which that matters.
+
+        Raises:
+            TooMuchWork: when all forms together outgrow the limit.
         """
         found: dict[Value, Polynomial] = {}
         for value in upstream(program.operations, roots, stop=opaque):
             operation = program.operations[value]
             if value in opaque:
                 found[value] = variable(self.atom("opaque", operation.attribute))
-            elif operation.opcode == "state":
+                continue
+            step = _Step(
+                operation,
+                [found[a] for a in operation.arguments],
+                _KEPT if facts is None else facts[value],
+                None if facts is None else [facts[a] for a in operation.arguments],
+                [value if written is None else written[a] for a in operation.arguments],
+            )
+            if operation.opcode == "state":
                 name = str(operation.attribute)
                 known = name if states is None else states[name]
-                found[value] = variable(self.atom("state", known))
+                found[value] = self._opaque(step.fact.defined, "state", known)
             else:
-                found[value] = self._form(operation, [found[a] for a in operation.arguments])
+                found[value] = self._limited(step, self._form(step))
+            self._work -= sum(1 + len(monomial) for monomial, _ in found[value])
+            if self._work < 0:
+                raise TooMuchWork
         return found
 
-    def _form(self, operation: Operation, x: list[Polynomial]) -> Polynomial:
-        if operation.opcode not in {"define", "stop_gradient"} and any(
-            not self._infinite.isdisjoint(p.atoms) for p in x
-        ):
-            atom = self.atom(operation.opcode, *x)
-            self._infinite.add(atom)
-            return variable(atom)
+    def _form(self, step: _Step) -> Polynomial:
+        operation, x = step.operation, step.x
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
             case "hyper" | "step" | "gradient" | "parameter" | "size":
-                return variable(self.atom(operation.opcode, operation.attribute))
+                return self._opaque(step.fact.defined, operation.opcode, operation.attribute)
             case "define" | "stop_gradient":
                 return x[0]
             case "neg":
-                return -x[0]
+                return self._product(constant(-1), x[0])
             case "add":
                 return self._sum(x[0], x[1])
             case "sub":
-                return self._sum(x[0], -x[1])
-            case "mix":
-                pairs = list(zip(x[0::2], x[1::2], strict=True))
-                weighed = sum((self._product(w, part) for w, part in pairs), start=ZERO)
-                return self._quotient(weighed, sum((w for w, _ in pairs), start=ZERO))
+                return self._sum(x[0], self._product(constant(-1), x[1]))
+            case "mix" if all(map(self.defined, x)):
+                return self._mean(x[0::2], x[1::2])
             case "mul":
                 return self._product(x[0], x[1])
             case "div":
-                return self._quotient(x[0], x[1])
+                return self._quotient(step, x[0], x[1])
             case "pow":
-                return self._power(x[0], x[1])
+                return self._power(step, x[0], x[1])
             case "sqrt":
-                return self._root(x[0])
+                return self._root(step, x[0])
             case "sign" | "abs":
                 return self._signed(operation.opcode, x[0])
             case "max" | "min":
@@ -111,67 +153,196 @@ class Algebra:
             case "where":
                 return self._where(*x)
             case "lt" | "le" | "gt" | "ge" | "eq" | "ne":
-                return self._comparison(operation.opcode, x[0] - x[1])
+                return self._comparison(operation.opcode, x[0], x[1])
             case "sum" | "mean":
                 # A number in front of a reduction can stand behind it.
-                reduced = variable(self.atom(operation.opcode, x[0].monic()))
-                return reduced.scaled(x[0].leading)
+                reduced = self._function(operation.opcode, x[0].monic())
+                return self._product(constant(x[0].leading), reduced)
             case opcode:
                 number = x[0].number
                 if number is not None and (opcode, number) in _FOLDED:
                     return constant(_FOLDED[opcode, number])
-                return variable(self.atom(opcode, *x))
+                return self._function(opcode, *x, defined=step.fact.defined)
+
+    def _mean(self, weights: list[Polynomial], parts: list[Polynomial]) -> Polynomial:
+        total, weighed = ZERO, ZERO
+        for weight, part in zip(weights, parts, strict=True):
+            total = self._sum(total, weight)
+            weighed = self._sum(weighed, self._product(weight, part))
+        # Weights sum to one, which the algebra does not know of a weight vector.
+        return self._divided(weighed, total) if total.terms else self._over(total, 1)
+
+    # --- atoms ----------------------------------------------------------------------------------
+
+    def _opaque(self, defined: bool, *key: Hashable) -> Polynomial:
+        """The atom of a key, which is a number or may be none."""
+        atom = self.atom(*key)
+        if defined:
+            self._defined.add(atom)
+            self._undefined.pop(atom, None)
+        elif atom not in self._defined:
+            self._undefined.setdefault(atom, undefined.of_atom(atom))
+        return variable(atom)
+
+    def _function(self, opcode: str, *x: Polynomial, defined: bool = True) -> Polynomial:
+        """A function that is opaque; of what may be undefined it may be, too."""
+        return self._opaque(defined and all(map(self.defined, x)), opcode, *x)
+
+    def _commuting(
+        self, opcode: str, x: Polynomial, y: Polynomial, defined: bool = True
+    ) -> Polynomial:
+        first, second = sorted((x, y), key=_order)
+        return self._function(opcode, first, second, defined=defined)
+
+    def _limited(self, step: _Step, form: Polynomial) -> Polynomial:
+        """The form, or an atom in its place where its numbers are too large.
+
+        Where it matters whether a value is a number, those beyond double precision are too large,
+        for they run as infinities or as zero.
+        """
+        for monomial, c in form:
+            scale = c.numerator.bit_length() - c.denominator.bit_length()
+            beyond = _bits(c) > MAX_BITS or (step.facts is not None and not -1077 < scale < 1024)
+            long = len(monomial) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in monomial)
+            if beyond or long:
+                return self._opaque(False, "large", step.operation.opcode, *step.x)
+        return form
+
+    # --- sums and products ----------------------------------------------------------------------
 
     def _constant(self, number: object) -> Polynomial:
         assert isinstance(number, float)
-        if math.isinf(number):
-            atom = self.atom("constant", number)
-            self._infinite.add(atom)
-            return variable(atom)
-        return constant(decimal(number))
+        if math.isfinite(number):
+            return constant(decimal(number))
+        return self._opaque(False, "constant", repr(number))
+
+    def _sum_of(self, form: Polynomial) -> Sum | None:
+        """What is known of a form that may be undefined; such a form is one atom."""
+        if len(form.terms) != 1:
+            return None
+        monomial, coefficient = form.terms[0]
+        if len(monomial) != 1 or coefficient != 1:
+            return None
+        return self._undefined.get(monomial[0][0])
+
+    def _opened(self, form: Polynomial) -> Sum:
+        return self._sum_of(form) or Sum(form, ())
+
+    def _closed(self, found: Sum) -> Polynomial:
+        if not found.terms:
+            return found.number
+        if found.single is not None:
+            return variable(found.single)
+        self._work -= 32 + sum(1 + len(coefficient) for _, coefficient in found.terms)
+        numbers = (c for _, coefficient in found.terms for _, c in coefficient)
+        if len(found.terms) > MAX_TERMS or any(_bits(c) > MAX_BITS for c in numbers):
+            return self._opaque(False, "long sum", found)
+        atom = self.atom("sum of", found)
+        self._undefined[atom] = found
+        return variable(atom)
 
     def _sum(self, x: Polynomial, y: Polynomial) -> Polynomial:
-        if len(x) + len(y) <= MAX_TERMS:
-            return x + y
-        return self._commuting("long sum", x, y)
+        if self.defined(x) and self.defined(y):
+            return x + y if len(x) + len(y) <= MAX_TERMS else self._commuting("long sum", x, y)
+        first, second = self._opened(x), self._opened(y)
+        number = self._sum(first.number, second.number)
+        return self._closed(undefined.added(number, first.terms + second.terms))
 
     def _product(self, x: Polynomial, y: Polynomial) -> Polynomial:
-        if len(x) * len(y) <= MAX_TERMS or x.number is not None or y.number is not None:
-            return x * y
-        return self._commuting("product", x, y)
+        if self.defined(x) and self.defined(y):
+            if len(x) * len(y) > MAX_TERMS and x.number is None and y.number is None:
+                return self._commuting("product", x, y)
+            self._work -= len(x) * len(y)
+            product = x * y
+            fits = all(_bits(c) <= 2 * MAX_BITS for _, c in product)
+            return product if fits else self._commuting("product", x, y, defined=False)
+        if self.defined(y):
+            x, y = y, x
+        if self.defined(x):
+            return self._closed(undefined.scaled(x, self._opened(y), self._product))
+        first, second = self._whole(x), self._whole(y)
+        if len(first[0]) + len(second[0]) > MAX_ATOMS:
+            return self._commuting("product", x, y)
+        return self._closed(undefined.multiplied(first, second, self._product))
 
-    def _quotient(self, x: Polynomial, y: Polynomial) -> Polynomial:
-        inverse = y.inverse()
-        if inverse is not None:
-            return self._product(x, inverse)
-        if not y.terms:
-            return variable(self.atom("over zero", x))
-        if x.monic() == y.monic():
+    def _whole(self, x: Polynomial) -> undefined.Term:
+        """What may be undefined as one factor: a sum of several is not multiplied out."""
+        product = self._opened(x).product
+        if product is not None:
+            return product
+        whole = self._function("whole", x).terms[0][0][0][0]
+        return (whole,), ONE
+
+    # --- quotients ------------------------------------------------------------------------------
+
+    def _divided(self, x: Polynomial, y: Polynomial) -> Polynomial:
+        """x / y for a y that is a number other than zero."""
+        if self.defined(x) and x.monic() == y.monic():
             return constant(x.leading / y.leading)
-        # A sum has no inverse among polynomials: an atom stands for it, numbers taken out.
-        inverted = variable(self.atom("sum of terms", y.monic()), -1)
-        return self._product(x, inverted.scaled(1 / y.leading))
+        inverse = y.inverse()
+        if inverse is None:
+            # A sum has no inverse among polynomials: an atom stands for it, numbers taken out.
+            summed = variable(self.atom("sum of terms", y.monic()), -1)
+            inverse = summed.scaled(1 / y.leading)
+        return self._product(x, inverse)
 
-    def _power(self, x: Polynomial, y: Polynomial) -> Polynomial:
+    def _quotient(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
+        nonzero = step.facts is None or step.facts[1].nonzero
+        if nonzero and y.terms and self.defined(y):
+            return self._divided(x, y)
+        sign = self._zero(step, 1, y.leading)
+        return self._product(x, self._over(y, sign))
+
+    def _over(self, y: Polynomial, sign: Hashable) -> Polynomial:
+        """1 / y for what may be zero, or no number."""
+        if not y.terms:
+            return self._opaque(False, "over", y, sign)
+        return self._product(constant(1 / y.leading), self._opaque(False, "over", y.monic(), sign))
+
+    def _zero(self, step: _Step, argument: int, direction: Fraction) -> Hashable:
+        """The sign of an argument where it is zero, relative to a factor; or how it is written."""
+        if step.facts is None:
+            return 1
+        fact = step.facts[argument]
+        if fact.plus and fact.minus and 0.0 in fact.range:
+            return ("written", step.written[argument])
+        return (1 if fact.plus else -1) * (-1 if direction < 0 else 1)
+
+    def _power(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
         exponent = y.number
-        if exponent == 0 or x.number == 1:
+        if exponent == 0 or (x.number == 1 and self.defined(y)):
             return ONE
-        if exponent == Fraction(1, 2):
-            return self._root(x)
-        if exponent is not None and exponent.denominator == 1 and abs(exponent) <= MAX_POWER:
-            factors = [x] * abs(int(exponent))
-            product = functools.reduce(self._product, factors)
-            return product if exponent > 0 else self._quotient(ONE, product)
-        return variable(self.atom("pow", x, y))
+        if exponent == Fraction(1, 2) and self.defined(x):
+            return self._root(step, x)
+        whole = exponent is not None and exponent.denominator == 1
+        if exponent is not None and whole and 0 < exponent <= MAX_POWER:
+            return functools.reduce(self._product, [x] * int(exponent))
+        nonzero = self.defined(x) and (step.facts is None or step.facts[0].nonzero)
+        if exponent is not None and whole and -MAX_POWER <= exponent < 0:
+            product = functools.reduce(self._product, [x] * -int(exponent))
+            if nonzero and product.terms:
+                return self._divided(ONE, product)
+            sign = self._zero(step, 0, x.leading) if exponent % 2 else 1
+            return self._over(product, sign)
+        if step.fact.defined and self.defined(x) and self.defined(y):
+            return self._function("pow", x, y)
+        return self._opaque(False, "pow", x, y, self._zero(step, 0, Fraction(1)))
 
-    def _root(self, x: Polynomial) -> Polynomial:
+    # --- functions ------------------------------------------------------------------------------
+
+    def _root(self, step: _Step, x: Polynomial) -> Polynomial:
+        if not x.terms:
+            return ZERO
         scale = x.leading
         if scale > 0:
             root = Fraction(math.isqrt(scale.numerator), math.isqrt(scale.denominator))
             if root * root == scale:
                 rest = x.monic()
-                return (ONE if rest == ONE else variable(self.atom("sqrt", rest))).scaled(root)
-        return variable(self.atom("sqrt", x)) if x.terms else ZERO
+                kept = (
+                    ONE if rest == ONE else self._function("sqrt", rest, defined=step.fact.defined)
+                )
+                return self._product(constant(root), kept)
+        return self._function("sqrt", x, defined=step.fact.defined)
 
     def _signed(self, opcode: str, x: Polynomial) -> Polynomial:
         """sign(c x) = sign(c) sign(x), and the same for absolute values."""
@@ -180,33 +351,65 @@ class Algebra:
         direction = size if opcode == "abs" or scale > 0 else -size
         if x.number is not None:
             return constant(direction) if scale else ZERO
-        return variable(self.atom(opcode, x.monic())).scaled(direction)
+        return self._product(constant(direction), self._function(opcode, x.monic()))
 
     def _extremum(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
-        difference = (x - y).number
-        if difference is not None:
-            return x if (difference >= 0) == (opcode == "max") else y
+        if x == y:
+            return x
+        if self.defined(x) and self.defined(y):
+            difference = self._difference(x, y).number
+            if difference is not None:
+                return x if (difference >= 0) == (opcode == "max") else y
         return self._commuting(opcode, x, y)
 
-    def _commuting(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
-        first, second = sorted((x, y), key=lambda p: p.terms)
-        return variable(self.atom(opcode, first, second))
+    def _difference(self, x: Polynomial, y: Polynomial) -> Polynomial:
+        return self._sum(x, self._product(constant(-1), y))
 
-    def _comparison(self, opcode: str, difference: Polynomial) -> Polynomial:
+    def _comparison(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
         """A condition as 1 or 0 where it is decided, else as an atom; differences are scaled."""
+        if opcode in {"gt", "ge"}:
+            opcode, x, y = {"gt": "lt", "ge": "le"}[opcode], y, x
+        if not (self.defined(x) and self.defined(y)):
+            # Infinities compare as themselves, and not as their difference.
+            first, second = (x, y) if opcode in {"lt", "le"} else sorted((x, y), key=_order)
+            return self._opaque(True, opcode, first, second)
+        difference = self._difference(x, y)
         number = difference.number
         if number is not None:
             return constant(COMPARE[opcode](number, 0))
-        if opcode in {"gt", "ge"}:
-            opcode, difference = {"gt": "lt", "ge": "le"}[opcode], -difference
         scale = abs(difference.leading) if opcode in {"lt", "le"} else difference.leading
-        return variable(self.atom(opcode, difference.scaled(1 / scale)))
+        return self._opaque(True, opcode, difference.scaled(1 / scale))
 
     def _where(self, condition: Polynomial, x: Polynomial, y: Polynomial) -> Polynomial:
         decided = condition.number
         if decided is not None or x == y:
             return x if decided != 0 else y
-        return variable(self.atom("where", condition, x, y))
+        return self._function("where", condition, x, y)
+
+
+class _Step:
+    """An operation, and what is known of it and of its arguments."""
+
+    __slots__ = ("fact", "facts", "operation", "written", "x")
+
+    def __init__(
+        self,
+        operation: Operation,
+        x: list[Polynomial],
+        fact: Fact,
+        facts: list[Fact] | None,
+        written: list[Hashable],
+    ) -> None:
+        self.operation, self.x, self.fact, self.facts = operation, x, fact, facts
+        self.written = written
+
+
+def _order(form: Polynomial) -> tuple[object, ...]:
+    return form.terms
+
+
+def _bits(number: Fraction) -> int:
+    return max(number.numerator.bit_length(), number.denominator.bit_length())
 
 
 def decimal(number: float) -> Fraction:

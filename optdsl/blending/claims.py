@@ -10,7 +10,8 @@ from optdsl.blending.members import listed, members
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Domain, closed, hull, spell
+from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, spell
+from optdsl.ir.evaluate import number as evaluated
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
@@ -24,6 +25,8 @@ from optdsl.syntax import ast
 from optdsl.syntax.format import expression
 
 MAX_CLAIMS = 100
+# How many operations the claims of a file may be about, those of a rule for every claim.
+MAX_CLAIMED = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +106,29 @@ def claims(
             hint="keep those that matter",
         )
         return ()
+    size = 0
     for node in claimed:
         if node.rule.text in programs:
-            settings = _settings(node, names, broken, report)
+            size += len(names.program.operations) + len(programs[node.rule.text].operations)
+        if size > MAX_CLAIMED:
+            report.error(
+                "too-large",
+                f"the claims are about more than {MAX_CLAIMED:,} operations",
+                node.span,
+                label="the limit is reached here",
+                hint="keep those that matter",
+            )
+            return ()
+        if node.rule.text in programs:
+            # What is wrong with one claim hides nothing of the next one.
+            own = Report()
+            settings = _settings(node, names, broken, own)
             rule = programs[node.rule.text]
-            bound = _reference(node, rule, names, broken, report)
+            _check_names(node, rule, names, broken, own)
+            bound = None
+            if own.empty and names.program.operations:
+                bound = _reference(node, rule, names, dict(settings), own)
+            report.include(own)
             if bound is not None:
                 name = node.rule.text
                 origin = sources[name].loadable
@@ -189,13 +210,11 @@ def _within(value: float, domain: Domain, setting: ast.Option, report: Report) -
 _Bound = tuple[Program, tuple[tuple[str, Value], ...], Mapping[str, Domain], tuple[str, ...]]
 
 
-def _reference(
+def _check_names(
     node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
-) -> _Bound | None:
-    """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
-    before = report.count
+) -> None:
+    """The options of a claim must be hyperparameters of the rule, given what the file has."""
     known = [h.name for h in rule.hypers]
-    options: dict[str, ast.Expression] = {}
     allowed = {*names.spellings, *names.scope.components, *broken}
     for option in node.options:
         if option.name.text not in known:
@@ -213,9 +232,13 @@ def _reference(
                 label="a rule's weights are as by default, or a member's in a blend",
             )
         resolve_expression(option.value, names.scope, allowed, broken, report)
-        options[option.name.text] = option.value
-    if report.count > before or not names.program.operations:
-        return None
+
+
+def _reference(
+    node: ast.Claim, rule: Program, names: Names, settings: Mapping[str, float], report: Report
+) -> _Bound | None:
+    """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
+    options = {option.name.text: option.value for option in node.options}
     bindings: dict[str, Value] = {}
     defaults: dict[str, None] = {}
 
@@ -247,11 +270,11 @@ def _reference(
         return value
 
     bound = rewrite(rule, substitute)
-    if report.count > before:
+    if not report.empty:
         return None
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
-    _check_options(bound, rule, bindings, options, report)
+    _check_bindings(node, bound, rule, bindings, settings, report)
     domains = {h.name: h.domain for h in rule.hypers}
     return verify(bound), tuple(bindings.items()), domains, tuple(defaults)
 
@@ -279,25 +302,63 @@ def _option(
     return value
 
 
-def _check_options(
+def _check_bindings(
+    node: ast.Claim,
     bound: Program,
     rule: Program,
     bindings: Mapping[str, Value],
-    options: Mapping[str, ast.Expression],
+    settings: Mapping[str, float],
     report: Report,
 ) -> None:
-    """The rule must be able to have what a claim's options give it."""
-    found = ranges(bound)
-    for name, node in options.items():
-        allowed = rule.hyper(name).domain
-        actual = found[bindings[name]] if name in bindings else None
-        if actual is not None and not closed(hull(allowed)).includes(closed(actual)):
-            report.error(
-                "out-of-bounds",
-                f"`{name}` of `{rule.name}` can leave its bounds",
-                node.span,
-                label=f"must lie in {allowed}",
-            )
+    """The rule must be able to have what a claim gives it, by an option or by a name.
+
+    An option must keep within the rule's bounds. A hyperparameter that has its name in common with
+    one of the rule may have wider bounds, of which the claim takes those that both have.
+    """
+    found = ranges(bound, settings)
+    options = {option.name.text: option for option in node.options}
+    for name, value in bindings.items():
+        allowed, actual = rule.hyper(name).domain, found[value]
+        option = options.get(name)
+        fixed = _fixed(bound, value, settings)
+        if fixed is not None:
+            possible = fixed in allowed
+        elif option is not None:
+            possible = closed(hull(allowed)).includes(closed(actual))
+        else:
+            possible = _overlap(actual, allowed)
+        if possible:
+            continue
+        given = "can leave its bounds" if fixed is None else f"cannot be {spell(fixed)}"
+        if fixed is None and option is None:
+            given = f"cannot lie in {actual}"
+        report.error(
+            "out-of-bounds",
+            f"`{name}` of `{rule.name}` {given}",
+            node.rule.span if option is None else option.value.span,
+            label=f"must lie in {allowed}",
+            hint="" if option is not None else f"give it as an option, {rule.name}({name} = ...)",
+        )
+
+
+def _fixed(program: Program, value: Value, settings: Mapping[str, float]) -> float | None:
+    """The number that a value is at some settings; None where it depends on anything else."""
+    for behind in program.needed((value,)):
+        operation = program.operations[behind]
+        known = operation.opcode != "hyper" or operation.attribute in settings
+        if not known or operation.opcode in {"step", "gradient", "parameter", "state", "size"}:
+            return None
+    return evaluated(program, value, settings)
+
+
+def _overlap(actual: Interval, allowed: Domain) -> bool:
+    """Whether a number of an interval may lie in a domain."""
+    if isinstance(allowed, Choice):
+        return any(x in actual for x in allowed.values)
+    lower, upper = max(actual.lower, allowed.lower), min(actual.upper, allowed.upper)
+    if lower == upper:
+        return lower in actual and lower in allowed
+    return lower < upper
 
 
 def names_of(program: Program, scope: Scope) -> Names:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from optdsl.algebra.normal_form import Algebra, decimal
+from optdsl.algebra.facts import facts
+from optdsl.algebra.normal_form import Algebra, TooMuchWork, decimal
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
 from optdsl.diagnostics import Report, Span
 from optdsl.ir.domain import hull, spell
@@ -95,7 +96,10 @@ def _weights(
 ) -> dict[str, Polynomial]:
     """The weight of each part, a polynomial over hyperparameters."""
     opaque = set(originals.values())
-    form = algebra.forms(program, (value,), opaque=opaque)[value]
+    try:
+        form = algebra.forms(program, (value,), opaque=opaque, facts=facts(program))[value]
+    except TooMuchWork:
+        raise _NotConvex("is too large to be looked at", _FORM, _EXAMPLE) from None
     atoms = {algebra.atom("opaque", name): name for name in originals}
     hypers = {algebra.hyper(h.name) for h in program.hypers}
     weights = dict.fromkeys(originals, ZERO)

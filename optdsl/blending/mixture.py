@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set as AbstractSet
 
-from optdsl.algebra.normal_form import Algebra
+from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import ONE, ZERO
 from optdsl.blending.convexity import without_last
 from optdsl.ir.builder import Builder
@@ -108,7 +108,10 @@ class _Mixing:
         one = self._builder.constant(1.0)
         values = [one if w is None else w for w in weights]
         program = Program("", (), (), (), self._builder.operations, (), Value(0))
-        found = self._algebra.forms(program, values)
+        try:
+            found = self._algebra.forms(program, values)
+        except TooMuchWork:
+            return False
         known = sum((found[v] for v in values), start=ZERO)
         return known.substituted(without_last(self._algebra, self._simplexes)) == ONE
 

@@ -68,6 +68,8 @@ ANYTHING = Interval()
 
 def spell(value: float) -> str:
     """A number as the language writes it."""
+    if math.isnan(value):
+        return "NaN"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if value == int(value) and abs(value) < 1e15:

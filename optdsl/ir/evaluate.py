@@ -5,16 +5,20 @@ For trials of claims, which a specification goes through whenever it is read.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from optdsl.ir import host
+from optdsl.ir import bounded, host
+from optdsl.ir.bounded import Bounded
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import Extent
 
 Tensor = tuple[float, ...]
-Number = float | Tensor
+# A number of some arithmetic, or a tensor of them.
+Number = Any
 
 
 @dataclass(frozen=True)
@@ -32,80 +36,136 @@ class Run:
     gradients: tuple[Tensor, ...]
 
 
-def trajectory(program: Program, run: Run) -> list[Tensor]:
+@dataclass(frozen=True)
+class Arithmetic:
+    """What stands for numbers, and what is done with them.
+
+    Attributes:
+        functions: the operations on single numbers, by opcode.
+        literal: the number for a literal, or for the value of a hyperparameter.
+        exact: the number for one that is exact.
+        total: the sum of the elements of a tensor.
+    """
+
+    functions: Mapping[str, Callable[..., Any]]
+    literal: Callable[[float], Any]
+    exact: Callable[[float], Any]
+    total: Callable[[tuple[Any, ...]], Any]
+
+
+# Called with the value and the result of each operation with arguments.
+Watch = Callable[[Value, Number], None]
+
+
+def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
     """The parameter after each step."""
-    hypers = dict(run.hypers)
-    theta, state = run.theta, dict[str, Number]()
-    found: list[Tensor] = []
-    for t, g in enumerate(run.gradients, start=1):
+    return _followed(program, run, _FLOATS, watch)
+
+
+def rounded(program: Program, run: Run) -> list[tuple[Bounded, ...]]:
+    """The parameter after each step, the same numbers, with bounds on what rounding does to it."""
+    return _followed(program, run, _BOUNDED, None)
+
+
+def _followed(
+    program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
+) -> list[tuple[Any, ...]]:
+    exact = arithmetic.exact
+    hypers = {name: arithmetic.literal(x) for name, x in run.hypers}
+    theta, state = tuple(map(exact, run.theta)), dict[str, Number]()
+    found: list[tuple[Any, ...]] = []
+    roots = (program.parameter, *(s.next for s in program.states))
+    needed = program.needed(roots)
+    for t, gradient in enumerate(run.gradients, start=1):
+        g = tuple(map(exact, gradient))
+        at = _Point(theta, g, state, hypers, t, arithmetic, watch)
         if t == 1:
-            values = _values(program, program.initial_values, theta, g, {}, hypers, t)
-            state = {s.name: _extended(values[s.initial], s.type.extent, theta)
-                     for s in program.states}  # fmt: skip
-        roots = (program.parameter, *(s.next for s in program.states))
-        values = _values(program, roots, theta, g, state, hypers, t)
+            values = _values(program, program.needed(program.initial_values), at)
+            for s in program.states:
+                state[s.name] = _extended(values[s.initial], s.type.extent, theta)
+        values = _values(program, needed, at)
         state = {s.name: _extended(values[s.next], s.type.extent, theta) for s in program.states}
-        after = _extended(values[program.parameter], Extent.TENSOR, theta)
-        assert isinstance(after, tuple)
-        theta = after
+        theta = _extended(values[program.parameter], Extent.TENSOR, theta)
         found.append(theta)
     return found
 
 
+class Uniforms:
+    """Some uniform values of a program, to be evaluated at many steps."""
+
+    def __init__(self, program: Program, values: tuple[Value, ...]) -> None:
+        """Look up what the values are made from."""
+        self._program, self._roots = program, values
+        self._needed = program.needed(values)
+        opcodes = {program.operations[v].opcode for v in self._needed}
+        self.steady = "step" not in opcodes
+        """Whether they are the same at every step."""
+
+    def at(self, hypers: Mapping[str, float], t: int) -> tuple[float, ...]:
+        """The values at a step."""
+        point = _Point((), (), {}, hypers, t, _FLOATS, None)
+        found = _values(self._program, self._needed, point)
+        return tuple(float(found[v]) for v in self._roots)
+
+
 def number(program: Program, value: Value, hypers: Mapping[str, float], t: int = 1) -> float:
     """A uniform value at some step."""
-    found = _values(program, (value,), (), (), {}, hypers, t)[value]
-    assert isinstance(found, float)
-    return found
+    return Uniforms(program, (value,)).at(hypers, t)[0]
 
 
-def _extended(value: Number, extent: Extent, like: Tensor) -> Number:
+def _extended(value: Number, extent: Extent, like: tuple[Any, ...]) -> Number:
     if extent is not Extent.TENSOR or isinstance(value, tuple):
         return value
     return (value,) * len(like)
 
 
-def _values(
-    program: Program,
-    roots: tuple[Value, ...],
-    theta: Tensor,
-    g: Tensor,
-    state: Mapping[str, Number],
-    hypers: Mapping[str, float],
-    t: int,
-) -> dict[Value, Number]:
-    def leaf(operation: Operation) -> Number:
+@dataclass(frozen=True)
+class _Point:
+    """Where a step starts from."""
+
+    theta: tuple[Any, ...]
+    g: tuple[Any, ...]
+    state: Mapping[str, Number]
+    hypers: Mapping[str, Number]
+    t: int
+    arithmetic: Arithmetic
+    watch: Watch | None
+
+    def leaf(self, operation: Operation) -> Number:
         match operation.opcode:
             case "constant":
-                assert isinstance(operation.attribute, float)
-                return operation.attribute
+                return self.arithmetic.literal(operation.attribute)  # type: ignore[arg-type]
             case "hyper":
-                return hypers[str(operation.attribute)]
+                return self.hypers[str(operation.attribute)]
             case "step":
-                return float(t)
+                return self.arithmetic.exact(float(self.t))
             case "gradient":
-                return g
+                return self.g
             case "parameter":
-                return theta
+                return self.theta
             case "size":
-                return float(len(theta))
+                return self.arithmetic.exact(float(len(self.theta)))
             case _:
-                return state[str(operation.attribute)]
+                return self.state[str(operation.attribute)]
 
+
+def _values(program: Program, needed: tuple[Value, ...], at: _Point) -> dict[Value, Number]:
     found: dict[Value, Number] = {}
-    for value in program.needed(roots):
+    for value in needed:
         operation = program.operations[value]
         x = [found[a] for a in operation.arguments]
-        found[value] = _applied(operation.opcode, x) if x else leaf(operation)
+        found[value] = _applied(operation.opcode, x, at.arithmetic) if x else at.leaf(operation)
+        if at.watch is not None and x:
+            at.watch(value, found[value])
     return found
 
 
-def _applied(opcode: str, x: list[Number]) -> Number:
+def _applied(opcode: str, x: list[Number], arithmetic: Arithmetic) -> Number:
     if opcode in {"sum", "mean"}:
-        assert isinstance(x[0], tuple)
-        total = _total(x[0])
-        return total / len(x[0]) if opcode == "mean" else total
-    function = _FUNCTIONS[opcode]
+        total = arithmetic.total(x[0])
+        count = arithmetic.exact(float(len(x[0])))
+        return arithmetic.functions["div"](total, count) if opcode == "mean" else total
+    function = arithmetic.functions[opcode]
     length = next((len(a) for a in x if isinstance(a, tuple)), None)
     if length is None:
         return function(*x)
@@ -132,3 +192,12 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 def spellings() -> frozenset[str]:
     """The operations with arguments that are known here."""
     return frozenset({*_FUNCTIONS, "sum", "mean"})
+
+
+_FLOATS = Arithmetic(_FUNCTIONS, float, float, _total)
+_BOUNDED = Arithmetic(
+    bounded.FUNCTIONS,
+    functools.lru_cache(maxsize=4096)(bounded.literal),
+    bounded.exact,
+    lambda x: bounded.total(x, _total(tuple(a.value for a in x))),
+)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from optdsl.ir import intervals
 from optdsl.ir.domain import Interval, hull
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program
 
 
-def ranges(program: Program) -> tuple[Interval, ...]:
-    """An enclosure of each value; NaN aside, which arithmetic may make of infinities."""
+def ranges(program: Program, settings: Mapping[str, float] | None = None) -> tuple[Interval, ...]:
+    """An enclosure of each value; NaN aside, which arithmetic may make of infinities.
+
+    Args:
+        program: any.
+        settings: hyperparameters that have a given value; others lie in their domains.
+    """
+    given = {} if settings is None else settings
     found: list[Interval] = []
     for operation in program.operations:
         if operation.opcode == "constant":
@@ -17,7 +25,10 @@ def ranges(program: Program) -> tuple[Interval, ...]:
             found.append(intervals.point(operation.attribute))
         elif operation.opcode == "hyper":
             assert isinstance(operation.attribute, str)
-            found.append(hull(program.hyper(operation.attribute).domain))
+            name = operation.attribute
+            known = name in given
+            domain = hull(program.hyper(name).domain)
+            found.append(intervals.point(given[name]) if known else domain)
         else:
             arguments = (found[a] for a in operation.arguments)
             found.append(TABLE[operation.opcode].interval(*arguments))

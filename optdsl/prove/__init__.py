@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import enum
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from optdsl.algebra import normal_form
 from optdsl.algebra.fix import fix
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
-from optdsl.ir.evaluate import number
+from optdsl.ir.evaluate import Uniforms, number
 from optdsl.ir.program import Program
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
-from optdsl.prove.trial import STEPS, TOLERANCE, Counterexample, counterexample
+from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, trial
 
-__all__ = ["Settlement", "Verdict", "refuted_claims", "settle"]
+__all__ = ["Settlement", "Verdict", "explanation", "settle", "settle_all", "snippet"]
 
 
 class Verdict(enum.Enum):
     """How a claim was settled."""
 
     PROVED = "proved"
-    """Equal over the reals, by algebra."""
+    """Equal over the reals, and no run shows a difference; of a `misses`, one does."""
     TESTED = "tested"
-    """Not proved, and no run showed a difference."""
+    """Not proved, and no run shows a difference."""
     REFUTED = "refuted"
     """A run shows the opposite, or, of a `misses`, none does."""
 
@@ -49,38 +50,73 @@ class Settlement:
     difference: Counterexample | None = None
 
 
-def settle(program: Program, claim: Claim) -> Settlement:
-    """Prove a claim, or else test it, or refute it."""
+def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
+    """Prove a claim, or else test it, or refute it.
+
+    Args:
+        program: the specification that makes it.
+        claim: the claim.
+        share: how many claims share the time that one may take.
+    """
     settings = dict(claim.settings)
     left, right = fix(program, settings), fix(claim.reference, settings)
-    if equal(left, right):
-        if claim.holds:
-            return Settlement(claim, Verdict.PROVED, "equal over the reals")
-        return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
+    work = normal_form.MAX_WORK // share
+    proved = equal(left, right, work)
 
-    def valid(hypers: Mapping[str, float]) -> bool:
-        """Whether the rule may have what the claim gives it."""
-        bound = {n: number(claim.reference, v, hypers) for n, v in claim.bindings}
-        return all(value in claim.domains[name] for name, value in bound.items())
+    domains = [claim.domains[name] for name, _ in claim.bindings]
+    bound = Uniforms(claim.reference, tuple(value for _, value in claim.bindings))
 
-    found, runs = counterexample(program, claim.reference, settings, valid)
-    if not runs:
+    def valid(hypers: Mapping[str, float], t: int) -> bool:
+        """Whether the rule may have what the claim gives it at a step."""
+        if t > 1 and bound.steady:
+            return True
+        return all(x in domain for x, domain in zip(bound.at(hypers, t), domains, strict=True))
+
+    # A proof is about real numbers; that what runs agrees with it is seen by running it.
+    seen = trial(program, claim.reference, settings, valid, MAX_WORK // share)
+    if not seen.runs:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
         return Settlement(claim, Verdict.REFUTED, reason)
-    if found is None:
-        reason = f"{runs} runs of {STEPS} steps agree to {TOLERANCE:g}"
-        return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
-    reason = f"they differ after step {len(found.run.gradients)}"
+    if seen.found is None:
+        if proved and claim.holds:
+            return Settlement(claim, Verdict.PROVED, "equal over the reals")
+        if proved:
+            return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
+        return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, _extent(seen))
+    reason = f"they differ after step {len(seen.found.run.gradients)}"
     if not claim.holds:
-        return Settlement(claim, Verdict.PROVED, reason, difference=found)
-    mine, theirs = differences(left, right)
-    return Settlement(claim, Verdict.REFUTED, reason, (tuple(mine), tuple(theirs)), found)
+        return Settlement(claim, Verdict.PROVED, reason, difference=seen.found)
+    mine, theirs = differences(left, right, work)
+    return Settlement(claim, Verdict.REFUTED, reason, (tuple(mine), tuple(theirs)), seen.found)
 
 
-def refuted_claims(program: Program, claims: Iterable[Claim], report: Report) -> None:
-    """Report the claims that are wrong: with the equations that differ, and a run to paste."""
+def _extent(seen: Trial) -> str:
+    """How far two programs were compared that agreed."""
+    runs = "1 run" if seen.runs == 1 else f"{seen.runs} runs"
+    reason = f"{runs} of up to {seen.steps} steps differ by rounding at most"
+    if seen.beyond is not None:
+        reason += f"; what changes after step {seen.beyond:,} was not reached"
+    if seen.unseen:
+        conditions = "1 condition" if seen.unseen == 1 else f"{seen.unseen} conditions"
+        reason += f"; {conditions} went one way only"
+    return reason
+
+
+def settle_all(program: Program, claims: Sequence[Claim], report: Report) -> None:
+    """Report the claims that are wrong, and remark on those that were only tested.
+
+    A wrong one is shown with the equations that differ, and a run to paste.
+    """
     for claim in claims:
-        settlement = settle(program, claim)
+        settlement = settle(program, claim, len(claims))
+        if settlement.verdict is Verdict.TESTED:
+            report.remark(
+                "note",
+                "tested",
+                f"`{claim.text}` was tested, and not proved",
+                claim.span,
+                label=settlement.reason,
+            )
         if settlement.verdict is Verdict.REFUTED:
             notes = explanation(program, settlement)
             if settlement.difference is not None:
@@ -125,7 +161,9 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         values = [number(claim.reference, value, hypers, t) for t in steps]
         # What follows a schedule is set anew for every step.
         bound[name] = values[0] if len(set(values)) == 1 else values
-    gradients = ", ".join(str(list(g)) for g in found.run.gradients)
+    gradients = str([list(g) for g in found.run.gradients])
+    if len(steps) > 2 and len(set(found.run.gradients)) == 1:
+        gradients = f"[{list(found.run.gradients[0])}] * {len(steps)}"
     source, rule = claim.span.source.loadable, claim.rule_source
     return [
         "import optdsl",
@@ -137,7 +175,7 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "",
         f"    p = torch.nn.Parameter(torch.tensor({list(found.run.theta)}, dtype=torch.float64))",
         "    optimizer = optdsl.load(name, learn=False, verify=False)([p], **at(0))",
-        f"    for t, g in enumerate([{gradients}]):",
+        f"    for t, g in enumerate({gradients}):",
         "        optimizer.param_groups[0].update(at(t))",
         "        p.grad = torch.tensor(g, dtype=torch.float64)",
         "        optimizer.step()",
@@ -147,7 +185,7 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         *_called("y", rule, bound),
         f"# x is {_numbers(found.left)}",
         f"# y is {_numbers(found.right)}",
-        f"torch.testing.assert_close(x, y, rtol={TOLERANCE:g}, atol={TOLERANCE:g})",
+        f"torch.testing.assert_close(x, y, rtol={found.tolerance:g}, atol={found.tolerance:g})",
     ]
 
 

@@ -2,59 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from optdsl.algebra.normal_form import Algebra
+from optdsl.algebra.facts import facts
+from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
-from optdsl.ir.program import Program, Value
+from optdsl.ir.program import Operation, Program, Value
 
 # The class of each state, in either program.
 Classes = dict[str, int]
+# The forms of some values of a program, with its states in classes.
+_Forms = Callable[[int, Sequence[Value], Classes | None], Sequence[Hashable]]
+
+# States that take more rounds than this to tell apart are taken for different.
+_ROUNDS = 24
+_COMMUTING = frozenset({"add", "mul", "max", "min", "eq", "ne"})
 
 
-def equal(left: Program, right: Program) -> bool:
+def equal(left: Program, right: Program, work: int = MAX_WORK) -> bool:
     """Whether the parameters of two programs are equal after every step, from equal ones.
 
-    True is a proof over the reals: states are matched by the coarsest partition into states that
-    start equal and stay equal (Moore, 1956), and the new parameters have one normal form. False
-    says that no proof was found.
+    True is a proof over the reals, for finite gradients and as long as parameters are finite:
+    states are matched by the coarsest partition into states that start equal and stay equal
+    (Moore, 1956), and the new parameters have one normal form. False says that no proof was found.
+
+    Args:
+        left: a program.
+        right: another one.
+        work: how large normal forms may become together before the search is given up.
     """
-    algebra, (first, second) = matched(left, right)
-    after = algebra.forms(left, (left.parameter,), first)[left.parameter]
-    return after == algebra.forms(right, (right.parameter,), second)[right.parameter]
+    try:
+        return Matching(left, right, work).equal
+    except TooMuchWork:
+        return False
 
 
-def matched(left: Program, right: Program) -> tuple[Algebra, tuple[Classes, Classes]]:
-    """The states of two programs in classes of equal ones, and the algebra that compared them."""
-    algebra = Algebra()
-    programs = (left, right)
+class Matching:
+    """Two programs with their states in classes of equal ones.
+
+    Attributes:
+        classes: the class of each state, for the left and for the right program.
+    """
+
+    def __init__(self, left: Program, right: Program, work: int = MAX_WORK) -> None:
+        """Match the states.
+
+        Raises:
+            TooMuchWork: when the normal forms outgrow the limit.
+        """
+        self._programs = (left, right)
+        self._algebra = Algebra(work)
+        self._facts = tuple(facts(program) for program in self._programs)
+        self._written = self._as_written()
+        found = _matched(self._programs, self._compared)
+        assert found is not None
+        self.classes = found
+
+    @property
+    def equal(self) -> bool:
+        """Whether the new parameters are equal."""
+        # What one program is known to keep finite is finite in the other one, too, once compared.
+        for _ in range(2):
+            after = [self.forms(i, (p.parameter,))[0] for i, p in enumerate(self._programs)]
+        return after[0] == after[1]
+
+    def forms(self, side: int, roots: Iterable[Value]) -> list[Polynomial]:
+        """The normal forms of values of the left (0) or right (1) program."""
+        return self._compared(side, tuple(roots), self.classes[side])
+
+    def _compared(
+        self, side: int, roots: Sequence[Value], classes: Classes | None
+    ) -> list[Polynomial]:
+        program = self._programs[side]
+        known = {s.name: ("first", side, s.name) for s in program.states}
+        found = self._algebra.forms(
+            program,
+            roots,
+            known if classes is None else classes,
+            facts=self._facts[side],
+            written=self._written[side],
+        )
+        return [found[value] for value in roots]
+
+    def _as_written(self) -> tuple[list[int], list[int]]:
+        """A number for each value; equal ones are computed in one way, from equal states."""
+        numbers: dict[Hashable, int] = {}
+
+        def written(side: int, classes: Classes | None) -> list[int]:
+            program, found = self._programs[side], list[int]()
+            for operation in program.operations:
+                state = (operation.attribute, side) if classes is None else None
+                key = _key(operation, [found[a] for a in operation.arguments], state, classes)
+                found.append(numbers.setdefault(key, len(numbers)))
+            return found
+
+        def forms(side: int, roots: Sequence[Value], classes: Classes | None) -> list[int]:
+            found = written(side, classes)
+            return [found[value] for value in roots]
+
+        classes = _matched(self._programs, forms, _ROUNDS) or (None, None)
+        return written(0, classes[0]), written(1, classes[1])
+
+
+def _key(
+    operation: Operation, arguments: list[int], state: Hashable, classes: Classes | None
+) -> Hashable:
+    opcode, attribute = operation.opcode, operation.attribute
+    if opcode in {"define", "stop_gradient"}:
+        return ("same", *arguments)
+    if opcode in _COMMUTING:
+        arguments = sorted(arguments)
+    if opcode == "state":
+        return opcode, classes[str(attribute)] if classes is not None else state
+    return opcode, repr(attribute), *arguments
+
+
+def _matched(
+    programs: tuple[Program, Program], forms: _Forms, rounds: int | None = None
+) -> tuple[Classes, Classes] | None:
+    """The coarsest classes of states that start and stay equal; None beyond some rounds."""
     keys: list[Hashable] = [
         (state.type, form)
-        for program in programs
+        for side, program in enumerate(programs)
         for state, form in zip(
-            program.states, _forms(algebra, program, program.initial_values, None), strict=True
+            program.states, forms(side, program.initial_values, None), strict=True
         )
     ]
     numbers = _numbered(keys)
-    while True:
+    while rounds is None or rounds > 0:
         classes = _by_name(programs, numbers)
         keys = [
             form
-            for program, known in zip(programs, classes, strict=True)
-            for form in _forms(algebra, program, [s.next for s in program.states], known)
+            for side, program in enumerate(programs)
+            for form in forms(side, [s.next for s in program.states], classes[side])
         ]
         split = _numbered(list(zip(numbers, keys, strict=True)))
         if len(set(split)) == len(set(numbers)):
-            return algebra, classes
+            return classes
         numbers = split
-
-
-def _forms(
-    algebra: Algebra, program: Program, roots: Iterable[Value], classes: Classes | None
-) -> list[Polynomial]:
-    wanted = tuple(roots)
-    found = algebra.forms(program, wanted, classes)
-    return [found[value] for value in wanted]
+        rounds = None if rounds is None else rounds - 1
+    return None
 
 
 def _numbered(keys: list[Hashable]) -> list[int]:

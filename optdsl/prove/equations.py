@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from optdsl.algebra.normal_form import MAX_WORK, TooMuchWork
 from optdsl.diagnostics import Source, Span
 from optdsl.ir.ops import OPERATORS, TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.prove.equality import matched
+from optdsl.prove.equality import Matching
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression
 
@@ -14,14 +15,20 @@ _SYMBOLS = {opcode: symbol for symbol, opcode in OPERATORS.items()}
 _WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
 
 
-def differences(left: Program, right: Program) -> tuple[list[str], list[str]]:
-    """The equations of each program that have no equal in the other one, and those of theta'."""
-    algebra, classes = matched(left, right)
+def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[list[str], list[str]]:
+    """The equations of each program that have no equal in the other one, and those of theta'.
+
+    None of programs that are too large to be compared with some work.
+    """
     defined = [_defined(p) for p in (left, right)]
-    forms = [
-        algebra.forms(p, d.values(), c)
-        for p, d, c in zip((left, right), defined, classes, strict=True)
-    ]
+    try:
+        matching = Matching(left, right, work)
+        forms = [
+            dict(zip(d.values(), matching.forms(side, d.values()), strict=True))
+            for side, d in enumerate(defined)
+        ]
+    except TooMuchWork:
+        return [], []
     found: tuple[list[str], list[str]] = ([], [])
     for side, program in enumerate((left, right)):
         known = {forms[1 - side][v] for v in defined[1 - side].values()}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from optdsl.ir.domain import Choice, Domain, hull
-from optdsl.ir.evaluate import Run, Tensor, trajectory
-from optdsl.ir.program import Hyper, Program
+from optdsl.ir.bounded import Bounded
+from optdsl.ir.evaluate import Run, Tensor, Watch, rounded, trajectory
+from optdsl.ir.program import Program, Value
+from optdsl.prove.runs import RUNS, STEPS, branches, landmarks, runs
 
-RUNS = 24
-STEPS = 10
-# Rounding, through as many steps, stays far below; what is another rule does not.
-TOLERANCE = 1e-9
+__all__ = ["RUNS", "STEPS", "Counterexample", "Trial", "trial"]
+
+# By how much of what rounding explains two results must differ to be different.
+_MARGIN = 4.0
+# The operations that the runs of a claim may compute.
+MAX_WORK = 500_000
+# What a reader is shown as the tolerance, at most.
+_TOLERANCE = 1e-9
+
+Valid = Callable[[Mapping[str, float], int], bool]
 
 
 @dataclass(frozen=True)
@@ -31,85 +37,128 @@ class Counterexample:
     left: Tensor
     right: Tensor
 
+    @property
+    def tolerance(self) -> float:
+        """An absolute and relative tolerance that both exceed by far."""
+        gaps = [
+            abs(x - y) / (1 + max(abs(x), abs(y)))
+            for x, y in zip(self.left, self.right, strict=True)
+            if math.isfinite(x) and math.isfinite(y)
+        ]
+        finite = all(map(math.isfinite, (*self.left, *self.right)))
+        gap = max(gaps, default=1.0) if finite else 1.0
+        return min(_TOLERANCE, 10.0 ** math.floor(math.log10(gap) - 0.5)) if gap else _TOLERANCE
 
-def counterexample(
+
+@dataclass
+class Trial:
+    """What runs of two programs show.
+
+    Attributes:
+        found: a run in which they differ by more than rounding explains.
+        runs: how many runs were made.
+        steps: the most steps of a run.
+        unseen: how many of their conditions held in no run, or in every one.
+        beyond: the step after which a condition changes that no run reached, if there is one.
+    """
+
+    found: Counterexample | None = None
+    runs: int = 0
+    steps: int = 0
+    unseen: int = 0
+    beyond: int | None = None
+
+
+def trial(
     left: Program,
     right: Program,
     settings: Mapping[str, float],
-    valid: Callable[[Mapping[str, float]], bool] = lambda hypers: True,
-) -> tuple[Counterexample | None, int]:
-    """A run in which two programs part by more than `TOLERANCE`, absolute and relative.
+    valid: Valid = lambda hypers, t: True,
+    work: int = MAX_WORK,
+) -> Trial:
+    """Run two programs side by side until they part by more than rounding explains.
 
-    None when they agree in all runs, of `RUNS` those that are valid; and how many were made.
+    A number and NaN, or a number and an infinity, are different; finite numbers are when they
+    differ by more than a running error analysis allows. A run ends where the parameters of both
+    are no longer finite.
 
     Args:
         left: a program.
         right: another one over the same hyperparameters.
-        settings: those that have a given value; others are as by default at first, then random.
-        valid: whether hyperparameters are ones that both programs may have.
+        settings: those that have a given value; others are as by default at first, then at their
+            bounds, near constants that the programs compare with, and random.
+        valid: whether hyperparameters are ones that both programs may have at a step.
+        work: how many operations may be computed, roughly.
     """
-    made = 0
-    for run in _runs(left, settings):
-        if not valid(dict(run.hypers)):
+    done = Trial()
+    seen = _Seen((left, right))
+    for run in runs((left, right), settings, work):
+        hypers = dict(run.hypers)
+        allowed = 0
+        while allowed < len(run.gradients) and valid(hypers, allowed + 1):
+            allowed += 1
+        if not allowed:
             continue
-        made += 1
-        pairs = zip(trajectory(left, run), trajectory(right, run), strict=True)
-        for step, (x, y) in enumerate(pairs, start=1):
-            if any(_apart(a, b) for a, b in zip(x, y, strict=True)):
-                shortened = Run(run.hypers, run.theta, run.gradients[:step])
-                return Counterexample(shortened, x, y), made
-            if not all(map(math.isfinite, (*x, *y))):
-                break  # nothing that comes after tells anything
-    return None, made
+        run = Run(run.hypers, run.theta, run.gradients[:allowed])
+        done.runs += 1
+        done.steps = max(done.steps, allowed)
+        done.found = _compared(left, right, run, seen)
+        if done.found is not None:
+            return done
+    done.unseen = seen.unseen
+    defaults = {h.name: h.default for h in left.hypers} | dict(settings)
+    later = [s for s in landmarks((left, right), defaults).steps if s >= done.steps]
+    done.beyond = min(later, default=None)
+    return done
 
 
-def _apart(a: float, b: float) -> bool:
-    """As `torch.testing.assert_close` judges, with the tolerance for both."""
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return not (a == b or (math.isnan(a) and math.isnan(b)))
-    return abs(a - b) > TOLERANCE * (1 + max(abs(a), abs(b)))
+def _compared(left: Program, right: Program, run: Run, seen: _Seen) -> Counterexample | None:
+    first, second = trajectory(left, run, seen.watch(0)), trajectory(right, run, seen.watch(1))
+    errors: list[tuple[tuple[Bounded, ...], tuple[Bounded, ...]]] | None = None
+    for step, (x, y) in enumerate(zip(first, second, strict=True), start=1):
+        if not all(map(_same, x, y)):
+            if errors is None:
+                errors = list(zip(rounded(left, run), rounded(right, run), strict=True))
+            if any(map(_apart, *errors[step - 1])):
+                return Counterexample(Run(run.hypers, run.theta, run.gradients[:step]), x, y)
+        if not all(map(math.isfinite, (*x, *y))):
+            break  # nothing that comes after tells anything
+    return None
 
 
-def _runs(program: Program, settings: Mapping[str, float]) -> Iterator[Run]:
-    """The same runs every time: simple ones first, then others of many scales."""
-    source = random.Random(0)
-    for index in range(RUNS):
-        hypers = _hypers(program, source, index) | dict(settings)
-        elements = 1 if index < RUNS // 3 else 3
-        scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
-        theta = tuple(_drawn(source, 1.0) for _ in range(elements))
-        gradients = tuple(
-            tuple(_drawn(source, scale) for _ in range(elements)) for _ in range(STEPS)
-        )
-        if index % 4 == 3:  # an element that has no gradient at first
-            gradients = ((0.0, *gradients[0][1:]), *gradients[1:])
-        yield Run(tuple(hypers.items()), theta, gradients)
+def _same(x: float, y: float) -> bool:
+    return x == y or (x != x and y != y)
 
 
-def _drawn(source: random.Random, scale: float) -> float:
-    """A number with few digits, for readers."""
-    return float(f"{source.gauss(0, scale):.2g}")
+def _apart(x: Bounded, y: Bounded) -> bool:
+    if not (math.isfinite(x.value) and math.isfinite(y.value)):
+        return not _same(x.value, y.value)
+    return abs(x.value - y.value) > _MARGIN * (x.error + y.error)
 
 
-def _hypers(program: Program, source: random.Random, index: int) -> dict[str, float]:
-    found = {h.name: h.default if index < 2 else _random(h, source) for h in program.hypers}
-    for simplex in program.simplexes if index >= 2 else ():
-        weights = [source.expovariate(1) for _ in simplex.hypers]
-        found |= {h: w / sum(weights) for h, w in zip(simplex.hypers, weights, strict=True)}
-    return found
+@dataclass
+class _Seen:
+    """Which way the conditions of two programs went."""
 
+    programs: tuple[Program, Program]
+    ways: dict[tuple[int, Value], set[bool]] = field(init=False)
 
-def _random(hyper: Hyper, source: random.Random) -> float:
-    domain: Domain = hyper.domain
-    if isinstance(domain, Choice):
-        return source.choice(domain.values)
-    bounds = hull(domain)
-    if math.isinf(bounds.upper - bounds.lower):
-        drawn = (hyper.default or 0.1) * source.uniform(0.3, 3)
-        return drawn if drawn in domain else hyper.default
-    width = bounds.upper - bounds.lower
-    drawn = bounds.lower + width * source.uniform(0.02, 0.98)
-    # With few digits, for readers, where few are enough.
-    shortened = (float(f"{drawn:.{digits}g}") for digits in range(2, 18))
-    close = (x for x in shortened if x in domain and abs(x - drawn) < 0.02 * width)
-    return next(close, hyper.default)
+    def __post_init__(self) -> None:
+        self.ways = {(i, v): set() for i, p in enumerate(self.programs) for v in branches(p)}
+
+    def watch(self, side: int) -> Watch | None:
+        """What looks at the conditions of one of them; None where there are none."""
+        if not any(i == side for i, _ in self.ways):
+            return None
+
+        def look(value: Value, found: object) -> None:
+            if (side, value) in self.ways:
+                several = found if isinstance(found, tuple) else (found,)
+                self.ways[side, value].update(bool(x) for x in several)
+
+        return look
+
+    @property
+    def unseen(self) -> int:
+        """How many conditions went one way only."""
+        return sum(len(ways) < 2 for ways in self.ways.values())

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from optdsl.algebra.normal_form import Algebra
+from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
 from optdsl.ir.builder import Builder, TooManyOperations
 from optdsl.ir.domain import EVERYTHING
@@ -114,6 +114,8 @@ def differences(saved: Meaning, own: Meaning) -> list[str]:
     equations differ, as the checkpoint has them and as they are here. Equations are equal when
     their normal forms over the reals are.
     """
+    if saved.hash == own.hash:
+        return []
     lines = [
         *_only("hyperparameters", saved.hypers, own.hypers),
         *_only("states", saved.states, own.states),
@@ -150,7 +152,7 @@ def _digests(program: Program) -> list[str]:
 
 
 def _only(what: str, saved: Iterable[str], own: Iterable[str]) -> list[str]:
-    first, second = list(saved), list(own)
+    first, second = dict.fromkeys(saved), dict.fromkeys(own)
     sides = (
         ("only in the checkpoint", [x for x in first if x not in second]),
         ("only here", [x for x in second if x not in first]),
@@ -161,15 +163,18 @@ def _only(what: str, saved: Iterable[str], own: Iterable[str]) -> list[str]:
 def _equations(saved: Program, own: Program, states: list[str]) -> list[str]:
     """The equations that differ, as seen from the results that both rules have."""
     wanted = ["theta'", *(f"{s}'" for s in states), *(f"{s} at first" for s in states)]
-    sides = [_Named(program) for program in (saved, own)]
     algebra = Algebra()
-    shared = [name for name in sides[0].values if name in sides[1].values]
-    whole = [side.forms(algebra, wanted, ()) for side in sides]
-    if all(whole[0][name] == whole[1][name] for name in wanted):
-        return []
-    # Each equation by itself: those that only read what differs are the same.
-    apart = [side.forms(algebra, shared, shared) for side in sides]
-    needed = [side.needed(wanted) for side in sides]
+    try:
+        sides = [_Named(program) for program in (saved, own)]
+        shared = [name for name in sides[0].values if name in sides[1].values]
+        whole = [side.forms(algebra, wanted, ()) for side in sides]
+        if all(whole[0][name] == whole[1][name] for name in wanted):
+            return []
+        # Each equation by itself: those that only read what differs are the same.
+        apart = [side.forms(algebra, shared, shared) for side in sides]
+    except (TooManyOperations, TooMuchWork):
+        return ["the equations are too large to be compared, and are not the same to the letter"]
+    needed = [set(side.needed(wanted)) for side in sides]
     lines: list[str] = []
     different: list[str] = []
     for name in shared:
@@ -221,12 +226,9 @@ class _Named:
     ) -> Mapping[str, Polynomial]:
         """The normal forms of equations, where others are nothing but their names."""
         hidden = {self.values[name] for name in opaque}
-        found: dict[str, Polynomial] = {}
-        for name in names:
-            value = self.values[name]
-            inner = self._inner(name)
-            found[name] = algebra.forms(self._program, (inner,), None, hidden - {value})[inner]
-        return found
+        inner = {name: self._inner(name) for name in names}
+        found = algebra.forms(self._program, inner.values(), None, hidden)
+        return {name: found[value] for name, value in inner.items()}
 
     def needed(self, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
         """The equations that others are made from, but for what `known` ones are made from.
@@ -248,13 +250,14 @@ class _Named:
         return equation(self._program, self.values[name])
 
     def _size(self, name: str) -> int:
-        """How many operations an equation spells."""
-        sizes: dict[Value, int] = {}
-        inner = self._inner(name)
-        for value in self._program.needed((inner,)):
-            operation = self._program.operations[value]
-            parts = (
-                0 if operation.opcode == "define" else sum(sizes[a] for a in operation.arguments)
-            )
-            sizes[value] = 1 + parts
-        return sizes[inner]
+        """How many operations an equation spells, up to one more than are shown."""
+        return self._sizes[self._inner(name)]
+
+    @functools.cached_property
+    def _sizes(self) -> list[int]:
+        sizes: list[int] = []
+        for operation in self._program.operations:
+            inside = operation.opcode != "define"
+            parts = sum(sizes[a] for a in operation.arguments) if inside else 0
+            sizes.append(min(1 + parts, _MAX_SHOWN + 1))
+        return sizes

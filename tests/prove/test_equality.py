@@ -18,7 +18,7 @@ from optdsl import SpecError, library
 from optdsl.algebra.fix import fix
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
-from optdsl.prove.equality import equal, matched
+from optdsl.prove.equality import Matching, equal
 from optdsl.references import attached
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
@@ -384,7 +384,7 @@ def test_states_that_nothing_reads_do_not_matter() -> None:
 def test_classes_are_numbered_across_both_programs() -> None:
     left = rule("state a = 0", "state b = 1", "a' = a + g", "b' = b", "theta' = theta - a' * b")
     right = rule("state q = 1", "state p = 0", "p' = g + p", "q' = q", "theta' = theta - p' * q")
-    _, (first, second) = matched(left, right)
+    first, second = Matching(left, right).classes
     assert first["a"] == second["p"]
     assert first["b"] == second["q"]
     assert first["a"] != first["b"]

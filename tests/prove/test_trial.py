@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 import optdsl
-from optdsl import SpecError, library
+from optdsl import SpecError, SpecWarning, library
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import Run, number, trajectory
 from optdsl.ir.program import Program
-from optdsl.prove import Settlement, Verdict, explanation, settle, snippet, trial
-from optdsl.prove.trial import RUNS, STEPS, TOLERANCE, counterexample
+from optdsl.prove import Settlement, Verdict, explanation, runs, settle, snippet
+from optdsl.prove.trial import RUNS, STEPS, Counterexample, trial
 from tests.oracles.running import read_text
 
 SPECS = library.list_specs()
@@ -64,7 +64,7 @@ def compiled(name: str | os.PathLike[str], run: Run, hypers: dict[str, float]) -
 
 def close(found: Tensor, expected: Iterable[float]) -> None:
     wanted = torch.tensor(list(expected), dtype=torch.float64)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 def shown(text: str, letter: str) -> list[float]:
@@ -74,8 +74,10 @@ def shown(text: str, letter: str) -> list[float]:
     return [float(n) for n in found[1].split(", ")]
 
 
-def apart(x: Tensor, y: Tensor) -> bool:
-    return bool(((x - y).abs() > TOLERANCE * (1 + torch.maximum(x.abs(), y.abs()))).any())
+def apart(x: Tensor, y: Tensor, found: Counterexample) -> bool:
+    """As the printed test judges; a number and NaN are apart."""
+    tolerance = found.tolerance
+    return not torch.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def check_snippet(program: Program, settlement: Settlement) -> None:
@@ -90,7 +92,7 @@ def check_snippet(program: Program, settlement: Settlement) -> None:
     close(scope["y"], found.right)
     close(scope["x"], shown(text, "x"))
     close(scope["y"], shown(text, "y"))
-    assert apart(scope["x"], scope["y"])
+    assert apart(scope["x"], scope["y"], found)
 
 
 def check_run(path: Path, program: Program, settlement: Settlement) -> None:
@@ -104,10 +106,12 @@ def check_run(path: Path, program: Program, settlement: Settlement) -> None:
     left, right = compiled(path, found.run, hypers), compiled(claim.rule_source, found.run, bound)
     close(left, found.left)
     close(right, found.right)
-    assert apart(left, right)
+    assert apart(left, right, found)
     for steps in range(1, len(found.run.gradients)):
         run = Run(found.run.hypers, found.run.theta, found.run.gradients[:steps])
-        assert not apart(compiled(path, run, hypers), compiled(claim.rule_source, run, bound))
+        assert not apart(
+            compiled(path, run, hypers), compiled(claim.rule_source, run, bound), found
+        )
 
 
 # --- claims planted in the library ----------------------------------------------------------------
@@ -281,10 +285,13 @@ def test_a_true_claim_that_is_not_proved_is_tested(update: str, holds: bool) -> 
     path = write("mine", text)
     _, settlement = only(path)
     assert settlement.verdict is (Verdict.TESTED if holds else Verdict.REFUTED)
-    assert settlement.reason == f"{RUNS} runs of {STEPS} steps agree to {TOLERANCE:g}"
+    assert re.match(
+        rf"\d+ runs of up to {STEPS} steps differ by rounding at most", settlement.reason
+    )
     assert settlement.difference is None
     if holds:
-        assert optdsl.load(path) is not None
+        with pytest.warns(SpecWarning, match="was tested, and not proved"):
+            assert optdsl.load(path) is not None
     else:
         with pytest.raises(SpecError, match="is wrong"):
             optdsl.load(path)
@@ -344,14 +351,15 @@ def test_misses_in_both_directions() -> None:
 
 def test_the_same_run_is_found_every_time() -> None:
     left, right = read_text(PLAIN), read_text(PLAIN.replace("g\n", "g^2\n"))
-    (first, made), (second, _) = (counterexample(left, right, {}) for _ in range(2))
-    assert first is not None
-    assert first == second
-    assert made == 1
-    assert counterexample(left, left, {}) == (None, RUNS)
-    assert counterexample(left, right, {}, lambda hypers: False) == (None, 0)
-    assert first.left == trajectory(left, first.run)[-1]
-    assert first.right == trajectory(right, first.run)[-1]
+    first, second = (trial(left, right, {}) for _ in range(2))
+    assert first.found is not None
+    assert first.found == second.found
+    assert first.runs == 1
+    assert trial(left, left, {}).found is None
+    assert trial(left, left, {}).runs > RUNS
+    assert trial(left, right, {}, lambda hypers, t: False).runs == 0
+    assert first.found.left == trajectory(left, first.found.run)[-1]
+    assert first.found.right == trajectory(right, first.found.run)[-1]
 
 
 DOMAINS = ["[0, 1]", "[0, 1)", "(0, 1)", "[-1, 1]", "[0, inf)", "(0, inf)", "(-inf, inf)",
@@ -369,7 +377,7 @@ def test_runs_stay_within_the_bounds_of_hyperparameters(domain: str) -> None:
     seen: set[float] = set()
     program = read_text(f"optimizer A\nhyper x = {default} in {domain}\ntheta' = theta - x * g\n")
     hyper = program.hyper("x")
-    for run in trial._runs(program, {}):
+    for run in runs.runs((program,), {}, 10**9):
         ((name, value),) = run.hypers
         assert name == "x"
         assert value in hyper.domain
@@ -389,7 +397,7 @@ def test_a_true_claim_over_narrow_bounds_is_not_refuted() -> None:
 def test_runs_have_their_settings_weights_and_sizes() -> None:
     program = library.read(library.open_source("memory"))
     sizes = set()
-    for index, run in enumerate(trial._runs(program, {"beta1": 0.25})):
+    for index, run in enumerate(runs.runs((program,), {"beta1": 0.25}, 10**9)):
         hypers = dict(run.hypers)
         assert set(hypers) == {h.name for h in program.hypers}
         assert hypers["beta1"] == 0.25
@@ -399,11 +407,11 @@ def test_runs_have_their_settings_weights_and_sizes() -> None:
         if index < 2:
             defaults = {h.name: h.default for h in program.hypers}
             assert hypers == defaults | {"beta1": 0.25}
-        assert len(run.gradients) == STEPS
+        assert index >= RUNS or len(run.gradients) == STEPS
         assert {len(g) for g in run.gradients} == {len(run.theta)}
         sizes.add(len(run.theta))
-    assert index == RUNS - 1
-    assert sizes == {1, 3}
+    assert index >= RUNS
+    assert sizes >= {1, 3}
 
 
 # --- claims that are hard to test -----------------------------------------------------------------

@@ -1,0 +1,236 @@
+"""What is known of the values of a program: ranges, the signs of zeros, which are numbers.
+
+A value is defined when it is a finite real number in every step of every run over the declared
+bounds, as long as parameters and gradients are finite. A quotient whose divisor may be zero is not,
+nor is what is made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optdsl.ir import intervals
+from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
+from optdsl.ir.host import COMPARE
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value
+
+# After so much work without an end, nothing is taken for known of any state.
+_MAX_WORK = 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known of a value.
+
+    Attributes:
+        range: an enclosure of it where it is a number.
+        defined: whether it is a finite number, always.
+        plus: whether it may be the zero with the positive sign.
+        minus: whether it may be the zero with the negative sign; 1 / x shows the difference.
+    """
+
+    range: Interval = ANYTHING
+    defined: bool = True
+    plus: bool = True
+    minus: bool = True
+
+    @property
+    def nonzero(self) -> bool:
+        """Whether it is a finite number other than zero, always."""
+        return self.defined and intervals.excludes_zero(self.range)
+
+    @property
+    def may_be_positive(self) -> bool:
+        """Whether its sign bit may be clear."""
+        return not self.defined or self.range.upper > 0 or (self.plus and 0.0 in self.range)
+
+    @property
+    def may_be_negative(self) -> bool:
+        """Whether its sign bit may be set."""
+        return not self.defined or self.range.lower < 0 or (self.minus and 0.0 in self.range)
+
+
+UNKNOWN = Fact(defined=False)
+_LEAF = Fact()
+_POSITIVE_ZERO, _CONDITION = (True, False), Fact(Interval(0.0, 1.0))
+
+
+def facts(program: Program, settings: Mapping[str, float] | None = None) -> tuple[Fact, ...]:
+    """What is known of each value of a program.
+
+    Args:
+        program: any.
+        settings: hyperparameters that have a given value; others lie in their domains.
+    """
+    given = {} if settings is None else settings
+    # Optimistic at first: what holds of the start, and stays true from step to step, is so.
+    known: dict[str, Fact] | None = None
+    for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
+        found = _found(program, given, known)
+        if known is None:
+            known = {s.name: found[s.initial] for s in program.states}
+            found = _found(program, given, known)
+        wider = {s.name: _widened(known[s.name], found[s.next]) for s in program.states}
+        if wider == known:
+            return found
+        known = wider
+    return _found(program, given, {s.name: UNKNOWN for s in program.states})
+
+
+def _found(
+    program: Program, settings: Mapping[str, float], states: Mapping[str, Fact] | None
+) -> tuple[Fact, ...]:
+    found: list[Fact] = []
+    for operation in program.operations:
+        x = [found[a] for a in operation.arguments]
+        if operation.opcode == "state":
+            # While a blend is put together, its members' states are no states of the program.
+            fact = _LEAF if states is None else states.get(str(operation.attribute), _LEAF)
+        elif operation.opcode == "hyper":
+            fact = _hyper(program, str(operation.attribute), settings)
+        elif operation.opcode == "constant":
+            assert isinstance(operation.attribute, float)
+            fact = _number(operation.attribute)
+        elif operation.opcode in COMPARE:
+            # Whatever is compared, the condition holds or does not.
+            fact = _CONDITION
+        elif not x:
+            fact = Fact(TABLE[operation.opcode].interval())
+        else:
+            if operation.opcode == "mix":
+                x = _weighed(x)
+            enclosure = TABLE[operation.opcode].interval(*(f.range for f in x))
+            plus, minus = _zeros(operation, x)
+            fact = Fact(enclosure, _defined(program.operations, operation, x), plus, minus)
+        found.append(fact)
+    return tuple(found)
+
+
+def _weighed(x: list[Fact]) -> list[Fact]:
+    """Weights and parts without those that weigh nothing: they take no part in a mean."""
+    pairs = list(zip(x[0::2], x[1::2], strict=True))
+    nothing = intervals.point(0.0)
+    kept = [pair for pair in pairs if not (pair[0].defined and pair[0].range == nothing)]
+    return [fact for pair in kept or pairs[:1] for fact in pair]
+
+
+def _number(number: float) -> Fact:
+    if not math.isfinite(number):
+        return UNKNOWN
+    negative = math.copysign(1.0, number) < 0
+    return Fact(intervals.point(number), True, not negative, negative)
+
+
+def _hyper(program: Program, name: str, settings: Mapping[str, float]) -> Fact:
+    if name in settings:
+        return _number(settings[name])
+    domain = program.hyper(name).domain
+    # An end that is included is a value that it may have, infinite or not.
+    finite = not isinstance(domain, Choice) or all(map(math.isfinite, domain.values))
+    defined = finite and not (math.inf in domain or -math.inf in domain)
+    # The zero of a domain without negative numbers is 0, not -0.
+    return Fact(hull(domain), defined, True, hull(domain).lower < 0)
+
+
+def _widened(old: Fact, new: Fact) -> Fact:
+    """A state that is as before or as after a step; an end that moved goes to the next landmark."""
+    lower, upper = old.range, old.range
+    if not old.range.includes(new.range):
+        around = intervals.union(old.range, new.range)
+        if (around.lower, around.lower_open) != (old.range.lower, old.range.lower_open):
+            lower = Interval(0.0 if around.lower >= 0 else -math.inf)
+        if (around.upper, around.upper_open) != (old.range.upper, old.range.upper_open):
+            upper = Interval(-math.inf, 0.0 if around.upper <= 0 else math.inf)
+    enclosure = Interval(lower.lower, upper.upper, lower.lower_open, upper.upper_open)
+    return Fact(
+        enclosure, old.defined and new.defined, old.plus or new.plus, old.minus or new.minus
+    )
+
+
+def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact]) -> bool:
+    """Whether an operation makes a finite number of its arguments, over the reals."""
+    match operation.opcode:
+        case "where":
+            return x[1].defined and x[2].defined
+        case _ if not all(f.defined for f in x):
+            return False
+        case "div":
+            return x[1].nonzero
+        case "sqrt":
+            return x[0].range.lower >= 0
+        case "log":
+            return x[0].range.lower >= 0 and x[0].nonzero
+        case "pow":
+            base, exponent = x
+            if whole(operations, operation.arguments[1]):
+                return exponent.range.lower >= 0 or base.nonzero
+            positive = base.range.lower >= 0 and base.nonzero
+            return positive or (base.range.lower >= 0 and exponent.range.lower >= 0)
+        case _:
+            return True
+
+
+def whole(operations: Sequence[Operation], value: Value) -> bool:
+    """Whether a value is certainly a whole number: a literal, or the step."""
+    while operations[value].opcode in {"define", "stop_gradient"}:
+        (value,) = operations[value].arguments
+    number = operations[value].attribute
+    is_literal = operations[value].opcode == "constant" and isinstance(number, float)
+    literal = is_literal and isinstance(number, float) and number.is_integer()
+    return literal or operations[value].opcode == "step"
+
+
+def _product(zero: Fact, other: Fact) -> tuple[bool, bool]:
+    """The signs of a product with a zero, or of a quotient of one."""
+    p, n = other.may_be_positive, other.may_be_negative
+    plus, minus = zero.plus and 0.0 in zero.range, zero.minus and 0.0 in zero.range
+    return (plus and p) or (minus and n), (plus and n) or (minus and p)
+
+
+def _zeros(operation: Operation, x: list[Fact]) -> tuple[bool, bool]:
+    """Whether the result may be 0, and whether it may be -0, over the reals."""
+    match operation.opcode:
+        case "define" | "stop_gradient":
+            return x[0].plus, x[0].minus
+        case "neg":
+            return x[0].minus, x[0].plus
+        case "add":
+            # Unequal numbers that cancel give 0, and so do zeros unless both are negative.
+            return True, x[0].minus and x[1].minus
+        case "sub":
+            return True, x[0].minus and x[1].plus
+        case "mul" if operation.arguments[0] == operation.arguments[1]:
+            return _POSITIVE_ZERO
+        case "mul":
+            first, second = _product(x[0], x[1]), _product(x[1], x[0])
+            return first[0] or second[0], first[1] or second[1]
+        case "div" if x[1].defined:
+            return _product(x[0], x[1])
+        case "div":
+            # A divisor that is infinite makes a zero of everything.
+            (p, n), (q, m) = ((f.may_be_positive, f.may_be_negative) for f in x)
+            return (p and q) or (n and m), (p and m) or (n and q)
+        case "pow":
+            square = x[1].range.lower == x[1].range.upper and x[1].range.lower % 2 == 0
+            return (
+                _POSITIVE_ZERO if square or not (x[0].minus or not x[1].defined) else (True, True)
+            )
+        case "exp" | "abs":
+            return _POSITIVE_ZERO
+        case "log":
+            return _POSITIVE_ZERO
+        case "max" | "min":
+            return x[0].plus or x[1].plus, x[0].minus or x[1].minus
+        case "where":
+            return x[1].plus or x[2].plus, x[1].minus or x[2].minus
+        case "mix":
+            return True, any(f.minus for f in x[1::2])
+        case "sqrt":
+            return True, x[0].minus
+        case "tanh" | "sign" | "sum" | "mean":
+            return True, x[0].minus
+        case _:
+            return True, True

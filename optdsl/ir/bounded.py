@@ -1,0 +1,214 @@
+"""Floating-point numbers with bounds on their distance from what the real numbers give.
+
+A running error analysis (Wilkinson, 1963; Higham, Accuracy and Stability of Numerical Algorithms,
+section 3.3): every operation rounds, and hands on the errors of its arguments. Infinities and NaN
+are what they are: overflow and undefined operations are no rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from optdsl.ir import host
+
+_UNIT = 2.0**-53
+_TINY = 5e-324
+# A function of the mathematical library is right to a few units in the last place.
+_LIBRARY = 4 * _UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A number in double precision and a bound on its error.
+
+    Attributes:
+        value: the number.
+        error: at least its distance from the same operations on real numbers; infinite where
+            rounding may have decided what it is.
+        given: whether it is an input or a literal, which compare as they are written.
+    """
+
+    value: float
+    error: float = 0.0
+    given: bool = False
+
+
+def literal(number: float) -> Bounded:
+    """A number that stands for the decimal as which it is written."""
+    if not math.isfinite(number):
+        return Bounded(number)
+    distance = abs(Fraction(repr(number)) - Fraction(number))
+    return Bounded(number, math.nextafter(float(distance), math.inf) if distance else 0.0, True)
+
+
+def exact(number: float) -> Bounded:
+    """A number that is itself."""
+    return Bounded(number, 0.0, True)
+
+
+def _rounded(value: float, error: float, unit: float = _UNIT) -> Bounded:
+    if not math.isfinite(value):
+        return Bounded(value)
+    total = error + unit * abs(value) + _TINY
+    return Bounded(value, total if total == total else math.inf)
+
+
+def _add(x: Bounded, y: Bounded) -> Bounded:
+    value = x.value + y.value
+    if not math.isfinite(value):
+        return Bounded(value)
+    # What rounding took away, exactly (Knuth, 1969).
+    part = value - x.value
+    lost = abs((x.value - (value - part)) + (y.value - part))
+    return Bounded(value, x.error + y.error + lost)
+
+
+def _subtract(x: Bounded, y: Bounded) -> Bounded:
+    return _add(x, Bounded(-y.value, y.error))
+
+
+def _times(x: float, error: float) -> float:
+    """x * error where no error is nothing, whatever it is multiplied with."""
+    return abs(x) * error if error and x else 0.0
+
+
+def _multiply(x: Bounded, y: Bounded) -> Bounded:
+    error = _times(x.value, y.error) + _times(y.value, x.error) + _times(x.error, y.error)
+    value = x.value * y.value
+    if not math.isfinite(value):
+        return Bounded(value)
+    simple = 0.0 in (x.value, y.value) or abs(x.value) == 1 or abs(y.value) == 1
+    whole = abs(value) < 2.0**53 and x.value.is_integer() and y.value.is_integer()
+    return Bounded(value, error) if simple or whole else _rounded(value, error)
+
+
+def _divide(x: Bounded, y: Bounded) -> Bounded:
+    value = host.divide(x.value, y.value)
+    if not math.isfinite(value):
+        return Bounded(value)
+    if y.error and not abs(y.value) > y.error:
+        return Bounded(value, math.inf)
+    if x.value == 0 and not x.error:
+        return Bounded(value)
+    error = (x.error + _times(value, y.error)) / (abs(y.value) - y.error)
+    return _rounded(value, error)
+
+
+def _power(x: Bounded, y: Bounded) -> Bounded:
+    value = host.power(x.value, y.value)
+    if not math.isfinite(value) or (y.value == 0 and not y.error):
+        return Bounded(value)
+    if not x.error and not y.error:
+        return _rounded(value, 0.0, _LIBRARY) if value else Bounded(value, _TINY)
+    if not abs(x.value) > x.error or (x.value < 0 and y.error):
+        small = (abs(x.value) + x.error) ** y.value if not y.error and y.value >= 1 else math.inf
+        return Bounded(value, small + abs(value))
+    relative = abs(y.value) * -math.log1p(-x.error / abs(x.value))
+    relative += _times(abs(math.log(abs(x.value))) + 1.0, y.error)
+    return _rounded(value, abs(value) * _expm1(relative), _LIBRARY)
+
+
+def _expm1(x: float) -> float:
+    return math.expm1(x) if x < 700 else math.inf
+
+
+def _root(x: Bounded) -> Bounded:
+    value = host.square_root(x.value)
+    if not math.isfinite(value) or (x.value == 0 and not x.error):
+        return Bounded(value)
+    if not x.value > x.error:
+        return Bounded(value, math.inf)
+    return _rounded(value, x.error / value)
+
+
+def _exponential(x: Bounded) -> Bounded:
+    value = host.exponential(x.value)
+    return _rounded(value, value * _expm1(x.error) if x.error else 0.0, _LIBRARY)
+
+
+def _logarithm(x: Bounded) -> Bounded:
+    value = host.logarithm(x.value)
+    if math.isfinite(value) and x.error and not x.value > x.error:
+        return Bounded(value, math.inf)
+    return _rounded(value, x.error / (x.value - x.error) if x.error else 0.0, _LIBRARY)
+
+
+def _sign(x: Bounded) -> Bounded:
+    decided = not x.error or abs(x.value) > x.error
+    return Bounded(host.signum(x.value), 0.0 if decided else 2.0)
+
+
+def _lipschitz(function: Callable[..., float]) -> Callable[..., Bounded]:
+    """A function that moves no further than its arguments, and does not round."""
+
+    def applied(*x: Bounded) -> Bounded:
+        return Bounded(function(*(a.value for a in x)), max(a.error for a in x))
+
+    return applied
+
+
+def _mixed(*parts: Bounded) -> Bounded:
+    value = host.mixed(*(a.value for a in parts))
+    weights, x = parts[0::2], parts[1::2]
+    used = [(w, a) for w, a in zip(weights, x, strict=True) if w.value or w.error]
+    total = abs(math.fsum(w.value for w, _ in used))
+    if not math.isfinite(value) or not used:
+        return Bounded(value)
+    if not total:
+        return Bounded(value, math.inf)
+    error = sum(_times(w.value, a.error) + _times(a.value - value, w.error) for w, a in used)
+    size = max(abs(a.value) for _, a in used)
+    return _rounded(value, error / total + 4 * len(used) * _UNIT * size if len(used) > 1 else error)
+
+
+def _compared(opcode: str) -> Callable[[Bounded, Bounded], Bounded]:
+    compare = host.COMPARE[opcode]
+
+    def applied(x: Bounded, y: Bounded) -> Bounded:
+        value = float(compare(x.value, y.value))
+        error = x.error + y.error
+        decided = not error or (x.given and y.given) or not math.isfinite(x.value - y.value)
+        return Bounded(value, 0.0 if decided or abs(x.value - y.value) > error else 1.0)
+
+    return applied
+
+
+def _where(condition: Bounded, x: Bounded, y: Bounded) -> Bounded:
+    chosen, other = (x, y) if condition.value else (y, x)
+    if not condition.error:
+        return chosen
+    gap = abs(chosen.value - other.value)
+    error = gap + max(x.error, y.error) if math.isfinite(gap) else math.inf
+    return Bounded(chosen.value, error)
+
+
+def total(x: Sequence[Bounded], value: float) -> Bounded:
+    """A sum, as it was computed."""
+    size = sum(abs(a.value) for a in x)
+    return _rounded(value, sum(a.error for a in x) + len(x) * _UNIT * size)
+
+
+FUNCTIONS: dict[str, Callable[..., Bounded]] = {
+    "define": lambda x: x,
+    "stop_gradient": lambda x: x,
+    "neg": lambda x: Bounded(-x.value, x.error),
+    "add": _add,
+    "sub": _subtract,
+    "mul": _multiply,
+    "div": _divide,
+    "pow": _power,
+    "mix": _mixed,
+    "sqrt": _root,
+    "exp": _exponential,
+    "log": _logarithm,
+    "tanh": lambda x: _rounded(math.tanh(x.value), x.error, _LIBRARY),
+    "abs": _lipschitz(abs),
+    "sign": _sign,
+    "max": _lipschitz(host.maximum),
+    "min": _lipschitz(host.minimum),
+    **{opcode: _compared(opcode) for opcode in host.COMPARE},
+    "where": _where,
+}
