@@ -46,12 +46,15 @@ class TooMuchWork(Exception):
 class Algebra:
     """Makes normal forms; those of one algebra can be compared, whatever programs they are of."""
 
-    def __init__(self, work: int = MAX_WORK) -> None:
+    def __init__(self, work: int = MAX_WORK, doubles: bool = False) -> None:
         """Make an algebra without forms.
 
         Args:
             work: the size of all forms, beyond which `forms` raises `TooMuchWork`.
+            doubles: whether numbers beyond double precision are none: they run as infinities or
+                as zero.
         """
+        self._doubles = doubles
         self._work = work
         self._atoms: dict[Hashable, int] = {}
         # What may be no number, and as what sum it is known.
@@ -195,14 +198,10 @@ class Algebra:
         return self._function(opcode, first, second, defined=defined)
 
     def _limited(self, step: _Step, form: Polynomial) -> Polynomial:
-        """The form, or an atom in its place where its numbers are too large.
-
-        Where it matters whether a value is a number, those beyond double precision are too large,
-        for they run as infinities or as zero.
-        """
+        """The form, or an atom in its place where its numbers are too large."""
         for monomial, c in form:
             scale = c.numerator.bit_length() - c.denominator.bit_length()
-            beyond = _bits(c) > MAX_BITS or (step.facts is not None and not -1077 < scale < 1024)
+            beyond = _bits(c) > MAX_BITS or (self._doubles and not -1077 < scale < 1024)
             long = len(monomial) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in monomial)
             if beyond or long:
                 return self._opaque(False, "large", step.operation.opcode, *step.x)

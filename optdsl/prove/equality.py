@@ -51,7 +51,7 @@ class Matching:
             TooMuchWork: when the normal forms outgrow the limit.
         """
         self._programs = (left, right)
-        self._algebra = Algebra(work)
+        self._algebra = Algebra(work, doubles=True)
         self._facts = tuple(facts(program) for program in self._programs)
         self._written = self._as_written()
         found = _matched(self._programs, self._compared)
