@@ -97,7 +97,10 @@ def _weights(
     """The weight of each part, a polynomial over hyperparameters."""
     opaque = set(originals.values())
     try:
-        form = algebra.forms(program, (value,), opaque=opaque, facts=facts(program))[value]
+        form = algebra.forms(program, (value,), opaque=opaque)[value]
+        strict = Algebra()
+        known = facts(program)
+        number = strict.forms(program, (value,), opaque=opaque, facts=known)[value]
     except TooMuchWork:
         raise _NotConvex("is too large to be looked at", _FORM, _EXAMPLE) from None
     atoms = {algebra.atom("opaque", name): name for name in originals}
@@ -118,6 +121,9 @@ def _weights(
         for atom, power in rest:
             weight *= variable(atom, power)
         weights[atoms[parts[0][0]]] += weight
+    if not strict.defined(number):
+        # As `w / w`, which is 1 but for w = 0.
+        raise _NotConvex("has a weight that may be infinite or no number", _FORM, _EXAMPLE)
     return weights
 
 
