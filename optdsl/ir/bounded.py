@@ -67,6 +67,9 @@ def _add(x: Bounded, y: Bounded) -> Bounded:
 
 
 def _subtract(x: Bounded, y: Bounded) -> Bounded:
+    if x is y:
+        # A number less itself is nothing, however it was rounded.
+        return Bounded(x.value - y.value)
     return _add(x, Bounded(-y.value, y.error))
 
 
