@@ -146,9 +146,7 @@ def _shade(axes: Axes, curve: Curve, values: Band) -> None:
     )
 
 
-def _draw_legend(
-    axes: Axes, curves: Sequence[Curve], limits: tuple[float, float] | None
-) -> None:
+def _draw_legend(axes: Axes, curves: Sequence[Curve], limits: tuple[float, float] | None) -> None:
     """Lists the curves beside the axes, in the order in which they end."""
 
     def rank(curve: Curve) -> float:

@@ -107,9 +107,7 @@ def number(spread: Spread | None) -> str:
     """Returns a loss with its standard deviation over the seeds, if there are several."""
     if spread is None:
         return "-"
-    return f"{spread.mean:.3f}" + (
-        "" if spread.deviation is None else f" ± {spread.deviation:.3f}"
-    )
+    return f"{spread.mean:.3f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.3f}")
 
 
 def _caption(comparison: Comparison) -> str:
