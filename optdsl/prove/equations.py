@@ -10,6 +10,8 @@ from optdsl.prove.equality import Matching
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression
 
+# An equation with more operations is not shown.
+MAX_SHOWN = 80
 _NOWHERE = Span(Source("", ""), 0, 0)
 _SYMBOLS = {opcode: symbol for symbol, opcode in OPERATORS.items()}
 _WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
@@ -31,17 +33,37 @@ def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[li
         return [], []
     found: tuple[list[str], list[str]] = ([], [])
     for side, program in enumerate((left, right)):
+        spelled = sizes(program)
         known = {forms[1 - side][v] for v in defined[1 - side].values()}
         for value in defined[side].values():
             if forms[side][value] not in known or value == program.parameter:
-                found[side].append(equation(program, value))
+                found[side].append(equation(program, value, spelled))
     return found
 
 
-def equation(program: Program, definition: Value) -> str:
-    """A named equation in the language; other named equations stand in it by their names."""
+def sizes(program: Program) -> list[int]:
+    """How many operations each value spells, up to one more than are shown."""
+    found: list[int] = []
+    for operation in program.operations:
+        inside = operation.opcode != "define"
+        parts = sum(found[a] for a in operation.arguments) if inside else 0
+        found.append(min(1 + parts, MAX_SHOWN + 1))
+    return found
+
+
+def equation(program: Program, definition: Value, spelled: list[int]) -> str:
+    """A named equation in the language; other named equations stand in it by their names.
+
+    Args:
+        program: where it is.
+        definition: the `define` of it.
+        spelled: the `sizes` of the program; an equation of more than `MAX_SHOWN` is not written.
+    """
     named = program.operations[definition]
-    return f"{named.attribute} = {expression(_node(program, named.arguments[0]))}"
+    (inner,) = named.arguments
+    if spelled[inner] > MAX_SHOWN:
+        return f"{named.attribute} = (an equation of more than {MAX_SHOWN} operations)"
+    return f"{named.attribute} = {expression(_node(program, inner))}"
 
 
 def _defined(program: Program) -> dict[str, Value]:

@@ -24,12 +24,10 @@ from optdsl.ir.text import IRSyntaxError, parse_program, print_program
 from optdsl.ir.verify import InvalidProgram, verify
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
-from optdsl.prove.equations import equation
+from optdsl.prove.equations import equation, sizes
 
 # A text that says otherwise is none of ours.
 MAX_TEXT = 2_000_000
-# An equation with more operations is not shown.
-_MAX_SHOWN = 80
 # These give the same bits either way round.
 _COMMUTING = frozenset({"add", "mul", "max", "min", "eq", "ne"})
 
@@ -245,19 +243,8 @@ class _Named:
 
     def text(self, name: str) -> str:
         """An equation in the language."""
-        if self._size(name) > _MAX_SHOWN:
-            return f"{name} = (an equation of more than {_MAX_SHOWN} operations)"
-        return equation(self._program, self.values[name])
-
-    def _size(self, name: str) -> int:
-        """How many operations an equation spells, up to one more than are shown."""
-        return self._sizes[self._inner(name)]
+        return equation(self._program, self.values[name], self._sizes)
 
     @functools.cached_property
     def _sizes(self) -> list[int]:
-        sizes: list[int] = []
-        for operation in self._program.operations:
-            inside = operation.opcode != "define"
-            parts = sum(sizes[a] for a in operation.arguments) if inside else 0
-            sizes.append(min(1 + parts, _MAX_SHOWN + 1))
-        return sizes
+        return sizes(self._program)
