@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Program, Value, upstream
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.passes.collect import collect
 from optdsl.plan import Plan, pending
-
-_REDUCTIONS = frozenset({"sum", "mean"})
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,8 @@ class Kernel:
         level: dict[Value, int] = {}
         for value in self.body:
             arguments = [a for a in operations[value].arguments if a in level]
-            level[value] = max(
-                (level[a] + (operations[a].opcode in _REDUCTIONS) for a in arguments), default=0
-            )
-        reductions = [v for v in self.body if operations[v].opcode in _REDUCTIONS]
+            level[value] = max((level[a] + (_reduces(operations[a])) for a in arguments), default=0)
+        reductions = [v for v in self.body if _reduces(operations[v])]
         scalar = [v for v in self.body if self.program.type(v).extent is Extent.SCALAR]
         found = []
         for number in range(max((level[v] + 1 for v in reductions), default=0) + 1):
@@ -185,7 +183,7 @@ class Kernel:
         return frozenset(
             (o.opcode, str(o.attribute) if o.opcode == "state" else None)
             for o in operations
-            if o.opcode in {"gradient", "parameter", "state"}
+            if TABLE[o.opcode].stage is Stage.BUFFER
         )
 
     @property
@@ -267,3 +265,7 @@ def _kernel(
     uniform = tuple(v for v in needed if program.type(v).extent is Extent.UNIFORM)
     body = tuple(v for v in needed if program.type(v).extent is not Extent.UNIFORM)
     return Kernel(name, program, uniform, body, results, dots)
+
+
+def _reduces(operation: Operation) -> bool:
+    return TABLE[operation.opcode].stage is Stage.REDUCTION

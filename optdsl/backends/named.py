@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from optdsl.backends.naming import Names
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
-
-# What needs no computing: it is given, or lies in memory.
-LEAVES = frozenset({"constant", "hyper", "state", "gradient", "parameter", "step", "size"})
 
 
 class NamedValues:
@@ -76,6 +74,6 @@ class NamedValues:
         operation = self.operation(value)
         if operation.hint is not None:
             return self._identifier(operation.hint)
-        if operation.opcode in LEAVES - {"constant"}:
+        if TABLE[operation.opcode].leaf and not self.constant(value):
             return self._identifier(str(operation.attribute or operation.opcode))
         return self._unnamed

@@ -14,9 +14,8 @@ from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import ONE, ZERO
 from optdsl.blending.convexity import without_last
 from optdsl.ir.builder import Builder
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Simplex, Value, upstream
-
-_WEIGHT_OPERATIONS = {"constant", "hyper", "neg", "add", "sub", "mul", "div"}
 
 # A sum of products: each part with its weight, where None is one.
 Form = list[tuple[Value | None, Value]]
@@ -61,7 +60,7 @@ class _Mixing:
             operation = self._builder[index]
             divisor = operation.arguments[-1] if operation.opcode == "div" else None
             safe = divisor is None or self._builder[divisor].opcode == "constant"
-            if operation.opcode not in _WEIGHT_OPERATIONS or not safe:
+            if not TABLE[operation.opcode].laws.rational or not safe:
                 return False
         return True
 

@@ -17,10 +17,6 @@ from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import Extent
 
-# A choice hides what was not chosen, which may be no number: forward mode leaves it out, a
-# product with an adjoint of zero would not. Reductions mix the elements.
-_UNFIT = frozenset({"where", "max", "min", "sum", "mean"})
-
 
 def applies(program: Program, hypers: Sequence[str]) -> bool:
     """Whether the step is elementwise and smooth wherever it depends on `hypers`."""
@@ -28,7 +24,7 @@ def applies(program: Program, hypers: Sequence[str]) -> bool:
         program.type(value).extent is not Extent.SCALAR
         and (
             program.type(value).extent is Extent.UNIFORM
-            or program.operations[value].opcode not in _UNFIT
+            or TABLE[program.operations[value].opcode].laws.smooth
         )
         for value in _dependent(program, hypers)
     )

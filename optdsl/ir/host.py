@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def divide(x: float, y: float) -> float:
@@ -76,6 +76,20 @@ def mixed(*parts: float) -> float:
                 finite = math.isfinite(gap)
                 mean = mean - share * gap if finite else (1 - share) * mean + share * x
     return mean
+
+
+def total(numbers: Sequence[float]) -> float:
+    """The sum, rounded once; infinite where it overflows."""
+    endless = [x for x in numbers if not math.isfinite(x)]
+    try:
+        return sum(endless) if endless else math.fsum(numbers)
+    except OverflowError:
+        return sum(numbers)
+
+
+def average(numbers: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return total(numbers) / len(numbers)
 
 
 COMPARE: dict[str, Callable[..., bool]] = {

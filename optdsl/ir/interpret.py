@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from optdsl.ir.ops import LEAVES, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import Extent, Type
 
@@ -96,12 +97,11 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "sum": torch.sum,
     "mean": torch.mean,
 }
-_LEAVES = frozenset({"constant", "hyper", "step", "gradient", "parameter", "state", "size"})
 
 
 def spellings() -> frozenset[str]:
     """The operations that the interpreter knows."""
-    return frozenset(_APPLY) | _LEAVES
+    return frozenset({*_APPLY, *LEAVES})
 
 
 def initial_state(
@@ -171,7 +171,7 @@ def _evaluate(
     values: dict[int, Tensor] = {}
     for index in program.needed(roots):
         operation = program.operations[index]
-        if operation.opcode in _LEAVES:
+        if TABLE[operation.opcode].leaf:
             values[index] = leaf(operation)
         else:
             arguments = [values[a] for a in operation.arguments]

@@ -12,14 +12,15 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.passes.coefficients import NEGATIVE, ONE, Coefficient, Coefficients
 from optdsl.passes.eliminate_dead import eliminate_dead
-from optdsl.passes.multiples import SUMS, Multiple, Multiples
+from optdsl.passes.multiples import Multiple, Multiples
 
 # From so many terms on, a sum that is used more than once is not repeated in what uses it.
 _LONG = 3
-_LEAVES = frozenset({"state", "gradient", "parameter"})
 
 
 def collect(program: Program) -> Program:
@@ -94,7 +95,7 @@ class _Collector:
         multiple = self._old.multiple(value)
         if multiple is not None:
             self._forms[value] = self._multiple(multiple)
-        elif operation.opcode in SUMS:
+        elif TABLE[operation.opcode].laws.additive:
             self._forms[value] = self._sum(value, operation)
         elif operation.opcode in {"mul", "div"}:
             self._forms[value] = self._product(value, operation)
@@ -131,6 +132,10 @@ class _Collector:
         change = numbers.times if multiple.how == "mul" else numbers.over
         return replace(form, scale=change(form.scale, by))
 
+    def _stored(self, value: Value) -> bool:
+        """Whether a value lies in memory as it is."""
+        return TABLE[self._program.operations[value].opcode].stage is Stage.BUFFER
+
     def _sum(self, value: Value, operation: Operation) -> _Form:
         """A sum, a difference or a mean; one that is used in several ways is computed."""
         mean = operation.opcode == "mix"
@@ -154,7 +159,7 @@ class _Collector:
         number = len(self._roots)
         self._roots.append(total)
         long = len(total.terms) + (total.constant is not None) >= _LONG
-        exact = not mean and all(self._program.operations[a].opcode in _LEAVES for a in parts)
+        exact = not mean and all(map(self._stored, parts))
         if (self._old.uses[value] > 1 and (long or value in self._old.demanded)) or exact:
             self._computed(number)
         return _Form(ONE, number)

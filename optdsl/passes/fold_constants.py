@@ -5,8 +5,8 @@ Only uniform values fold: a literal meets a tensor in the tensor's own precision
 
 from __future__ import annotations
 
-from optdsl.ir import host
 from optdsl.ir.builder import Builder
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.passes.rewrite import rewrite
 
@@ -17,11 +17,12 @@ def fold_constants(program: Program) -> Program:
 
 
 def _fold(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
-    if not arguments or operation.opcode not in host.APPLY:
+    apply = TABLE[operation.opcode].apply
+    if apply is None or operation.type.condition:
         return None
     operations = [builder[a] for a in arguments]
     if any(o.opcode != "constant" for o in operations):
         return None
-    result = host.APPLY[operation.opcode](*(o.attribute for o in operations))
+    result = apply(*(o.attribute for o in operations))
     # NaN has no spelling as a literal and compares unequal to itself: leave it to run time.
     return None if result != result else builder.constant(result)

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TENSOR, UNIFORM
-
-# Operations whose arguments need not be computed, but only what those are sums of.
-SUMS = frozenset({"add", "sub", "mix"})
 
 
 class Multiple(NamedTuple):
@@ -44,7 +42,7 @@ class Multiples:
                 continue
             operation = program.operations[value]
             for argument in operation.arguments:
-                self._use(argument, operation.opcode not in SUMS)
+                self._use(argument, not TABLE[operation.opcode].laws.additive)
             if operation.opcode == "div":
                 self.divisors[operation.arguments[1]] += 1
         for value in program.results:

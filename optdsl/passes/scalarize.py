@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import UNIFORM
 from optdsl.passes.rewrite import rewrite
@@ -24,8 +26,8 @@ def scalarize(program: Program) -> Program:
 def _scalarize(
     builder: Builder, operation: Operation, arguments: tuple[Value, ...]
 ) -> Value | None:
-    match operation.opcode:
-        case "gradient" | "parameter" | "state":
+    match TABLE[operation.opcode].stage:
+        case Stage.BUFFER:
             return builder.emit(
                 operation.opcode,
                 attribute=operation.attribute,
@@ -33,9 +35,9 @@ def _scalarize(
                 hint=operation.hint,
                 span=operation.span,
             )
-        case "sum" | "mean":
+        case Stage.REDUCTION:
             return arguments[0]
-        case "size":
+        case Stage.LENGTH:
             return builder.constant(1.0)
         case _:
             return None

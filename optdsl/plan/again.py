@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.evaluate import number
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent
 
-_LEAVES = frozenset({"gradient", "parameter", "state"})
-# Operations through which a number passes so that it can be found again from the result.
 # At these steps a slope is looked at, and at the ends of the bounds of so many coefficients.
 _CORNERS = 8
 _STEPS = (1.0, 2.0, 3.0, 10.0, 1e6)
-_AFFINE = frozenset({"define", "neg", "add", "sub", "mul", "div", "mix"})
 
 
 def pending(name: str) -> str:
@@ -46,9 +44,9 @@ class Again:
             operation = self.program.operations[value]
             if value in self.alive:
                 new[value] = self.alive[value]
-            elif operation.opcode in _LEAVES:
+            elif not TABLE[operation.opcode].laws.replayable:
                 return None
-            elif operation.opcode in {"hyper", "step"}:
+            elif TABLE[operation.opcode].stage is Stage.HOST:
                 name = pending(str(operation.attribute or "t"))
                 new[value] = self.builder.emit("hyper", attribute=name)
             else:
@@ -85,11 +83,10 @@ class Again:
                 slopes[value] = tangents[1]
                 replaced.add(value)
                 continue
-            if operation.opcode not in _AFFINE or not self._affine(operation.opcode, tangents):
+            row = TABLE[operation.opcode]
+            if not row.laws.affine(tuple(t is not None for t in tangents)):
                 return None
-            slopes[value] = TABLE[operation.opcode].derivative(
-                self.builder, at_zero[value], arguments, tangents
-            )
+            slopes[value] = row.derivative(self.builder, at_zero[value], arguments, tangents)
         slope = slopes.get(target)
         if slope is None or self.builder[slope].type.extent is not Extent.UNIFORM:
             return None
@@ -128,15 +125,4 @@ class Again:
                 values = {**hypers, **dict(zip(ends, corner, strict=True)), pending("t"): t}
                 if not 0.5 <= abs(number(program, slope, values)) <= 2:
                     return False
-        return True
-
-    def _affine(self, opcode: str, tangents: tuple[Value | None, ...]) -> bool:
-        """Whether an operation is affine in those arguments that have a tangent."""
-        match opcode:
-            case "mul":
-                return None in tangents
-            case "div":
-                return tangents[1] is None
-            case "mix":
-                return all(t is None for t in tangents[0::2])
         return True

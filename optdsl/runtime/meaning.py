@@ -29,7 +29,6 @@ from optdsl.prove.equations import equation, sizes
 # A text that says otherwise is none of ours.
 MAX_TEXT = 2_000_000
 # These give the same bits either way round.
-_COMMUTING = frozenset({"add", "mul", "max", "min", "eq", "ne"})
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def differences(saved: Meaning, own: Meaning) -> list[str]:
 
 def _unnamed(_: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
     # A barrier changes hyper-gradients, and no step.
-    return arguments[0] if operation.opcode in {"define", "stop_gradient"} else None
+    return arguments[0] if TABLE[operation.opcode].laws.alias else None
 
 
 def _hash(*parts: str) -> str:
@@ -141,7 +140,7 @@ def _digests(program: Program) -> list[str]:
     found: list[str] = []
     for operation in program.operations:
         arguments = [found[a] for a in operation.arguments]
-        if operation.opcode in _COMMUTING:
+        if TABLE[operation.opcode].laws.commutative:
             arguments.sort()
         found.append(
             _hash(operation.opcode, repr(operation.attribute), str(operation.type), *arguments)

@@ -10,7 +10,7 @@ from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.chunk import STORED, buffer_of, loaded, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.values import Values
-from optdsl.backends.named import LEAVES
+from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Loop, Result

@@ -9,7 +9,8 @@ from functools import cached_property
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.pieces import Piece, cut
 from optdsl.backends.c.values import Values
-from optdsl.backends.named import LEAVES
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import LEAVES, TABLE
 from optdsl.ir.program import Value
 
 STORED = {"gradient": "g", "parameter": "theta"}
@@ -21,7 +22,7 @@ Table = dict[str, tuple[str, str]]
 def buffer_of(values: Values, value: Value) -> str | None:
     """What a value is read from: "theta", "g", the name of a state; None if it is computed."""
     operation = values.operation(value)
-    if operation.opcode not in {"gradient", "parameter", "state"}:
+    if TABLE[operation.opcode].stage is not Stage.BUFFER:
         return None
     return STORED.get(operation.opcode, str(operation.attribute))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from optdsl.backends import naming
-from optdsl.backends.named import LEAVES
+from optdsl.ir.ops import LEAVES
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
@@ -38,7 +38,6 @@ _BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
-COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 _LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
 _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optdsl.backends.c.expressions import COMPARISONS
 from optdsl.backends.c.stages import Cost, cost, staged
 from optdsl.backends.c.values import Values
-from optdsl.backends.named import LEAVES
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 
@@ -109,11 +108,11 @@ def _cost(values: Values, value: Value) -> Cost:
 
 
 def _leaf(values: Values, value: Value) -> bool:
-    return values.operation(value).opcode in LEAVES
+    return TABLE[values.operation(value).opcode].leaf
 
 
 def _inlined(values: Values, value: Value) -> bool:
-    return values.operation(value).opcode in COMPARISONS
+    return values.operation(value).type.condition
 
 
 def _needed(values: Values, value: Value) -> list[Value]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from optdsl.backends.c.expressions import (
-    COMPARISONS,
     RESERVED,
     identifier,
     literal,
@@ -70,7 +69,7 @@ class Values(NamedValues):
         operation, name = self.operation(value), self._names[value]
         if operation.opcode == "mix":
             return self._mix(value, kind)
-        if operation.opcode in COMPARISONS and self.extent(value) is Extent.TENSOR:
+        if operation.type.condition and self.extent(value) is Extent.TENSOR:
             return []  # written where it is used, it vectorizes best
         kind_of_result = "int" if operation.type.condition else kind
         return [f"const {kind_of_result} {name} = {self._expression(value, kind)};"]

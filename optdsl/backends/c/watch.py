@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TENSOR, UNIFORM
-
-# Operations whose result is not finite where an argument is not; of "div" and "pow", the first.
-_OPEN = frozenset({"neg", "define", "stop_gradient", "add", "sub", "mul", "sqrt", "abs", "log"})
-_HALF_OPEN = frozenset({"div", "pow"})
-# What is finite where its arguments are, or is too large in any other order of a sum, too.
-_TAME = frozenset({"neg", "define", "stop_gradient", "add", "sub", "sign", "tanh"})
 
 
 def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -> tuple[Value, ...]:
@@ -30,7 +25,7 @@ def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -
         used.update(operation.arguments if operation.opcode != "where" else ())
         for argument in _seen_through(program, operation):
             shows[value] |= shows.get(argument, set())
-    hidden = {v for v in tensors if v in used and not _tame(program, program.operations[v])}
+    hidden = {v for v in tensors if v in used and not _bounded(program, program.operations[v])}
     found = []
     while hidden:
         # Of equal ones the first: it is known earliest.
@@ -40,16 +35,12 @@ def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -
     return tuple(sorted(found))
 
 
-def _tame(program: Program, operation: Operation) -> bool:
-    uniform = any(program.type(a) == UNIFORM for a in operation.arguments)
-    return operation.opcode in _TAME or (operation.opcode == "mul" and uniform)
+def _bounded(program: Program, operation: Operation) -> bool:
+    uniform = tuple(program.type(a) == UNIFORM for a in operation.arguments)
+    return TABLE[operation.opcode].laws.bounded(uniform)
 
 
 def _seen_through(program: Program, operation: Operation) -> tuple[Value, ...]:
-    if operation.opcode in _OPEN:
-        return operation.arguments
-    if operation.opcode == "pow":
-        exponent = program.operations[operation.arguments[1]].attribute
-        positive = isinstance(exponent, float) and exponent > 0
-        return operation.arguments[:1] if positive else ()
-    return operation.arguments[:1] if operation.opcode in _HALF_OPEN else ()
+    x = [program.operations[a].attribute for a in operation.arguments]
+    literals = tuple(a if isinstance(a, float) else None for a in x)
+    return tuple(operation.arguments[n] for n in TABLE[operation.opcode].laws.shows(literals))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from optdsl.backends import naming
-from optdsl.backends.named import LEAVES
+from optdsl.ir.ops import LEAVES
 
 _RESERVED = """
     abs advance assigned begin begins block blocks bool c constexpr count dots element exp fetch
@@ -35,7 +35,7 @@ def identifier(name: str) -> str:
 # What compilers are told: products and sums may be rounded once, as the C backend allows it.
 OPTIONS = 'OPTIONS = {"enable_fp_fusion": True}'
 
-_BINARY = {
+BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
     "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
@@ -148,7 +148,7 @@ def helpers(text: str) -> list[str]:
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling."""
     named = {"neg", "where", "pow", "tanh", "mix", "define", "stop_gradient", "sum", "mean"}
-    return frozenset({*_BINARY, *_FUNCTIONS, *LEAVES, *named})
+    return frozenset({*BINARY, *_FUNCTIONS, *LEAVES, *named})
 
 
 def spell(opcode: str, x: Sequence[str], kind: str) -> str:
@@ -164,8 +164,8 @@ def spell(opcode: str, x: Sequence[str], kind: str) -> str:
         return f"tl.div_rn({x[0]}, {x[1]})"
     if opcode == "sqrt" and single:
         return f"tl.sqrt_rn({x[0]})"
-    if opcode in _BINARY:
-        return f"{x[0]} {_BINARY[opcode]} {x[1]}"
+    if opcode in BINARY:
+        return f"{x[0]} {BINARY[opcode]} {x[1]}"
     if opcode in _FUNCTIONS:
         return f"{_FUNCTIONS[opcode]}({', '.join(x)})"
     match opcode:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.named import LEAVES
 from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
+from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.plan import pending

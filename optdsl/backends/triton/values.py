@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from optdsl.backends.named import NamedValues
 from optdsl.backends.triton.expressions import (
+    BINARY,
     RESERVED,
     full,
     identifier,
@@ -19,7 +20,7 @@ from optdsl.schedule import Kernel
 
 DOUBLE = "tl.float64"
 # Where a literal alone would not tell the type of what comes out, or what goes into a function.
-_NUMBERS_FIT = frozenset({"add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"})
+_NUMBERS_FIT = BINARY.keys() - {"div"}
 
 
 class Values(NamedValues):

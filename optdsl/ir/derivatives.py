@@ -1,0 +1,198 @@
+"""Forward-mode derivatives of the operations.
+
+Each takes the builder, the result, the arguments and the tangents of the arguments, and gives the
+tangent of the result; None stands for a tangent that is zero everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from optdsl.ir.types import Extent
+
+if TYPE_CHECKING:
+    from optdsl.ir.builder import Builder
+    from optdsl.ir.program import Value
+
+    Values = tuple[Value, ...]
+    Tangent = Value | None
+    Tangents = tuple[Value | None, ...]
+
+Derivative = Callable[["Builder", "Value", "Values", "Tangents"], "Tangent"]
+
+
+def zero(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of what is flat, and of leaves, whose tangents differentiation gives."""
+    return None
+
+
+def identity(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of the argument itself."""
+    return d[0]
+
+
+def negation(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of -x."""
+    return b.minus(None, d[0])
+
+
+def addition(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x + y."""
+    return b.plus(d[0], d[1])
+
+
+def subtraction(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x - y."""
+    return b.minus(d[0], d[1])
+
+
+def product(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x * y."""
+    return b.plus(b.times(d[0], x[1]), b.times(d[1], x[0]))
+
+
+def quotient(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x / y; both terms divide by the same, so that reverse accumulation divides once."""
+    return b.minus(b.over(d[0], x[1]), b.times(b.over(d[1], x[1]), y))
+
+
+def power(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x^y."""
+    base, exponent = x
+    total: Tangent = None
+    if d[0] is not None:
+        operation = b[exponent]
+        if operation.opcode == "constant" and isinstance(operation.attribute, float):
+            lower = b.constant(operation.attribute - 1)
+        else:
+            lower = b.emit("sub", exponent, b.constant(1.0))
+        lowered = base if b.is_constant(lower, 1.0) else b.emit("pow", base, lower)
+        slope = b.emit("mul", exponent, lowered)
+        if operation.opcode != "step" and (operation.attribute or 0.0) == 0.0:
+            # x^0 is 1 everywhere, and 0 * 0^-1 is NaN.
+            flat = b.emit("eq", exponent, b.constant(0.0))
+            slope = b.emit("where", flat, b.constant(0.0), slope)
+        total = b.times(d[0], slope)
+    if d[1] is not None:
+        # 0^p does not move with p > 0, but its logarithm is infinite.
+        rate = b.emit("mul", y, b.emit("log", base))
+        flat = b.emit("eq", base, b.constant(0.0))
+        total = b.plus(total, b.times(d[1], b.emit("where", flat, b.constant(0.0), rate)))
+    return total
+
+
+def weighted_mean(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of the mean of parts by weights, from w, x, v, y, ..."""
+    weights, parts, by_weights, by_parts = x[0::2], x[1::2], d[0::2], d[1::2]
+    total: Tangent = None
+    first, *others = by_weights
+    if len(others) == 1 and first is not None and _opposite(b, first, others[0]):
+        # What one weight gains, the other one loses.
+        total = b.times(others[0], b.emit("sub", parts[1], parts[0]))
+    else:
+        for tangent, part in zip(by_weights, parts, strict=True):
+            if tangent is not None:
+                total = b.plus(total, b.times(tangent, b.emit("sub", part, y)))
+    moving = [i for i, t in enumerate(by_parts) if t is not None]
+    nothing = b.constant(0.0)
+    if len(moving) == 1:
+        # The share of the one part that moves; what weighs nothing takes no part here either.
+        ones = (b.constant(1.0) if i == moving[0] else nothing for i in range(len(parts)))
+        share = b.emit("mix", *(v for pair in zip(weights, ones, strict=True) for v in pair))
+        moved = b.times(by_parts[moving[0]], share)
+        assert moved is not None
+        total = b.plus(total, b.emit("where", b.emit("eq", share, nothing), nothing, moved))
+    elif moving:
+        tangents = (nothing if t is None else t for t in by_parts)
+        pairs = zip(weights, tangents, strict=True)
+        total = b.plus(total, b.emit("mix", *(v for pair in pairs for v in pair)))
+    return total
+
+
+def _opposite(b: Builder, x: Value, y: Tangent) -> bool:
+    """Whether one value is written as the negation of another."""
+    return y is not None and (
+        (b[x].opcode == "neg" and b[x].arguments == (y,))
+        or (b[y].opcode == "neg" and b[y].arguments == (x,))
+    )
+
+
+def square_root(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of sqrt(x); 0 at 0."""
+    if d[0] is None:
+        return None
+    # At sqrt(0) the slope is infinite, or 0 / 0. It is taken as 0: an element that never had a
+    # gradient shall not keep the others from moving a coefficient.
+    slope = b.emit("div", d[0], b.emit("mul", b.constant(2.0), y))
+    corner = b.emit("eq", y, b.constant(0.0))
+    return b.emit("where", corner, b.constant(0.0), slope)
+
+
+def exponential(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of exp(x)."""
+    return b.times(d[0], y)
+
+
+def logarithm(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of log(x)."""
+    return b.over(d[0], x[0])
+
+
+def hyperbolic_tangent(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of tanh(x)."""
+    if d[0] is None:
+        return None
+    return b.times(d[0], b.emit("sub", b.constant(1.0), b.emit("mul", y, y)))
+
+
+def absolute(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of |x|; 0 at 0."""
+    return None if d[0] is None else b.times(d[0], b.emit("sign", x[0]))
+
+
+def larger(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of max(x, y), which is that of the argument taken; of the first one in a tie."""
+    return _extremum(b, "ge", x, d)
+
+
+def smaller(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of min(x, y), which is that of the argument taken; of the first one in a tie."""
+    return _extremum(b, "le", x, d)
+
+
+def _extremum(b: Builder, comparison: str, x: Values, d: Tangents) -> Tangent:
+    if d == (None, None):
+        return None
+    return _chosen(b, b.emit(comparison, *x), d[0], d[1])
+
+
+def choice(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of where(c, x, y)."""
+    return _chosen(b, x[0], d[1], d[2])
+
+
+def _chosen(b: Builder, condition: Value, then: Tangent, otherwise: Tangent) -> Tangent:
+    if then is None and otherwise is None:
+        return None
+    nothing = b.constant(0.0)
+    return b.emit(
+        "where",
+        condition,
+        nothing if then is None else then,
+        nothing if otherwise is None else otherwise,
+    )
+
+
+def total(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of the sum over the elements."""
+    if d[0] is None or b[d[0]].type.extent is Extent.TENSOR:
+        return None if d[0] is None else b.emit("sum", d[0])
+    return b.times(d[0], b.emit("size"))
+
+
+def average(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of the mean over the elements."""
+    if d[0] is None or b[d[0]].type.extent is not Extent.TENSOR:
+        return d[0]
+    return b.emit("mean", d[0])

@@ -1,0 +1,93 @@
+"""The laws of an operation: what the compiler may conclude from it, apart from its typing.
+
+Every row of the table states all of them. A rewrite asks for a law, never for a set of names, so
+that a new operation cannot be taken for something that it is not.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# By argument, whether something is true of it.
+Flags = tuple[bool, ...]
+
+
+class Stage(enum.Enum):
+    """Where in a step an operation is done."""
+
+    LITERAL = "a number in the program"
+    HOST = "a number that the host gives to a step"
+    BUFFER = "a tensor in memory, read at the start of a step"
+    LENGTH = "a number that follows from the shape of a tensor"
+    ELEMENTWISE = "computed for each element, or once where no argument is a tensor"
+    REDUCTION = "computed from all elements of a tensor"
+
+    @property
+    def given(self) -> bool:
+        """Whether nothing has to be computed."""
+        return self not in {Stage.ELEMENTWISE, Stage.REDUCTION}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laws:
+    """What holds for an operation.
+
+    Attributes:
+        stage: where in a step it is done.
+        alias: whether it is its argument, to the bit, under a name or behind a barrier.
+        smooth: whether its derivative may be multiplied with an adjoint of zero, which reverse
+            accumulation does; not where it picks one argument, since the other one's derivative
+            may be NaN, nor where it mixes elements.
+        replayable: whether it may be done again with the same result from one element alone.
+        commutative: whether the order of its arguments does not matter, to the bit.
+        rational: whether it is one of the four operations of arithmetic.
+        additive: whether it is a sum of multiples of its arguments.
+        affine: whether it is affine in its arguments, given which of them vary.
+        shows: the arguments of which an infinity or a NaN shows in the result as one of both,
+            given the arguments that are literals, with None for the others.
+        bounded: whether finite arguments give a finite result, up to a sum that would overflow
+            in another order, too; given which arguments are uniform.
+    """
+
+    stage: Stage
+    alias: bool
+    smooth: bool
+    replayable: bool
+    commutative: bool
+    rational: bool
+    additive: bool
+    affine: Callable[[Flags], bool]
+    shows: Callable[[tuple[float | None, ...]], tuple[int, ...]]
+    bounded: Callable[[Flags], bool]
+
+
+def always(flags: Flags) -> bool:
+    """True."""
+    return True
+
+
+def never(flags: Flags) -> bool:
+    """False."""
+    return False
+
+
+def every(x: tuple[float | None, ...]) -> tuple[int, ...]:
+    """All arguments."""
+    return tuple(range(len(x)))
+
+
+def first(x: tuple[float | None, ...]) -> tuple[int, ...]:
+    """The first argument."""
+    return (0,)
+
+
+def none(x: tuple[float | None, ...]) -> tuple[int, ...]:
+    """No argument."""
+    return ()
+
+
+def base(x: tuple[float | None, ...]) -> tuple[int, ...]:
+    """The base of a power whose exponent is a positive literal; x^0 is 1 for a NaN, too."""
+    return (0,) if x[1] is not None and x[1] > 0 else ()

@@ -1,0 +1,105 @@
+"""The laws that the table states, against what the operations do on numbers."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from optdsl.ir.laws import Laws, Stage
+from optdsl.ir.ops import TABLE, Row
+
+COMPUTED = [row for row in TABLE.values() if not row.leaf and row.stage is not Stage.REDUCTION]
+NUMBERS = (-3.0, -0.75, 0.25, 0.5, 1.0, 2.5)
+STRANGE = (math.inf, -math.inf, math.nan)
+
+
+def applied(row: Row, x: tuple[float, ...]) -> float:
+    assert row.apply is not None
+    return float(row.apply(*x))
+
+
+def arguments(row: Row) -> Iterator[tuple[float, ...]]:
+    """Finite arguments; the weights of a mean sum to one, and a condition is 0 or 1."""
+    if row.opcode == "mix":
+        for share, x, y in itertools.product((0.25, 0.5), NUMBERS, NUMBERS):
+            yield share, x, 1 - share, y
+    elif row.opcode == "where":
+        yield from itertools.product((0.0, 1.0), NUMBERS, NUMBERS)
+    else:
+        yield from itertools.product(NUMBERS, repeat=row.arity)
+
+
+def by_opcode(row: Row) -> str:
+    return row.opcode
+
+
+def test_a_law_has_no_default() -> None:
+    """So that a row that leaves one out cannot be imported."""
+    assert all(f.default is dataclasses.MISSING for f in dataclasses.fields(Laws))
+    with pytest.raises(TypeError, match="laws"):
+        Row("atan", 1, TABLE["tanh"].infer, TABLE["tanh"].derivative, TABLE["tanh"].interval,
+            math.atan, meaning="arc tangent")  # type: ignore[call-arg]  # fmt: skip
+
+
+def test_leaves_and_only_leaves_are_given() -> None:
+    assert {r.opcode for r in TABLE.values() if r.stage.given} == {
+        r.opcode for r in TABLE.values() if r.leaf
+    }
+    assert all((row.apply is None) == row.leaf for row in TABLE.values())
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+def test_an_alias_and_nothing_else_is_its_argument(row: Row) -> None:
+    same = row.arity == 1 and all(applied(row, x) == x[0] for x in arguments(row))
+    assert row.laws.alias == same
+
+
+@pytest.mark.parametrize("row", [r for r in COMPUTED if r.arity == 2], ids=by_opcode)
+def test_the_order_of_arguments_matters_unless_the_law_says_otherwise(row: Row) -> None:
+    assert row.laws.commutative == all(applied(row, x) == applied(row, x[::-1])
+                                       for x in arguments(row))  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+def test_an_affine_operation_has_one_slope(row: Row) -> None:
+    for x in arguments(row):
+        for varies in itertools.product((False, True), repeat=len(x)):
+            if not row.laws.affine(varies):
+                continue
+            for steps in ((1.0, 2.0), (-0.5, 4.0)):
+                at = [applied(row, tuple(a + s * v for a, v in zip(x, varies, strict=True)))
+                      for s in (0.0, *steps)]  # fmt: skip
+                slopes = [(y - at[0]) / s for y, s in zip(at[1:], steps, strict=True)]
+                assert slopes[0] == pytest.approx(slopes[1], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_shows_is_seen_in_the_result(row: Row, strange: float) -> None:
+    for x in arguments(row):
+        for literals in {tuple(None for _ in x), tuple(x)}:
+            for position in row.laws.shows(literals):
+                changed = (*x[:position], strange, *x[position + 1 :])
+                assert not math.isfinite(applied(row, changed)), (row.opcode, changed)
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+def test_a_bounded_operation_is_finite_where_its_arguments_are(row: Row) -> None:
+    for x in arguments(row):
+        if row.laws.bounded((False,) * len(x)):
+            for position, value in itertools.product(range(len(x)), (1e300, -1e300)):
+                changed = (*x[:position], value, *x[position + 1 :])
+                assert math.isfinite(applied(row, changed)), (row.opcode, changed)
+
+
+@pytest.mark.parametrize("row", [r for r in TABLE.values() if r.stage is Stage.REDUCTION],
+                         ids=by_opcode)  # fmt: skip
+def test_a_reduction_of_equal_numbers_is_what_the_row_says(row: Row) -> None:
+    assert row.apply is not None and row.of_equal is not None
+    for number, count in itertools.product(NUMBERS, (1, 4, 8)):
+        direct = row.apply((number,) * count)
+        named = TABLE[row.of_equal].apply if row.of_equal else None
+        assert direct == (number if named is None else named(float(count), number))
+        assert count > 1 or direct == number
