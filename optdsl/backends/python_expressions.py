@@ -29,9 +29,17 @@ _BINARY = {
     "eq": ("==", _COMPARISON),
     "ne": ("!=", _COMPARISON),
 }
-_IN_WORDS = {"add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "pow"}
-# A described name is no longer than this.
-_DESCRIPTION = 28
+_IN_WORDS = {
+    "add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "pow", "lt": "below",
+    "le": "at_most", "gt": "above", "ge": "at_least", "eq": "equals", "ne": "differs_from",
+}  # fmt: skip
+# What a value is called that cannot be described in so many letters.
+_DESCRIPTION = 40
+_NOUNS = {
+    "add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
+    "mix": "mean", "where": "choice", "neg": "negated",
+}  # fmt: skip
+_NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
 _TENSOR_FUNCTIONS = {
     "sqrt": "torch.sqrt",
@@ -123,8 +131,11 @@ class Printer:
         return self._spell(value)[0]
 
     def parts(self, value: Value) -> tuple[str, str] | None:
-        """A sum or product cut before its last operator, to be written on two lines."""
+        """A sum, product or choice cut before its last operator, to be written on two lines."""
         operation = self._program.operations[value]
+        if operation.opcode == "where":
+            text, last = self.text(value), f"else {self._at(operation.arguments[2], _CONDITIONAL)}"
+            return (text.removesuffix(f" {last}"), last) if text.endswith(f" {last}") else None
         if operation.opcode not in {"add", "sub", "mul", "div"}:
             return None
         text = self.text(value)
@@ -141,26 +152,36 @@ class Printer:
     def description(self, value: Value) -> str:
         """A name for a value that the specification does not name: what it is, in words."""
         words = self._describe(value)
-        return words if words is not None and len(words) <= _DESCRIPTION else "x"
+        if words is not None and len(words) <= _DESCRIPTION:
+            return words
+        operation = self._program.operations[value]
+        if operation.type.condition:
+            return "condition"
+        return _NOUNS.get(operation.opcode, f"{operation.opcode}_value")
 
     def _describe(self, value: Value) -> str | None:
         text = self.text(value) if value in self._bound or self.leaf(value) else None
         if text is not None:
             return text if re.fullmatch(r"[A-Za-z_]\w*|\d+", text) else None
         operation = self._program.operations[value]
-        words = [self._describe(a) for a in operation.arguments]
+        x = operation.arguments
+        words = [self._describe(a) for a in (x[1:] if operation.opcode == "where" else x)]
         if None in words:
             return None
+        spelled = None
         if operation.opcode in _IN_WORDS:
             if operation.opcode == "pow" and words[1] == "2":
                 return f"{words[0]}_squared"
-            left = {"1": "one", "2": "two"}.get(str(words[0]), str(words[0]))
+            left = _NUMBERS.get(str(words[0]), words[0])
             spelled = f"{left}_{_IN_WORDS[operation.opcode]}_{words[1]}"
+        elif operation.opcode == "where" and "0" in words:
+            spelled = f"{words[1 - words.index('0')]}_or_zero"
+        elif operation.opcode == "mix" and sorted(map(str, words[1::2])) == ["0", "1"]:
+            # The part of one weight in all the weight.
+            spelled = f"share_of_{words[2 * words[1::2].index('1')]}"
         elif len(words) == 1:
             spelled = f"{operation.opcode}_{words[0]}"
-        else:
-            return None
-        return spelled if spelled[0].isalpha() else None
+        return spelled if spelled is not None and spelled[0].isalpha() else None
 
     def extended(self, value: Value, extent: Extent) -> str:
         """The expression of a value, as large as `extent` even where its own is smaller."""
