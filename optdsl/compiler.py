@@ -27,9 +27,9 @@ from optdsl.ir.program import Learned, Program
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
 from optdsl.learners import Learners, Rulebook, paths
+from optdsl.learning import Coefficient, scalarized
 from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
-from optdsl.passes.scalarize import scalarize
 from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
 from optdsl.runtime.notes import noted
@@ -39,7 +39,6 @@ from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 
 if TYPE_CHECKING:
-    from optdsl.runtime.learning import Coefficient
     from optdsl.runtime.optimizer import CompiledOptimizer
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend(), TritonBackend())}
@@ -324,23 +323,16 @@ def _identity(source: Source) -> list[Any]:
 
 
 def _coefficient(learned: Learned, own: Source | None) -> Coefficient:
-    """The rule that runs on a learned hyperparameter, built for host numbers.
+    """A learned hyperparameter with the rule that runs on it.
 
     Args:
         learned: how it is learned.
         own: the rule, where it is none of the library's.
     """
-    from optdsl.runtime.build import build
-    from optdsl.runtime.learning import Coefficient
-
     source = own or library.open_source(learned.rule)
 
     def make() -> str:
-        rule = replace(library.read(source, verify=own is None), learned=())
-        return print_program(run_passes(verify(scalarize(rule))))
+        return print_program(scalarized(library.read(source, verify=own is None)))
 
-    program = noted("scalar", [json.dumps(_identity(source))], make, _checked)
-    # On the host every backend's rule is the same few lines of Python.
-    built = build(EagerBackend().emit(schedule(Plan("none", program))))
-    hypers = {h.name: h.default for h in program.hypers} | dict(learned.options)
-    return Coefficient(learned, built, tuple(s.name for s in program.states), hypers, program)
+    key = [json.dumps(_identity(source))]
+    return Coefficient(learned, noted("scalar", key, make, _checked))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from optdsl.diagnostics import Span
 from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Attribute, Operation, Value
+from optdsl.ir.program import Attribute, Operation, Program, Value, upstream
 from optdsl.ir.types import Type
 
 MAX_OPERATIONS = 20_000
@@ -91,6 +92,23 @@ class Builder:
             hint=operation.hint,
             span=operation.span,
         )
+
+    def copied(
+        self, program: Program, roots: Iterable[Value], bound: Mapping[Value, Value]
+    ) -> dict[Value, Value]:
+        """Values of a program as values of this builder, with what they depend on.
+
+        Args:
+            program: where the values are.
+            roots: the values.
+            bound: values of the program that are here already; what only they need is left out.
+        """
+        new = dict(bound)
+        for value in upstream(program.operations, roots, bound):
+            if value not in new:
+                operation = program.operations[value]
+                new[value] = self.copy(operation, tuple(new[a] for a in operation.arguments))
+        return new
 
     def constant(self, number: float) -> Value:
         """A literal."""

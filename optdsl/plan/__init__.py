@@ -201,7 +201,7 @@ def _plan(
 ) -> Plan:
     """The plan of a step and of what settles it: new states by name, and tangents."""
     builder = again.builder
-    starting = _copy(builder, take, take.initial_values, {})
+    starting = builder.copied(take, take.initial_values, {})
     read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
     named = {pending(h.name): replace(h, name=pending(h.name)) for h in take.hypers}
     steps = Interval(1.0, float("inf"), False, True)
@@ -234,7 +234,7 @@ def _both(settle: Program, take: Program) -> Program:
         for v, o in enumerate(take.operations)
         if o.opcode == "state"
     }
-    new = _copy(builder, take, take.step_values, bound)
+    new = builder.copied(take, take.step_values, bound)
     states = (
         replace(s, initial=own.initial, next=new[s.next])
         for s, own in zip(take.states, settle.states, strict=True)
@@ -245,15 +245,3 @@ def _both(settle: Program, take: Program) -> Program:
         parameter=new[take.parameter],
         operations=builder.operations,
     )
-
-
-def _copy(
-    builder: Builder, program: Program, roots: Iterable[Value], bound: dict[Value, Value]
-) -> dict[Value, Value]:
-    """Values of a program as values of a builder, some of them bound to what is there."""
-    new: dict[Value, Value] = {}
-    for value in program.needed(tuple(roots)):
-        operation = program.operations[value]
-        arguments = tuple(new[a] for a in operation.arguments)
-        new[value] = bound[value] if value in bound else builder.copy(operation, arguments)
-    return new

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from optdsl.backends.triton.learning import Moving, Together, emit_learning, memory_keys
+from optdsl.backends.triton.learning import emit_learning, memory_keys
 from optdsl.runtime.build import module
-from optdsl.runtime.simplex import FLOOR
 
 if TYPE_CHECKING:
     from optdsl.runtime.optimizer import Compiled
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def keys(compiled: Compiled) -> list[str]:
     """What the memory of a rule's coefficients holds, in order."""
-    return memory_keys(_together(compiled))
+    return memory_keys(compiled.blocks)
 
 
 def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
@@ -28,12 +27,5 @@ def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | Non
     """
     if not compiled.coefficients or not dots:
         return None
-    blocks = _together(compiled)
-    return module(emit_learning(compiled.program.name, blocks, dots, compiled.order, FLOOR))
-
-
-def _together(compiled: Compiled) -> list[Together]:
-    return [
-        Together(tuple(Moving(c.learned, c.program, c.hypers) for c in b.coefficients), b.vector)
-        for b in compiled.blocks
-    ]
+    name = compiled.program.name
+    return module(emit_learning(name, compiled.blocks, dots, compiled.order))

@@ -9,6 +9,7 @@ import torch
 
 from optdsl.backends.eager import EagerBackend
 from optdsl.ir.program import Program
+from optdsl.learning import square_keys
 from optdsl.plan import plans
 from optdsl.runtime.build import build
 from optdsl.runtime.engines import (
@@ -21,7 +22,6 @@ from optdsl.runtime.engines import (
     counted_part,
     dot,
     keep,
-    square_keys,
 )
 from optdsl.runtime.overlaps import apart, once
 from optdsl.runtime.owned import number_of, without_values

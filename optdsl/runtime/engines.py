@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optdsl.ir.program import Program
+from optdsl.learning import square_keys
 from optdsl.plan import Plan, pending
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
@@ -149,11 +150,6 @@ def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) 
 def cosines(program: Program) -> tuple[str, ...]:
     """The hyperparameters that are learned by their cosine."""
     return tuple(x.hyper for x in program.learned if x.signal == "cosine")
-
-
-def square_keys(hyper: str) -> tuple[str, str]:
-    """Under what names sums have the squared norms of the gradient and the tangent."""
-    return f"square/{hyper}/gradient", f"square/{hyper}/tangent"
 
 
 def keep(state: dict[str, Any], name: str, value: Tensor) -> None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optdsl.ir.program import Program
+from optdsl.learning import Coefficient
 from optdsl.options import real
 from optdsl.runtime.engines import COMPUTE, PENDING_HYPERS
 from optdsl.runtime.familiar import check_maximize
 from optdsl.runtime.hyperparameters import check_shared, check_sums, check_value
-from optdsl.runtime.learning import Coefficient
 from optdsl.runtime.owned import is_fake, without_values
 from optdsl.runtime.scope import OWN, VALUE
 
@@ -177,7 +177,7 @@ def _check_memory(
         if key in entries:
             _number(name, f"{where}[{key!r}]", entries[key])
         prefix = f"learn/{coefficient.name}/"
-        if {k for k in entries if str(k).startswith(prefix)} != coefficient.memory_keys:
+        if {k for k in entries if str(k).startswith(prefix)} != set(coefficient.memory_keys):
             continue
         for key in sorted(coefficient.memory_keys):
             number = _number(name, f"{where}[{key!r}]", entries[key])

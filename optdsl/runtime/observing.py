@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from optdsl.learning import square_keys
 from optdsl.runtime import shards
 from optdsl.runtime.batches import check_dense
 from optdsl.runtime.distributed import is_dtensor, prefix
-from optdsl.runtime.engines import Sums, Work, square_keys
+from optdsl.runtime.engines import Sums, Work
 from optdsl.runtime.familiar import gradients
 from optdsl.runtime.resident import Resident
 from optdsl.runtime.scope import OWN, Part, add

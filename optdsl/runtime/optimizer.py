@@ -12,12 +12,13 @@ from torch import Tensor
 
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
+from optdsl.learning import Block, Coefficient, blocks, square_keys
 from optdsl.runtime import beginning, by_name, completing, distributed, observing
 from optdsl.runtime.batches import batches, check_dense, check_dtypes
 from optdsl.runtime.checkpoint import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.choice import Engines
 from optdsl.runtime.empty import NoParameters
-from optdsl.runtime.engines import PENDING_HYPERS, Known, cosines, square_keys
+from optdsl.runtime.engines import PENDING_HYPERS, Known, cosines
 from optdsl.runtime.familiar import (
     Betas,
     beta_names,
@@ -37,7 +38,7 @@ from optdsl.runtime.hyperparameters import (
     check_value,
     number,
 )
-from optdsl.runtime.learning import Block, Coefficient, blocks
+from optdsl.runtime.learning import CoefficientUpdate
 from optdsl.runtime.meaning import Meaning, meaning
 from optdsl.runtime.opaque import make_step_opaque
 from optdsl.runtime.overwritten import Overwritten
@@ -96,6 +97,11 @@ class Compiled:
     def blocks(self) -> tuple[Block, ...]:
         """The learned hyperparameters, as they move."""
         return blocks(self.coefficients, self.program)
+
+    @functools.cached_property
+    def updates(self) -> tuple[CoefficientUpdate, ...]:
+        """What moves the learned hyperparameters, on the host."""
+        return tuple(map(CoefficientUpdate, self.blocks))
 
 
 class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
@@ -473,7 +479,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             observing.replace(parts, self._observed)
         if self.compiled.coefficients:
             taken = self._over_ranks(parts, taken)
-        self.compiled.scopes.learn(self.compiled.blocks, parts, self.param_groups, taken)
+        self.compiled.scopes.learn(self.compiled.updates, parts, self.param_groups, taken)
         self._observed = None
 
     def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:

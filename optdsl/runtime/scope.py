@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optdsl.learning import Coefficient, memory_key
 from optdsl.runtime.engines import Sums
-from optdsl.runtime.learning import Block, Coefficient, Group
+from optdsl.runtime.learning import CoefficientUpdate, Group
 from optdsl.runtime.owned import number_of, without_values
 from optdsl.words import SCOPES
 
@@ -84,7 +85,7 @@ class Scopes:
                 if coefficient in self.of_tensors:
                     _forget(group, coefficient)
                 else:
-                    coefficient.adopt(group)
+                    _adopt(group, coefficient)
         own = {c.name: c for c in self.of_tensors}
         for state in states:
             for name in {str(k).split("/")[1] for k in state if str(k).startswith(OWN)}:
@@ -92,7 +93,7 @@ class Scopes:
                 if name not in own:
                     state.pop(VALUE + name, None)
                     state.pop(f"hypergradient/{name}", None)
-                if name not in own or memory != own[name].memory_keys:
+                if name not in own or memory != set(own[name].memory_keys):
                     for key in memory:
                         del state[key]
 
@@ -176,7 +177,7 @@ class Scopes:
 
     def learn(
         self,
-        blocks: Iterable[Block],
+        updates: Iterable[CoefficientUpdate],
         parts: Sequence[Part],
         groups: Sequence[Group],
         taken: Sequence[int],
@@ -184,23 +185,24 @@ class Scopes:
         """Move the coefficients by what was measured; the parts' hyperparameters stay as they are.
 
         Args:
-            blocks: the coefficients as they move.
+            updates: what moves the coefficients.
             parts: with their sums.
             groups: the groups.
             taken: as of `taken`, before this step.
         """
-        for block in blocks:
+        for update in updates:
+            block = update.block
             if block.scope == "optimizer":
-                block.update(groups, total(p.sums for p in parts), max(taken))
+                update.update(groups, total(p.sums for p in parts), max(taken))
             elif block.scope == "group":
                 of: list[list[Sums]] = [[] for _ in groups]
                 for part in parts:
                     of[part.group or 0].append(part.sums)
                 for group, sums, steps in zip(groups, of, taken, strict=True):
-                    block.update([group], total(sums), steps)
+                    update.update([group], total(sums), steps)
             else:
                 for part in parts:
-                    block.update([part.own], part.sums, part.taken)
+                    update.update([part.own], part.sums, part.taken)
 
     def check_group(self) -> None:
         """Refuse to learn over the ranks of a process group what is learned for each tensor.
@@ -280,7 +282,18 @@ def _number(state: State, key: str, otherwise: float) -> float:
 
 
 def _forget(group: Group, coefficient: Coefficient) -> None:
-    prefix = f"learn/{coefficient.name}/"
+    prefix = memory_key(coefficient.name, "")
     own = coefficient.hypergradient_key
     for key in [k for k in group if k == own or str(k).startswith(prefix)]:
         del group[key]
+
+
+def _adopt(group: Group, coefficient: Coefficient) -> None:
+    """Make the entries of a loaded group this coefficient's; another rule's start anew."""
+    prefix = memory_key(coefficient.name, "")
+    found = {key for key in group if str(key).startswith(prefix)}
+    if found != set(coefficient.memory_keys):
+        for key in found:
+            del group[key]
+    for key, value in coefficient.defaults().items():
+        group.setdefault(key, value)

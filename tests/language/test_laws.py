@@ -97,7 +97,8 @@ def test_a_bounded_operation_is_finite_where_its_arguments_are(row: Row) -> None
 @pytest.mark.parametrize("row", [r for r in TABLE.values() if r.stage is Stage.REDUCTION],
                          ids=by_opcode)  # fmt: skip
 def test_a_reduction_of_equal_numbers_is_what_the_row_says(row: Row) -> None:
-    assert row.apply is not None and row.of_equal is not None
+    assert row.apply is not None
+    assert row.of_equal is not None
     for number, count in itertools.product(NUMBERS, (1, 4, 8)):
         direct = row.apply((number,) * count)
         named = TABLE[row.of_equal].apply if row.of_equal else None

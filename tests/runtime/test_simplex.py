@@ -1,15 +1,23 @@
 """Where a weight vector lands: the nearest point of its simplex, or the exponentiated gradient."""
 
+import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import mpmath
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from optdsl.runtime.simplex import FLOOR, logarithms, project, softmax
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import EVERYTHING
+from optdsl.ir.evaluate import number
+from optdsl.ir.program import Hyper, Program, Value
+from optdsl.ir.types import UNIFORM
+from optdsl.learning import simplex
+from optdsl.learning.arithmetic import Arithmetic
+from optdsl.learning.simplex import FLOOR
 
 from .weights import nearest
 
@@ -20,6 +28,37 @@ moderate = st.floats(-3, 3, allow_nan=False)
 ties = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1 / 3, 0.5, 1.0, 2.0])
 huge = st.floats(allow_nan=False, allow_infinity=False)
 points = st.one_of(*(st.lists(x, min_size=1, max_size=7) for x in (moderate, ties, huge)))
+
+
+Written = Callable[[Arithmetic, Sequence[Value]], list[Value]]
+
+
+@functools.cache
+def written(function: Written, count: int) -> tuple[Program, list[Value]]:
+    """A function of numbers as a program, whose hyperparameters are the numbers."""
+    builder = Builder()
+    names = [f"x{n}" for n in range(count)]
+    found = function(Arithmetic(builder), [builder.emit("hyper", attribute=n) for n in names])
+    parameter = builder.emit("parameter", type=UNIFORM)
+    hypers = tuple(Hyper(n, 0.0, EVERYTHING) for n in names)
+    return Program("X", (), hypers, (), builder.operations, (), parameter), found
+
+
+def applied(function: Written, x: Sequence[float]) -> list[float]:
+    program, found = written(function, len(x))
+    return [number(program, value, {f"x{n}": y for n, y in enumerate(x)}) for value in found]
+
+
+def project(point: Sequence[float]) -> list[float]:
+    return applied(simplex.project, point)
+
+
+def logarithms(weights: Sequence[float]) -> list[float]:
+    return applied(simplex.logarithms, weights)
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    return applied(simplex.softmax, logits)
 
 
 def on_simplex(weights: Sequence[float]) -> bool:
