@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from optdsl.ir import derivatives, host, intervals, laws, signatures
 from optdsl.ir.derivatives import Derivative
@@ -19,6 +20,9 @@ from optdsl.ir.domain import ANYTHING, Interval
 from optdsl.ir.laws import Laws, Stage
 from optdsl.ir.signatures import Infer
 from optdsl.ir.types import SCALAR, TENSOR, UNIFORM
+
+if TYPE_CHECKING:
+    from optdsl.ir.program import Operation
 
 Range = Callable[..., Interval]
 
@@ -182,6 +186,13 @@ _ROWS = (
 TABLE = {row.opcode: row for row in _ROWS}
 # What needs no computing: it is given, or lies in memory.
 LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
+
+
+def stages(operations: Iterable[Operation]) -> set[Stage]:
+    """Where in a step some operations are done."""
+    return {TABLE[operation.opcode].stage for operation in operations}
+
+
 FUNCTIONS = {row.function: row for row in _ROWS if row.function}
 OPERATORS = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",

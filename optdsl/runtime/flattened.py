@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
 from optdsl.runtime.engines import PENDING_HYPERS
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def check_flattened(optimizer: CompiledOptimizer) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     compiled = optimizer.compiled
-    reduces = any(o.opcode in {"sum", "mean"} for o in compiled.program.operations)
+    reduces = Stage.REDUCTION in stages(compiled.program.operations)
     if not (compiled.coefficients or reduces) or torch.distributed.get_world_size() == 1:
         return
     marks = {_is_flattened(p) for group in optimizer.param_groups for p in group["params"]}

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from optdsl.ir import interpret
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
 from optdsl.runtime.engines import (
@@ -95,7 +97,7 @@ def _pieces(program: Program, work: Work) -> Iterator[Work]:
     The interpreter keeps every value of a step in double precision until the end.
     """
     parameter, state = work.parameter, work.state
-    whole = any(operation.opcode in {"sum", "mean", "size"} for operation in program.operations)
+    whole = not {Stage.REDUCTION, Stage.LENGTH}.isdisjoint(stages(program.operations))
     many = _PIECE if parameter.is_cpu else _PIECE_ELSEWHERE
     if whole or parameter.numel() <= many or not any(k.startswith("pending/") for k in state):
         yield work

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
 from optdsl.runtime import migrate
 from optdsl.runtime.distributed import is_dtensor, prefix
@@ -73,7 +73,7 @@ def check_whole(program: Program, parameter: Tensor) -> None:
     placed: Any = parameter
     sizes = placed.device_mesh.shape
     whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
-    if not whole and any(TABLE[o.opcode].stage is Stage.REDUCTION for o in program.operations):
+    if not whole and Stage.REDUCTION in stages(program.operations):
         raise RuntimeError(
             f"{program.name} takes sums or means over a tensor, and a parameter of shape "
             f"{tuple(parameter.shape)} is in shards on several ranks; replicate it, or leave it "

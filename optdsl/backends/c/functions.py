@@ -7,6 +7,8 @@ from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
 from optdsl.backends.c.layout import braced, slot
 from optdsl.backends.c.values import Values
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Loop
 
@@ -79,7 +81,7 @@ class Functions:
                 values.place(result.value)
         for value in values.kernel.uniform:
             operation = values.operation(value)
-            if operation.opcode in {"hyper", "step"}:
+            if TABLE[operation.opcode].stage is Stage.HOST:
                 place = order.index(str(operation.attribute or "t"))
                 lines.append(f"const double {values.name(value)} = hypers[{place}];")
             elif operation.opcode != "constant":

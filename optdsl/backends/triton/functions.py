@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
-from optdsl.ir.ops import LEAVES
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import LEAVES, TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.plan import pending
@@ -90,7 +91,7 @@ class Functions:
         lines = []
         for value in self.kernel.uniform:
             operation = values.operation(value)
-            if operation.opcode in {"hyper", "step"}:
+            if TABLE[operation.opcode].stage is Stage.HOST:
                 place = self._row.index(str(operation.attribute or "t"))
                 lines.append(f"{values.name(value)} = tl.load(q + {place})")
             elif operation.opcode != "constant":
