@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from optdsl.ir import intervals
 from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
-from optdsl.ir.host import COMPARE
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, Value
 
 # After so much work without an end, nothing is taken for known of any state.
@@ -175,7 +174,7 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
 
 def whole(operations: Sequence[Operation], value: Value) -> bool:
     """Whether a value is certainly a whole number: a literal, or the step."""
-    while operations[value].opcode in {"define", "stop_gradient"}:
+    while TABLE[operations[value].opcode].laws.alias:
         (value,) = operations[value].arguments
     number = operations[value].attribute
     is_literal = operations[value].opcode == "constant" and isinstance(number, float)

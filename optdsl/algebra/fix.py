@@ -10,8 +10,9 @@ from fractions import Fraction
 
 from optdsl.algebra.facts import Fact, facts
 from optdsl.algebra.normal_form import decimal
-from optdsl.ir import host
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import APPLY, COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
@@ -90,11 +91,10 @@ def live_states(program: Program) -> Program:
 def _simplified(
     builder: Builder, operation: Operation, x: tuple[Value, ...], known: list[Fact]
 ) -> Value | None:
-    if operation.opcode in {"sum", "mean"} and builder[x[0]].type.extent is not Extent.TENSOR:
+    row = TABLE[operation.opcode]
+    if row.stage is Stage.REDUCTION and builder[x[0]].type.extent is not Extent.TENSOR:
         # What is reduced has become one number.
-        return (
-            x[0] if operation.opcode == "mean" else builder.emit("mul", builder.emit("size"), x[0])
-        )
+        return builder.emit(row.of_equal, builder.emit("size"), x[0]) if row.of_equal else x[0]
     if operation.opcode == "mix":
         pairs = list(zip(x[0::2], x[1::2], strict=True))
         parts = [(w, y) for w, y in pairs if _number(builder, w) != 0]
@@ -103,7 +103,7 @@ def _simplified(
     numbers = [_number(builder, a) for a in x]
     if operation.opcode == "where":
         return _chosen(builder, x)
-    if numbers and None not in numbers and operation.opcode in host.APPLY:
+    if numbers and None not in numbers and operation.opcode in APPLY:
         return _folded(builder, operation.opcode, numbers)
     match operation.opcode:
         case "mul" if 0 in numbers and all(f.defined for f in known):
@@ -127,7 +127,7 @@ def _simplified(
 
 def _named(builder: Builder, value: Value) -> Value:
     """What stands behind the names of a value."""
-    while builder[value].opcode in {"define", "stop_gradient"}:
+    while TABLE[builder[value].opcode].laws.alias:
         (value,) = builder[value].arguments
     return value
 
@@ -140,7 +140,7 @@ def _number(builder: Builder, value: Value) -> float | None:
 
 def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value | None:
     """An operation on literals, where its result is a decimal of double precision itself."""
-    result = host.APPLY[opcode](*numbers)
+    result = APPLY[opcode](*numbers)
     if not all(map(math.isfinite, (result, *(x for x in numbers if x is not None)))):
         return None
     exact = _EXACT.get(opcode)
@@ -156,8 +156,8 @@ def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value
 
 def _chosen(builder: Builder, x: tuple[Value, ...]) -> Value | None:
     condition = builder[_named(builder, x[0])]
-    if condition.opcode in host.COMPARE:
+    if condition.opcode in COMPARE:
         left, right = (_number(builder, a) for a in condition.arguments)
         if left is not None and right is not None:
-            return x[1] if host.COMPARE[condition.opcode](left, right) else x[2]
+            return x[1] if COMPARE[condition.opcode](left, right) else x[2]
     return x[1] if x[1] == x[2] else None

@@ -18,7 +18,7 @@ from optdsl.algebra import undefined
 from optdsl.algebra.facts import Fact
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
 from optdsl.algebra.undefined import Sum
-from optdsl.ir.host import COMPARE
+from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Operation, Program, Value, upstream
 
 # A product or sum with more terms stays one of two atoms: still equal to itself.

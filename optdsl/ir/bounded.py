@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.ir import host
+from optdsl.ir.ops import APPLY, COMPARE
 
 _UNIT = 2.0**-53
 _TINY = 5e-324
@@ -168,7 +169,7 @@ def _mixed(*parts: Bounded) -> Bounded:
 
 
 def _compared(opcode: str) -> Callable[[Bounded, Bounded], Bounded]:
-    compare = host.COMPARE[opcode]
+    compare = COMPARE[opcode]
 
     def applied(x: Bounded, y: Bounded) -> Bounded:
         value = float(compare(x.value, y.value))
@@ -188,13 +189,24 @@ def _where(condition: Bounded, x: Bounded, y: Bounded) -> Bounded:
     return Bounded(chosen.value, error)
 
 
-def total(x: Sequence[Bounded], value: float) -> Bounded:
-    """A sum, as it was computed."""
+def _sum(x: Sequence[Bounded]) -> Bounded:
+    value = host.total([a.value for a in x])
     size = sum(abs(a.value) for a in x)
     return _rounded(value, sum(a.error for a in x) + len(x) * _UNIT * size)
 
 
+def _unknown(function: Callable[..., float]) -> Callable[..., Bounded]:
+    """A function of which no more is known than that libraries compute it to a few last places."""
+
+    def bounded(*x: Bounded) -> Bounded:
+        explained = 0.0 if all(a.error == 0 for a in x) else math.inf
+        return _rounded(function(*(a.value for a in x)), explained, _LIBRARY)
+
+    return bounded
+
+
 FUNCTIONS: dict[str, Callable[..., Bounded]] = {
+    **{opcode: _unknown(function) for opcode, function in APPLY.items()},
     "define": lambda x: x,
     "stop_gradient": lambda x: x,
     "neg": lambda x: Bounded(-x.value, x.error),
@@ -212,6 +224,10 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "sign": _sign,
     "max": _lipschitz(host.maximum),
     "min": _lipschitz(host.minimum),
-    **{opcode: _compared(opcode) for opcode in host.COMPARE},
+    **{opcode: _compared(opcode) for opcode in COMPARE},
     "where": _where,
+}
+REDUCTIONS: dict[str, Callable[[tuple[Bounded, ...]], Bounded]] = {
+    "sum": _sum,
+    "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),
 }

@@ -6,13 +6,14 @@ For trials of claims, which a specification goes through whenever it is read.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optdsl.ir import bounded, host
+from optdsl.ir import bounded
 from optdsl.ir.bounded import Bounded
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import APPLY, COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import Extent
 
@@ -42,15 +43,15 @@ class Arithmetic:
 
     Attributes:
         functions: the operations on single numbers, by opcode.
+        reductions: the operations on all elements of a tensor, by opcode.
         literal: the number for a literal, or for the value of a hyperparameter.
         exact: the number for one that is exact.
-        total: the sum of the elements of a tensor.
     """
 
     functions: Mapping[str, Callable[..., Any]]
+    reductions: Mapping[str, Callable[[tuple[Any, ...]], Any]]
     literal: Callable[[float], Any]
     exact: Callable[[float], Any]
-    total: Callable[[tuple[Any, ...]], Any]
 
 
 # Called with the value and the result of each operation with arguments.
@@ -161,10 +162,8 @@ def _values(program: Program, needed: tuple[Value, ...], at: _Point) -> dict[Val
 
 
 def _applied(opcode: str, x: list[Number], arithmetic: Arithmetic) -> Number:
-    if opcode in {"sum", "mean"}:
-        total = arithmetic.total(x[0])
-        count = arithmetic.exact(float(len(x[0])))
-        return arithmetic.functions["div"](total, count) if opcode == "mean" else total
+    if opcode in arithmetic.reductions:
+        return arithmetic.reductions[opcode](x[0])
     function = arithmetic.functions[opcode]
     length = next((len(a) for a in x if isinstance(a, tuple)), None)
     if length is None:
@@ -173,31 +172,27 @@ def _applied(opcode: str, x: list[Number], arithmetic: Arithmetic) -> Number:
     return tuple(function(*row) for row in zip(*columns, strict=True))
 
 
-def _total(numbers: Tensor) -> float:
-    """The sum; infinite where it overflows."""
-    endless = [x for x in numbers if not math.isfinite(x)]
-    try:
-        return sum(endless) if endless else math.fsum(numbers)
-    except OverflowError:
-        return sum(numbers)
-
-
 _FUNCTIONS: dict[str, Callable[..., float]] = {
-    **host.APPLY,
-    **{name: lambda x, y, f=f: float(f(x, y)) for name, f in host.COMPARE.items()},
+    **APPLY,
+    **{name: lambda x, y, f=f: float(f(x, y)) for name, f in COMPARE.items()},
     "where": lambda condition, x, y: x if condition else y,
+}
+_REDUCTIONS = {
+    row.opcode: row.apply
+    for row in TABLE.values()
+    if row.stage is Stage.REDUCTION and row.apply is not None
 }
 
 
 def spellings() -> frozenset[str]:
     """The operations with arguments that are known here."""
-    return frozenset({*_FUNCTIONS, "sum", "mean"})
+    return frozenset({*_FUNCTIONS, *_REDUCTIONS})
 
 
-_FLOATS = Arithmetic(_FUNCTIONS, float, float, _total)
+_FLOATS = Arithmetic(_FUNCTIONS, _REDUCTIONS, float, float)
 _BOUNDED = Arithmetic(
     bounded.FUNCTIONS,
+    bounded.REDUCTIONS,
     functools.lru_cache(maxsize=4096)(bounded.literal),
     bounded.exact,
-    lambda x: bounded.total(x, _total(tuple(a.value for a in x))),
 )

@@ -6,8 +6,7 @@ Each function stands on its own: emitted Python code carries a copy of those tha
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 
 def divide(x: float, y: float) -> float:
@@ -90,32 +89,3 @@ def total(numbers: Sequence[float]) -> float:
 def average(numbers: Sequence[float]) -> float:
     """The arithmetic mean."""
     return total(numbers) / len(numbers)
-
-
-COMPARE: dict[str, Callable[..., bool]] = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}
-APPLY: dict[str, Callable[..., float]] = {
-    "define": lambda x: x,
-    "stop_gradient": lambda x: x,
-    "neg": operator.neg,
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": divide,
-    "pow": power,
-    "mix": mixed,
-    "sqrt": square_root,
-    "exp": exponential,
-    "log": logarithm,
-    "tanh": math.tanh,
-    "abs": abs,
-    "sign": signum,
-    "max": maximum,
-    "min": minimum,
-}

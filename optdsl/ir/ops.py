@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optdsl.ir import derivatives, host, intervals, laws, signatures
 from optdsl.ir.derivatives import Derivative
@@ -186,6 +186,17 @@ _ROWS = (
 TABLE = {row.opcode: row for row in _ROWS}
 # What needs no computing: it is given, or lies in memory.
 LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
+# The operations on Python floats: comparisons, and those that make a number of numbers.
+COMPARE: dict[str, Callable[..., Any]] = {
+    row.opcode: row.apply
+    for row in _ROWS
+    if row.apply is not None and row.infer is signatures.comparison
+}
+APPLY: dict[str, Callable[..., float]] = {
+    row.opcode: row.apply
+    for row in _ROWS
+    if row.apply is not None and row.infer in {signatures.elementwise, signatures.same}
+}
 
 
 def stages(operations: Iterable[Operation]) -> set[Stage]:

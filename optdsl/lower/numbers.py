@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from optdsl.diagnostics import Report
-from optdsl.ir import host
 from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval
-from optdsl.ir.ops import OPERATORS
+from optdsl.ir.ops import APPLY, OPERATORS
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
@@ -32,7 +31,7 @@ def _evaluate(node: ast.Expression, what: str, scope: Scope, report: Report) -> 
             operand = _evaluate(node.operand, what, scope, report)
             return None if operand is None else -operand
         case ast.Binary(operator="+" | "-" | "*" | "/" | "^"):
-            apply = host.APPLY[OPERATORS[node.operator]]
+            apply = APPLY[OPERATORS[node.operator]]
             left = _evaluate(node.left, what, scope, report)
             right = _evaluate(node.right, what, scope, report)
             return None if left is None or right is None else apply(left, right)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from optdsl.algebra.facts import facts
 from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 
 # The class of each state, in either program.
@@ -108,7 +109,7 @@ def _key(
     operation: Operation, arguments: list[int], state: Hashable, classes: Classes | None
 ) -> Hashable:
     opcode, attribute = operation.opcode, operation.attribute
-    if opcode in {"define", "stop_gradient"}:
+    if TABLE[opcode].laws.alias:
         return ("same", *arguments)
     if opcode in _COMMUTING:
         arguments = sorted(arguments)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
-from optdsl.ir.host import COMPARE
+from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Hyper, Operation, Program, Value, upstream
 
 RUNS = 24

@@ -11,10 +11,10 @@ from optdsl import library
 from optdsl.compiler import BACKENDS, derive
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
-from optdsl.ir import host, intervals
+from optdsl.ir import intervals
 from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.interpret import spellings
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import APPLY, TABLE
 from optdsl.ir.program import Hyper, Program, Tangent, Value
 from optdsl.ir.ranges import ranges
 from optdsl.ir.text import IRSyntaxError, parse_program, print_program
@@ -138,7 +138,7 @@ def test_ranges_enclose_what_operations_make(
     opcode: str, x: tuple[Interval, float], y: tuple[Interval, float]
 ) -> None:
     drawn = (x, y)[: TABLE[opcode].arity]
-    result = host.APPLY[opcode](*(value for _, value in drawn))
+    result = APPLY[opcode](*(value for _, value in drawn))
     enclosure = TABLE[opcode].interval(*(interval for interval, _ in drawn))
     if math.isnan(result):
         return
@@ -161,7 +161,7 @@ def test_bias_correction_never_divides_by_zero() -> None:
 @given(st.sampled_from(UNARY + BINARY), st.floats(), st.floats())
 def test_host_arithmetic_is_that_of_tensors(opcode: str, x: float, y: float) -> None:
     numbers = (x, y)[: TABLE[opcode].arity]
-    result = host.APPLY[opcode](*numbers)
+    result = APPLY[opcode](*numbers)
     from optdsl.ir.interpret import _APPLY
 
     expected = float(_APPLY[opcode](*(torch.tensor(n, dtype=torch.float64) for n in numbers)))
