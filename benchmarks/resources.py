@@ -29,9 +29,9 @@ from rich.table import Table
 import optdsl
 from optdsl import compiler, library
 from optdsl.backends.base import DTYPES
-from optdsl.runtime.build import module
-from optdsl.runtime.device_learning import learning_module
-from optdsl.runtime.launches import REGISTERS
+from optdsl.runtime.build.python_modules import module
+from optdsl.runtime.device.device_learning import learning_module
+from optdsl.runtime.engines.launch_arguments import REGISTERS
 
 TARGETS = {"cuda:80": 32, "cuda:90": 32, "hip:gfx90a": 64, "hip:gfx942": 64}
 ORDERS = ("overlapped", "exact")

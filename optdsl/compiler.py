@@ -32,14 +32,14 @@ from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
-from optdsl.runtime.notes import noted
+from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, schedule
 from optdsl.selection import check_backend, select
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend(), TritonBackend())}
 
@@ -292,9 +292,9 @@ def make_class(
     Pickled optimizers name this function and its arguments, the texts of members included, and of
     the files by whose rules it learns.
     """
-    from optdsl.runtime.choice import Engines
-    from optdsl.runtime.make import make_optimizer
-    from optdsl.runtime.optimizer import Compiled
+    from optdsl.runtime.engines.selection import Engines
+    from optdsl.runtime.torch_api.make import make_optimizer
+    from optdsl.runtime.torch_api.optimizer import Compiled
 
     def make() -> str:
         # What was verified when the class was first made need not be again.

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
-from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 def names() -> dict[str, str]:
     """The specifications of the library by the names of their classes, sorted."""

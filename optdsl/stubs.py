@@ -7,9 +7,9 @@ from pathlib import Path
 
 from optdsl import library, optimizers
 from optdsl.ir.program import Program
-from optdsl.runtime.familiar import beta_names
-from optdsl.runtime.hints import HINTS
-from optdsl.runtime.make import documentation, ordered
+from optdsl.runtime.torch_api.arguments import beta_names
+from optdsl.runtime.torch_api.hints import HINTS
+from optdsl.runtime.torch_api.make import documentation, ordered
 
 _WIDTH = 100
 _HEAD = '''\
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
-from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 def names() -> dict[str, str]:
     """The specifications of the library by the names of their classes, sorted."""

@@ -19,12 +19,12 @@ from torch import Tensor
 from optdsl import library
 from optdsl.compiler import load
 from optdsl.diagnostics import Source
-from optdsl.runtime.engines import COMPUTE
-from optdsl.runtime.familiar import beta_names
-from optdsl.runtime.hints import HINTS
-from optdsl.runtime.meaning import Meaning, differences, meaning, read
-from optdsl.runtime.optimizer import CompiledOptimizer
-from optdsl.runtime.scope import OWN
+from optdsl.runtime.checkpoint.fingerprint import Meaning, differences, meaning, read
+from optdsl.runtime.core.tasks import COMPUTE
+from optdsl.runtime.learning.scopes import OWN
+from optdsl.runtime.torch_api.arguments import beta_names
+from optdsl.runtime.torch_api.hints import HINTS
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 Group = Mapping[str, Any]
 StateDict = dict[str, Any]

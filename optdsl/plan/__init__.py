@@ -24,7 +24,7 @@ from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan.again import Again, pending
+from optdsl.plan.rematerialization import Again, pending
 
 __all__ = ["KINDS", "Kind", "Plan", "completing", "pending", "plans"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 from optdsl.training.config import TrainingConfig, TrainingError
 from optdsl.training.results import Setup, Space
 

@@ -22,7 +22,7 @@ from optdsl.ir.program import Hyper, Program
 
 if TYPE_CHECKING:
     from optdsl.library import Specification
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 SPECS = optdsl.list_specs()
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -41,7 +41,7 @@ from tests.blending.draws import (
 )
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 HALVES = {torch.float16, torch.bfloat16}
 

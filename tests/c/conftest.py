@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime.toolchain import NoCompiler, toolchain
+from optdsl.runtime.build.toolchain import NoCompiler, toolchain
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from optdsl import compiler
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.types import Extent
 from optdsl.options import LearnOption
-from optdsl.runtime.toolchain import toolchain
+from optdsl.runtime.build.toolchain import toolchain
 
 from . import rules
 

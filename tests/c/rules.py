@@ -21,7 +21,7 @@ from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 ORDERS = ("overlapped", "exact")
 BACKENDS = ("eager", "c")

@@ -18,7 +18,7 @@ from tests.oracles.rounding32 import DOUBLE, SINGLE, Near
 from . import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 # Every text is compiled, so blends are drawn once, and problems many times.
 _CHOICE = random.Random(4)

@@ -22,7 +22,7 @@ from tests.oracles.rounding32 import SINGLE, Near
 from . import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 STEPS = {torch.float64: 8, torch.float32: 8, torch.bfloat16: 5, torch.float16: 5}
 NARROW = (torch.bfloat16, torch.float16)

@@ -20,7 +20,7 @@ from optdsl import Learn
 from . import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 ENGINES = tuple(itertools.product(rules.BACKENDS, rules.ORDERS))
 # A replay that finds the parameter again, one that keeps it, live plans, tangents that are stored.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import optdsl
 from optdsl import compiler
 from optdsl.differentiate import moves
-from optdsl.runtime.cache import shared_library
+from optdsl.runtime.build.library_cache import shared_library
 from tests.c import rules
 from tests.oracles import problems
 from tests.oracles.running import read_text

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import optdsl
-from optdsl.runtime import columns
+from optdsl.runtime.engines import tensor_table as columns
 
 
 @pytest.fixture(params=["watched", "looked at"], autouse=True)

@@ -17,7 +17,7 @@ from tests.oracles import problems
 from . import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 DTYPES = (torch.float32, torch.float64)
 # For float32, and for float64.

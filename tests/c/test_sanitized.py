@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime.toolchain import toolchain
+from optdsl.runtime.build.toolchain import toolchain
 
 from . import harness, rules
 

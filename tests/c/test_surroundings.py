@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl.runtime.c import CEngine
-from optdsl.runtime.engines import Work
+from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.engines.c import CEngine
 from tests.oracles import problems
 
 from . import rules

@@ -10,7 +10,7 @@ import optdsl
 from optdsl import Learn
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper
-from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 SPECS = optdsl.list_specs()
 BACKENDS = ("eager", "c")

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import optdsl
-from optdsl.runtime.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 

@@ -15,7 +15,7 @@ import optdsl
 from optdsl import Learn
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper
-from optdsl.runtime.hyperparameters import number
+from optdsl.runtime.core.hyperparameters import number
 from tests.c.rules import device
 from tests.contract.common import (
     BACKENDS,

@@ -11,7 +11,7 @@ import optdsl
 from optdsl import Learn
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 # "auto" is C where there is a compiler.
 BACKENDS = ("eager", "auto")

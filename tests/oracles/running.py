@@ -17,7 +17,7 @@ from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan import plans
-from optdsl.runtime.build import build
+from optdsl.runtime.build.python_modules import build
 from optdsl.schedule import schedule
 
 Hypers = Mapping[str, float | Tensor]

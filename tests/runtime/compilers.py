@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime import cache as cache_module, toolchain as toolchain_module
-from optdsl.runtime.cache import shared_library
+from optdsl.runtime.build import library_cache as cache_module, toolchain as toolchain_module
+from optdsl.runtime.build.library_cache import shared_library
 
 ANSWER = "double answer(void) { return 42.0; }\n"
 
 # It waits for a line, so that many of them can begin at once.
 PROCESS = """
 import ctypes, sys
-from optdsl.runtime.cache import shared_library
+from optdsl.runtime.build.library_cache import shared_library
 sys.stdin.readline()
 library = shared_library(sys.argv[1], "answer")
 function = ctypes.CDLL(str(library)).answer

@@ -14,7 +14,7 @@ import optdsl
 from optdsl import Learn
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 SPECS = optdsl.list_specs()
 ORDERS = ("overlapped", "exact")

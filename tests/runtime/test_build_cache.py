@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime import cache as cache_module
-from optdsl.runtime.cache import shared_library
-from optdsl.runtime.directory import cache_directory
-from optdsl.runtime.toolchain import toolchain
+from optdsl.runtime.build import library_cache as cache_module
+from optdsl.runtime.build.cache_directory import cache_directory
+from optdsl.runtime.build.library_cache import shared_library
+from optdsl.runtime.build.toolchain import toolchain
 
 from .compilers import (
     ANSWER,
@@ -186,5 +186,5 @@ class TestProcess:
         assert answer(silently(text)) == ("-fopenmp" in toolchain().flags)
 
     def test_nothing_imports_torch(self, surroundings: Surroundings) -> None:
-        script = "import sys, optdsl.runtime.cache; print('torch' in sys.modules)"
+        script = "import sys, optdsl.runtime.build.library_cache; print('torch' in sys.modules)"
         assert surroundings.run(script=script) == "False"

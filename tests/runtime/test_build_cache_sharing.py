@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime import directory as directory_module
-from optdsl.runtime.cache import shared_library
-from optdsl.runtime.toolchain import Toolchain
+from optdsl.runtime.build import cache_directory as directory_module
+from optdsl.runtime.build.library_cache import shared_library
+from optdsl.runtime.build.toolchain import Toolchain
 
 from .compilers import (
     ANSWER,
@@ -152,7 +152,7 @@ class TestOthers:
     ) -> None:
         script = """
 import os, sys, threading, time
-from optdsl.runtime import cache
+from optdsl.runtime.build import library_cache as cache
 building, forked, build = threading.Event(), threading.Event(), cache._build
 def slowly(wanted, directory):
     building.set()

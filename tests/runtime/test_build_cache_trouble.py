@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from optdsl.runtime.cache import shared_library
-from optdsl.runtime.toolchain import BuildError, Toolchain, toolchain
+from optdsl.runtime.build.library_cache import shared_library
+from optdsl.runtime.build.toolchain import BuildError, Toolchain, toolchain
 
 from .compilers import (
     ANSWER,
@@ -156,7 +156,7 @@ class TestTrouble:
         cache.write_text("")
         script = """
 import os, sys, warnings
-from optdsl.runtime.cache import shared_library
+from optdsl.runtime.build.library_cache import shared_library
 warnings.simplefilter("ignore")
 library = shared_library(sys.argv[1], "answer")
 child = os.fork()

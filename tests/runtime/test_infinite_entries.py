@@ -13,7 +13,7 @@ import optdsl
 from tests.c import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 ENTRIES = [-math.inf, 1.0, math.inf, math.nan, -2.0]
 KEPT = [True, False, True, True, False]

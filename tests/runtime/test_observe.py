@@ -158,7 +158,7 @@ def test_a_large_tensor_is_observed_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     """Of three elements each, the last of fewer; strides do not matter."""
     metrics = []
     for piece in (3, 1000):
-        monkeypatch.setattr("optdsl.runtime.migrate._PIECE", piece)
+        monkeypatch.setattr("optdsl.runtime.engines.completion._PIECE", piece)
         params = parameters(shapes=[(4, 5), (7,), ()])
         params[0].data = params[0].data.t().contiguous().t()
         optimizer = made("replay", "c", "exact")(params)

@@ -11,11 +11,11 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 import optdsl
-from optdsl.runtime import overlaps
+from optdsl.runtime.engines import overlaps
 from tests.c import rules
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 INTERIOR = {"c": 0.9, "rho": 0.8, "kappa": 0.1, "gamma": 0.7}
 SIZE = 300

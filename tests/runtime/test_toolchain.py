@@ -15,8 +15,8 @@ import torch
 
 import optdsl
 from optdsl.compiler import make_class
-from optdsl.runtime import toolchain as toolchain_module
-from optdsl.runtime.toolchain import BuildError, NoCompiler, Toolchain, toolchain
+from optdsl.runtime.build import toolchain as toolchain_module
+from optdsl.runtime.build.toolchain import BuildError, NoCompiler, Toolchain, toolchain
 
 from .compilers import (
     ANSWER,

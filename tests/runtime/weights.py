@@ -15,7 +15,7 @@ import optdsl
 from optdsl import Learn
 
 if TYPE_CHECKING:
-    from optdsl.runtime.optimizer import CompiledOptimizer
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 LABELS = ("fast", "slow", "flat")
 

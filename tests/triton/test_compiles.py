@@ -147,7 +147,7 @@ import sys
 from benchmarks.resources import compiled
 from optdsl.compiler import emit
 from optdsl.diagnostics import Source
-from optdsl.runtime.build import module
+from optdsl.runtime.build.python_modules import module
 made = module(emit(Source("<text>", sys.argv[1]), "triton", dtype="float64"))
 print(compiled(made, made.step_loop0, "cuda:90").asm["ptx"])
 """

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from optdsl.runtime import (
-    launches as launches_of,
-    resident as resident_module,
-)
-from optdsl.runtime.triton import TritonEngine
+from optdsl.runtime.device import device_step as resident_module
+from optdsl.runtime.engines import launch_arguments as launches_of
+from optdsl.runtime.engines.triton import TritonEngine
 from tests.triton.test_resident import INSIDE, ORDERS, Training, mada
 
 pytest.importorskip("triton")

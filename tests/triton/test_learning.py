@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn, OptionError
-from optdsl.runtime.resident import Resident
+from optdsl.runtime.device.device_step import Resident
 
 pytest.importorskip("triton")
 

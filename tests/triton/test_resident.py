@@ -17,12 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 import optdsl
 from optdsl import Learn
 from optdsl.compiler import emit
-from optdsl.runtime import (
-    triton as triton_engine,
-)
-from optdsl.runtime.build import module
-from optdsl.runtime.resident import Resident
-from optdsl.runtime.triton import TritonEngine
+from optdsl.runtime.build.python_modules import module
+from optdsl.runtime.device.device_step import Resident
+from optdsl.runtime.engines import triton as triton_engine
+from optdsl.runtime.engines.triton import TritonEngine
 
 pytest.importorskip("triton")
 

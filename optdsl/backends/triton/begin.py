@@ -63,7 +63,7 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
             "",
             "",
             f"def begin_{name}(c):",
-            '    """Launch it; see `optdsl.runtime.resident`."""',
+            '    """Launch it; see `optdsl.runtime.device.device_step`."""',
             f"    {name}_begin[(c.count,)](",
             "        c.rows, c.given, c.memory, c.sources, c.uniforms, c.later, "
             "num_warps=1, **OPTIONS,",

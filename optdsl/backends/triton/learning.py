@@ -19,7 +19,7 @@ BLOCK, THREADS = 4096, 512
 
 _HOST = '''\
 def learn(c):
-    """Launch it; see `optdsl.runtime.launches`."""
+    """Launch it; see `optdsl.runtime.engines.launch_arguments`."""
     learn_all[(1,)](
         c.dots, c.total, c.memory, c.rows, c.count, c.width, BLOCK=BLOCK,
         num_warps=THREADS // c.lanes, **OPTIONS,

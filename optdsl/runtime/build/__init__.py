@@ -1,0 +1,1 @@
+"""From emitted text to something that runs: compilers, caches, modules."""

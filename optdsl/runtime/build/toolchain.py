@@ -1,0 +1,366 @@
+"""The C compiler: which one, with which flags, and where its products are kept.
+
+Finding out costs a few runs of the compiler. What came out is written down in the cache directory,
+so that a later process learns everything about an unchanged compiler from its file's status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from optdsl.runtime.build import march
+from optdsl.runtime.build.cache_directory import cache_directory, entry_text, temporary_name
+from optdsl.runtime.build.processes import StillRunning, finished
+
+REQUIRED_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+
+# Each of these is left out if the compiler refuses it. None of them changes what a NaN, an
+# infinity or a subnormal number does.
+OPENMP_FLAG = "-fopenmp"
+OPTIONAL_FLAGS = (
+    OPENMP_FLAG,  # without it, one thread
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",  # a * b + c is rounded once
+    "-fno-tree-loop-distribute-patterns",  # a short copy is a loop, not a call
+    "--param=vect-epilogues-nomask=0",  # the last few elements need no vectors of their own
+)
+AVX512_FLAGS = ("-mprefer-vector-width=512",)
+LIBRARIES = ("-lm",)
+
+# With any of these, some compilers also make the library set the processor's flush-to-zero mode
+# when it is loaded, for everything that the process computes from then on.
+FORBIDDEN_FLAGS = (
+    "-Ofast",
+    "-fassociative-math",
+    "-ffast-math",
+    "-ffinite-math-only",
+    "-fp-model=fast",
+    "-freciprocal-math",
+    "-funsafe-math-optimizations",
+    "-mdaz-ftz",
+)
+
+COMPILERS = ("cc", "gcc", "clang")
+REMEDY = 'install gcc or clang, or set CC to a C compiler, or choose backend="eager"'
+SECONDS_VARIABLE = "OPTDSL_COMPILER_SECONDS"
+
+# How long a compiler may take, in seconds, for a trial and for a library.
+_TRIAL_SECONDS, _BUILD_SECONDS = 60.0, 600.0
+_MEMORY_FORMAT = 2
+_MESSAGE_LIMIT = 4000
+_TRIVIAL = """\
+#include <math.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+void trivial(double *restrict x, long n) {
+#ifdef _OPENMP
+#pragma omp parallel for simd num_threads(omp_get_max_threads())
+#endif
+    for (long i = 0; i < n; i++) x[i] = sqrt(x[i]) + pow(x[i], 1.5);
+}
+"""
+
+
+class NoCompiler(RuntimeError):
+    """There is no C compiler that works; the message says what to do."""
+
+
+class BuildError(RuntimeError):
+    """The compiler does not build the library; the message says why."""
+
+
+class CompilerHangs(BuildError):
+    """The compiler did not finish in time, and was ended with all that it had started."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler and how it is called.
+
+    Attributes:
+        compiler: its absolute path.
+        version: what it says of itself, one line.
+        flags: its arguments, in order; those that CC holds are the last, and win, but for the
+            compiler's own name where CC begins with a launcher.
+        seconds: how long it may take.
+    """
+
+    compiler: str
+    version: str
+    flags: tuple[str, ...]
+    seconds: float = _BUILD_SECONDS
+
+    @property
+    def identity(self) -> tuple[tuple[str, str, int, int], ...]:
+        """Path, real path, size and time of change of the programs that CC names."""
+        named = (shutil.which(flag) for flag in self.flags if not flag.startswith("-"))
+        return tuple(_identity(program) for program in (self.compiler, *named) if program)
+
+    def build(self, source: Path, library: Path) -> None:
+        """Compile one C file to a shared library.
+
+        Raises:
+            BuildError: the compiler cannot be run or refuses the file.
+            CompilerHangs: (a BuildError) it does not finish.
+        """
+        command = [self.compiler, *self.flags, "-o", str(library), str(source), *LIBRARIES]
+        # The compiler's own temporary files go where they are removed with everything else.
+        environment = os.environ | {"LC_ALL": "C", "TMPDIR": str(library.parent)}
+        try:
+            done = _run(command, environment, self.seconds)
+        except OSError as error:
+            raise BuildError(f"{self.compiler} cannot be run: {error.strerror}") from error
+        if done.returncode != 0 or not library.is_file():
+            said = (done.stderr or done.stdout).replace(str(source), source.name).strip()
+            if len(said) > _MESSAGE_LIMIT:
+                left_out = len(said) - _MESSAGE_LIMIT
+                said = f"{said[:_MESSAGE_LIMIT]}\n({left_out} more characters)"
+            raise BuildError(
+                f"{self.compiler} does not build {source.name} (status {done.returncode}):\n{said}"
+            )
+
+
+def toolchain() -> Toolchain:
+    """The compiler that CC names, else the first of cc, gcc and clang on PATH.
+
+    Raises:
+        NoCompiler: there is none, or it does not build even a trivial library, or it hangs.
+        BuildError: CC holds a flag that changes the arithmetic of the whole process, or
+            ``OPTDSL_MARCH`` names what the compiler or this processor does not know.
+    """
+    return _toolchain(os.environ.get("CC", ""), os.environ.get("PATH"), march.chosen())
+
+
+# What is wrong with compilers that did not answer, by identity: nobody waits for them again.
+_hanging: dict[object, str] = {}
+
+
+@functools.cache
+def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
+    words = _find(cc, path)
+    optional = _optional(target)
+    full = words.calling(optional)
+    if full.identity in _hanging:
+        raise NoCompiler(_hanging[full.identity])
+    question = repr((_MEMORY_FORMAT, full.identity, full.flags, LIBRARIES, _TRIVIAL))
+    memory = f"toolchains/{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
+    answer = _recall(memory)
+    one_thread = "-fno-openmp" in words.arguments
+    try:
+        if answer and not one_thread and OPENMP_FLAG in answer[1]:
+            # Its library may have been installed since, which does not change the compiler.
+            answer = answer if _refused(words, (OPENMP_FLAG,)) else None
+        if answer is None:
+            answer = _version(words), _refused(words, optional)
+            _remember(memory, *answer)
+    except CompilerHangs as trouble:
+        _hanging[full.identity] = f"{trouble}: {REMEDY}."
+        raise NoCompiler(_hanging[full.identity]) from trouble
+    version, refused = answer
+    if OPENMP_FLAG in refused and not one_thread:
+        _warn_of_one_thread(full.compiler, version)
+    if target != march.NATIVE and optional[0] in refused:
+        raise BuildError(
+            f"{full.compiler} ({version}) refuses {optional[0]}, which {march.MARCH_VARIABLE} asks"
+            " for: set it to a name that the compiler knows, or leave it out."
+        )
+    accepted = tuple(flag for flag in optional if flag not in refused)
+    return words.calling(accepted, version)
+
+
+def _optional(target: str) -> tuple[str, ...]:
+    """The flags that may be left out, first that for the processor."""
+    try:
+        first = march.march_flags(target, processor())
+    except march.WrongTarget as trouble:
+        raise BuildError(str(trouble)) from trouble
+    wide = AVX512_FLAGS if march.wide(target, processor()) else ()
+    return (*first, *OPTIONAL_FLAGS, *wide)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """How a user calls the compiler.
+
+    Attributes:
+        program: an absolute path.
+        launched: what a launcher such as ccache is given before the compiler's arguments.
+        arguments: the compiler's arguments.
+    """
+
+    program: str
+    launched: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    def calling(
+        self, optional: tuple[str, ...], version: str = "", seconds: float = _BUILD_SECONDS
+    ) -> Toolchain:
+        """The compiler with some of the optional flags.
+
+        Of two flags that contradict each other compilers take the last, so the user's come last.
+        """
+        flags = (*self.launched, *REQUIRED_FLAGS, *optional, *self.arguments)
+        return Toolchain(self.program, version, flags, _limit(seconds))
+
+
+def _limit(seconds: float) -> float:
+    """How long a compiler may take: what is usual, unless the environment says otherwise."""
+    try:
+        chosen = float(os.environ.get(SECONDS_VARIABLE, ""))
+    except ValueError:
+        return seconds
+    return chosen if 0 < chosen < float("inf") else seconds
+
+
+def _warn_of_one_thread(compiler: str, version: str) -> None:
+    warnings.warn(
+        f"{compiler} ({version}) does not build with {OPENMP_FLAG}, so optimizers run on one"
+        " thread: install its OpenMP library (libomp for clang) or set CC to another compiler."
+        " With -fno-openmp in CC one thread is what you asked for, and this is not said.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _find(cc: str, path: str | None) -> _Words:
+    """The compiler that CC names, or the usual one."""
+    try:
+        words = shlex.split(cc)
+    except ValueError as error:
+        raise NoCompiler(f"CC cannot be read ({error}): {REMEDY}.") from error
+    if forbidden := [word for word in words[1:] if word in FORBIDDEN_FLAGS]:
+        raise BuildError(
+            f"CC holds {forbidden[0]}, which drops NaN and infinities and can switch the whole"
+            " process to arithmetic without subnormal numbers: take it out."
+        )
+    for candidate in words[:1] or COMPILERS:
+        if found := shutil.which(candidate, path=path):
+            return _Words(os.path.abspath(found), *_launched(words[1:], path))
+    if words:
+        raise NoCompiler(f"CC names {words[0]!r}, and there is no such program: {REMEDY}.")
+    raise NoCompiler(f"There is no C compiler (cc, gcc or clang) on PATH: {REMEDY}.")
+
+
+def _launched(words: list[str], path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What precedes a compiler's arguments: nothing, or where CC names a launcher the rest of it.
+
+    That is everything before the first option (``zig cc -g``), and up to the last word that is a
+    program (``nice -n 5 gcc -g``).
+    """
+    count = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+    for number, word in enumerate(words[count:], start=count + 1):
+        if not word.startswith("-") and shutil.which(word, path=path):
+            count = number
+    return tuple(words[:count]), tuple(words[count:])
+
+
+def _identity(program: str) -> tuple[str, str, int, int]:
+    real = os.path.realpath(program)
+    try:
+        status = os.stat(real)
+    except OSError:
+        return program, real, 0, 0
+    return program, real, status.st_size, status.st_mtime_ns
+
+
+def _run(
+    command: list[str], environment: dict[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return finished(command, environment, seconds)
+    except StillRunning as error:
+        raise CompilerHangs(
+            f"{command[0]} did not finish within {seconds:g} seconds and was stopped"
+            f" ({SECONDS_VARIABLE} sets how long it may take)"
+        ) from error
+
+
+def _version(words: _Words) -> str:
+    command = [words.program, *words.launched, *words.arguments, "--version"]
+    try:
+        done = _run(command, os.environ | {"LC_ALL": "C"}, _limit(_TRIAL_SECONDS))
+    except OSError as error:
+        raise NoCompiler(f"{words.program} cannot be run ({error.strerror}): {REMEDY}.") from error
+    lines = done.stdout.strip().splitlines()
+    return lines[0][:200] if lines else "unknown version"
+
+
+def _refused(words: _Words, optional: tuple[str, ...]) -> tuple[str, ...]:
+    """The optional flags that the compiler does not accept."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="optdsl-", ignore_cleanup_errors=True) as name:
+            source, library = Path(name, "trivial.c"), Path(name, "trivial.so")
+            source.write_text(_TRIVIAL)
+
+            def complaint(flags: tuple[str, ...]) -> str:
+                try:
+                    words.calling(flags, seconds=_TRIAL_SECONDS).build(source, library)
+                except CompilerHangs:
+                    raise
+                except BuildError as error:
+                    return str(error)
+                library.unlink()
+                return ""
+
+            if not complaint(optional):
+                return ()
+            if why := complaint(()):
+                raise NoCompiler(
+                    f"{words.program} does not build shared libraries: {REMEDY}. It says: {why}"
+                )
+            kept: tuple[str, ...] = ()
+            for flag in optional:
+                if not complaint((*kept, flag)):
+                    kept = (*kept, flag)
+            return tuple(flag for flag in optional if flag not in kept)
+    except OSError as error:
+        raise BuildError(f"The compiler cannot be tried out: {error}") from error
+
+
+def _recall(memory: str) -> tuple[str, tuple[str, ...]] | None:
+    try:
+        answer = json.loads(entry_text(cache_directory() / memory))
+        return str(answer["version"]), tuple(str(flag) for flag in answer["refused"])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def _remember(memory: str, version: str, refused: tuple[str, ...]) -> None:
+    with contextlib.suppress(OSError):
+        path = cache_directory() / memory
+        temporary = path.parents[1] / temporary_name()
+        try:
+            temporary.write_text(json.dumps({"version": version, "refused": refused}) + "\n")
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def processor() -> str:
+    """What -march=native depends on, as far as /proc/cpuinfo tells it."""
+    names = {"cpu family", "flags", "isa", "model", "model name", "stepping", "vendor_id"}
+    names |= {f"CPU {part}" for part in ("implementer", "architecture", "variant", "part")}
+    names |= {"CPU revision", "Features", "cpu", "uarch"}
+    told: list[str] = []
+    with contextlib.suppress(OSError, ValueError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if not line.strip() and told:
+                break  # the other processors follow
+            if line.partition(":")[0].strip() in names:
+                told.append(line.strip())
+    return "\n".join(told)

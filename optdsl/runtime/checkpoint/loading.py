@@ -1,0 +1,211 @@
+"""Loading states without loss, and only those of a rule that takes the same steps.
+
+`torch.optim.Optimizer.load_state_dict` casts every floating state to its parameter's dtype, which
+would round the float32 moments of a bfloat16 parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optdsl.ir.types import Extent
+from optdsl.runtime.checkpoint.fingerprint import Meaning, differences, read
+from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
+from optdsl.runtime.core.owned_numbers import made
+from optdsl.runtime.core.tasks import PENDING_HYPERS
+from optdsl.runtime.engines.completion import is_whole
+from optdsl.runtime.engines.state_allocation import copied_beside
+from optdsl.runtime.learning.scopes import OWN
+from optdsl.runtime.torch_api import observing
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+# What a state keeps for a pending step, and no rule declares.
+_PENDING = ("tangent/", "pending/")
+_ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
+# An error shows so many lines of what is different.
+_SHOWN = 14
+
+
+@contextmanager
+def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
+    """Within, `load_state_dict` checks what it is given and keeps every tensor's dtype.
+
+    The hooks come after the user's own pre-hooks, which may replace the state, and before the
+    user's own post-hooks, which may look at the result.
+    """
+    loaded: dict[str, Any] = {}
+
+    def check(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        _check(optimizer, state_dict)
+        loaded.update(state_dict)
+
+    def restore(_: torch.optim.Optimizer) -> None:
+        _restore(optimizer, loaded)
+
+    handles = [
+        optimizer.register_load_state_dict_pre_hook(check),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state with the name of the specification that made it, and what that means."""
+    compiled = optimizer.compiled
+    entry = dict(compiled.meaning.entry)
+    return {
+        **state_dict,
+        "specification": compiled.program.name,
+        "meaning": entry,
+    }
+
+
+def drop_strangers(optimizer: CompiledOptimizer) -> None:
+    """Forget what a loaded state kept for coefficients that this optimizer does not learn.
+
+    A tangent that nobody takes up at the next step would be wrong at any later one.
+    """
+    learned = {c.name for c in optimizer.compiled.coefficients}
+    entries = [*optimizer.param_groups, *optimizer.state.values()]
+    for entry in entries:
+        for key in list(entry):
+            kind, slash, name = str(key).partition("/")
+            known = kind in {"tangent", "hypergradient", "learn", "coefficient"} and slash
+            if known and name.partition("/")[0] not in learned:
+                del entry[key]
+
+
+def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    program = optimizer.compiled.program
+    name = type(optimizer).__name__
+    check_structure(name, state_dict)
+    _check_meaning(optimizer, state_dict)
+    observing.check(optimizer, state_dict)
+    for group in state_dict["param_groups"]:
+        missing = [h.name for h in program.hypers if h.name not in group]
+        if missing:
+            raise ValueError(
+                f"this state is not one of {name}: its groups have no {', '.join(missing)}"
+            )
+    states = {s.name for s in program.states} | {"step"}
+    for state in state_dict["state"].values():
+        kept = {key for key in state if not str(key).startswith((*_PENDING, *OWN))}
+        if state and kept != states:
+            raise ValueError(
+                f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
+                f"not {', '.join(sorted(states))}"
+            )
+        noted = frozenset(str(key) for key in state if str(key).startswith("pending/"))
+        if not is_whole(program, noted):
+            raise ValueError(
+                f"this state is not whole: its last step is pending, and of what completes it, it "
+                f"has {', '.join(sorted(noted))} only"
+            )
+        for key, value in state.items():
+            if key in states and not isinstance(value, torch.Tensor):
+                raise ValueError(
+                    f"this state is not one of {name}: {key} is {type(value).__name__}, no tensor"
+                )
+    scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
+    for index, parameter in pairs(optimizer, state_dict):
+        for key, value in state_dict["state"].get(index, {}).items():
+            one = key in scalars or str(key).startswith(OWN)
+            expected = torch.Size() if one else parameter.shape
+            if key == PENDING_HYPERS:
+                expected = torch.Size([1 + len(program.hypers)])
+            if isinstance(value, torch.Tensor) and value.shape != expected:
+                raise ValueError(
+                    f"this state is not one of these parameters: {key} has shape "
+                    f"{tuple(value.shape)}, not {tuple(expected)}"
+                )
+    check_groups(optimizer, state_dict["param_groups"])
+    hypers = _saved_hypers(optimizer.compiled.meaning, state_dict)
+    check_states(optimizer, state_dict["state"], pairs(optimizer, state_dict), hypers)
+
+
+def _check_meaning(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    """Refuse the state of a rule that takes other steps, with what is different."""
+    program, name = optimizer.compiled.program, type(optimizer).__name__
+    other = state_dict.get("specification", program.name)
+    entry, own = state_dict.get("meaning"), optimizer.compiled.meaning
+    if not isinstance(entry, dict):
+        # What was saved before there were meanings has a name at most.
+        if other != program.name:
+            raise ValueError(f"this state is not one of {name}: it was saved by {other}")
+        return
+    if entry.get("hash") == own.hash:
+        return
+    saved = read(entry)
+    if saved is None:
+        raise ValueError(
+            f"this state is not one of {name}: it was saved by {other}, whose equations are not "
+            "these, and cannot be read"
+        )
+    lines = differences(saved, own)
+    if not lines:
+        return
+    if len(lines) > _SHOWN:
+        lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} lines more"]
+    if saved.states == own.states:
+        lines.append(
+            "The states have the same names: load_state_dict(optimizer.migrated(state_dict)) goes "
+            "on with them."
+        )
+    raise ValueError(
+        f"this state is not one of {name}: it was saved by {other}, which takes other steps\n  "
+        + "\n  ".join(lines)
+    )
+
+
+def _saved_hypers(own: Meaning, state_dict: dict[str, Any]) -> tuple[str, ...]:
+    """The hyperparameters in the order in which a checkpoint's pending steps keep them."""
+    entry = state_dict.get("meaning")
+    if not isinstance(entry, dict) or entry.get("hash") == own.hash:
+        return own.hypers
+    saved = read(entry)
+    return own.hypers if saved is None else saved.hypers
+
+
+def pairs(
+    optimizer: CompiledOptimizer, state_dict: dict[str, Any]
+) -> list[tuple[Any, torch.Tensor]]:
+    """The index under which each parameter was saved; as many as both sides have."""
+    saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
+    own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
+    return list(zip(saved, own, strict=False))
+
+
+def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+    held = pairs(optimizer, state_dict)
+    optimizer._observed = observing.loaded(optimizer, state_dict, held)
+    own = optimizer.compiled.meaning
+    saved = _saved_hypers(own, state_dict)
+    places = [0, *(1 + saved.index(h) for h in own.hypers)]
+    together: dict[tuple[Any, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for index, parameter in pairs(optimizer, state_dict):
+        for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
+            if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
+                if key == PENDING_HYPERS and saved != own.hypers:
+                    value = value[places]
+                if key in _ON_THE_HOST:
+                    together.setdefault((key, value.device), []).append((parameter, value))
+                    continue
+                device = value.device if str(key).startswith(OWN) else parameter.device
+                copy = copied_beside(parameter, number, value, device)
+                optimizer.state[parameter][key] = copy
+    for (key, _), alike in together.items():
+        # In one memory, which a step reads and writes at once.
+        rows = made(torch.stack([value.detach().to(torch.float64) for _, value in alike]))
+        for (parameter, _), row in zip(alike, rows, strict=True):
+            optimizer.state[parameter][key] = row

@@ -1,0 +1,101 @@
+"""The state of one rule for another one, by the names of states and hyperparameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optdsl.plan import pending
+from optdsl.runtime.checkpoint.fingerprint import Meaning, read
+from optdsl.runtime.checkpoint.loading import pairs
+from optdsl.runtime.checkpoint.validation import check_structure
+from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.engines import completion as migrate
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+# How the keys start under which a state keeps what its pending step needs.
+_PENDING = pending("")
+
+
+def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """See `CompiledOptimizer.migrated`."""
+    name, own = type(optimizer).__name__, optimizer.compiled.meaning
+    check_structure(name, state_dict)
+    saved = read(state_dict.get("meaning"))
+    if saved is not None and saved.states != own.states:
+        raise ValueError(
+            f"this state cannot become one of {name}: it keeps {_listed(saved.states)}, "
+            f"not {_listed(own.states)}"
+        )
+    for group in state_dict["param_groups"]:
+        absent = [h for h in (() if saved is None else saved.hypers) if h not in group]
+        if absent:
+            raise ValueError(f"this state is broken: its groups have no {', '.join(absent)}")
+    groups = [
+        _group(group, mine, own, saved)
+        for group, mine in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    sizes = [len(g["params"]) for g in state_dict["param_groups"]]
+    held = [len(g["params"]) for g in optimizer.param_groups]
+    if sizes != held:
+        raise ValueError(
+            f"this state cannot become one of {name}: its parameter groups have {sizes} "
+            f"parameters, and those of the optimizer {held}"
+        )
+    group_of = {index: g for g in state_dict["param_groups"] for index in g["params"]}
+    states = dict(state_dict["state"])
+    for index, parameter in pairs(optimizer, state_dict):
+        if states.get(index):
+            states[index] = _state(name, states[index], parameter, group_of[index], own, saved)
+    return {
+        **state_dict,
+        "state": states,
+        "param_groups": groups,
+        "specification": optimizer.compiled.program.name,
+        "meaning": dict(own.entry),
+    }
+
+
+def _group(
+    group: dict[str, Any], mine: dict[str, Any], own: Meaning, saved: Meaning | None
+) -> dict[str, Any]:
+    """A group with the hyperparameters that the optimizer has, the saved values first."""
+    theirs = {*(() if saved is None else saved.hypers), "betas"} - set(mine)
+    kept = {key: value for key, value in group.items() if key not in theirs}
+    return {**{h: mine[h] for h in own.hypers if h not in kept}, **kept}
+
+
+def _state(
+    name: str,
+    state: dict[str, Any],
+    parameter: torch.Tensor,
+    group: dict[str, Any],
+    own: Meaning,
+    saved: Meaning | None,
+) -> dict[str, Any]:
+    """A parameter's state with its last step completed, as the old rule does it."""
+    missing = [s for s in own.states if s not in state]
+    if missing:
+        raise ValueError(f"this state cannot become one of {name}: it has no {', '.join(missing)}")
+    declared = {*own.states, "step"}
+    if saved is None and pending("g") in state:
+        raise ValueError(
+            f"this state cannot become one of {name}: its last step is not completed, and it does "
+            "not say by which rule; load it where it was saved, and save it again"
+        )
+    lasting = {k: v for k, v in state.items() if k not in declared and not k.startswith(_PENDING)}
+    if saved is not None:
+        state = {k: v.clone() for k, v in state.items() if k not in lasting}
+        device = next(iter(state[s] for s in own.states), parameter).device
+        here = parameter.detach().to(device)
+        hypers = {h: float(group[h]) for h in saved.hypers}
+        work = Work(here, torch.zeros_like(here), state, hypers)
+        migrate.completed(saved.program, work)
+    return {k: v for k, v in state.items() if k in declared} | lasting
+
+
+def _listed(states: dict[str, str]) -> str:
+    return ", ".join(f"{name} (one {kind})" for name, kind in states.items()) or "nothing"

@@ -1,0 +1,214 @@
+"""Whether the values of a loaded state are such as a training can have saved.
+
+A state of another kind would fail at some later step, or change what is learned without a word. So
+all of it is looked at before anything is loaded. Tensors of a rule's states may hold anything, NaN
+and infinities too, since a training that has diverged is saved like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optdsl.ir.program import Program
+from optdsl.learning import Coefficient
+from optdsl.options import real
+from optdsl.runtime.core.hyperparameters import check_shared, check_sums, check_value
+from optdsl.runtime.core.owned_numbers import is_fake, without_values
+from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS
+from optdsl.runtime.learning.scopes import OWN, VALUE
+from optdsl.runtime.torch_api.arguments import check_maximize
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+
+# In which dtypes counts may have been saved, and how many steps double precision can count.
+_COUNTS = {*COMPUTE, torch.int32, torch.int64}
+_MOST = 2.0**53
+
+
+def check_structure(optimizer: str, state_dict: Mapping[str, Any]) -> None:
+    """Refuse what is no state dict of any optimizer.
+
+    Raises:
+        ValueError: with what is missing or of another type.
+    """
+    states, groups = state_dict.get("state"), state_dict.get("param_groups")
+    if not isinstance(states, dict) or not isinstance(groups, list | tuple):
+        raise ValueError(
+            f"this is not a state of {optimizer}: it has no `state` or no `param_groups`"
+        )
+    for number, group in enumerate(groups):
+        if not isinstance(group, dict):
+            raise ValueError(_refusal(optimizer, f"param_groups[{number}] is {_kind(group)}"))
+        if not isinstance(group.get("params"), list | tuple):
+            raise ValueError(_refusal(optimizer, f"param_groups[{number}] has no list `params`"))
+        for index in group["params"]:
+            if not isinstance(index, int | str) or isinstance(index, bool):
+                where = f"`params` of param_groups[{number}]"
+                raise ValueError(_refusal(optimizer, f"{where} has {_kind(index)} {index!r}"))
+    known = {index for group in groups for index in group["params"]}
+    for index, state in states.items():
+        if index not in known:
+            raise ValueError(_refusal(optimizer, f"state[{index!r}] is of no parameter"))
+        if not isinstance(state, dict):
+            raise ValueError(_refusal(optimizer, f"state[{index!r}] is {_kind(state)}"))
+
+
+def check_groups(optimizer: CompiledOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse values of groups that no training can have, nor take its next step with.
+
+    Args:
+        optimizer: what they are loaded into.
+        groups: they have all hyperparameters.
+
+    Raises:
+        ValueError: with the group and the key.
+    """
+    compiled, name = optimizer.compiled, type(optimizer).__name__
+    learned = [c for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
+    for number, group in enumerate(groups):
+        where = f"param_groups[{number}]"
+        for hyper in compiled.program.hypers:
+            _checked(name, f"{where}[{hyper.name!r}]", hyper, group[hyper.name], compiled.bounds)
+        try:
+            check_maximize(name, group.get("maximize", False))
+            check_sums(name, compiled.program.simplexes, group)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_refusal(name, f"{where}: {error}")) from None
+        _check_memory(name, where, group, learned)
+    try:
+        check_shared(name, (c.name for c in compiled.scopes.shared), groups)
+    except ValueError as error:
+        raise ValueError(_refusal(name, str(error))) from None
+
+
+def check_states(
+    optimizer: CompiledOptimizer,
+    states: Mapping[Any, Mapping[str, Any]],
+    pairs: Iterable[tuple[Any, torch.Tensor]],
+    hypers: Sequence[str],
+) -> None:
+    """Refuse states that no training can have.
+
+    Args:
+        optimizer: what they are loaded into.
+        states: by index, of the right keys and shapes.
+        pairs: the index and the parameter of each.
+        hypers: the hyperparameters in the order in which pending steps keep them.
+
+    Raises:
+        ValueError: with the parameter and the key.
+    """
+    compiled, name = optimizer.compiled, type(optimizer).__name__
+    for index, parameter in pairs:
+        state = states.get(index, {})
+        for key, value in state.items():
+            where = f"state[{index!r}][{key!r}]"
+            if str(key).startswith(OWN):
+                continue
+            dtypes = _COUNTS if key == "step" else COMPUTE.keys()
+            _check_tensor(name, where, value, parameter, dtypes)
+            if without_values(value):
+                continue
+            if key == "step":
+                _check_count(name, where, value)
+            elif key == PENDING_HYPERS:
+                _check_pending(name, where, value, compiled.program, hypers)
+        where = f"state[{index!r}]"
+        own = compiled.scopes.of_tensors
+        _check_memory(name, where, state, own)
+        for coefficient in own:
+            if VALUE + coefficient.name in state:
+                key = VALUE + coefficient.name
+                hyper = compiled.program.hyper(coefficient.name)
+                _checked(name, f"{where}[{key!r}]", hyper, state[key], compiled.bounds)
+        for simplex in compiled.program.simplexes:
+            weights = {h: state.get(VALUE + h) for h in simplex.hypers}
+            if None not in weights.values():
+                try:
+                    check_sums(name, [simplex], weights)
+                except ValueError as error:
+                    raise ValueError(_refusal(name, f"{where}: {error}")) from None
+
+
+def _check_tensor(
+    name: str,
+    where: str,
+    value: Any,
+    parameter: torch.Tensor,
+    dtypes: Collection[torch.dtype],
+) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(_refusal(name, f"{where} is {_kind(value)}, no tensor"))
+    if value.layout is not torch.strided or value.is_quantized:
+        raise ValueError(_refusal(name, f"{where} is not dense ({value.layout})"))
+    if without_values(value) and not (parameter.is_meta or is_fake(parameter)):
+        raise ValueError(_refusal(name, f"{where} is on {value.device} and has no values"))
+    if value.dtype not in dtypes:
+        raise ValueError(_refusal(name, f"{where} is of {value.dtype}"))
+
+
+def _check_count(name: str, where: str, value: Any) -> None:
+    number = _number(name, where, value)
+    if not (0 <= number < _MOST and number == int(number)):
+        raise ValueError(_refusal(name, f"{where} is {number}, and no number of steps"))
+
+
+def _check_pending(
+    name: str, where: str, value: torch.Tensor, program: Program, hypers: Sequence[str]
+) -> None:
+    t, *numbers = value.tolist()
+    _check_count(name, f"{where}[0]", t)
+    for place, (hyper, number) in enumerate(zip(hypers, numbers, strict=True), start=1):
+        _checked(name, f"{where}[{place}]", program.hyper(hyper), number, {})
+
+
+def _check_memory(
+    name: str, where: str, entries: Mapping[str, Any], coefficients: Iterable[Coefficient]
+) -> None:
+    """Refuse what coefficients cannot remember; what another rule remembered starts anew."""
+    for coefficient in coefficients:
+        key = coefficient.hypergradient_key
+        if key in entries:
+            _number(name, f"{where}[{key!r}]", entries[key])
+        prefix = f"learn/{coefficient.name}/"
+        if {k for k in entries if str(k).startswith(prefix)} != set(coefficient.memory_keys):
+            continue
+        for key in sorted(coefficient.memory_keys):
+            number = _number(name, f"{where}[{key!r}]", entries[key])
+            if key == coefficient.step_key:
+                _check_count(name, f"{where}[{key!r}]", number)
+            elif not math.isfinite(number):
+                raise ValueError(
+                    _refusal(name, f"{where}[{key!r}] is {number}, and nothing would be learned")
+                )
+
+
+def _checked(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:
+    number = _number(name, where, value)
+    try:
+        check_value(name, hyper, number, bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(_refusal(name, f"{where}: {error}")) from None
+
+
+def _number(name: str, where: str, value: Any) -> float:
+    if isinstance(value, torch.Tensor) and without_values(value):
+        raise ValueError(_refusal(name, f"{where} is on {value.device} and has no value"))
+    try:
+        return real(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ValueError(_refusal(name, f"{where} is {_kind(value)}, no number")) from None
+
+
+def _refusal(optimizer: str, what: str) -> str:
+    return f"this state cannot be loaded into {optimizer}: {what}"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,1 @@
+"""What every part of the runtime shares: tasks, the engine protocol, hyperparameters."""

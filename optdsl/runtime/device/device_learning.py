@@ -1,0 +1,31 @@
+"""The module that moves the coefficients of a rule on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from optdsl.backends.triton.learning import emit_learning, memory_keys
+from optdsl.runtime.build.python_modules import module
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import Compiled
+
+
+def keys(compiled: Compiled) -> list[str]:
+    """What the memory of a rule's coefficients holds, in order."""
+    return memory_keys(compiled.blocks)
+
+
+def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
+    """The built module that moves the coefficients of a rule on the device.
+
+    Args:
+        compiled: the rule.
+        dots: the coefficients whose hyper-gradients are measured, in order.
+    """
+    if not compiled.coefficients or not dots:
+        return None
+    name = compiled.program.name
+    return module(emit_learning(name, compiled.blocks, dots, compiled.order))

@@ -1,0 +1,345 @@
+"""Steps that stay on the device: counts, hyperparameters, hyper-gradients and what is learned.
+
+Rows of hyperparameters and the memory of what is learned are tensors on the device. The groups and
+the states of an optimizer have views of them: a coefficient in ``param_groups`` is a tensor of one
+element, which the device changes while the host is steps ahead. Nothing waits for the device but
+the first step, a step after loading, and one with other parameters than the step before; what a
+user sets is sent to it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.triton import fixed
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, Work
+from optdsl.runtime.device.coefficient_memory import Settings
+from optdsl.runtime.device.device_hyperparameters import DeviceRows
+from optdsl.runtime.device.device_learning import keys, learning_module
+from optdsl.runtime.engines.launch_arguments import (
+    Launch,
+    captured,
+    check_not_captured,
+    fill,
+    launch,
+)
+from optdsl.runtime.engines.overlaps import overlapping
+from optdsl.runtime.engines.tensor_table import Columns
+from optdsl.runtime.engines.triton import TritonEngine, runs_on
+from optdsl.runtime.torch_api.batches import check_dense
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+Group = MutableMapping[str, Any]
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+_DEVICE, _DTYPE = attrgetter("device"), attrgetter("dtype")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def resident(optimizer: CompiledOptimizer, work: Sequence[Pairs], known: Known) -> Resident | None:
+    """What keeps the steps of an optimizer on the device; None where the host has to take part.
+
+    That is where parameters are of several devices or dtypes or no plain tensors, where something
+    is learned apart for groups or tensors, and where ranks learn together.
+
+    Args:
+        optimizer: the optimizer.
+        work: parameters with gradients, by group.
+        known: what is kept from step to step.
+
+    Raises:
+        RuntimeError: for a sparse gradient.
+    """
+    compiled = optimizer.compiled
+    if compiled.engines.backend not in {"triton", "auto"}:
+        return None
+    first = next((p for pairs in work for p, _ in pairs), None)
+    if first is None or not runs_on(first.device):
+        return None
+    found: Resident | None = known.get(Resident)
+    if optimizer.process_group is not None or compiled.scopes.finest != "optimizer":
+        return None
+    if found is not None and found.foresees(optimizer, work):
+        return found
+    parameters = [p for pairs in work for p, _ in pairs]
+    if not set(map(type, parameters)).issubset(_PLAIN):
+        return None
+    if len(set(map(_DEVICE, parameters))) > 1 or len(set(map(_DTYPE, parameters))) > 1:
+        return None
+    engine = compiled.engines.of(parameters[0])
+    if not isinstance(engine, TritonEngine) or len(set(map(id, parameters))) < len(parameters):
+        return None
+    check_dense(type(optimizer).__name__, (g for pairs in work for _, g in pairs))
+    usual: tuple[Any, ...] = (frozenset(), engine.shape.complete, engine.shape.pending)
+    if any(optimizer.state[p].keys() not in usual for p in parameters):
+        return None  # what another engine has left behind is completed first
+    gradients = [g for pairs in work for _, g in pairs]
+    if overlapping(parameters, gradients, [optimizer.state[p] for p in parameters]):
+        return None
+    if found is None or found.engine is not engine:
+        found = known[Resident] = Resident(optimizer, engine)
+    return found
+
+
+@dataclass
+class _Job:
+    """What a step has to do for works that are alike.
+
+    Attributes:
+        pending: whether their last steps are.
+        works: the works, and the groups of each.
+        rows: their rows.
+        columns: their tensors, where it is known that kernels can take them as they are.
+        copied: whether some of them could not be taken as they are.
+    """
+
+    pending: bool
+    works: list[Work]
+    rows: DeviceRows
+    columns: Columns | None = None
+    copied: bool = False
+
+
+@dataclass
+class _Last:
+    """The last step, for the next one to be compared with.
+
+    Attributes:
+        job: what there was to do, all of it.
+        many: how many parameters with gradients each group had.
+        parameters: these.
+        keys, values: the optimizer's states.
+        width: how many entries each had afterwards.
+        entry: what ran first.
+    """
+
+    job: _Job
+    many: list[int]
+    parameters: Sequence[Tensor]
+    keys: list[Tensor]
+    values: list[dict[str, Any]]
+    width: int
+    entry: str
+
+
+class Resident:
+    """See the module.
+
+    Attributes:
+        engine: what runs the steps.
+    """
+
+    def __init__(self, optimizer: CompiledOptimizer, engine: TritonEngine) -> None:
+        """Send to the device what the groups have learned so far."""
+        compiled = optimizer.compiled
+        self.engine = engine
+        self._compiled = compiled
+        entries = engine.module.entries
+        dots = next((e.dots for e in entries.values() if e.dots), ())
+        self._learning = learning_module(compiled, dots)
+        self._settings = Settings(compiled, engine.names, keys(compiled), engine.device)
+        self._kept: dict[bool, DeviceRows] = {}
+        self._last: _Last | None = None
+        self._noting = PENDING_HYPERS in (engine.shape.pending or ())
+
+    @property
+    def captured(self) -> bool:
+        """Whether a step is part of a graph."""
+        return any(rows.captured for rows in self._kept.values())
+
+    # --- a step ---------------------------------------------------------------------------------
+
+    def step(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> None:
+        """Take a step.
+
+        Raises:
+            RuntimeError: for a first step while a graph is captured.
+            TypeError, ValueError: as `CompiledOptimizer.step`; nothing has changed.
+        """
+        name, groups = type(optimizer).__name__, optimizer.param_groups
+        self._settings.take_over(name, groups, optimizer.defaults)
+        settings = self._settings.values(name, groups, optimizer.defaults)
+        last, self._last = self._last, None
+        foreseen = last is not None and last.job.columns is not None
+        jobs = [last.job] if last is not None and foreseen else self._jobs(optimizer, work)
+        for job in jobs:
+            job.rows.send(settings)
+        exact = self._compiled.order == "exact"
+        first, measured = "step", None
+        for job in jobs:
+            if job.pending and exact:
+                first = "settle"
+                self._learn(self._launched(job, "settle"))
+                self._launched(job, "step_settled")
+            elif job.pending:
+                first = "settle_and_step"
+                measured = self._launched(job, first)
+            else:
+                self._launched(job, "step")
+        if measured is not None:
+            self._learn(measured)
+        if foreseen:
+            self._last = last
+        elif (
+            len(jobs) == 1
+            and not jobs[0].copied
+            and (first != "step" or self.engine.shape.pending is None)
+        ):
+            self._last = _last(optimizer, work, jobs[0], first)
+        for job in jobs:
+            job.columns = None
+
+    def foresees(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
+        """Whether a step is like the last one: of the same tensors, as they were.
+
+        Only gradients may be new, and one look at all tensors says that they are like the last.
+        """
+        last = self._last
+        if last is not None:
+            last.job.columns = None
+        pairs = list(chain.from_iterable(work))
+        if last is None or not pairs or list(map(len, work)) != last.many:
+            return False
+        parameters, gradients = zip(*pairs, strict=True)
+        rows, kept = last.job.rows, optimizer.state
+        if not (
+            all(map(operator.is_, parameters, last.parameters))
+            and len(kept) == len(last.keys)
+            and all(map(operator.is_, kept, last.keys))
+            and all(map(operator.is_, kept.values(), last.values))
+            and set(map(len, rows.states)) == {last.width}
+        ):
+            return False
+        try:
+            same = rows.serves(rows.states, last.job.pending)
+            columns = Columns(parameters, gradients, rows.states, self.engine.layout)
+        except KeyError:
+            return False
+        own = rows.launches.get(last.entry, {})
+        if not same or not columns.watched(own) or not columns.apart(own):
+            return False
+        last.job.columns = columns
+        return True
+
+    def _jobs(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> list[_Job]:
+        """The works with a step pending, and those with none."""
+        states, shape = optimizer.state, self.engine.shape
+        nothing: dict[str, float] = {}
+        kinds: dict[bool, list[tuple[int, Work]]] = {True: [], False: []}
+        for number, pairs in enumerate(work):
+            for parameter, gradient in pairs:
+                state = states[parameter]
+                one = Work(parameter, gradient, state, nothing)
+                kinds[state.keys() == shape.pending].append((number, one))
+        return [
+            _Job(pending, [w for _, w in works], self._rows(optimizer, pending, works))
+            for pending, works in kinds.items()
+            if works
+        ]
+
+    def _rows(
+        self, optimizer: CompiledOptimizer, pending: bool, works: Sequence[tuple[int, Work]]
+    ) -> DeviceRows:
+        states = [work.state for _, work in works]
+        numbers = [number for number, _ in works]
+        found = self._kept.get(pending)
+        if found is None or found.numbers != numbers or not found.serves(states, pending):
+            check_not_captured(
+                self.engine.device, "other parameters have gradients than in the step before"
+            )
+            if not pending:
+                self._make_states(optimizer, works)
+            taken = self._compiled.scopes.taken(optimizer.param_groups, optimizer.state)
+            found = self._kept[pending] = DeviceRows(self.engine, numbers, states)
+            self._settings.memory[0].fill_(float(max(taken)))
+        return found
+
+    def _make_states(self, optimizer: CompiledOptimizer, works: Sequence[tuple[int, Work]]) -> None:
+        """What states lack of what a step needs."""
+        needed, groups = self.engine.needed, optimizer.param_groups
+        lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
+        hypers = {n: optimizer._hypers(groups[n]) for n in {n for n, _ in lacking}}
+        if lacking:
+            self.engine.start([work._replace(hypers=hypers[n]) for n, work in lacking])
+
+    def _launched(self, job: _Job, name: str) -> Launch:
+        """Run an entry point.
+
+        What is captured leaves states in their own memory, and so does all that comes after it:
+        otherwise a replay would find them elsewhere. The table for that is made while there is no
+        graph yet.
+        """
+        engine, rows, entries = self.engine, job.rows, self.engine.module.entries
+        entry, own = entries[name], rows.launches.setdefault(name, {})
+        given = columns = job.columns
+        back: list[tuple[Tensor, Tensor]] = []
+        if given is None or columns is None:
+            given, columns, back = engine.prepared(job.works, own)
+        chosen = entry
+        rows.captured = rows.captured or captured(engine.device)
+        if rows.captured:
+            chosen = entries.get(fixed(name), entry)
+        ready = self._ready(rows, chosen, columns, own)
+        if ready.twin is None and not rows.captured:
+            ready.twin = self._twin(rows, entries.get(fixed(name), entry), columns, own)
+        if name != "settle":
+            engine.run(f"begin_{name}", ready)
+        elif not rows.ready:
+            engine.run("later_settle", ready)
+        engine.run(chosen.name, ready, True)
+        engine.moved(chosen, given.states)
+        job.copied = job.copied or bool(back)
+        if chosen.buffers and job.columns is not None:
+            # The same tensors under other names.
+            job.columns = Columns(*given.fields, engine.layout)
+        if name != "settle":
+            engine.written(given, back)
+            rows.ready = True
+            if name == "step" and self._noting:
+                rows.adopt(pending=True)
+        return ready
+
+    def _ready(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+        """What an entry point is given."""
+        engine = self.engine
+        kept = own.setdefault(entry.name, {})
+        ready = launch(entry, columns, rows.places, rows.rows, engine.built, kept)
+        ready.given, ready.later = rows.given, rows.later
+        ready.memory, ready.sources = self._settings.memory, self._settings.sources
+        if entry.name in {"settle", fixed("settle")}:
+            ready.uniforms = rows.later
+        return ready
+
+    def _twin(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+        """What a graph will need: a table, and kernels that have been loaded."""
+        twin = self._ready(rows, entry, columns, own)
+        self.engine.run(entry.name, replace(twin, tensors=0, blocks=0), True)
+        fill(twin.table[3], columns.addresses_of(["g"])[0])
+        return twin
+
+    def _learn(self, ready: Launch) -> None:
+        if self._learning is not None:
+            self.engine.launched(self._learning.learn, ready)
+
+
+def _last(optimizer: CompiledOptimizer, work: Sequence[Pairs], job: _Job, entry: str) -> _Last:
+    return _Last(
+        job,
+        list(map(len, work)),
+        [p for pairs in work for p, _ in pairs],
+        list(optimizer.state),
+        list(optimizer.state.values()),
+        len(job.rows.states[0]),
+        entry,
+    )

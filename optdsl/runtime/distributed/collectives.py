@@ -1,0 +1,190 @@
+"""Training on many ranks: hyper-gradients over all of them.
+
+A hyper-gradient is a dot product over all elements, and every element must count once:
+
+- Of a sharded parameter, each rank has its own share.
+- Of a replicated one, all ranks have all: only the first of each set of replicas counts.
+- A plain parameter beside sharded ones is a replica on every rank.
+
+So the sums of a mesh are added up over its ranks, and the others go with the first rank of the
+largest mesh. Ranks exchange rows of numbers, and each adds them in the same order: coefficients are
+the same to the bit everywhere, whatever algorithm a backend uses.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.runtime.core.tasks import Sums
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+_SHARDS = "shards/"
+Ranks = tuple[int, ...]
+
+
+def is_spread(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an optimizer has DTensors; costs nothing where there are no ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    kinds = {kind for group in groups for kind in set(map(type, group["params"]))}
+    return module is not None and any(issubclass(kind, module.DTensor) for kind in kinds)
+
+
+def is_dtensor(x: Tensor) -> bool:
+    """Whether a tensor is a DTensor; imports nothing."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def over_ranks(
+    parts: Sequence[Sums],
+    taken: Sequence[int],
+    names: Sequence[str],
+    parameters: Iterable[Tensor],
+    process_group: ProcessGroup | None,
+) -> tuple[list[Sums], list[int]]:
+    """Sums over all ranks, and the largest counts of steps of any of them.
+
+    One collective for each set of ranks that `parameters` have meshes of, and one for
+    `process_group`: each rank that calls this enters all of them.
+
+    Args:
+        parts: what this rank's engines measured; every rank has as many.
+        taken: how many steps parameters of this rank have taken; every rank has as many.
+        names: all that can be in a part on any rank.
+        parameters: all of the optimizer, with gradients or without.
+        process_group: the ranks whose optimizers are parts of one.
+    """
+    keys = [f"{number}:{name}" for number in range(len(parts)) for name in names]
+    sums: Sums = {}
+    for number, part in enumerate(parts):
+        for key, value in part.items():
+            prefix, name = _split(key)
+            sums[f"{prefix}{number}:{name}"] = value
+    counts = list(taken)
+    meshes = _meshes(parameters)
+    # From small to large, the same way on every rank.
+    for ranks in sorted(meshes, key=lambda ranks: (len(ranks), ranks)):
+        prefix = _key(ranks)
+        own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
+        others = {k: v for k, v in sums.items() if not k.startswith(prefix)}
+        if torch.distributed.get_rank() == ranks[0]:
+            # Replicas, all of these.
+            for key in keys:
+                if key in others:
+                    own[key] = own.get(key, 0.0) + others[key]
+        total, counts = _added(own, counts, keys, _group(ranks, meshes[ranks]))
+        sums = {k: v for k, v in others.items() if k.startswith(_SHARDS)} | total
+    if process_group is not None:
+        sums, counts = _added(sums, counts, keys, process_group)
+    return [
+        {name: sums[key] for name in names if (key := f"{number}:{name}") in sums}
+        for number in range(len(parts))
+    ], counts
+
+
+def everywhere(
+    flags: Sequence[bool], parameters: Iterable[Tensor], process_group: ProcessGroup | None
+) -> list[bool]:
+    """For each flag, whether it is true on some rank; every rank calls this at the same time."""
+    names = [str(number) for number in range(len(flags))]
+    sums = {name: 1.0 for name, flag in zip(names, flags, strict=True) if flag}
+    # As replicas, only the first rank's would count: so they are filed as shares of each mesh.
+    parameters = list(parameters)
+    for ranks in _meshes(parameters):
+        sums |= {_key(ranks) + name: 1.0 for name in names if name in sums}
+    (total,), _ = over_ranks([sums], [], names, parameters, process_group)
+    return [name in total for name in names]
+
+
+def _added(
+    sums: Sums, taken: Sequence[int], names: Sequence[str], group: Any
+) -> tuple[Sums, list[int]]:
+    """Sums over the ranks of a group: those that some rank has."""
+    found = [float(name in sums) for name in names]
+    row = [*(sums.get(name, 0.0) for name in names), *found, *map(float, taken)]
+    columns = list(zip(*gathered(row, group), strict=True))
+    values, present = columns[: len(names)], columns[len(names) : 2 * len(names)]
+    total = {n: sum(v) for n, v, p in zip(names, values, present, strict=True) if any(p)}
+    return total, [int(max(counts)) for counts in columns[2 * len(names) :]]
+
+
+def gathered(row: list[float], group: Any) -> list[list[float]]:
+    """The rows of all ranks, in their order."""
+    device = _device(group)
+    mine = torch.tensor(row, dtype=torch.float64, device=device)
+    rows = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(rows, mine, group=group)
+    found: list[list[float]] = torch.stack(rows).tolist()
+    return found
+
+
+def _device(group: Any) -> torch.device:
+    """Where a group exchanges tensors."""
+    kinds = [pair.split(":")[0] for pair in torch.distributed.get_backend_config(group).split(",")]
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    return torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())
+
+
+# Groups made here, with the world of processes that they belong to.
+_groups: dict[Ranks, tuple[Any, Any]] = {}
+
+
+def _group(ranks: Ranks, mesh: DeviceMesh) -> Any:
+    """The process group of a mesh as a whole."""
+    world = torch.distributed.group.WORLD
+    if len(ranks) == torch.distributed.get_world_size():
+        return world
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    known, group = _groups.get(ranks, (None, None))
+    if known is not world or group is None:
+        group = torch.distributed.new_group(list(ranks), use_local_synchronization=True)
+        _groups[ranks] = world, group
+    return group
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks(mesh: DeviceMesh) -> Ranks:
+    return tuple(sorted(mesh.mesh.flatten().tolist()))
+
+
+def _key(ranks: Ranks) -> str:
+    return f"{_SHARDS}{','.join(map(str, ranks))}/"
+
+
+def _split(key: str) -> tuple[str, str]:
+    """The prefix of a key of sums, empty for a plain tensor's, and the name."""
+    end = key.index("/", len(_SHARDS)) + 1 if key.startswith(_SHARDS) else 0
+    return key[:end], key[end:]
+
+
+def _meshes(parameters: Iterable[Any]) -> dict[Ranks, DeviceMesh]:
+    """The meshes of DTensors that this rank belongs to, one for each set of ranks."""
+    meshes = {p.device_mesh for p in parameters if is_dtensor(p)}
+    return {_ranks(m): m for m in meshes if m.get_coordinate() is not None}
+
+
+def prefix(parameter: Any) -> str | None:
+    """Under what a DTensor's sums are filed; None where another rank's count instead."""
+    mesh: DeviceMesh = parameter.device_mesh
+    places = mesh.get_coordinate()
+    if places is None:
+        return None
+    for place, placement in zip(places, parameter.placements, strict=True):
+        if placement.is_partial():
+            raise RuntimeError("a parameter with a Partial placement has no value to step from")
+        if placement.is_replicate() and place:
+            return None
+    return _key(_ranks(mesh))

@@ -1,0 +1,102 @@
+"""Parameters of FullyShardedDataParallel: a share that a rank has of several flattened ones.
+
+They are plain tensors, so nothing about them says which ranks have the other shares: that has to be
+given as a process group. FSDP marks them by an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
+from optdsl.runtime.core.tasks import PENDING_HYPERS
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+_MARK = "_fsdp_flattened"
+
+
+def check_flattened(optimizer: CompiledOptimizer) -> None:
+    """Refuse to learn from the shares of one rank, and to take sums over parts of tensors.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    compiled = optimizer.compiled
+    reduces = Stage.REDUCTION in stages(compiled.program.operations)
+    if not (compiled.coefficients or reduces) or torch.distributed.get_world_size() == 1:
+        return
+    marks = {_is_flattened(p) for group in optimizer.param_groups for p in group["params"]}
+    if True not in marks:
+        return
+    name = type(optimizer).__name__
+    if reduces:
+        raise RuntimeError(
+            f"{name} takes sums or means over a tensor, and FullyShardedDataParallel gives each "
+            f"rank a part of several; use DistributedDataParallel, or another rule"
+        )
+    learned = ", ".join(c.name for c in compiled.coefficients)
+    remedy = "give the optimizer process_group=model.process_group, or shard by fully_shard (FSDP2)"
+    if compiled.scopes.of_tensors:
+        remedy = "learn for the optimizer or for groups, or shard by fully_shard (FSDP2)"
+    if optimizer.process_group is None:
+        raise RuntimeError(
+            f"{name} learns {learned}, and FullyShardedDataParallel gives each rank a share of "
+            f"the parameters, so that every rank would learn something else; {remedy}"
+        )
+    if False in marks:
+        raise RuntimeError(
+            f"{name} learns {learned} from parameters that FullyShardedDataParallel shards and "
+            f"from others that every rank has, which would count once a rank; give the others an "
+            f"optimizer of their own, or shard by fully_shard (FSDP2)"
+        )
+
+
+def packed(states: dict[Any, Any], parameters: Iterable[Tensor]) -> dict[Any, Any]:
+    """The states of a state dict as `FullyShardedDataParallel.optim_state_dict` can take them.
+
+    It takes every tensor that is no number for a share of a parameter. The hyperparameters of a
+    pending step are no such share, so they become a tuple of numbers.
+
+    Args:
+        states: by parameter.
+        parameters: all of the optimizer.
+    """
+    if not any(map(_is_flattened, parameters)):
+        return states
+    return {
+        key: {
+            **state,
+            **{k: tuple(v.tolist()) for k, v in state.items() if k == PENDING_HYPERS},
+        }
+        for key, state in states.items()
+    }
+
+
+def unpacked(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state dict with the tensors that `packed` has made tuples of numbers."""
+    states = state_dict.get("state")
+    if not isinstance(states, dict):
+        return state_dict
+    found = {
+        key: {**state, PENDING_HYPERS: torch.tensor(state[PENDING_HYPERS], dtype=torch.float64)}
+        for key, state in states.items()
+        if isinstance(state, dict) and _is_packed(state.get(PENDING_HYPERS))
+    }
+    return {**state_dict, "state": {**states, **found}} if found else state_dict
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(type(x) is float for x in value)
+
+
+def _is_flattened(parameter: Tensor) -> bool:
+    return bool(getattr(parameter, _MARK, False))

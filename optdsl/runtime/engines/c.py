@@ -1,0 +1,58 @@
+"""The engine for emitted C, called through a plain C interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from optdsl.backends.base import SourceModule
+from optdsl.backends.c import CBackend
+from optdsl.ir.program import Program
+from optdsl.runtime.build.library_cache import discard, shared_library
+from optdsl.runtime.build.toolchain import BuildError
+from optdsl.runtime.core.tasks import Sums
+from optdsl.runtime.engines.call_arguments import Call, Rows, opened
+from optdsl.runtime.engines.packed import TableEngine, Task
+
+
+class CEngine(TableEngine):
+    """Runs the C backend's kernels on the CPU; see `optdsl.runtime.core.tasks.Engine`."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, order: str) -> None:
+        """Build a differentiated program for parameters of one dtype.
+
+        Raises:
+            NoCompiler, BuildError: as `optdsl.runtime.build.library_cache.shared_library`.
+        """
+        super().__init__(program, dtype, order, CBackend(), torch.device("cpu"))
+        functions = _functions(self.module)
+        self._calls = {
+            name: Call(entry, functions[name]) for name, entry in self.module.entries.items()
+        }
+
+    def _called(self, task: Task) -> Sums:
+        """See `TableEngine`.
+
+        Raises:
+            MemoryError: there is none for the working space.
+            RuntimeError: a tensor has lost its memory.
+            In both cases nothing has changed.
+        """
+        rows = Rows(task.entry.hypers, self._program)
+        numbers = rows.of(task.works, task.counts, task.pending)
+        table = task.columns.table(numbers, task.entry.states, self._slots, task.own)
+        if table is None:
+            raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
+        return self._calls[task.entry.name](len(task.works), table, rows, task.finish)
+
+
+def _functions(module: SourceModule) -> dict[str, Callable[..., int]]:
+    """The entry points of a module, built or from the cache."""
+    library = shared_library(module.text, module.name)
+    try:
+        return opened(library, module.entries)
+    except BuildError:
+        # Something has changed since it was built and kept, or the entry is another's.
+        discard(library)
+        return opened(shared_library(module.text, module.name), module.entries)

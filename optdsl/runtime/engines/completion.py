@@ -1,0 +1,130 @@
+"""States that another engine left behind.
+
+A state is complete, or it lags and holds what its last step needs to be done again, or it holds
+tangents. Whatever it is, here it becomes complete, and the hyper-gradients of its pending step are
+not lost. The pending step is done again by the interpreter: this is for the first step after a
+checkpoint of another backend, device or precision was loaded, and need not be fast.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from optdsl.ir import interpret
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
+from optdsl.ir.program import Program
+from optdsl.plan import Plan, completing, pending, plans
+from optdsl.runtime.core.tasks import (
+    PENDING_HYPERS,
+    Sums,
+    Work,
+    counted_part,
+    dot,
+    squares,
+    unpacked,
+)
+
+# So many elements are looked at together: what fits the cache of a processor, and, elsewhere, what
+# outweighs a launch.
+_PIECE, _PIECE_ELSEWHERE = 1 << 16, 1 << 20
+
+
+def completed(program: Program, work: Work) -> Sums:
+    """Complete a state, whatever plan it is of; the hyper-gradients of its pending step.
+
+    Args:
+        program: differentiated by what is learned now.
+        work: the parameter; its state loses all that no rule declares.
+    """
+    state = work.state
+    tangents, advanced = _settled(program, work)
+    for name, value in advanced.items():
+        state[name].copy_(value)
+    sums: Sums = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
+    sums |= squares(program, work.gradient, tangents)
+    declared_names = {s.name for s in program.states} | {"step"}
+    for name in list(state):
+        if name not in declared_names:
+            del state[name]
+    return sums
+
+
+def products(program: Program, work: Work) -> Sums:
+    """The hyper-gradients of the pending step of a state, which stays as it is.
+
+    Args:
+        program: differentiated by what is learned now.
+        work: the parameter; its state may be of any plan, and have no step pending.
+    """
+    sums: Sums = {}
+    for piece in _pieces(program, work):
+        tangents, _ = _settled(program, piece)
+        if not tangents:
+            continue
+        # One wait for the device.
+        measured = torch.stack([dot(piece.gradient, x) for x in tangents.values()]).tolist()
+        found = dict(zip(tangents, measured, strict=True))
+        for name, value in (found | squares(program, piece.gradient, tangents)).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
+def _settled(program: Program, work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tangents of a pending step, and the states that it completes, where they lag."""
+    state = work.state
+    stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
+    found = {hyper: x for hyper, x in stored.items() if x is not None}
+    if found:
+        return {h: counted_part(work.gradient, x) for h, x in found.items()}, {}
+    plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
+    if plan is None or plan.settle is None or PENDING_HYPERS not in state:
+        return {}, {}
+    hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
+    values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
+    done = interpret.step(plan.settle, work.parameter, work.gradient, values, hypers, 1)
+    tangents = {h: counted_part(work.gradient, x) for h, x in done.tangents.items()}
+    return tangents, {s.name: done.state[s.name] for s in program.states}
+
+
+def _pieces(program: Program, work: Work) -> Iterator[Work]:
+    """A large tensor in pieces, where elements have nothing to do with each other.
+
+    The interpreter keeps every value of a step in double precision until the end.
+    """
+    parameter, state = work.parameter, work.state
+    whole = not {Stage.REDUCTION, Stage.LENGTH}.isdisjoint(stages(program.operations))
+    many = _PIECE if parameter.is_cpu else _PIECE_ELSEWHERE
+    if whole or parameter.numel() <= many or not any(k.startswith("pending/") for k in state):
+        yield work
+        return
+    flat = {k: v.reshape(-1) for k, v in state.items() if v.shape == parameter.shape}
+    theta, gradient = parameter.reshape(-1), work.gradient.reshape(-1)
+    for begin in range(0, theta.numel(), many):
+        part = slice(begin, begin + many)
+        own = state | {k: v[part] for k, v in flat.items()}
+        yield Work(theta[part], gradient[part], own, work.hypers)
+
+
+def is_whole(program: Program, noted: frozenset[str]) -> bool:
+    """Whether a state with these keys for a pending step has all that completes it."""
+    if not noted:
+        return True
+    if PENDING_HYPERS not in noted:
+        return False
+    # Without tangents, a state that does not lag is as good as complete.
+    return _plan(program, noted) is not None or not (program.tangents or pending("g") in noted)
+
+
+@functools.lru_cache(maxsize=32)
+def _plan(program: Program, noted: frozenset[str]) -> Plan | None:
+    """The plan of a state with these keys for a pending step."""
+    kept = noted - {PENDING_HYPERS}
+    if pending("g") in kept:
+        return completing(program, kept)
+    live = (p for rounded in (True, False) for p in plans(program, rounded, ("live",)))
+    return next((p for p in live if p.kind == "live" and set(p.kept) <= kept), None)

@@ -1,0 +1,124 @@
+"""The engine for emitted PyTorch code: any device, one tensor after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from optdsl.backends.eager import EagerBackend
+from optdsl.ir.program import Program
+from optdsl.learning import square_keys
+from optdsl.plan import plans
+from optdsl.runtime.build.python_modules import build
+from optdsl.runtime.core.owned_numbers import number_of, without_values
+from optdsl.runtime.core.tasks import (
+    COMPUTE,
+    Known,
+    Shape,
+    Sums,
+    Work,
+    cosines,
+    counted_part,
+    dot,
+    keep,
+)
+from optdsl.runtime.engines.overlaps import apart, once
+from optdsl.schedule import cheapest, schedule
+
+
+class EagerEngine:
+    """Runs the eager backend's code; see `optdsl.runtime.core.tasks.Engine`."""
+
+    def __init__(self, program: Program) -> None:
+        """Build a differentiated program."""
+        backend = EagerBackend()
+        self.plan = cheapest(plans(program, rounded=False, kinds=backend.plans))
+        self.shape = Shape(self.plan)
+        self._rule = build(backend.emit(schedule(self.plan)))
+        self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
+        self._cosines = cosines(program)
+        squares = (key for name in self._cosines for key in square_keys(name))
+        self._sums = (*self._tangents, *squares)
+
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+        """The dot products of the gradients with the stored tangents; one wait for the device."""
+        if not works or not self._tangents:
+            return {}
+        works = once(apart(works, known))[0]
+        total = self._summed(works, self._products)
+        if without_values(total):
+            return {}
+        sums = total.tolist()
+        if any(map(math.isnan, sums)):
+            # Looked at only now, so that other steps need not.
+            sums = self._summed(works, self._counted_products).tolist()
+        return dict(zip(self._sums, sums, strict=True))
+
+    @staticmethod
+    def _summed(works: Sequence[Work], products: Callable[[Work], torch.Tensor]) -> torch.Tensor:
+        # One after the other: a tensor that adds nothing leaves every bit as it was.
+        total = products(works[0])
+        for work in works[1:]:
+            total = total + products(work)
+        return total
+
+    def take(self, works: Sequence[Work], known: Known) -> None:
+        """A step of each."""
+        works = apart(works, known) if works else works
+        for work in works:
+            self._start(work)
+        for work in works:
+            # One by one, and with counts of their own: as plain as with torch.
+            t = number_of(work.state["step"]) + 1
+            self._advance(work, t)
+            work.state["step"].fill_(t)
+
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """One after the other."""
+        self.take(works, known)
+
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+        """Both."""
+        works = apart(works, known) if works else works
+        sums = self.settle(works, known)
+        self.take(works, known)
+        return sums
+
+    def _counted_products(self, work: Work) -> torch.Tensor:
+        parts = {k: counted_part(work.gradient, work.state[k]) for k in self._tangents.values()}
+        return self._products(work._replace(state=parts))
+
+    def _products(self, work: Work) -> torch.Tensor:
+        gradient, state = work.gradient, work.state
+        products = [dot(gradient, state[k]) for k in self._tangents.values()]
+        for tangent in (state[self._tangents[name]] for name in self._cosines):
+            products += [dot(gradient, gradient), dot(tangent, tangent)]
+        return torch.stack(products)
+
+    def _start(self, work: Work) -> None:
+        if work.state:
+            return
+        compute = COMPUTE[work.parameter.dtype]
+        theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
+        work.state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
+        initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0)
+        for name, start in initial.items():
+            if name not in self.plan.kept:
+                keep(work.state, name, start)
+
+    def _advance(self, work: Work, t: float) -> None:
+        compute, state = COMPUTE[work.parameter.dtype], work.state
+        theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
+        for name, kept in state.items():
+            # The model may have become more precise since (`model.double()`).
+            if torch.promote_types(kept.dtype, compute) is not kept.dtype:
+                state[name] = kept.to(compute)
+        results = self._rule.step(theta, gradient, state, work.hypers, t)
+        # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
+        inputs = {id(theta), id(gradient), *(id(v) for v in state.values())}
+        results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
+        work.parameter.copy_(results.pop("theta"))
+        for name, result in results.items():
+            keep(state, name, result)

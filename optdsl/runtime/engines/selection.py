@@ -1,0 +1,118 @@
+"""Which engine runs a parameter: chosen by backend, device and dtype, built when first asked."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from optdsl.ir.program import Program
+from optdsl.runtime.build.toolchain import BuildError, NoCompiler
+from optdsl.runtime.core.owned_numbers import is_fake
+from optdsl.runtime.core.tasks import Engine, check_dtype, cosines
+from optdsl.runtime.distributed.collectives import is_dtensor, prefix
+from optdsl.runtime.engines.c import CEngine
+from optdsl.runtime.engines.eager import EagerEngine
+from optdsl.runtime.engines.shards import ShardEngine, check_whole, shard
+from optdsl.runtime.engines.triton import NoTriton, TritonEngine, runs_on
+
+_WHERE = {
+    "c": "the CPU",
+    "triton": "GPUs (and on the CPU where TRITON_INTERPRET=1 asks for Triton's interpreter)",
+}
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class Engines:
+    """The engines of one rule."""
+
+    def __init__(self, program: Program, backend: str, order: str) -> None:
+        """Build nothing yet.
+
+        Args:
+            program: differentiated, through all passes.
+            backend: "eager", "c", "triton" or "auto".
+            order: as of `optdsl.load`.
+        """
+        self.program = program
+        self.backend = backend
+        self._order = order
+        self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
+        self._sharded: dict[tuple[Engine, str | None], Engine] = {}
+        # Compiled kernels have no norms of tangents.
+        self._compiles = backend != "eager" and not cosines(program)
+
+    def of(self, parameter: torch.Tensor) -> Engine:
+        """The engine for a parameter.
+
+        Raises:
+            RuntimeError: when the backend was asked for by name and does not run on the device.
+            BuildError: (a RuntimeError) when it was, and the compiler refuses its text.
+            ValueError: for a dtype that no kernel takes.
+        """
+        if is_fake(parameter):
+            return self.eager  # it has no memory, whatever its device
+        if is_traceable_wrapper_subclass(parameter):
+            if is_dtensor(parameter):
+                return self._of_shards(parameter)
+            return self._of_a_wrapper()
+        if type(parameter) not in _PLAIN and parameter.numel() and not parameter.data_ptr():
+            return self._of_a_wrapper()
+        key = (parameter.device, parameter.dtype)
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
+
+    def _of_shards(self, parameter: torch.Tensor) -> Engine:
+        """The engine for DTensors that are placed like this one: that of their shards."""
+        check_whole(self.program, parameter)
+        inner = self.of(shard(parameter))
+        key = (inner, prefix(parameter))
+        if key not in self._sharded:
+            self._sharded[key] = ShardEngine(inner, key[1])
+        return self._sharded[key]
+
+    def _of_a_wrapper(self) -> Engine:
+        """The engine for tensors without memory of their own that are no DTensors."""
+        if self.backend in {"c", "triton"}:
+            raise RuntimeError(
+                f'{self.program.name} was compiled with backend="{self.backend}", which takes '
+                f'plain tensors, and a parameter wraps others; backend="auto" serves both'
+            )
+        return self.eager
+
+    @functools.cached_property
+    def eager(self) -> EagerEngine:
+        """The engine that runs everywhere."""
+        return EagerEngine(self.program)
+
+    def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
+        check_dtype(self.program.name, dtype)
+        if not self._compiles:
+            return self.eager
+        try:
+            if self.backend != "triton" and device.type == "cpu":
+                return CEngine(self.program, dtype, self._order)
+            if self.backend != "c" and runs_on(device):
+                return TritonEngine(self.program, dtype, self._order, device)
+        except (NoCompiler, BuildError, NoTriton) as trouble:
+            if self.backend == "c" and isinstance(trouble, BuildError):
+                raise
+            self._compiles = False
+            warnings.warn(
+                f"{self.program.name} runs without compiled kernels, which is slower: {trouble}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return self.eager
+        if self.backend == "auto":
+            return self.eager
+        where = _WHERE[self.backend]
+        raise RuntimeError(
+            f'{self.program.name} was compiled with backend="{self.backend}", which runs on '
+            f'{where}, and a parameter is on {device.type}; backend="auto" serves every device'
+        )

@@ -1,0 +1,197 @@
+"""Steps on the shards that a rank has of DTensors.
+
+A state that has the shape of its parameter is a DTensor with the parameter's placements, so that
+`torch.distributed.checkpoint` can save and load it. Numbers, such as the count of steps, are plain
+tensors, the same on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
+from optdsl.ir.program import Program
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Engine, Known, Sums, Work
+from optdsl.runtime.distributed.collectives import is_dtensor, prefix
+from optdsl.runtime.engines import completion as migrate
+
+
+class ShardEngine:
+    """Runs an engine on the shards that this rank has; see `optdsl.runtime.core.tasks.Engine`.
+
+    Its sums are under keys that `over_ranks` understands.
+    """
+
+    def __init__(self, inner: Engine, prefix: str | None) -> None:
+        """Run `inner` on shards whose sums have this `prefix`."""
+        self.plan, self.shape = inner.plan, inner.shape
+        self._inner = inner
+        self._prefix = prefix
+
+    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+        """Of the shards."""
+        with _opened(works) as local:
+            return _filed(self._inner.settle(local, self._own(known)), self._prefix)
+
+    def take(self, works: Sequence[Work], known: Known) -> None:
+        """Of the shards."""
+        with _opened(works) as local:
+            self._inner.take(local, self._own(known))
+        _written(works)
+
+    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+        """Of the shards."""
+        with _opened(works) as local:
+            self._inner.take_settled(local, self._own(known))
+        _written(works)
+
+    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+        """Of the shards."""
+        with _opened(works) as local:
+            sums = self._inner.settle_and_take(local, self._own(known))
+        _written(works)
+        return _filed(sums, self._prefix)
+
+    def _own(self, known: Known) -> Known:
+        """What the inner engine keeps for shards, apart from what it keeps for plain tensors."""
+        own: Known = known.setdefault(self, {})
+        return own
+
+
+def check_whole(program: Program, parameter: Tensor) -> None:
+    """Refuse a rule that looks at a whole tensor where ranks have parts of it.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    placed: Any = parameter
+    sizes = placed.device_mesh.shape
+    whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
+    if not whole and Stage.REDUCTION in stages(program.operations):
+        raise RuntimeError(
+            f"{program.name} takes sums or means over a tensor, and a parameter of shape "
+            f"{tuple(parameter.shape)} is in shards on several ranks; replicate it, or leave it "
+            f"to another optimizer"
+        )
+
+
+def completed(program: Program, work: Work) -> Sums:
+    """As `migrate.completed`, of a DTensor too."""
+    if not is_dtensor(work.parameter):
+        return migrate.completed(program, work)
+    check_whole(program, work.parameter)
+    with _opened([work]) as (local,):
+        return _filed(migrate.completed(program, local), prefix(work.parameter))
+
+
+def products(program: Program, work: Work) -> Sums:
+    """As `migrate.products`; of a DTensor, those of the shard that this rank has."""
+    if not is_dtensor(work.parameter):
+        return migrate.products(program, work)
+    with _opened([work]) as (local,):
+        return migrate.products(program, local)
+
+
+def _filed(sums: Sums, prefix: str | None) -> Sums:
+    return {} if prefix is None else {prefix + name: value for name, value in sums.items()}
+
+
+@contextmanager
+def _opened(works: Sequence[Work]) -> Iterator[list[Work]]:
+    """The shards of works; what happens to their states happens to those of the DTensors."""
+    wrapped: dict[int, Any] = {}
+    states: dict[int, dict[str, Any]] = {}
+    local = []
+    for work in works:
+        if id(work.state) not in states:
+            states[id(work.state)] = _state_of_shard(work, wrapped)
+        local.append(
+            Work(
+                shard(work.parameter),
+                shard(_gradient(work)),
+                states[id(work.state)],
+                work.hypers,
+            )
+        )
+    try:
+        yield local
+    finally:
+        for work, part in zip(works, local, strict=True):
+            for key in work.state.keys() - part.state.keys():
+                del work.state[key]
+            for key, value in part.state.items():
+                known = wrapped.get(id(value))
+                work.state[key] = _wrapped(key, value, work, part) if known is None else known
+
+
+def _state_of_shard(work: Work, wrapped: dict[int, Any]) -> dict[str, Any]:
+    """The state of a shard; `wrapped` receives the DTensors by the identity of their shards."""
+    parameter: Any = work.parameter
+    state: dict[str, Any] = {}
+    for key, value in work.state.items():
+        if _is_number(key, value, parameter):
+            state[key] = value
+            wrapped[id(value)] = value
+            continue
+        if not is_dtensor(value) or value.placements != parameter.placements:
+            raise RuntimeError(
+                f"the state {key!r} of a DTensor parameter is not placed as the parameter is; "
+                f"load checkpoints with torch.distributed.checkpoint.state_dict"
+            )
+        state[key] = shard(value)
+        wrapped[id(state[key])] = value
+    return state
+
+
+def _gradient(work: Work) -> Tensor:
+    """The gradient, placed as the parameter is."""
+    parameter: Any = work.parameter
+    gradient: Any = work.gradient
+    if not is_dtensor(gradient):
+        raise RuntimeError("the gradient of a DTensor parameter is a plain tensor")
+    if gradient.placements != parameter.placements:
+        # Not yet summed over the ranks, say; torch's own optimizers do this implicitly.
+        gradient = gradient.redistribute(placements=parameter.placements)
+    return gradient  # type: ignore[no-any-return]
+
+
+def _is_number(key: str, value: Any, parameter: Tensor) -> bool:
+    """Whether a state is the same on every rank, and no tensor in shards."""
+    if not isinstance(value, Tensor) or key in {"step", PENDING_HYPERS}:
+        return True
+    return not is_dtensor(value) and value.ndim == 0 and parameter.ndim > 0
+
+
+def _wrapped(key: str, value: Any, work: Work, part: Work) -> Any:
+    """What a shard's state has got, as the DTensor's state keeps it."""
+    from torch.distributed.tensor import DTensor
+
+    parameter: Any = work.parameter
+    if _is_number(key, value, parameter) or value.shape != part.parameter.shape:
+        return value
+    return DTensor.from_local(
+        value,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def shard(x: Any) -> Tensor:
+    """The shard of a DTensor, the same object each time."""
+    local = x._local_tensor
+    # A collective may still be under way.
+    return local.wait() if hasattr(local, "wait") else local  # type: ignore[no-any-return]
+
+
+def _written(works: Sequence[Work]) -> None:
+    """Autograd finds out about the writes as if torch had made them."""
+    torch.autograd.graph.increment_version([work.parameter for work in works])

@@ -1,0 +1,163 @@
+"""The engine for emitted Triton: all tensors of a call in one launch."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import torch
+
+from optdsl.backends.triton import TritonBackend
+from optdsl.ir.program import Program
+from optdsl.ir.text import parse_program
+from optdsl.plan import pending
+from optdsl.runtime.build.python_modules import module
+from optdsl.runtime.core.tasks import Sums, Work
+from optdsl.runtime.engines.call_arguments import Rows
+from optdsl.runtime.engines.launch_arguments import Launch, launch, sent
+from optdsl.runtime.engines.packed import TableEngine, Task
+
+
+class NoTriton(Exception):
+    """Triton is not there, or cannot run on the device; the message says what to do."""
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for, which runs kernels on the CPU, slowly."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton's kernels can run on tensors of a device."""
+    return device.type in {"cuda", "xpu"} or (device.type == "cpu" and interpreted())
+
+
+# A rule whose kernels are made as all are: uniform values, loops over spans, and sums for what is
+# learned. What Triton or the device lacks fails here, before a step has changed anything.
+_TRIAL = """\
+program Trial
+  hyper lr = 0.5 in [0.0, inf)
+  learn lr in [0.0, 1.0] by sgd(lr=0.1) after 0
+  %0 = state "m" : tensor
+  %1 = gradient : tensor
+  %2 = add %0 %1 : tensor
+  %3 = parameter : tensor
+  %4 = hyper "lr" : uniform
+  %5 = mul %4 %2 : tensor
+  %6 = sub %3 %5 : tensor
+  %7 = constant 0.0 : uniform
+  %8 = neg %2 : tensor
+  state m : tensor from %7 to %2
+  theta : tensor to %6
+  tangent lr %8
+"""
+
+
+@functools.cache
+def check(device: torch.device) -> None:
+    """Refuse a device for which Triton cannot compile, or on which kernels do not compute.
+
+    Raises:
+        NoTriton: with what to do.
+    """
+    try:
+        import triton  # type: ignore[import-untyped]
+    except ImportError as trouble:
+        raise NoTriton(f"{trouble}; install triton") from None
+    try:
+        _try_out(device)
+    except Exception as trouble:  # of the compiler, of its launcher's C compiler, of the driver
+        lines = str(trouble).strip().splitlines() or [type(trouble).__name__]
+        version = getattr(triton, "__version__", "of an unknown version")
+        raise NoTriton(
+            f"Triton {version} cannot compile for {device} ({lines[-1]}); kernels need Triton 3.5 "
+            f'or newer, and backend="eager" runs there without a warning'
+        ) from trouble
+
+
+def _try_out(device: torch.device) -> None:
+    """Take two steps by kernels.
+
+    Raises:
+        RuntimeError: they have not computed what they should.
+        Exception: anything that Triton raises.
+    """
+    engine = TritonEngine(parse_program(_TRIAL), torch.float32, "overlapped", device, trial=True)
+    theta = torch.ones(3, device=device)
+    work = Work(theta, torch.ones_like(theta), {}, {"lr": 0.5})
+    engine.take([work], {})
+    sums = engine.settle_and_take([work], {})
+    if (theta.tolist(), sums) != ([-0.5] * 3, {"lr": -3.0}):
+        raise RuntimeError(f"kernels compute {theta.tolist()} and {sums} instead of -0.5 and -3")
+
+
+class TritonEngine(TableEngine):
+    """Runs the Triton backend's kernels; see `optdsl.runtime.core.tasks.Engine`.
+
+    Hyper-gradients that it returns have to come to the host, which waits for the device.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        order: str,
+        device: torch.device,
+        *,
+        trial: bool = False,
+    ) -> None:
+        """Build a differentiated program for parameters of one dtype on one device.
+
+        Args:
+            program: the program.
+            dtype: of the parameters.
+            order: as of `optdsl.load`.
+            device: where they are.
+            trial: whether this is to find out if the device will do.
+
+        Raises:
+            NoTriton: as `check`, unless it is a trial.
+        """
+        super().__init__(program, dtype, order, TritonBackend(), device)
+        if not trial:
+            check(device)
+        self.built = module(self.module)
+        self.device = device
+        self.names = [h.name for h in program.hypers]
+        self.width = 1 + len(self.names)
+        if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
+            self.width *= 2
+
+    def _called(self, task: Task) -> Sums:
+        """See `TableEngine`."""
+        names, entry = self.names, task.entry
+        if any(name.startswith(pending("")) for name in entry.hypers):
+            names = [*names, pending("t"), *map(pending, names)]
+        rows = Rows(names, self._program, self.width)
+        numbers = rows.of(task.works, task.counts, task.pending)
+        given = sent(list(rows.values), torch.float64, self._device).view(-1, self.width)
+        ready = launch(entry, task.columns, numbers, given, self.built, task.own)
+        self.run(entry.name, ready)
+        task.finish()
+        if not entry.dots:
+            return {}
+        return dict(zip(entry.dots, ready.dots.sum(1).tolist(), strict=True))
+
+    def run(self, name: str, ready: Launch, *flags: bool) -> None:
+        """Launch an entry point on the device's current stream."""
+        self.launched(getattr(self.built, name), ready, *flags)
+
+    def launched(self, function: Callable[..., None], ready: Launch, *flags: bool) -> None:
+        """Call an emitted host function where the device is the current one."""
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                function(ready, *flags)
+        elif self.device.type == "cpu":
+            import numpy as np
+
+            # The interpreter computes with it, and it warns of what kernels do on purpose.
+            with np.errstate(all="ignore"):
+                function(ready, *flags)
+        else:
+            function(ready, *flags)

@@ -1,0 +1,1 @@
+"""Coefficients, and what has values of its own."""

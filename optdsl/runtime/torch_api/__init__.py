@@ -1,0 +1,1 @@
+"""The optimizer class that users see."""

@@ -1,0 +1,199 @@
+"""What torch's own optimizers take besides hyperparameters: ``betas`` and ``maximize``.
+
+What they take of how to compute is in `optdsl.runtime.torch_api.hints`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.program import Learned
+
+Group = MutableMapping[str, Any]
+
+
+def beta_names(hypers: Iterable[str]) -> tuple[str, ...]:
+    """The hyperparameters that ``betas`` stands for; none where a rule has no beta1 and beta2."""
+    known = set(hypers)
+    numbered = (f"beta{number}" for number in itertools.count(1))
+    names = tuple(itertools.takewhile(known.__contains__, numbered))
+    return names if len(names) > 1 else ()
+
+
+def spread(optimizer: str, betas: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The values of beta1, beta2 and so on; what each of them may be is not looked at.
+
+    Raises:
+        TypeError: when `betas` is no tuple or list.
+        ValueError: when it has not one value for each name.
+    """
+    listed = ", ".join(names)
+    if not isinstance(betas, tuple | list):
+        raise TypeError(
+            f"{optimizer}: betas must be a tuple of {len(names)} numbers, for {listed}, "
+            f"not {betas!r}"
+        )
+    if len(betas) != len(names):
+        raise ValueError(
+            f"{optimizer}: betas must have {len(names)} numbers, for {listed}, not {len(betas)}"
+        )
+    return dict(zip(names, betas, strict=True))
+
+
+def spread_into(optimizer: str, given: Group, names: Sequence[str]) -> None:
+    """Add beta1, beta2 and so on to arguments or to a new group that has ``betas``.
+
+    Raises:
+        TypeError: when one of them is there already, with another value, or where none can be.
+        TypeError, ValueError: as `spread`.
+    """
+    if "betas" not in given:
+        return
+    if not names and given["betas"] is not None:
+        raise TypeError(
+            f"{optimizer} has no hyperparameter 'betas': its rule has no beta1 and beta2"
+        )
+    if given["betas"] is None:
+        del given["betas"]
+        return
+    values = spread(optimizer, given["betas"], names)
+    twice = [n for n in names if n in given and not _same(given[n], values[n])]
+    if twice:
+        raise TypeError(f"{optimizer}: give betas or {', '.join(twice)}, not both")
+    given.update(values)
+
+
+def _same(first: Any, second: Any) -> bool:
+    return first is second or (type(first) is type(second) is float and first == second)
+
+
+class Betas:
+    """``betas`` in the parameter groups, beside beta1, beta2 and so on.
+
+    Schedulers of torch that drive a momentum read and write ``group["betas"]``, and users set it.
+    The hyperparameters are what counts: ``betas`` follows them, and when somebody has replaced it,
+    they follow it.
+    """
+
+    def __init__(self, optimizer: str, names: Sequence[str]) -> None:
+        """Nothing is known of any group yet.
+
+        Args:
+            optimizer: what errors call it.
+            names: of `beta_names`.
+        """
+        self._optimizer = optimizer
+        self._names = names
+        self._written: list[Any] = []
+
+    def read(self, groups: Sequence[Group]) -> None:
+        """Take over what others have written, and then `write`.
+
+        Raises:
+            TypeError, ValueError: as `spread`; no group has changed.
+        """
+        if not self._names:
+            return
+        found = [
+            self._changed(group["betas"], written)
+            if "betas" in group and group["betas"] is not written
+            else {}
+            for group, written in zip(groups, self._written, strict=False)
+        ]
+        for group, values in zip(groups, found, strict=False):
+            group.update(values)
+        self.write(groups)
+
+    def _changed(self, betas: Any, written: Sequence[Any]) -> dict[str, Any]:
+        """What is not as it was written: another one may have been set by its own name."""
+        values = spread(self._optimizer, betas, self._names)
+        old = dict(zip(self._names, written, strict=True))
+        return {name: value for name, value in values.items() if not _same(value, old[name])}
+
+    def write(self, groups: Sequence[Group]) -> None:
+        """Let ``betas`` follow the hyperparameters."""
+        if not self._names:
+            return
+        for group in groups:
+            values = tuple([group[name] for name in self._names])
+            found = group.get("betas")
+            if type(found) is not tuple or found != values:
+                group["betas"] = values
+        self._written = [group["betas"] for group in groups]
+
+
+def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Iterable[str]) -> None:
+    """Add what was given by position, which may be the learning rate, to what was given by name.
+
+    Raises:
+        TypeError: for more than that.
+    """
+    known = set(hypers)
+    if len(positional) > 1 or (positional and ("lr" not in known or "lr" in given)):
+        first = "params and lr" if "lr" in known else "params"
+        raise TypeError(f"{optimizer} takes {first} by position once, and all others by name")
+    if positional:
+        given["lr"] = positional[0]
+
+
+def check_maximize(optimizer: str, value: Any) -> bool:
+    """Whether to maximize.
+
+    Raises:
+        TypeError: for what is neither True nor False.
+    """
+    # numpy has a bool of its own.
+    if not (isinstance(value, int) or type(value).__name__ == "bool") or value not in (0, 1):
+        raise TypeError(f"{optimizer}: maximize must be True or False, not {value!r}")
+    return bool(value)
+
+
+def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The parameters of a group that have gradients, with the gradients of what is minimized.
+
+    That is the loss, or with ``maximize`` its negative. Coefficients see the same gradients: what
+    they learn makes a step better for what the group is there for, and a hyper-gradient is the
+    derivative of what is minimized.
+    """
+    pairs = [(p, g) for p in group["params"] if (g := p.grad) is not None]
+    if not group.get("maximize"):
+        return pairs
+    plain = all(type(g) is Tensor and g.layout is torch.strided for _, g in pairs)
+    if not plain or not pairs:
+        return [(p, -g) for p, g in pairs]
+    return list(zip((p for p, _ in pairs), torch._foreach_neg([g for _, g in pairs]), strict=True))
+
+
+def shown(
+    name: str,
+    groups: Sequence[Mapping[str, Any]],
+    betas: Sequence[str],
+    learned: Iterable[Learned],
+) -> str:
+    """The text of an optimizer, as torch writes its own.
+
+    Learned coefficients come with the bounds in which they are learned; what their rules remember
+    is left out, and betas that are not learned are shown as one.
+    """
+    how = {x.hyper: f" (learned in {x.bounds}{_each(x)})" for x in learned}
+    lines = [f"{name} ("]
+    for number, group in enumerate(groups):
+        lines.append(f"Parameter Group {number}")
+        for key in sorted(group):
+            if key == "params" or "/" in key or (key in betas and key not in how):
+                continue
+            if key == "betas" and all(beta in how for beta in betas):
+                continue
+            lines.append(f"    {key}: {group[key]}{how.get(key, '')}")
+    return "\n".join([*lines, ")"])
+
+
+def _each(learned: Learned) -> str:
+    # Those of tensors are in the tensors' states; a group has where new ones start.
+    each = {"group": ", for each group", "tensor": ", for each tensor from here on"}
+    return each.get(learned.scope, "")

@@ -1,0 +1,110 @@
+"""What a step has to do, sorted by engine and by whether a step is pending.
+
+This is done for every parameter at every step, so it is cheap where all of them are alike.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.runtime.core.tasks import Engine, Shape, Work, check_dtype
+from optdsl.runtime.engines import shards
+from optdsl.runtime.learning.scopes import Part, add
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import Compiled
+
+_LAYOUT = attrgetter("layout")
+_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_PARAMETER = itemgetter(Work._fields.index("parameter"))
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one engine has to do: for parameters with a step pending, and for others."""
+
+    pending: list[Work] = field(default_factory=list)
+    fresh: list[Work] = field(default_factory=list)
+
+
+def batches(
+    compiled: Compiled, states: Mapping[Tensor, dict[str, Any]], part: Part
+) -> dict[Engine, Batch]:
+    """What there is to do for a part, by engine.
+
+    States that another engine left behind are completed first, which may give hyper-gradients.
+    """
+    works: list[Work] = []
+    for pairs, values in part.work:
+        if pairs:
+            parameters, gradients = zip(*pairs, strict=True)
+            kept = map(states.__getitem__, parameters)
+            fields = zip(parameters, gradients, kept, [values] * len(pairs), strict=True)
+            works += map(tuple.__new__, repeat(Work), fields)
+    found: dict[Engine, Batch] = {}
+    for alike in _alike(works):
+        engine = compiled.engines.of(alike[0].parameter)
+        _sort(compiled, part, engine.shape, alike, found.setdefault(engine, Batch()))
+    return found
+
+
+def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
+    """Refuse sparse gradients.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if set(map(_LAYOUT, gradients)) - {torch.strided}:
+        raise RuntimeError(
+            f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
+        )
+
+
+def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
+    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    for dtype in set(map(_DTYPE, parameters)):
+        check_dtype(optimizer, dtype)
+
+
+def _alike(works: list[Work]) -> Iterable[list[Work]]:
+    """The works, those that one engine is for together."""
+    parameters = list(map(_PARAMETER, works))
+    types = set(map(type, parameters))
+    plain = types.issubset(_PLAIN)
+    if plain and all(map(_IS_CPU, parameters)) and len(set(map(_DTYPE, parameters))) == 1:
+        return [works]
+    kinds: dict[Any, list[Work]] = {}
+    for number, (work, parameter) in enumerate(zip(works, parameters, strict=True)):
+        alone = None if type(parameter) in _PLAIN else number
+        kinds.setdefault((alone, parameter.device, parameter.dtype), []).append(work)
+    return kinds.values()
+
+
+def _sort(compiled: Compiled, part: Part, shape: Shape, works: list[Work], batch: Batch) -> None:
+    keys = [work[2].keys() for work in works]
+    if shape.pending is not None and all(map(operator.eq, keys, repeat(shape.pending))):
+        batch.pending.extend(works)
+        return
+    if all(map(operator.eq, keys, repeat(shape.complete))):
+        batch.fresh.extend(works)
+        return
+    for work, present in zip(works, keys, strict=True):
+        if shape.pending is not None and present == shape.pending:
+            batch.pending.append(work)
+            continue
+        if present and present != shape.complete:
+            add(part.sums, shards.completed(compiled.program, work))
+        batch.fresh.append(work)

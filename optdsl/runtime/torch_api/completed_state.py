@@ -1,0 +1,38 @@
+"""The state of a parameter as a reader expects it: `CompiledOptimizer.completed_state`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.engines import shards
+from optdsl.runtime.learning.scopes import OWN
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+
+def completed_state(optimizer: CompiledOptimizer, parameter: Tensor) -> dict[str, Any]:
+    """See `CompiledOptimizer.completed_state`."""
+    group = next((g for g in optimizer.param_groups if _has(g["params"], parameter)), None)
+    if group is None:
+        raise ValueError(
+            f"{type(optimizer).__name__} has no such parameter, of shape {tuple(parameter.shape)}"
+        )
+    program = optimizer.compiled.program
+    copies = {k: v.clone() for k, v in optimizer.state.get(parameter, {}).items()}
+    own = {key: value for key, value in copies.items() if key.startswith(OWN)}
+    state = {key: value for key, value in copies.items() if key not in own}
+    declared = {s.name for s in program.states} | {"step"}
+    if state.keys() - declared and float(state["step"]) > 0:
+        hypers = {h.name: float(group[h.name]) for h in program.hypers}
+        theta = parameter.detach()
+        shards.completed(program, Work(theta, torch.zeros_like(theta), state, hypers))
+    return {key: value for key, value in state.items() if key in declared} | own
+
+
+def _has(parameters: Any, parameter: Tensor) -> bool:
+    return any(p is parameter for p in parameters)

@@ -1,0 +1,92 @@
+"""From what the compiler made to an optimizer class with a face: signature and documentation."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from optdsl.ir.domain import Domain, spell
+from optdsl.ir.program import Hyper, Program
+from optdsl.runtime.torch_api.arguments import beta_names
+from optdsl.runtime.torch_api.hints import HINTS
+from optdsl.runtime.torch_api.optimizer import Compiled, CompiledOptimizer
+
+
+@dataclass(frozen=True)
+class Within:
+    """The bounds of a hyperparameter, in its annotation."""
+
+    domain: Domain
+
+    def __repr__(self) -> str:
+        return str(self.domain)
+
+
+def make_optimizer(compiled: Compiled) -> type[CompiledOptimizer]:
+    """A subclass of `CompiledOptimizer` for one specification."""
+    program = compiled.program
+    namespace = {
+        "__doc__": documentation(program),
+        "__module__": "optdsl",
+        "__signature__": signature(program),
+        "compiled": compiled,
+    }
+    return type(program.name, (CompiledOptimizer,), namespace)
+
+
+def ordered(program: Program) -> list[Hyper]:
+    """The hyperparameters as the constructor takes them: the learning rate first."""
+    return sorted(program.hypers, key=lambda h: h.name != "lr")
+
+
+def signature(program: Program) -> inspect.Signature:
+    """What the constructor takes: every hyperparameter with its default and its bounds."""
+
+    def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+        # Everybody gives a learning rate by position.
+        first = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        how = first if name == "lr" else inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, how, default=default, annotation=kind)
+
+    parameters = [
+        inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in ordered(program)),
+    ]
+    betas = beta_names(h.name for h in program.hypers)
+    if betas:
+        kind: Any = types.GenericAlias(tuple, (float,) * len(betas))
+        parameters.append(keyword("betas", kind | None, None))
+    parameters.append(keyword("maximize", bool, False))
+    parameters.append(keyword("process_group", Any, None))
+    names = {h.name for h in program.hypers}
+    parameters += [keyword(n, bool | None, v) for n, v in HINTS.items() if n not in names]
+    return inspect.Signature(parameters)
+
+
+def documentation(program: Program) -> str:
+    """What ``help`` shows: the specification's citation, and every hyperparameter."""
+    learned = {x.hyper: x for x in program.learned}
+    betas = beta_names(h.name for h in program.hypers)
+    lines = ["\n".join(program.documentation) or program.name, ""]
+    if betas:
+        lines.append(f"`betas` may be given for {', '.join(betas)}.")
+    lines += ["With `maximize` it goes up the gradients."]
+    lines += ["Optimizers of one `process_group` learn as one."]
+    hints = [f"`{n}`" for n in HINTS if n != "differentiable"]
+    lines += [f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing."]
+    lines += ["", "Hyperparameters:"]
+    for hyper in program.hypers:
+        line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
+        vector = program.simplex_of(hyper.name)
+        if vector is not None:
+            line += f"; one of the weights {vector.name}, which sum to 1"
+        if hyper.name in learned:
+            how = learned[hyper.name]
+            line += f"; learned by {'exponentiated ' if how.exponentiated else ''}{how.rule}"
+            line += f" in {how.bounds}" if vector is None else ""
+            line += "" if how.signal == "raw" else f", on its {how.signal}"
+            line += "" if how.scope == "optimizer" else f", for each {how.scope}"
+        lines.append(line)
+    return "\n".join(lines)

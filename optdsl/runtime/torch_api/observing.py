@@ -1,0 +1,160 @@
+"""Hyper-gradients of gradients that the user chooses: `CompiledOptimizer.observe`.
+
+What was observed is kept by parameter until the next step, which divides it among groups and
+tensors and adds it up over ranks, as it does with what it measures itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from optdsl.learning import square_keys
+from optdsl.runtime.core.tasks import Sums, Work
+from optdsl.runtime.device.device_step import Resident
+from optdsl.runtime.distributed.collectives import is_dtensor, prefix
+from optdsl.runtime.engines import shards
+from optdsl.runtime.learning.scopes import OWN, Part, add
+from optdsl.runtime.torch_api.arguments import gradients
+from optdsl.runtime.torch_api.batches import check_dense
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+# What was observed of each parameter; of a DTensor, of the shard that this rank has.
+Observed = dict[Tensor, Sums]
+# The entry of a state dict.
+_KEY = "observed"
+
+
+def observe(optimizer: CompiledOptimizer, weight: float, found: Observed | None) -> Observed:
+    """What was observed, with the gradients that the parameters hold now added to it.
+
+    Args:
+        optimizer: the optimizer; it stays as it is.
+        weight: what the gradients are multiplied by.
+        found: what was observed since the last step; None for nothing, and it stays as it is.
+
+    Raises:
+        TypeError, ValueError: for a weight that is no finite number.
+        RuntimeError: for a sparse gradient, and where a step was captured in a graph.
+    """
+    name, compiled = type(optimizer).__name__, optimizer.compiled
+    if not isinstance(weight, int | float):
+        raise TypeError(f"{name}: weight must be a number, not {weight!r}")
+    if not math.isfinite(weight):
+        raise ValueError(f"{name}: weight must be finite, not {weight!r}")
+    _check_not_captured(optimizer)
+    total = {parameter: dict(sums) for parameter, sums in (found or {}).items()}
+    if not compiled.coefficients:
+        return total
+    for group in optimizer.param_groups:
+        work = dict(gradients(group))
+        check_dense(name, work.values())
+        hypers = {h.name: float(group[h.name]) for h in compiled.program.hypers}
+        for parameter, gradient in work.items():
+            state = _declared(optimizer.state.get(parameter, {}))
+            if state and float(state["step"]) > 0:
+                one = Work(parameter.detach(), gradient, state, hypers)
+                sums = shards.products(compiled.program, one)
+                add(total.setdefault(parameter, {}), _weighted(sums, float(weight)))
+    return total
+
+
+def replace(parts: Iterable[Part], observed: Observed) -> None:
+    """Give the parts of a step what was observed of their tensors, and not what they measured."""
+    for part in parts:
+        part.sums = {}
+        # A parameter may be in a group twice.
+        for parameter in dict.fromkeys(p for work, _ in part.work for p, _ in work):
+            start = prefix(parameter) if is_dtensor(parameter) else ""
+            if start is not None:
+                found = observed.get(parameter, {})
+                add(part.sums, {start + name: value for name, value in found.items()})
+
+
+def saved(optimizer: CompiledOptimizer, observed: Observed | None) -> dict[str, Any]:
+    """The entry of a state dict for what was observed; none where nothing was.
+
+    Raises:
+        RuntimeError: where `torch.distributed` asks, whose files keep states and groups only.
+    """
+    if observed is None:
+        return {}
+    # The function that asks is the caller of `state_dict`.
+    if sys._getframe(2).f_globals.get("__name__", "").startswith("torch.distributed."):
+        raise RuntimeError(
+            f"{type(optimizer).__name__}: checkpoints of torch.distributed cannot hold what was "
+            f"observed since the last step; save after step(), or call discard_observed() first"
+        )
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return {_KEY: {n: dict(observed[p]) for n, p in enumerate(held) if p in observed}}
+
+
+def check(optimizer: CompiledOptimizer, state_dict: Mapping[str, Any]) -> None:
+    """Refuse what a state dict says of observations, if it is not of their form.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    entry = state_dict.get(_KEY, {})
+    rows = list(entry.values()) if isinstance(entry, dict) else [None]
+    if not all(isinstance(row, dict) and _is_sums(row) for row in rows):
+        raise ValueError(
+            f"this state is not one of {type(optimizer).__name__}: `{_KEY}` is no dict of "
+            f"numbers, by parameter and hyperparameter"
+        )
+
+
+def loaded(
+    optimizer: CompiledOptimizer,
+    state_dict: Mapping[str, Any],
+    pairs: Iterable[tuple[Any, Tensor]],
+) -> Observed | None:
+    """What a state dict says was observed, as far as it is learned here; None for nothing.
+
+    Args:
+        optimizer: the optimizer.
+        state_dict: it passed `check`.
+        pairs: the index under which each parameter was saved.
+    """
+    if _KEY not in state_dict:
+        return None
+    names, rows = set(optimizer.compiled.measured), state_dict[_KEY]
+    return {
+        parameter: {name: float(x) for name, x in rows[index].items() if name in names}
+        for index, parameter in pairs
+        if index in rows
+    }
+
+
+def _declared(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without what a tensor learns for itself."""
+    return {key: value for key, value in state.items() if not key.startswith(OWN)}
+
+
+def _weighted(sums: Sums, weight: float) -> Sums:
+    """Sums as of a gradient that was multiplied by a number."""
+    squared = {square_keys(name)[0] for name in sums}
+    unmoved = {square_keys(name)[1] for name in sums}
+    return {
+        key: value * (weight**2 if key in squared else 1.0 if key in unmoved else weight)
+        for key, value in sums.items()
+    }
+
+
+def _is_sums(row: dict[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, int | float) for k, v in row.items())
+
+
+def _check_not_captured(optimizer: CompiledOptimizer) -> None:
+    device: Resident | None = optimizer._known.get(Resident)
+    if device is not None and device.captured:
+        raise RuntimeError(
+            f"{type(optimizer).__name__}: a step was captured in a graph, and its replays learn "
+            f"from the gradients that they find; observe() needs steps that are not captured"
+        )

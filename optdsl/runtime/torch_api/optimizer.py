@@ -1,0 +1,499 @@
+"""The base of every compiled optimizer: a plain `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.domain import Interval
+from optdsl.ir.program import Program
+from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.runtime.checkpoint import inert_step as beginning, migration as by_name
+from optdsl.runtime.checkpoint.fingerprint import Meaning, meaning
+from optdsl.runtime.checkpoint.loading import drop_strangers, restored_bitwise, signed
+from optdsl.runtime.core.hyperparameters import (
+    check_keys,
+    check_names,
+    check_shared,
+    check_sums,
+    check_value,
+    number,
+)
+from optdsl.runtime.core.owned_numbers import separated
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, cosines
+from optdsl.runtime.device.coefficient_memory import on_the_host
+from optdsl.runtime.device.device_step import resident
+from optdsl.runtime.distributed import collectives as distributed
+from optdsl.runtime.distributed.flattened import check_flattened, packed, unpacked
+from optdsl.runtime.engines.selection import Engines
+from optdsl.runtime.learning.coefficients import CoefficientUpdate
+from optdsl.runtime.learning.scopes import Part, Scopes, add
+from optdsl.runtime.torch_api import completed_state as completing, observing
+from optdsl.runtime.torch_api.arguments import (
+    Betas,
+    beta_names,
+    check_maximize,
+    gradients,
+    place,
+    shown,
+    spread_into,
+)
+from optdsl.runtime.torch_api.batches import batches, check_dense, check_dtypes
+from optdsl.runtime.torch_api.empty_groups import NoParameters
+from optdsl.runtime.torch_api.hints import HINTS, check_hints, taken_out
+from optdsl.runtime.torch_api.opaque_step import make_step_opaque
+from optdsl.runtime.torch_api.overwritten import Overwritten
+from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a specification.
+
+    Attributes:
+        program: the program that runs, tangents included.
+        engines: what runs it.
+        coefficients: the learned hyperparameters.
+        order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
+        recipe: a function and arguments that make the same class again, for pickle.
+    """
+
+    program: Program
+    engines: Engines
+    coefficients: tuple[Coefficient, ...]
+    order: str
+    recipe: tuple[Callable[..., type[CompiledOptimizer]], tuple[Any, ...]]
+
+    @functools.cached_property
+    def bounds(self) -> dict[str, Interval]:
+        """The bounds of learning by coefficient."""
+        return {c.name: c.learned.bounds for c in self.coefficients}
+
+    @functools.cached_property
+    def betas(self) -> tuple[str, ...]:
+        """The hyperparameters that ``betas`` stands for."""
+        return beta_names(h.name for h in self.program.hypers)
+
+    @functools.cached_property
+    def measured(self) -> tuple[str, ...]:
+        """The names that sums may have."""
+        squares = [key for name in cosines(self.program) for key in square_keys(name)]
+        return (*(t.hyper for t in self.program.tangents), *squares)
+
+    @functools.cached_property
+    def scopes(self) -> Scopes:
+        """What has values of the learned hyperparameters of its own."""
+        return Scopes(self.coefficients)
+
+    @functools.cached_property
+    def meaning(self) -> Meaning:
+        """What the rule means, which is what checkpoints are known by."""
+        return meaning(self.program)
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The learned hyperparameters, as they move."""
+        return blocks(self.coefficients, self.program)
+
+    @functools.cached_property
+    def updates(self) -> tuple[CoefficientUpdate, ...]:
+        """What moves the learned hyperparameters, on the host."""
+        return tuple(map(CoefficientUpdate, self.blocks))
+
+
+class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
+    """An optimizer compiled from a specification.
+
+    Learned coefficients live in ``param_groups`` like every hyperparameter; all groups share
+    those that are learned for the whole optimizer. One that is learned for each tensor is in the
+    tensor's state, and its group has where tensors start. The hyper-gradient of a coefficient at a
+    step is the dot product of the gradient with the derivative of the previous update (Ozkara et
+    al., 2024, section 3).
+    """
+
+    compiled: ClassVar[Compiled]
+    # The ranks whose optimizers are parts of this one and learn together: those that a wrapper
+    # gave a share of the parameters each, or the parts of a pipeline. Copies have none.
+    process_group: Any = None
+    _made = False
+    # Whether a step was taken since this was made or loaded, and the parameters that have a state
+    # and have taken none; None for any of them.
+    _begun = False
+    _blank: tuple[Tensor, ...] | None = None
+    # What was observed since the last step; None where the step measures for itself.
+    _observed: observing.Observed | None = None
+
+    def __init__(
+        self,
+        /,
+        params: Any,
+        *positional: Any,
+        maximize: bool = False,
+        process_group: Any = None,
+        **hypers: Any,
+    ) -> None:
+        """Make an optimizer.
+
+        Args:
+            params: parameters, named parameters, or parameter groups, as in torch. Those that get
+                gradients must be float16, bfloat16, float32 or float64; the first two keep their
+                state in float32. Groups may have keys of the user's own.
+            *positional: the learning rate, for a rule that has ``lr``.
+            maximize: whether to go up the gradients; coefficients then learn what raises the loss.
+            process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
+                their hyper-gradients are added up. It can also be set later. DTensors and
+                DistributedDataParallel need none.
+            **hypers: hyperparameters by their names in the specification; ``betas`` stands for
+                beta1, beta2 and so on. One that is not learned may be a tensor of one element,
+                which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
+                the groups and change nothing.
+
+        Raises:
+            TypeError: for an unknown hyperparameter, or a value that is no number.
+            ValueError: for a value out of bounds, weights that do not sum to one, a
+                hyperparameter that requires gradients, or ``differentiable=True``.
+        """
+        declared = {h.name: h for h in self.compiled.program.hypers}
+        name, betas = type(self).__name__, self.compiled.betas
+        place(name, positional, hypers, declared)
+        hints = taken_out(name, hypers, declared)
+        spread_into(name, hypers, betas)
+        if betas:
+            hypers.pop("betas", None)
+        check_names(name, hypers, declared)
+        defaults = {key: hypers.get(key, h.default) for key, h in declared.items()}
+        checked: dict[str, Any] = {
+            k: check_value(name, declared[k], v, self.compiled.bounds) for k, v in defaults.items()
+        }
+        check_sums(name, self.compiled.program.simplexes, checked)
+        checked |= self.compiled.scopes.defaults()
+        if betas:
+            checked["betas"] = tuple(checked[beta] for beta in betas)
+        checked["maximize"] = check_maximize(name, maximize)
+        checked |= hints
+        self._known: Known = {}
+        self.process_group = process_group
+        self._betas = Betas(name, betas)
+        self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
+        super().__init__(params, checked)
+        make_step_opaque(type(self))
+        self._made = True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle the class, which pickles as its recipe, and the state."""
+        self._betas.read(self.param_groups)
+        if not made_by_recipe(type(self)):
+            return super().__reduce_ex__(protocol)
+        return blank, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As of torch, and what was observed."""
+        found: dict[str, Any] = super().__getstate__()
+        return found if self._observed is None else {**found, "_observed": self._observed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over unpickled or loaded state; entries of learning that are missing start anew."""
+        self._observed = None
+        super().__setstate__(state)
+        make_step_opaque(type(self))
+        self._known, self._begun, self._blank = {}, False, None
+        separated(self.state.values(), ("step", PENDING_HYPERS))
+        drop_strangers(self)
+        self.compiled.scopes.adopt(self.param_groups, self.state.values())
+        for group in self.param_groups:
+            group.setdefault("maximize", False)
+        name = type(self).__name__
+        self._betas = Betas(name, self.compiled.betas)
+        self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
+        self._betas.write(self.param_groups)
+        self._made = True
+
+    def __repr__(self) -> str:
+        """As of torch; learned coefficients with their bounds."""
+        self._betas.read(self.param_groups)
+        betas, learned = self.compiled.betas, self.compiled.program.learned
+        return shown(type(self).__name__, self.param_groups, betas, learned)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; what it does not set is as in the constructor, or as learned since.
+
+        Raises:
+            TypeError, ValueError: as the constructor.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"a parameter group is a dict, not {type(param_group).__name__}")
+        name, betas = type(self).__name__, self.compiled.betas
+        hypers = [h.name for h in self.compiled.program.hypers]
+        spread_into(name, param_group, betas)
+        usual = ["params", "param_names", "maximize", *(["betas"] if betas else []), *HINTS]
+        check_keys(name, param_group, [*hypers, *usual])
+        check_hints(name, param_group, hypers)
+        if "maximize" in param_group:
+            param_group["maximize"] = check_maximize(name, param_group["maximize"])
+        for hyper in self.compiled.program.hypers:
+            if hyper.name in param_group:
+                value, others = param_group[hyper.name], (self.defaults, param_group)
+                kept = check_value(name, hyper, value, self.compiled.bounds, others)
+                param_group[hyper.name] = kept
+        self._betas.read(self.param_groups)
+        if self._made:
+            # What was learned so far, or set by hand; the constructor's groups all start alike.
+            for coefficient in self.compiled.scopes.shared:
+                for key in (coefficient.name, *coefficient.defaults()):
+                    self.defaults[key] = self.param_groups[0][key]
+        super().add_param_group(param_group)
+        if not param_group["params"]:
+            param_group["params"] = NoParameters(name, len(self.param_groups) - 1)
+        try:
+            check_sums(name, self.compiled.program.simplexes, param_group)
+            check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._betas.write(self.param_groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as of torch, the rule's name ("specification"), and what it means ("meaning").
+
+        The meaning is a hash and the rule's program, so that whoever loads the state can tell
+        whether it is of a rule that takes the same steps.
+        """
+        self._betas.read(self.param_groups)
+        found = super().state_dict()
+        found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
+        held = (p for group in self.param_groups for p in group["params"])
+        found["state"] = packed(found["state"], held)
+        return signed(self, found) | observing.saved(self, self._observed)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, every tensor in the dtype in which it was saved.
+
+        Raises:
+            ValueError: when the state is of a rule that takes other steps, with what is different,
+                or of other groups; nothing changes.
+        """
+        with restored_bitwise(self):
+            super().load_state_dict(unpacked(state_dict))
+
+    def migrated(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state of another rule as one of this rule, for `load_state_dict`.
+
+        States and hyperparameters are matched by their names; what the other rule has not is as
+        this optimizer has it now, and its other hyperparameters are forgotten. A step that the
+        other rule has not completed is completed as that rule does it, for which the parameters
+        must be loaded already; hyper-gradients that are pending are lost, where tangents are not
+        stored.
+
+        Args:
+            state_dict: what another optimizer saved; it stays as it is.
+
+        Raises:
+            ValueError: when the states of the two rules have other names or extents.
+        """
+        return by_name.migrated(self, state_dict)
+
+    @torch.no_grad()
+    def completed_state(self, parameter: Tensor) -> dict[str, Any]:
+        """The state of a parameter with its last step completed, for logging and export.
+
+        What compiled kernels keep while they learn lags behind by one step; here is what each
+        state of the rule is after the last step. Nothing changes.
+
+        Args:
+            parameter: one of this optimizer's.
+
+        Returns:
+            Copies: the rule's states by their names, shaped as they are kept; ``step``; and what
+            is learned for each tensor. Empty for a parameter that has no state yet.
+
+        Raises:
+            ValueError: for a parameter that is not in this optimizer.
+        """
+        return completing.completed_state(self, parameter)
+
+    @torch.no_grad()
+    def observe(self, weight: float = 1.0) -> None:
+        """Let the next step learn from the gradients that the parameters hold now.
+
+        Adds weight times the dot product of these gradients with the derivatives of the last
+        update to the hyper-gradients of the next step, which then does not use its own gradients
+        for them. So hyper-gradients can be of a gradient before it is clipped, of one micro-batch,
+        or of a validation loss. Parameters, states and coefficients stay as they are.
+
+        Args:
+            weight: such as 1 / scale for a loss that was multiplied by a scale; finite.
+
+        Raises:
+            TypeError, ValueError: for a weight that is no finite number.
+            RuntimeError: for a sparse gradient, and where a step was captured in a CUDA graph.
+        """
+        self._betas.read(self.param_groups)
+        self._observed = observing.observe(self, weight, self._observed)
+
+    def discard_observed(self) -> None:
+        """Forget what was observed since the last step, such as before a step that is skipped."""
+        self._observed = None
+
+    def metrics(self) -> dict[str, float]:
+        """Learned coefficients and their last hyper-gradients, for any logger.
+
+        Returns:
+            ``{"rho": ..., "hypergradient/rho": ...}``; a hyper-gradient is as measured, before
+            the clip, and 0 before the first; empty when nothing is learned. What is learned for
+            each group is ``rho/0``, ``rho/1`` and so on, by the groups' numbers; for each tensor
+            it is ``rho/mean``, ``rho/min`` and ``rho/max`` over the tensors.
+        """
+        return self.compiled.scopes.metrics(self.param_groups, self.state)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step with the gradients that the parameters hold.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Raises:
+            RuntimeError: for a sparse gradient, or where FullyShardedDataParallel shards parameters
+                and something is learned without a process group; nothing has changed.
+            ValueError: for a hyperparameter that was set out of bounds, weights that do not
+                sum to one, or a gradient of a parameter that is complex or of a dtype that no
+                kernel takes; nothing has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._betas.read(self.param_groups)
+        check_flattened(self)
+        work = [gradients(group) for group in self.param_groups]
+        if (self._blank or not self._begun) and not self._begin(work):
+            return loss
+        self._overwritten.before_step(self.param_groups)
+        # What was observed is on the host, which then learns.
+        device = resident(self, work, self._known) if self._observed is None else None
+        if device is not None:
+            device.step(self, work)
+            self._betas.write(self.param_groups)
+            self._overwritten.after_step(self.param_groups)
+            return loss
+        hypers = self._check_step(work)
+        scopes = self.compiled.scopes
+        parts = scopes.divided(work, hypers, self.param_groups, self.state)
+        for part in parts:
+            self._check_own(part)
+        taken = scopes.taken(self.param_groups, self.state)
+        try:
+            scopes.lend(parts, self.state)
+            self._take(parts, taken, hypers)
+        finally:
+            scopes.give_back(parts, self.state)
+        self._betas.write(self.param_groups)
+        self._overwritten.after_step(self.param_groups)
+        return loss
+
+    def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:
+        """Whether a first step is to be taken, and not one that only shows what is kept."""
+        if not self._begun and beginning.is_inert(self):
+            beginning.materialize(self)
+            return False
+        self._blank = beginning.start_over(self, work, self._blank)
+        self._begun = True
+        return True
+
+    def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """The hyperparameters that a step uses for a group.
+
+        Raises:
+            TypeError, ValueError: as `number`.
+        """
+        name, bounds = type(self).__name__, self.compiled.bounds
+        others = (self.defaults, group)
+        hypers = self.compiled.program.hypers
+        return {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
+
+    def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> list[dict[str, float]]:
+        """The hyperparameters that a step uses, by group."""
+        name = type(self).__name__
+        hypers = []
+        if self.process_group is not None:
+            self.compiled.scopes.check_group()
+        for group in self.param_groups:
+            hypers.append(self._hypers(group))
+            check_sums(name, self.compiled.program.simplexes, group)
+        check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
+        check_dense(name, (gradient for pairs in work for _, gradient in pairs))
+        check_dtypes(name, (parameter for pairs in work for parameter, _ in pairs))
+        return hypers
+
+    def _check_own(self, part: Part) -> None:
+        """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
+        if not part.own:
+            return
+        program = self.compiled.program
+        own = {h.name: h for h in program.hypers if h.name in part.own}
+        for name, hyper in own.items():
+            number(type(self).__name__, hyper, part.own[name], self.compiled.bounds)
+        check_sums(type(self).__name__, program.simplexes, part.work[0][1])
+
+    def _take(
+        self, parts: list[Part], taken: list[int], hypers: Sequence[dict[str, float]]
+    ) -> None:
+        """A step of all parts, which get their sums; coefficients learn."""
+        states = self.state
+        jobs = [(p, self._known_of(p), batches(self.compiled, states, p)) for p in parts]
+        if self.compiled.order == "exact":
+            for part, known, found in jobs:
+                for engine, batch in found.items():
+                    add(part.sums, engine.settle(batch.pending, known))
+            self._learn(parts, taken)
+            learned = [c.name for c in self.compiled.coefficients]
+            for group, values in zip(self.param_groups, hypers, strict=True):
+                values.update((key, float(group[key])) for key in learned)
+            self.compiled.scopes.refresh(parts, hypers)
+            for _, known, found in jobs:
+                for engine, batch in found.items():
+                    engine.take_settled(batch.pending, known)
+                    engine.take(batch.fresh, known)
+        else:
+            for part, known, found in jobs:
+                for engine, batch in found.items():
+                    add(part.sums, engine.settle_and_take(batch.pending, known))
+                    engine.take(batch.fresh, known)
+            self._learn(parts, taken)
+
+    def _known_of(self, part: Part) -> Known:
+        if part.key is None:
+            return self._known
+        known: Known = self._known.setdefault(part.key, {})
+        return known
+
+    def _learn(self, parts: list[Part], taken: list[int]) -> None:
+        if self._observed is not None:
+            observing.replace(parts, self._observed)
+        if self.compiled.coefficients:
+            taken = self._over_ranks(parts, taken)
+        self.compiled.scopes.learn(self.compiled.updates, parts, self.param_groups, taken)
+        self._observed = None
+
+    def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:
+        """Make the parts' sums those of all ranks, and the counts the largest."""
+        if self.process_group is None and not distributed.is_spread(self.param_groups):
+            return taken
+        held = [p for group in self.param_groups for p in group["params"]]
+        slots = self.compiled.scopes.slots(parts, held)
+        sums = [part.sums if part else {} for part in slots]
+        names = self.compiled.measured
+        sums, taken = distributed.over_ranks(sums, taken, names, held, self.process_group)
+        for part, total in zip(slots, sums, strict=True):
+            if part:
+                part.sums = total
+        return taken

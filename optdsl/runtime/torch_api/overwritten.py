@@ -1,0 +1,87 @@
+"""Learned hyperparameters that something else sets at every step, a scheduler perhaps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optdsl.runtime.core.callers import outside
+from optdsl.runtime.engines.launch_arguments import captured
+
+# One value that a user sets by hand is no schedule.
+_IN_A_ROW = 2
+
+
+class Overwritten:
+    """Notices that learned hyperparameters are set from outside between steps, and warns once."""
+
+    def __init__(self, optimizer: str, learned: Iterable[str]) -> None:
+        """Nothing is known of any group yet.
+
+        A tensor that was written to twice in a row is looked at once, which waits for the device:
+        some schedulers write the value that is there.
+
+        Args:
+            optimizer: what the warning calls the optimizer.
+            learned: the learned hyperparameters.
+        """
+        self._optimizer = optimizer
+        self._times = dict.fromkeys(learned, 0)
+        self._left: list[dict[str, _Left]] = []
+
+    def before_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Compare the groups with what the step before has left in them."""
+        for name in list(self._times) if self._left else ():
+            pairs = zip(groups, self._left, strict=False)
+            values = [(group[name], left[name]) for group, left in pairs]
+            changed = any(left.is_changed(value) for value, left in values)
+            self._times[name] = self._times[name] + 1 if changed else 0
+            held = (value.device for value, _ in values if isinstance(value, Tensor))
+            if self._times[name] < _IN_A_ROW or any(map(captured, held)):
+                continue
+            if any(left.is_other(value) for value, left in values):
+                self._warn(name)
+                self._times.clear()
+                return
+            del self._times[name]
+
+    def after_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Remember what a step has left in the groups."""
+        if self._times:
+            self._left = [
+                {name: _Left(group[name], times > 0) for name, times in self._times.items()}
+                for group in groups
+            ]
+
+    def _warn(self, name: str) -> None:
+        warnings.warn(
+            f"{self._optimizer}: {name} is learned, and something else sets it before every step, "
+            f"a scheduler perhaps, so that what is learned is lost; leave {name} to one of them: "
+            f"learn other hyperparameters (optdsl.load(..., learn=[...])), or schedule another",
+            UserWarning,
+            stacklevel=outside(),
+        )
+
+
+class _Left:
+    """A value that a step has left in a group: a number, or a tensor on the device."""
+
+    def __init__(self, value: Any, closely: bool) -> None:
+        """Remember it; `closely` copies a tensor, which takes a launch."""
+        self._value = value
+        # The device that learns writes to a tensor without counting; a scheduler counts.
+        self._version = value._version if isinstance(value, Tensor) else 0
+        self._copy = value.detach().clone() if isinstance(value, Tensor) and closely else value
+
+    def is_changed(self, value: Any) -> bool:
+        """Whether something has written to it, or put another value in its place."""
+        if isinstance(value, Tensor):
+            return value is not self._value or value._version != self._version
+        return bool(value is not self._value and value != self._value)
+
+    def is_other(self, value: Any) -> bool:
+        """Whether it is another number now; waits for the device where it is a tensor."""
+        return bool(self.is_changed(value) and value != self._copy)
