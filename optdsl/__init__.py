@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optdsl.library import list_specs
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
-    from optdsl.runtime.distributed.rank_consistency import check_ranks
+    from optdsl.runtime.torch_api.rank_consistency import check_ranks
     from optdsl.torch_states import from_torch, to_torch
 
 __version__ = "0.1.0"
@@ -43,7 +43,7 @@ _HOMES = {
     "SpecWarning": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",
     "blend": "optdsl.compiler",
-    "check_ranks": "optdsl.runtime.distributed.rank_consistency",
+    "check_ranks": "optdsl.runtime.torch_api.rank_consistency",
     "compile": "optdsl.compiler",
     "from_torch": "optdsl.torch_states",
     "list_specs": "optdsl.library",

@@ -292,9 +292,9 @@ def make_class(
     Pickled optimizers name this function and its arguments, the texts of members included, and of
     the files by whose rules it learns.
     """
+    from optdsl.runtime.engines.compiled import Compiled
     from optdsl.runtime.engines.selection import Engines
     from optdsl.runtime.torch_api.make import make_optimizer
-    from optdsl.runtime.torch_api.optimizer import Compiled
 
     def make() -> str:
         # What was verified when the class was first made need not be again.

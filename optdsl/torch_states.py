@@ -19,10 +19,10 @@ from torch import Tensor
 from optdsl import library
 from optdsl.compiler import load
 from optdsl.diagnostics import Source
-from optdsl.runtime.checkpoint.fingerprint import Meaning, differences, meaning, read
+from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read
+from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.core.tasks import COMPUTE
 from optdsl.runtime.learning.scopes import OWN
-from optdsl.runtime.torch_api.arguments import beta_names
 from optdsl.runtime.torch_api.hints import HINTS
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

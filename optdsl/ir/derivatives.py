@@ -7,57 +7,83 @@ tangent of the result; None stands for a tangent that is zero everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from optdsl.ir.program import Operation, Value
 from optdsl.ir.types import Extent
 
-if TYPE_CHECKING:
-    from optdsl.ir.builder import Builder
-    from optdsl.ir.program import Value
-
-    Values = tuple[Value, ...]
-    Tangent = Value | None
-    Tangents = tuple[Value | None, ...]
-
-Derivative = Callable[["Builder", "Value", "Values", "Tangents"], "Tangent"]
+Values = tuple[Value, ...]
+Tangent = Value | None
+Tangents = tuple[Value | None, ...]
 
 
-def zero(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+class Writer(Protocol):
+    """What derivatives are written into; see `optdsl.ir.builder.Builder`."""
+
+    def __getitem__(self, value: Value) -> Operation:
+        """The operation that makes a value."""
+
+    def emit(self, opcode: str, *arguments: Value) -> Value:
+        """An operation on values."""
+
+    def constant(self, number: float) -> Value:
+        """A literal."""
+
+    def is_constant(self, value: Value, number: float) -> bool:
+        """Whether a value is a literal."""
+
+    def times(self, tangent: Tangent, factor: Value) -> Tangent:
+        """tangent * factor."""
+
+    def over(self, tangent: Tangent, divisor: Value) -> Tangent:
+        """tangent / divisor."""
+
+    def plus(self, left: Tangent, right: Tangent) -> Tangent:
+        """left + right."""
+
+    def minus(self, left: Tangent, right: Tangent) -> Tangent:
+        """left - right."""
+
+
+Derivative = Callable[[Writer, Value, Values, Tangents], Tangent]
+
+
+def zero(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of what is flat, and of leaves, whose tangents differentiation gives."""
     return None
 
 
-def identity(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def identity(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the argument itself."""
     return d[0]
 
 
-def negation(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def negation(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of -x."""
     return b.minus(None, d[0])
 
 
-def addition(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def addition(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x + y."""
     return b.plus(d[0], d[1])
 
 
-def subtraction(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def subtraction(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x - y."""
     return b.minus(d[0], d[1])
 
 
-def product(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def product(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x * y."""
     return b.plus(b.times(d[0], x[1]), b.times(d[1], x[0]))
 
 
-def quotient(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def quotient(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x / y; both terms divide by the same, so that reverse accumulation divides once."""
     return b.minus(b.over(d[0], x[1]), b.times(b.over(d[1], x[1]), y))
 
 
-def power(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def power(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x^y."""
     base, exponent = x
     total: Tangent = None
@@ -82,7 +108,7 @@ def power(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
     return total
 
 
-def weighted_mean(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def weighted_mean(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the mean of parts by weights, from w, x, v, y, ..."""
     weights, parts, by_weights, by_parts = x[0::2], x[1::2], d[0::2], d[1::2]
     total: Tangent = None
@@ -110,7 +136,7 @@ def weighted_mean(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
     return total
 
 
-def _opposite(b: Builder, x: Value, y: Tangent) -> bool:
+def _opposite(b: Writer, x: Value, y: Tangent) -> bool:
     """Whether one value is written as the negation of another."""
     return y is not None and (
         (b[x].opcode == "neg" and b[x].arguments == (y,))
@@ -118,7 +144,7 @@ def _opposite(b: Builder, x: Value, y: Tangent) -> bool:
     )
 
 
-def square_root(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def square_root(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of sqrt(x); 0 at 0."""
     if d[0] is None:
         return None
@@ -129,50 +155,50 @@ def square_root(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
     return b.emit("where", corner, b.constant(0.0), slope)
 
 
-def exponential(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def exponential(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of exp(x)."""
     return b.times(d[0], y)
 
 
-def logarithm(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def logarithm(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of log(x)."""
     return b.over(d[0], x[0])
 
 
-def hyperbolic_tangent(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def hyperbolic_tangent(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of tanh(x)."""
     if d[0] is None:
         return None
     return b.times(d[0], b.emit("sub", b.constant(1.0), b.emit("mul", y, y)))
 
 
-def absolute(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def absolute(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of |x|; 0 at 0."""
     return None if d[0] is None else b.times(d[0], b.emit("sign", x[0]))
 
 
-def larger(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def larger(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of max(x, y), which is that of the argument taken; of the first one in a tie."""
     return _extremum(b, "ge", x, d)
 
 
-def smaller(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def smaller(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of min(x, y), which is that of the argument taken; of the first one in a tie."""
     return _extremum(b, "le", x, d)
 
 
-def _extremum(b: Builder, comparison: str, x: Values, d: Tangents) -> Tangent:
+def _extremum(b: Writer, comparison: str, x: Values, d: Tangents) -> Tangent:
     if d == (None, None):
         return None
     return _chosen(b, b.emit(comparison, *x), d[0], d[1])
 
 
-def choice(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def choice(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of where(c, x, y)."""
     return _chosen(b, x[0], d[1], d[2])
 
 
-def _chosen(b: Builder, condition: Value, then: Tangent, otherwise: Tangent) -> Tangent:
+def _chosen(b: Writer, condition: Value, then: Tangent, otherwise: Tangent) -> Tangent:
     if then is None and otherwise is None:
         return None
     nothing = b.constant(0.0)
@@ -184,14 +210,14 @@ def _chosen(b: Builder, condition: Value, then: Tangent, otherwise: Tangent) -> 
     )
 
 
-def total(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def total(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the sum over the elements."""
     if d[0] is None or b[d[0]].type.extent is Extent.TENSOR:
         return None if d[0] is None else b.emit("sum", d[0])
     return b.times(d[0], b.emit("size"))
 
 
-def average(b: Builder, y: Value, x: Values, d: Tangents) -> Tangent:
+def average(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the mean over the elements."""
     if d[0] is None or b[d[0]].type.extent is not Extent.TENSOR:
         return d[0]

@@ -133,7 +133,7 @@ def test_the_hash_is_the_same_in_another_process() -> None:
     code = """
 from optdsl.compiler import derive
 from optdsl.library import open_source
-from optdsl.runtime.checkpoint.fingerprint import meaning
+from optdsl.runtime.core.fingerprint import meaning
 
 print(meaning(derive(open_source("mada"))).hash)
 """

@@ -64,7 +64,7 @@ import sys
 from optdsl import library
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Program
-from optdsl.runtime.checkpoint.fingerprint import differences, meaning, read
+from optdsl.runtime.core.fingerprint import differences, meaning, read
 opcode, count = sys.argv[1], int(sys.argv[2])
 builder = Builder()
 value = builder.constant(1.1)

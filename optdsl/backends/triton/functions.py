@@ -308,9 +308,7 @@ class Functions:
 
     def _host(self, uniform: str) -> str:
         name = self.kernel.name
-        lines = [
-            '"""Launch it for a call (`optdsl.runtime.engines.launch_arguments`), whose rows may be ready."""'
-        ]
+        lines = ['"""Launch it for a call, whose rows may be ready."""']
         if uniform:
             lines.append("if not ready:")
             lines.append(

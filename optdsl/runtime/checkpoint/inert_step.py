@@ -23,13 +23,12 @@ from torch import Tensor
 from optdsl.runtime.core.owned_numbers import without_values
 from optdsl.runtime.core.tasks import Work
 from optdsl.runtime.distributed.collectives import is_dtensor
+from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.learning.scopes import OWN
 
 if TYPE_CHECKING:
     from types import FrameType
-
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
@@ -37,7 +36,7 @@ Pairs = Sequence[tuple[Tensor, Tensor]]
 _MODULE, _FUNCTION = "torch.distributed.checkpoint.state_dict", "_init_optim_state"
 
 
-def is_inert(optimizer: CompiledOptimizer) -> bool:
+def is_inert(optimizer: LearningOptimizer) -> bool:
     """Whether the step that is being taken is that of a checkpoint.
 
     No rank asks another one: each is told by its own caller.
@@ -57,7 +56,7 @@ def is_inert(optimizer: CompiledOptimizer) -> bool:
     return False
 
 
-def materialize(optimizer: CompiledOptimizer) -> None:
+def materialize(optimizer: LearningOptimizer) -> None:
     """Give every parameter that is trained the state that it has after a step, all zeros."""
     pairs = []
     rows = []
@@ -80,7 +79,7 @@ def materialize(optimizer: CompiledOptimizer) -> None:
 
 
 def start_over(
-    optimizer: CompiledOptimizer, work: Sequence[Pairs], among: Iterable[Tensor] | None
+    optimizer: LearningOptimizer, work: Sequence[Pairs], among: Iterable[Tensor] | None
 ) -> tuple[Tensor, ...]:
     """Forget states that `materialize` made of parameters that take a step now.
 

@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from optdsl.ir.types import Extent
-from optdsl.runtime.checkpoint.fingerprint import Meaning, differences, read
+from optdsl.runtime.checkpoint import observed
 from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
+from optdsl.runtime.core.fingerprint import Meaning, differences, read
 from optdsl.runtime.core.owned_numbers import made
 from optdsl.runtime.core.tasks import PENDING_HYPERS
+from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.completion import is_whole
 from optdsl.runtime.engines.state_allocation import copied_beside
 from optdsl.runtime.learning.scopes import OWN
-from optdsl.runtime.torch_api import observing
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 # What a state keeps for a pending step, and no rule declares.
 _PENDING = ("tangent/", "pending/")
@@ -34,7 +32,7 @@ _SHOWN = 14
 
 
 @contextmanager
-def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
+def restored_bitwise(optimizer: LearningOptimizer) -> Iterator[None]:
     """Within, `load_state_dict` checks what it is given and keeps every tensor's dtype.
 
     The hooks come after the user's own pre-hooks, which may replace the state, and before the
@@ -60,7 +58,7 @@ def restored_bitwise(optimizer: CompiledOptimizer) -> Iterator[None]:
             handle.remove()
 
 
-def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def signed(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state with the name of the specification that made it, and what that means."""
     compiled = optimizer.compiled
     entry = dict(compiled.meaning.entry)
@@ -71,7 +69,7 @@ def signed(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str
     }
 
 
-def drop_strangers(optimizer: CompiledOptimizer) -> None:
+def drop_strangers(optimizer: LearningOptimizer) -> None:
     """Forget what a loaded state kept for coefficients that this optimizer does not learn.
 
     A tangent that nobody takes up at the next step would be wrong at any later one.
@@ -86,12 +84,12 @@ def drop_strangers(optimizer: CompiledOptimizer) -> None:
                 del entry[key]
 
 
-def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
     check_structure(name, state_dict)
     _check_meaning(optimizer, state_dict)
-    observing.check(optimizer, state_dict)
+    observed.check(optimizer, state_dict)
     for group in state_dict["param_groups"]:
         missing = [h.name for h in program.hypers if h.name not in group]
         if missing:
@@ -134,7 +132,7 @@ def _check(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
     check_states(optimizer, state_dict["state"], pairs(optimizer, state_dict), hypers)
 
 
-def _check_meaning(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     """Refuse the state of a rule that takes other steps, with what is different."""
     program, name = optimizer.compiled.program, type(optimizer).__name__
     other = state_dict.get("specification", program.name)
@@ -178,7 +176,7 @@ def _saved_hypers(own: Meaning, state_dict: dict[str, Any]) -> tuple[str, ...]:
 
 
 def pairs(
-    optimizer: CompiledOptimizer, state_dict: dict[str, Any]
+    optimizer: LearningOptimizer, state_dict: dict[str, Any]
 ) -> list[tuple[Any, torch.Tensor]]:
     """The index under which each parameter was saved; as many as both sides have."""
     saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
@@ -186,9 +184,9 @@ def pairs(
     return list(zip(saved, own, strict=False))
 
 
-def _restore(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> None:
+def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     held = pairs(optimizer, state_dict)
-    optimizer._observed = observing.loaded(optimizer, state_dict, held)
+    optimizer._observed = observed.loaded(optimizer, state_dict, held)
     own = optimizer.compiled.meaning
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from optdsl.plan import pending
-from optdsl.runtime.checkpoint.fingerprint import Meaning, read
 from optdsl.runtime.checkpoint.loading import pairs
 from optdsl.runtime.checkpoint.validation import check_structure
+from optdsl.runtime.core.fingerprint import Meaning, read
 from optdsl.runtime.core.tasks import Work
 from optdsl.runtime.engines import completion as migrate
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+from optdsl.runtime.engines.compiled import LearningOptimizer
 
 # How the keys start under which a state keeps what its pending step needs.
 _PENDING = pending("")
 
 
-def migrated(optimizer: CompiledOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def migrated(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """See `CompiledOptimizer.migrated`."""
     name, own = type(optimizer).__name__, optimizer.compiled.meaning
     check_structure(name, state_dict)

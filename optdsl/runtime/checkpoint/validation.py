@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from optdsl.ir.program import Program
 from optdsl.learning import Coefficient
 from optdsl.options import real
-from optdsl.runtime.core.hyperparameters import check_shared, check_sums, check_value
+from optdsl.runtime.core.hyperparameters import (
+    check_maximize,
+    check_shared,
+    check_sums,
+    check_value,
+)
 from optdsl.runtime.core.owned_numbers import is_fake, without_values
 from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS
+from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import OWN, VALUE
-from optdsl.runtime.torch_api.arguments import check_maximize
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
-
 
 # In which dtypes counts may have been saved, and how many steps double precision can count.
 _COUNTS = {*COMPUTE, torch.int32, torch.int64}
@@ -59,7 +60,7 @@ def check_structure(optimizer: str, state_dict: Mapping[str, Any]) -> None:
             raise ValueError(_refusal(optimizer, f"state[{index!r}] is {_kind(state)}"))
 
 
-def check_groups(optimizer: CompiledOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
     """Refuse values of groups that no training can have, nor take its next step with.
 
     Args:
@@ -88,7 +89,7 @@ def check_groups(optimizer: CompiledOptimizer, groups: Sequence[Mapping[str, Any
 
 
 def check_states(
-    optimizer: CompiledOptimizer,
+    optimizer: LearningOptimizer,
     states: Mapping[Any, Mapping[str, Any]],
     pairs: Iterable[tuple[Any, torch.Tensor]],
     hypers: Sequence[str],

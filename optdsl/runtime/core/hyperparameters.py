@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -213,3 +214,23 @@ def check_shared(
 def spell_any(number: float) -> str:
     """A number as the language writes it, NaN too."""
     return "nan" if number != number else spell(number)
+
+
+def check_maximize(optimizer: str, value: Any) -> bool:
+    """Whether to maximize.
+
+    Raises:
+        TypeError: for what is neither True nor False.
+    """
+    # numpy has a bool of its own.
+    if not (isinstance(value, int) or type(value).__name__ == "bool") or value not in (0, 1):
+        raise TypeError(f"{optimizer}: maximize must be True or False, not {value!r}")
+    return bool(value)
+
+
+def beta_names(hypers: Iterable[str]) -> tuple[str, ...]:
+    """The hyperparameters that ``betas`` stands for; none where a rule has no beta1 and beta2."""
+    known = set(hypers)
+    numbered = (f"beta{number}" for number in itertools.count(1))
+    names = tuple(itertools.takewhile(known.__contains__, numbered))
+    return names if len(names) > 1 else ()

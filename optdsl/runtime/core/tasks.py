@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -158,3 +159,25 @@ def keep(state: dict[str, Any], name: str, value: Tensor) -> None:
         # The value may be a view of one number, or the same tensor as another state.
         state[name] = torch.empty_like(value, memory_format=torch.contiguous_format)
     state[name].copy_(value)
+
+
+def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
+    """Refuse sparse gradients.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if set(map(attrgetter("layout"), gradients)) - {torch.strided}:
+        raise RuntimeError(
+            f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
+        )
+
+
+def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
+    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    for dtype in set(map(attrgetter("dtype"), parameters)):
+        check_dtype(optimizer, dtype)

@@ -7,16 +7,14 @@ of it, and what a user puts in their place is sent there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
+from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import Compiled
 
 Group = MutableMapping[str, Any]
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from optdsl.backends.triton.learning import emit_learning, memory_keys
 from optdsl.runtime.build.python_modules import module
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import Compiled
+from optdsl.runtime.engines.compiled import Compiled
 
 
 def keys(compiled: Compiled) -> list[str]:

@@ -14,17 +14,18 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, Work
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, Work, check_dense
 from optdsl.runtime.device.coefficient_memory import Settings
 from optdsl.runtime.device.device_hyperparameters import DeviceRows
 from optdsl.runtime.device.device_learning import keys, learning_module
+from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.launch_arguments import (
     Launch,
     captured,
@@ -35,10 +36,6 @@ from optdsl.runtime.engines.launch_arguments import (
 from optdsl.runtime.engines.overlaps import overlapping
 from optdsl.runtime.engines.tensor_table import Columns
 from optdsl.runtime.engines.triton import TritonEngine, runs_on
-from optdsl.runtime.torch_api.batches import check_dense
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 Group = MutableMapping[str, Any]
 Pairs = Sequence[tuple[Tensor, Tensor]]
@@ -47,7 +44,7 @@ _DEVICE, _DTYPE = attrgetter("device"), attrgetter("dtype")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def resident(optimizer: CompiledOptimizer, work: Sequence[Pairs], known: Known) -> Resident | None:
+def resident(optimizer: LearningOptimizer, work: Sequence[Pairs], known: Known) -> Resident | None:
     """What keeps the steps of an optimizer on the device; None where the host has to take part.
 
     That is where parameters are of several devices or dtypes or no plain tensors, where something
@@ -140,7 +137,7 @@ class Resident:
         engine: what runs the steps.
     """
 
-    def __init__(self, optimizer: CompiledOptimizer, engine: TritonEngine) -> None:
+    def __init__(self, optimizer: LearningOptimizer, engine: TritonEngine) -> None:
         """Send to the device what the groups have learned so far."""
         compiled = optimizer.compiled
         self.engine = engine
@@ -160,7 +157,7 @@ class Resident:
 
     # --- a step ---------------------------------------------------------------------------------
 
-    def step(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> None:
+    def step(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> None:
         """Take a step.
 
         Raises:
@@ -200,7 +197,7 @@ class Resident:
         for job in jobs:
             job.columns = None
 
-    def foresees(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> bool:
+    def foresees(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> bool:
         """Whether a step is like the last one: of the same tensors, as they were.
 
         Only gradients may be new, and one look at all tensors says that they are like the last.
@@ -232,7 +229,7 @@ class Resident:
         last.job.columns = columns
         return True
 
-    def _jobs(self, optimizer: CompiledOptimizer, work: Sequence[Pairs]) -> list[_Job]:
+    def _jobs(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[_Job]:
         """The works with a step pending, and those with none."""
         states, shape = optimizer.state, self.engine.shape
         nothing: dict[str, float] = {}
@@ -249,7 +246,7 @@ class Resident:
         ]
 
     def _rows(
-        self, optimizer: CompiledOptimizer, pending: bool, works: Sequence[tuple[int, Work]]
+        self, optimizer: LearningOptimizer, pending: bool, works: Sequence[tuple[int, Work]]
     ) -> DeviceRows:
         states = [work.state for _, work in works]
         numbers = [number for number, _ in works]
@@ -265,7 +262,7 @@ class Resident:
             self._settings.memory[0].fill_(float(max(taken)))
         return found
 
-    def _make_states(self, optimizer: CompiledOptimizer, works: Sequence[tuple[int, Work]]) -> None:
+    def _make_states(self, optimizer: LearningOptimizer, works: Sequence[tuple[int, Work]]) -> None:
         """What states lack of what a step needs."""
         needed, groups = self.engine.needed, optimizer.param_groups
         lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
@@ -333,7 +330,7 @@ class Resident:
             self.engine.launched(self._learning.learn, ready)
 
 
-def _last(optimizer: CompiledOptimizer, work: Sequence[Pairs], job: _Job, entry: str) -> _Last:
+def _last(optimizer: LearningOptimizer, work: Sequence[Pairs], job: _Job, entry: str) -> _Last:
     return _Last(
         job,
         list(map(len, work)),

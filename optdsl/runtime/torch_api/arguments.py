@@ -5,7 +5,6 @@ What they take of how to compute is in `optdsl.runtime.torch_api.hints`.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -15,14 +14,6 @@ from torch import Tensor
 from optdsl.ir.program import Learned
 
 Group = MutableMapping[str, Any]
-
-
-def beta_names(hypers: Iterable[str]) -> tuple[str, ...]:
-    """The hyperparameters that ``betas`` stands for; none where a rule has no beta1 and beta2."""
-    known = set(hypers)
-    numbered = (f"beta{number}" for number in itertools.count(1))
-    names = tuple(itertools.takewhile(known.__contains__, numbered))
-    return names if len(names) > 1 else ()
 
 
 def spread(optimizer: str, betas: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -139,18 +130,6 @@ def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Itera
         raise TypeError(f"{optimizer} takes {first} by position once, and all others by name")
     if positional:
         given["lr"] = positional[0]
-
-
-def check_maximize(optimizer: str, value: Any) -> bool:
-    """Whether to maximize.
-
-    Raises:
-        TypeError: for what is neither True nor False.
-    """
-    # numpy has a bool of its own.
-    if not (isinstance(value, int) or type(value).__name__ == "bool") or value not in (0, 1):
-        raise TypeError(f"{optimizer}: maximize must be True or False, not {value!r}")
-    return bool(value)
 
 
 def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import Engine, Shape, Work, check_dtype
+from optdsl.runtime.core.tasks import Engine, Shape, Work
 from optdsl.runtime.engines import shards
+from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.learning.scopes import Part, add
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import Compiled
 
 _LAYOUT = attrgetter("layout")
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
@@ -55,28 +53,6 @@ def batches(
         engine = compiled.engines.of(alike[0].parameter)
         _sort(compiled, part, engine.shape, alike, found.setdefault(engine, Batch()))
     return found
-
-
-def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
-    """Refuse sparse gradients.
-
-    Raises:
-        RuntimeError: with what to do.
-    """
-    if set(map(_LAYOUT, gradients)) - {torch.strided}:
-        raise RuntimeError(
-            f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
-        )
-
-
-def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
-    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
-
-    Raises:
-        ValueError: with what to do.
-    """
-    for dtype in set(map(_DTYPE, parameters)):
-        check_dtype(optimizer, dtype)
 
 
 def _alike(works: list[Work]) -> Iterable[list[Work]]:

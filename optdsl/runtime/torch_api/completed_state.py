@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optdsl.runtime.core.tasks import Work
 from optdsl.runtime.engines import shards
+from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import OWN
 
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
-
-def completed_state(optimizer: CompiledOptimizer, parameter: Tensor) -> dict[str, Any]:
+def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str, Any]:
     """See `CompiledOptimizer.completed_state`."""
     group = next((g for g in optimizer.param_groups if _has(g["params"], parameter)), None)
     if group is None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from optdsl.ir.domain import Domain, spell
 from optdsl.ir.program import Hyper, Program
-from optdsl.runtime.torch_api.arguments import beta_names
+from optdsl.runtime.core.hyperparameters import beta_names
+from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.torch_api.hints import HINTS
-from optdsl.runtime.torch_api.optimizer import Compiled, CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 
 @dataclass(frozen=True)

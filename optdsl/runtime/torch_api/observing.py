@@ -7,31 +7,20 @@ tensors and adds it up over ranks, as it does with what it measures itself.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from optdsl.learning import square_keys
-from optdsl.runtime.core.tasks import Sums, Work
+from optdsl.runtime.core.tasks import Sums, Work, check_dense
 from optdsl.runtime.device.device_step import Resident
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import shards
+from optdsl.runtime.engines.compiled import LearningOptimizer, Observed
 from optdsl.runtime.learning.scopes import OWN, Part, add
 from optdsl.runtime.torch_api.arguments import gradients
-from optdsl.runtime.torch_api.batches import check_dense
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
-
-# What was observed of each parameter; of a DTensor, of the shard that this rank has.
-Observed = dict[Tensor, Sums]
-# The entry of a state dict.
-_KEY = "observed"
 
 
-def observe(optimizer: CompiledOptimizer, weight: float, found: Observed | None) -> Observed:
+def observe(optimizer: LearningOptimizer, weight: float, found: Observed | None) -> Observed:
     """What was observed, with the gradients that the parameters hold now added to it.
 
     Args:
@@ -77,61 +66,6 @@ def replace(parts: Iterable[Part], observed: Observed) -> None:
                 add(part.sums, {start + name: value for name, value in found.items()})
 
 
-def saved(optimizer: CompiledOptimizer, observed: Observed | None) -> dict[str, Any]:
-    """The entry of a state dict for what was observed; none where nothing was.
-
-    Raises:
-        RuntimeError: where `torch.distributed` asks, whose files keep states and groups only.
-    """
-    if observed is None:
-        return {}
-    # The function that asks is the caller of `state_dict`.
-    if sys._getframe(2).f_globals.get("__name__", "").startswith("torch.distributed."):
-        raise RuntimeError(
-            f"{type(optimizer).__name__}: checkpoints of torch.distributed cannot hold what was "
-            f"observed since the last step; save after step(), or call discard_observed() first"
-        )
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    return {_KEY: {n: dict(observed[p]) for n, p in enumerate(held) if p in observed}}
-
-
-def check(optimizer: CompiledOptimizer, state_dict: Mapping[str, Any]) -> None:
-    """Refuse what a state dict says of observations, if it is not of their form.
-
-    Raises:
-        ValueError: naming the entry.
-    """
-    entry = state_dict.get(_KEY, {})
-    rows = list(entry.values()) if isinstance(entry, dict) else [None]
-    if not all(isinstance(row, dict) and _is_sums(row) for row in rows):
-        raise ValueError(
-            f"this state is not one of {type(optimizer).__name__}: `{_KEY}` is no dict of "
-            f"numbers, by parameter and hyperparameter"
-        )
-
-
-def loaded(
-    optimizer: CompiledOptimizer,
-    state_dict: Mapping[str, Any],
-    pairs: Iterable[tuple[Any, Tensor]],
-) -> Observed | None:
-    """What a state dict says was observed, as far as it is learned here; None for nothing.
-
-    Args:
-        optimizer: the optimizer.
-        state_dict: it passed `check`.
-        pairs: the index under which each parameter was saved.
-    """
-    if _KEY not in state_dict:
-        return None
-    names, rows = set(optimizer.compiled.measured), state_dict[_KEY]
-    return {
-        parameter: {name: float(x) for name, x in rows[index].items() if name in names}
-        for index, parameter in pairs
-        if index in rows
-    }
-
-
 def _declared(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state without what a tensor learns for itself."""
     return {key: value for key, value in state.items() if not key.startswith(OWN)}
@@ -147,11 +81,7 @@ def _weighted(sums: Sums, weight: float) -> Sums:
     }
 
 
-def _is_sums(row: dict[Any, Any]) -> bool:
-    return all(isinstance(k, str) and isinstance(v, int | float) for k, v in row.items())
-
-
-def _check_not_captured(optimizer: CompiledOptimizer) -> None:
+def _check_not_captured(optimizer: LearningOptimizer) -> None:
     device: Resident | None = optimizer._known.get(Resident)
     if device is not None and device.captured:
         raise RuntimeError(

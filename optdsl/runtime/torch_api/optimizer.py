@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, overload
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from optdsl.ir.domain import Interval
-from optdsl.ir.program import Program
-from optdsl.learning import Block, Coefficient, blocks, square_keys
-from optdsl.runtime.checkpoint import inert_step as beginning, migration as by_name
-from optdsl.runtime.checkpoint.fingerprint import Meaning, meaning
+from optdsl.runtime.checkpoint import inert_step, migration, observed
 from optdsl.runtime.checkpoint.loading import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.core.hyperparameters import (
     check_keys,
+    check_maximize,
     check_names,
     check_shared,
     check_sums,
@@ -25,88 +20,30 @@ from optdsl.runtime.core.hyperparameters import (
     number,
 )
 from optdsl.runtime.core.owned_numbers import separated
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, cosines
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, check_dense, check_dtypes
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import resident
-from optdsl.runtime.distributed import collectives as distributed
-from optdsl.runtime.distributed.flattened import check_flattened, packed, unpacked
-from optdsl.runtime.engines.selection import Engines
-from optdsl.runtime.learning.coefficients import CoefficientUpdate
-from optdsl.runtime.learning.scopes import Part, Scopes, add
+from optdsl.runtime.distributed import collectives
+from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.learning.scopes import Part, add
 from optdsl.runtime.torch_api import completed_state as completing, observing
 from optdsl.runtime.torch_api.arguments import (
     Betas,
-    beta_names,
-    check_maximize,
     gradients,
     place,
     shown,
     spread_into,
 )
-from optdsl.runtime.torch_api.batches import batches, check_dense, check_dtypes
+from optdsl.runtime.torch_api.batches import batches
 from optdsl.runtime.torch_api.empty_groups import NoParameters
+from optdsl.runtime.torch_api.flattened import check_flattened, packed, unpacked
 from optdsl.runtime.torch_api.hints import HINTS, check_hints, taken_out
 from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
 from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """What the compiler made of a specification.
-
-    Attributes:
-        program: the program that runs, tangents included.
-        engines: what runs it.
-        coefficients: the learned hyperparameters.
-        order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
-        recipe: a function and arguments that make the same class again, for pickle.
-    """
-
-    program: Program
-    engines: Engines
-    coefficients: tuple[Coefficient, ...]
-    order: str
-    recipe: tuple[Callable[..., type[CompiledOptimizer]], tuple[Any, ...]]
-
-    @functools.cached_property
-    def bounds(self) -> dict[str, Interval]:
-        """The bounds of learning by coefficient."""
-        return {c.name: c.learned.bounds for c in self.coefficients}
-
-    @functools.cached_property
-    def betas(self) -> tuple[str, ...]:
-        """The hyperparameters that ``betas`` stands for."""
-        return beta_names(h.name for h in self.program.hypers)
-
-    @functools.cached_property
-    def measured(self) -> tuple[str, ...]:
-        """The names that sums may have."""
-        squares = [key for name in cosines(self.program) for key in square_keys(name)]
-        return (*(t.hyper for t in self.program.tangents), *squares)
-
-    @functools.cached_property
-    def scopes(self) -> Scopes:
-        """What has values of the learned hyperparameters of its own."""
-        return Scopes(self.coefficients)
-
-    @functools.cached_property
-    def meaning(self) -> Meaning:
-        """What the rule means, which is what checkpoints are known by."""
-        return meaning(self.program)
-
-    @functools.cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """The learned hyperparameters, as they move."""
-        return blocks(self.coefficients, self.program)
-
-    @functools.cached_property
-    def updates(self) -> tuple[CoefficientUpdate, ...]:
-        """What moves the learned hyperparameters, on the host."""
-        return tuple(map(CoefficientUpdate, self.blocks))
-
-
-class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
+class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
     """An optimizer compiled from a specification.
 
     Learned coefficients live in ``param_groups`` like every hyperparameter; all groups share
@@ -116,17 +53,11 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
     al., 2024, section 3).
     """
 
-    compiled: ClassVar[Compiled]
-    # The ranks whose optimizers are parts of this one and learn together: those that a wrapper
-    # gave a share of the parameters each, or the parts of a pipeline. Copies have none.
-    process_group: Any = None
     _made = False
     # Whether a step was taken since this was made or loaded, and the parameters that have a state
     # and have taken none; None for any of them.
     _begun = False
     _blank: tuple[Tensor, ...] | None = None
-    # What was observed since the last step; None where the step measures for itself.
-    _observed: observing.Observed | None = None
 
     def __init__(
         self,
@@ -176,7 +107,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
         checked |= hints
-        self._known: Known = {}
+        self._known = {}
         self.process_group = process_group
         self._betas = Betas(name, betas)
         self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
@@ -268,7 +199,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
         held = (p for group in self.param_groups for p in group["params"])
         found["state"] = packed(found["state"], held)
-        return signed(self, found) | observing.saved(self, self._observed)
+        return signed(self, found) | observed.saved(self, self._observed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved.
@@ -295,7 +226,7 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
         Raises:
             ValueError: when the states of the two rules have other names or extents.
         """
-        return by_name.migrated(self, state_dict)
+        return migration.migrated(self, state_dict)
 
     @torch.no_grad()
     def completed_state(self, parameter: Tensor) -> dict[str, Any]:
@@ -402,23 +333,12 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _begin(self, work: list[list[tuple[Tensor, Tensor]]]) -> bool:
         """Whether a first step is to be taken, and not one that only shows what is kept."""
-        if not self._begun and beginning.is_inert(self):
-            beginning.materialize(self)
+        if not self._begun and inert_step.is_inert(self):
+            inert_step.materialize(self)
             return False
-        self._blank = beginning.start_over(self, work, self._blank)
+        self._blank = inert_step.start_over(self, work, self._blank)
         self._begun = True
         return True
-
-    def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
-        """The hyperparameters that a step uses for a group.
-
-        Raises:
-            TypeError, ValueError: as `number`.
-        """
-        name, bounds = type(self).__name__, self.compiled.bounds
-        others = (self.defaults, group)
-        hypers = self.compiled.program.hypers
-        return {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
 
     def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> list[dict[str, float]]:
         """The hyperparameters that a step uses, by group."""
@@ -486,13 +406,13 @@ class CompiledOptimizer(torch.optim.Optimizer, metaclass=RecipeType):
 
     def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:
         """Make the parts' sums those of all ranks, and the counts the largest."""
-        if self.process_group is None and not distributed.is_spread(self.param_groups):
+        if self.process_group is None and not collectives.is_spread(self.param_groups):
             return taken
         held = [p for group in self.param_groups for p in group["params"]]
         slots = self.compiled.scopes.slots(parts, held)
         sums = [part.sums if part else {} for part in slots]
         names = self.compiled.measured
-        sums, taken = distributed.over_ranks(sums, taken, names, held, self.process_group)
+        sums, taken = collectives.over_ranks(sums, taken, names, held, self.process_group)
         for part, total in zip(slots, sums, strict=True):
             if part:
                 part.sums = total

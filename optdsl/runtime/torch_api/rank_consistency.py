@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.hooks import RemovableHandle
 
 from optdsl.runtime.distributed.collectives import gathered
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 
 def check_ranks(

@@ -7,7 +7,7 @@ given as a process group. FSDP marks them by an attribute.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,12 @@ from torch import Tensor
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.runtime.core.tasks import PENDING_HYPERS
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+from optdsl.runtime.engines.compiled import LearningOptimizer
 
 _MARK = "_fsdp_flattened"
 
 
-def check_flattened(optimizer: CompiledOptimizer) -> None:
+def check_flattened(optimizer: LearningOptimizer) -> None:
     """Refuse to learn from the shares of one rank, and to take sums over parts of tensors.
 
     Raises:

@@ -1,0 +1,107 @@
+"""What the compiler made of a specification, and what the runtime knows of its optimizers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.domain import Interval
+from optdsl.ir.program import Program
+from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.runtime.core.fingerprint import Meaning, meaning
+from optdsl.runtime.core.hyperparameters import beta_names, number
+from optdsl.runtime.core.tasks import Known, Sums, cosines
+from optdsl.runtime.engines.selection import Engines
+from optdsl.runtime.learning.coefficients import CoefficientUpdate
+from optdsl.runtime.learning.scopes import Scopes
+
+# What was observed of each parameter; of a DTensor, of the shard that this rank has.
+Observed = dict[Tensor, Sums]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a specification.
+
+    Attributes:
+        program: the program that runs, tangents included.
+        engines: what runs it.
+        coefficients: the learned hyperparameters.
+        order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
+        recipe: a function and arguments that make the same class again, for pickle.
+    """
+
+    program: Program
+    engines: Engines
+    coefficients: tuple[Coefficient, ...]
+    order: str
+    recipe: tuple[Callable[..., type[LearningOptimizer]], tuple[Any, ...]]
+
+    @functools.cached_property
+    def bounds(self) -> dict[str, Interval]:
+        """The bounds of learning by coefficient."""
+        return {c.name: c.learned.bounds for c in self.coefficients}
+
+    @functools.cached_property
+    def betas(self) -> tuple[str, ...]:
+        """The hyperparameters that ``betas`` stands for."""
+        return beta_names(h.name for h in self.program.hypers)
+
+    @functools.cached_property
+    def measured(self) -> tuple[str, ...]:
+        """The names that sums may have."""
+        squares = [key for name in cosines(self.program) for key in square_keys(name)]
+        return (*(t.hyper for t in self.program.tangents), *squares)
+
+    @functools.cached_property
+    def scopes(self) -> Scopes:
+        """What has values of the learned hyperparameters of its own."""
+        return Scopes(self.coefficients)
+
+    @functools.cached_property
+    def meaning(self) -> Meaning:
+        """What the rule means, which is what checkpoints are known by."""
+        return meaning(self.program)
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The learned hyperparameters, as they move."""
+        return blocks(self.coefficients, self.program)
+
+    @functools.cached_property
+    def updates(self) -> tuple[CoefficientUpdate, ...]:
+        """What moves the learned hyperparameters, on the host."""
+        return tuple(map(CoefficientUpdate, self.blocks))
+
+
+class LearningOptimizer(torch.optim.Optimizer):
+    """What every part of the runtime knows of an optimizer; `CompiledOptimizer` is the class.
+
+    Attributes:
+        compiled: what it was compiled to.
+        process_group: the ranks whose optimizers are parts of this one and learn together: those
+            that a wrapper gave a share of the parameters each, or the parts of a pipeline. Copies
+            have none.
+    """
+
+    compiled: ClassVar[Compiled]
+    process_group: Any = None
+    _known: Known
+    # What was observed since the last step; None where the step measures for itself.
+    _observed: Observed | None = None
+
+    def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """The hyperparameters that a step uses for a group.
+
+        Raises:
+            TypeError, ValueError: as `number`.
+        """
+        name, bounds = type(self).__name__, self.compiled.bounds
+        others = (self.defaults, group)
+        hypers = self.compiled.program.hypers
+        return {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
