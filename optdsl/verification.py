@@ -12,9 +12,9 @@ from optdsl.blending import Combination
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
+from optdsl.interpret import initial_state, step
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, hull
-from optdsl.ir.interpret import initial_state, step
 from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify as verify_program

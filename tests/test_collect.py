@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optdsl import compiler
-from optdsl.ir import interpret
+from optdsl import compiler, interpret
 from optdsl.ir.program import Program
 from optdsl.ir.types import TENSOR
 from optdsl.ir.verify import verify

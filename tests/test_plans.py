@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import compiler, library
+from optdsl import compiler, interpret, library
 from optdsl.differentiate import differentiate, moves
-from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes

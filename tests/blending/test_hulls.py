@@ -20,8 +20,8 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 import optdsl
+from optdsl import interpret
 from optdsl.blending.claims import Claim
-from optdsl.ir import interpret
 from optdsl.ir.program import Program, Tangent, Value
 from tests.blending.draws import (
     SPECS,

@@ -11,9 +11,9 @@ from optdsl import library
 from optdsl.compiler import BACKENDS, derive
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
+from optdsl.interpret import spellings
 from optdsl.ir import intervals
 from optdsl.ir.domain import Choice, Interval
-from optdsl.ir.interpret import spellings
 from optdsl.ir.ops import APPLY, TABLE
 from optdsl.ir.program import Hyper, Program, Tangent, Value
 from optdsl.ir.ranges import ranges
@@ -162,7 +162,7 @@ def test_bias_correction_never_divides_by_zero() -> None:
 def test_host_arithmetic_is_that_of_tensors(opcode: str, x: float, y: float) -> None:
     numbers = (x, y)[: TABLE[opcode].arity]
     result = APPLY[opcode](*numbers)
-    from optdsl.ir.interpret import _APPLY
+    from optdsl.interpret import _APPLY
 
     expected = float(_APPLY[opcode](*(torch.tensor(n, dtype=torch.float64) for n in numbers)))
     if math.isnan(expected) or math.isinf(expected):

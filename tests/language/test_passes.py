@@ -8,8 +8,8 @@ import torch
 from optdsl import library
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate, reverse
+from optdsl.interpret import Step, initial_state, step
 from optdsl.ir.domain import Interval
-from optdsl.ir.interpret import Step, initial_state, step
 from optdsl.ir.program import Program
 from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 import torch
 from torch import Tensor
 
-from optdsl.ir import interpret
+from optdsl import interpret
 from optdsl.ir.program import Program, Value
 from tests.oracles.rounding32 import Near, evaluate
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from optdsl.ir import interpret
+from optdsl import interpret
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import UNIFORM
 from tests.oracles.running import Runner

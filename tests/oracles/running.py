@@ -9,10 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optdsl import library
+from optdsl import interpret, library
 from optdsl.backends.eager import EagerBackend
 from optdsl.diagnostics import Source
-from optdsl.ir import interpret
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
