@@ -16,7 +16,7 @@ STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 
 
-def resident(key: str) -> int:
+def device_step_of(key: str) -> int:
     """Bytes of memory the process holds ("VmRSS"), or has held at most ("VmHWM")."""
     for line in STATUS.read_text().splitlines():
         if line.startswith(f"{key}:"):
@@ -54,14 +54,14 @@ def run(size: str, contestant: str, backend: str) -> dict[str, Any]:
         small.step()
     runner = Runner(contestant, shapes, gradients, backend)
     tidy()
-    before = resident("VmRSS")
+    before = device_step_of("VmRSS")
     for _ in range(WARM_UP):
         runner.step()
     tidy()
-    held = resident("VmRSS")
+    held = device_step_of("VmRSS")
     forget_peak()
     runner.step()
-    peak = resident("VmHWM")
+    peak = device_step_of("VmHWM")
     return {
         "state": runner.state_bytes(),
         "held": (held - before) / count,

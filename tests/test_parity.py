@@ -24,7 +24,7 @@ WIDE = (-7.0, 4.0)
 NARROW = (-4.0, 0.5)
 SCALES = {"sgd": NARROW, "adaptivity": NARROW, "mada_legacy": (-7.0, 0.5)}
 
-Settings = dict[str, float]
+CoefficientMemory = dict[str, float]
 # From the gradients of a step, None where a tensor has none, to the parameters after it.
 Step = Callable[[Mapping[str, Tensor | None], float], Mapping[str, Tensor]]
 
@@ -32,7 +32,7 @@ Step = Callable[[Mapping[str, Tensor | None], float], Mapping[str, Tensor]]
 class Compiled:
     """A compiled optimizer in its ordinary use."""
 
-    def __init__(self, spec: str, start: Mapping[str, Tensor], settings: Settings) -> None:
+    def __init__(self, spec: str, start: Mapping[str, Tensor], settings: CoefficientMemory) -> None:
         self._parameters = {name: x.detach().requires_grad_() for name, x in start.items()}
         cls = optdsl.load(spec, learn=False)
         self._optimizer = cls(list(self._parameters.values()), **settings)
@@ -63,7 +63,7 @@ class Torch:
 class ByHand:
     """The references, one a tensor."""
 
-    def __init__(self, spec: str, start: Mapping[str, Tensor], settings: Settings) -> None:
+    def __init__(self, spec: str, start: Mapping[str, Tensor], settings: CoefficientMemory) -> None:
         self._parameters = {name: x.clone() for name, x in start.items()}
         self._references = {name: REFERENCES[spec](**settings) for name in start}
 
@@ -112,11 +112,11 @@ def start() -> dict[str, Tensor]:
     return problems.parameters(problems.seeded(0))
 
 
-def names(settings: Settings) -> str:
+def names(settings: CoefficientMemory) -> str:
     return ",".join(f"{key}={value:g}" for key, value in settings.items())
 
 
-SGD_SETTINGS: list[Settings] = [
+SGD_SETTINGS: list[CoefficientMemory] = [
     {**settings, "weight_decay": decay}
     for decay in (0.0, 0.1)
     for settings in (
@@ -132,7 +132,7 @@ SGD_SETTINGS: list[Settings] = [
 
 
 @pytest.mark.parametrize("settings", SGD_SETTINGS, ids=names)
-def test_sgd_is_torch_sgd(start: dict[str, Tensor], settings: Settings) -> None:
+def test_sgd_is_torch_sgd(start: dict[str, Tensor], settings: CoefficientMemory) -> None:
     options = {**settings, "nesterov": bool(settings.get("nesterov", 0))}
     other = Torch(torch.optim.SGD, start, options)
     compiled = Compiled("sgd", start, settings)
@@ -140,7 +140,7 @@ def test_sgd_is_torch_sgd(start: dict[str, Tensor], settings: Settings) -> None:
     assert worst <= TOLERANCE
 
 
-ADAM_SETTINGS: list[Settings] = [
+ADAM_SETTINGS: list[CoefficientMemory] = [
     {"lr": 1e-3, "weight_decay": 0.0},
     {"lr": 0.03, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1},
     {"lr": 0.01, "beta1": 0.0, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.01},
@@ -155,7 +155,9 @@ TORCH_ADAMS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, bool]]] = {
 
 @pytest.mark.parametrize("settings", ADAM_SETTINGS, ids=names)
 @pytest.mark.parametrize("spec", TORCH_ADAMS)
-def test_the_adam_family_is_torchs(start: dict[str, Tensor], spec: str, settings: Settings) -> None:
+def test_the_adam_family_is_torchs(
+    start: dict[str, Tensor], spec: str, settings: CoefficientMemory
+) -> None:
     cls, flags = TORCH_ADAMS[spec]
     betas = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
     plain = {key: settings[key] for key in ("lr", "eps", "weight_decay") if key in settings}
@@ -166,7 +168,7 @@ def test_the_adam_family_is_torchs(start: dict[str, Tensor], spec: str, settings
 
 
 # Those that torch has too need one look only: it vouches for the reference, not for the rule.
-BY_HAND: dict[str, list[Settings]] = {
+BY_HAND: dict[str, list[CoefficientMemory]] = {
     "sgd": [{"lr": 0.01, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}],
     "adam": ADAM_SETTINGS[1:2],
     "adamw": ADAM_SETTINGS[1:2],
@@ -225,7 +227,7 @@ BY_HAND: dict[str, list[Settings]] = {
     ids=lambda x: x if isinstance(x, str) else names(x),
 )
 def test_every_rule_is_its_reference(
-    start: dict[str, Tensor], spec: str, settings: Settings
+    start: dict[str, Tensor], spec: str, settings: CoefficientMemory
 ) -> None:
     scales = SCALES.get(spec, WIDE)
     other = ByHand(spec, start, settings)
@@ -243,7 +245,9 @@ def test_every_rule_of_the_library_has_a_reference() -> None:
 # --- what the legacy blend contains, and what it misses -------------------------------------------
 
 
-def deviation_from_legacy(coefficients: Settings, other: type, settings: Settings) -> float:
+def deviation_from_legacy(
+    coefficients: CoefficientMemory, other: type, settings: CoefficientMemory
+) -> float:
     """The largest |Δθ| between the legacy rule and a reference, at equal lr, on 64 elements."""
     generator = problems.seeded(2)
     start = {"x": problems.randn(generator, 64)}
@@ -259,23 +263,23 @@ def deviation_from_legacy(coefficients: Settings, other: type, settings: Setting
     return worst
 
 
-ADAM_LIKE: Settings = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+ADAM_LIKE: CoefficientMemory = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
 
 
 def test_legacy_at_its_corner_is_adam_up_to_the_initial_second_moment() -> None:
-    corner: Settings = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
+    corner: CoefficientMemory = {"beta3": 0.0, "rho": 1.0, "c": 1.0, "gamma": 1.0}
     worst = deviation_from_legacy(corner, REFERENCES["adam"], ADAM_LIKE)
     assert 0 < worst <= 1e-11
 
 
 def test_legacy_with_rho_0_is_avgrad_up_to_the_initial_second_moment() -> None:
-    corner: Settings = {"beta3": 0.0, "rho": 0.0, "c": 1.0, "gamma": 1.0}
+    corner: CoefficientMemory = {"beta3": 0.0, "rho": 0.0, "c": 1.0, "gamma": 1.0}
     worst = deviation_from_legacy(corner, AVGrad, ADAM_LIKE)
     assert 0 < worst <= 1e-11
 
 
 def test_legacy_with_c_0_is_yogi_from_the_same_initial_values() -> None:
-    corner: Settings = {"beta3": 0.0, "rho": 1.0, "c": 0.0, "gamma": 1.0}
+    corner: CoefficientMemory = {"beta3": 0.0, "rho": 1.0, "c": 0.0, "gamma": 1.0}
     same = {**ADAM_LIKE, "m0": 0.0, "v0": 1e-15}
     assert deviation_from_legacy(corner, Yogi, same) <= 1e-14
     # The canonical initial values are seen.
@@ -283,13 +287,13 @@ def test_legacy_with_c_0_is_yogi_from_the_same_initial_values() -> None:
 
 
 def test_legacy_with_gamma_0_is_a_lion_but_not_the_one_its_betas_name() -> None:
-    corner: Settings = {"gamma": 0.0}
+    corner: CoefficientMemory = {"gamma": 0.0}
     assert deviation_from_legacy(corner, Lion, {"beta1": 0.931, "beta2": 0.98}) == 0
     assert deviation_from_legacy(corner, Lion, {"beta1": 0.95, "beta2": 0.98}) > 0.05
 
 
 def test_legacy_misses_adan() -> None:
     betas = {"beta1": 0.98, "beta2": 0.99, "eps": 1e-8}
-    corner: Settings = {**betas, "beta3": 0.92, "rho": 1.0, "c": 1.0, "gamma": 1.0}
-    adan: Settings = {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8}
+    corner: CoefficientMemory = {**betas, "beta3": 0.92, "rho": 1.0, "c": 1.0, "gamma": 1.0}
+    adan: CoefficientMemory = {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8}
     assert deviation_from_legacy(corner, REFERENCES["adan"], adan) > 0.1

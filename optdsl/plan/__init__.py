@@ -24,7 +24,7 @@ from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan.rematerialization import Again, pending
+from optdsl.plan.rematerialization import Rematerialization, pending
 
 __all__ = ["KINDS", "Kind", "Plan", "completing", "pending", "plans"]
 
@@ -101,14 +101,14 @@ def _stored(program: Program, rounded: bool) -> Plan:
     take = replace(
         program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
     )
-    again = Again(program)
+    again = Rematerialization(program)
     pairs = [(t.hyper, _leaf(again.builder, s)) for t, s in zip(program.tangents, tangents,
                                                                  strict=True)]  # fmt: skip
     return _plan("stored", take, again, {}, pairs, tuple(s.name for s in tangents))
 
 
 def _live(program: Program, rounded: bool) -> Plan | None:
-    again = Again(program)
+    again = Rematerialization(program)
     for state in program.states:
         if program.type(state.next).extent is Extent.TENSOR:
             again.alive.setdefault(state.next, _leaf(again.builder, state))
@@ -118,7 +118,7 @@ def _live(program: Program, rounded: bool) -> Plan | None:
 
 
 def _replay(program: Program, rounded: bool) -> Plan | None:
-    again = Again(program)
+    again = Rematerialization(program)
     gradient = State(pending("g"), TENSOR, Value(0), Value(0))
     for value, operation in enumerate(program.operations):
         if operation.opcode == "gradient":
@@ -131,7 +131,11 @@ def _replay(program: Program, rounded: bool) -> Plan | None:
 
 
 def _planned(
-    kind: Kind, again: Again, advanced: Sequence[State], kept: list[State], rounded: bool
+    kind: Kind,
+    again: Rematerialization,
+    advanced: Sequence[State],
+    kept: list[State],
+    rounded: bool,
 ) -> Plan | None:
     """The plan that does a step again from what `again` has of it; None where that is too little.
 
@@ -194,7 +198,7 @@ def _keeping(program: Program, kept: Sequence[State], lagging: bool) -> Program:
 def _plan(
     kind: Kind,
     take: Program,
-    again: Again,
+    again: Rematerialization,
     nexts: dict[str, Value],
     tangents: Sequence[tuple[str, Value]],
     kept: tuple[str, ...],

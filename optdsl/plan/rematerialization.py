@@ -23,7 +23,7 @@ def pending(name: str) -> str:
     return f"pending/{name}"
 
 
-class Again:
+class Rematerialization:
     """A step of a program done again later, from what is alive of it by then.
 
     Attributes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.c import CEngine
 from tests.oracles import problems
 
@@ -26,7 +26,7 @@ def step(parameter: Tensor, gradient: Tensor, rule: str = "adam", backend: str =
     cls = rules.load(rule, backend=backend, learn=False)
     program = cls.compiled.program
     engine = cls.compiled.engines.of(parameter)
-    work = Work(parameter, gradient, {}, {h.name: h.default for h in program.hypers})
+    work = ParameterTask(parameter, gradient, {}, {h.name: h.default for h in program.hypers})
     with torch.no_grad():
         for _ in range(2):
             engine.take([work], {})

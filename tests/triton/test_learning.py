@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn, OptionError
-from optdsl.runtime.device.device_step import Resident
+from optdsl.runtime.device.device_step import DeviceStep
 
 pytest.importorskip("triton")
 
@@ -35,7 +35,7 @@ def run(
         optimizer.step()
         found.append(optimizer.metrics())
     groups = optimizer.state_dict()["param_groups"]
-    return found, groups, Resident in optimizer._known
+    return found, groups, DeviceStep in optimizer._known
 
 
 def drawn(steps: int, seed: int = 0) -> list[Tensor]:
@@ -45,9 +45,9 @@ def drawn(steps: int, seed: int = 0) -> list[Tensor]:
 
 def agree(learn: dict[str, Learn], gradients: list[Tensor], **options: object) -> list[float]:
     """The values that the first coefficient had."""
-    ours, groups, resident = run("triton", learn, gradients, **options)
+    ours, groups, device_step_of = run("triton", learn, gradients, **options)
     theirs, expected, _ = run("eager", learn, gradients, **options)
-    assert resident
+    assert device_step_of
     for found, wanted in zip(ours, theirs, strict=True):
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():

@@ -18,7 +18,7 @@ import optdsl
 from optdsl import Learn
 from optdsl.compiler import emit
 from optdsl.runtime.build.python_modules import module
-from optdsl.runtime.device.device_step import Resident
+from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.engines import triton as triton_engine
 from optdsl.runtime.engines.triton import TritonEngine
 
@@ -60,8 +60,8 @@ class Training:
         self.optimizer.step()
 
     @property
-    def resident(self) -> bool:
-        return Resident in self.optimizer._known
+    def device_step_of(self) -> bool:
+        return DeviceStep in self.optimizer._known
 
     def agrees(self, other: Training, tolerance: float = 1e-9) -> None:
         for ours, theirs in zip(self.parameters, other.parameters, strict=True):
@@ -83,7 +83,7 @@ def test_learning_on_the_device_is_learning_on_the_host(order: str) -> None:
         ours.step()
         theirs.step()
         ours.agrees(theirs)
-    assert ours.resident
+    assert ours.device_step_of
     # Otherwise nothing was compared.
     moved = theirs.optimizer.metrics()
     assert all(abs(moved[k] - start[k]) > 1e-4 for k in LEARN)
@@ -227,7 +227,7 @@ def test_parameters_without_gradients_and_new_groups() -> None:
                 training.optimizer.add_param_group({"params": [new], "lr": 0.05})
             training.step(*({1} if t % 3 == 1 else ()))
         ours.agrees(theirs)
-    assert ours.resident
+    assert ours.device_step_of
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -295,7 +295,7 @@ def test_what_is_learned_apart_is_learned_by_the_host() -> None:
     for _ in range(4):
         ours.step()
         theirs.step()
-    assert not ours.resident
+    assert not ours.device_step_of
     ours.agrees(theirs)
 
 
@@ -316,7 +316,7 @@ def test_parameters_of_two_dtypes_learn_together(order: str) -> None:
         for _ in range(4):
             training.step()
         runs.append(training)
-    assert not runs[0].resident
+    assert not runs[0].device_step_of
     runs[0].agrees(runs[1], tolerance=1e-4)
 
 
@@ -423,4 +423,4 @@ def test_what_eager_code_left_behind_is_completed_first() -> None:
         ours.step()
         theirs.step()
         ours.agrees(theirs)
-    assert ours.resident
+    assert ours.device_step_of

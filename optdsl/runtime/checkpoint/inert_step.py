@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.owned_numbers import without_values
-from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.shards import shard
@@ -68,7 +68,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
         for parameter in trained:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
-            work = Work(scratch, torch.zeros_like(scratch), state, hypers)
+            work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
             optimizer.compiled.engines.of(parameter).take([work], {})
             for value in state.values():
                 value.zero_()

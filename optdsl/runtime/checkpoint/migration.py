@@ -10,7 +10,7 @@ from optdsl.plan import pending
 from optdsl.runtime.checkpoint.loading import pairs
 from optdsl.runtime.checkpoint.validation import check_structure
 from optdsl.runtime.core.fingerprint import Meaning, read
-from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import completion as migrate
 from optdsl.runtime.engines.compiled import LearningOptimizer
 
@@ -90,7 +90,7 @@ def _state(
         device = next(iter(state[s] for s in own.states), parameter).device
         here = parameter.detach().to(device)
         hypers = {h: float(group[h]) for h in saved.hypers}
-        work = Work(here, torch.zeros_like(here), state, hypers)
+        work = ParameterTask(here, torch.zeros_like(here), state, hypers)
         migrate.completed(saved.program, work)
     return {k: v for k, v in state.items() if k in declared} | lasting
 

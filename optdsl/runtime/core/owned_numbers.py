@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Known = dict[Any, Any]
+StepCache = dict[Any, Any]
 
 # Tensors in more memories than this are read and written one by one.
 _MEMORIES = 8
@@ -108,7 +108,7 @@ class Owned:
         self._memories = _memories(self.tensors)
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], known: Known, key: Hashable) -> Owned:
+    def of(cls, tensors: Sequence[Tensor], known: StepCache, key: Hashable) -> Owned:
         """Those of tensors; what was found out before is kept under a key."""
         found: Owned | None = known.get(key)
         if found is None or not found._are(tensors):

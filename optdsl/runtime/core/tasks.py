@@ -44,7 +44,7 @@ def check_dtype(rule: str, dtype: torch.dtype) -> None:
     )
 
 
-class Work(NamedTuple):
+class ParameterTask(NamedTuple):
     """A parameter that has a gradient.
 
     Attributes:
@@ -62,10 +62,10 @@ class Work(NamedTuple):
 
 # Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
 # gradient and tangent, over the tensors that have both (see `square_keys`).
-Sums = dict[str, float]
+HyperGradients = dict[str, float]
 
 # What engines keep for an optimizer from step to step; it may be emptied at any time.
-Known = dict[Any, Any]
+StepCache = dict[Any, Any]
 
 
 class Engine(Protocol):
@@ -74,16 +74,16 @@ class Engine(Protocol):
     plan: Plan
     shape: Shape
 
-    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The hyper-gradients of the pending steps of `works`, which are completed."""
 
-    def take(self, works: Sequence[Work], known: Known) -> None:
+    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each of `works`, none of which has one pending."""
 
-    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """The same right after `settle`, with the same gradients."""
 
-    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both, one after the other or at once."""
 
 
@@ -132,7 +132,7 @@ def counted_part(gradient: Tensor, tangent: Tensor) -> Tensor:
     return torch.where((gradient == 0) & ~tangent.isfinite(), 0, tangent)
 
 
-def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) -> Sums:
+def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) -> HyperGradients:
     """The squared norms that the cosines of a program need, of one tensor; empty without any.
 
     Args:
@@ -140,7 +140,7 @@ def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) 
         gradient: the gradient.
         tangents: the pending tangents, by hyperparameter.
     """
-    sums: Sums = {}
+    sums: HyperGradients = {}
     for name in cosines(program):
         if name in tangents:
             for key, x in zip(square_keys(name), (gradient, tangents[name]), strict=True):

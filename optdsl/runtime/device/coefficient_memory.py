@@ -19,7 +19,7 @@ from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
 Group = MutableMapping[str, Any]
 
 
-class Settings:
+class CoefficientMemory:
     """The hyperparameters of one optimizer: those that are set, and those that are learned.
 
     Attributes:

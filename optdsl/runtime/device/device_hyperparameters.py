@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.owned_numbers import Owned
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known
+from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache
 from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
 from optdsl.runtime.engines.triton import TritonEngine
 
 _STEP, _PENDING = itemgetter("step"), itemgetter(PENDING_HYPERS)
 
 
-class DeviceRows:
+class DeviceHyperparameters:
     """The rows of hyperparameters of some works, which stay on the device from step to step.
 
     Attributes:
@@ -61,7 +61,7 @@ class DeviceRows:
         self.states = list(states)
         self._own_steps = [self.rows[n, 0] for n in self.places]
         self._own_kept = [self.rows[n, 1 + hypers :] for n in self.places] if noted else []
-        self.launches: Known = {}
+        self.launches: StepCache = {}
         self.captured = False
         self.adopt(pending)
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, Work, check_dense
-from optdsl.runtime.device.coefficient_memory import Settings
-from optdsl.runtime.device.device_hyperparameters import DeviceRows
+from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, StepCache, check_dense
+from optdsl.runtime.device.coefficient_memory import CoefficientMemory
+from optdsl.runtime.device.device_hyperparameters import DeviceHyperparameters
 from optdsl.runtime.device.device_learning import keys, learning_module
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.launch_arguments import (
@@ -34,7 +34,7 @@ from optdsl.runtime.engines.launch_arguments import (
     launch,
 )
 from optdsl.runtime.engines.overlaps import overlapping
-from optdsl.runtime.engines.tensor_table import Columns
+from optdsl.runtime.engines.tensor_table import TensorTable
 from optdsl.runtime.engines.triton import TritonEngine, runs_on
 
 Group = MutableMapping[str, Any]
@@ -44,7 +44,9 @@ _DEVICE, _DTYPE = attrgetter("device"), attrgetter("dtype")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def resident(optimizer: LearningOptimizer, work: Sequence[Pairs], known: Known) -> Resident | None:
+def device_step_of(
+    optimizer: LearningOptimizer, work: Sequence[Pairs], known: StepCache
+) -> DeviceStep | None:
     """What keeps the steps of an optimizer on the device; None where the host has to take part.
 
     That is where parameters are of several devices or dtypes or no plain tensors, where something
@@ -64,7 +66,7 @@ def resident(optimizer: LearningOptimizer, work: Sequence[Pairs], known: Known) 
     first = next((p for pairs in work for p, _ in pairs), None)
     if first is None or not runs_on(first.device):
         return None
-    found: Resident | None = known.get(Resident)
+    found: DeviceStep | None = known.get(DeviceStep)
     if optimizer.process_group is not None or compiled.scopes.finest != "optimizer":
         return None
     if found is not None and found.foresees(optimizer, work):
@@ -85,7 +87,7 @@ def resident(optimizer: LearningOptimizer, work: Sequence[Pairs], known: Known) 
     if overlapping(parameters, gradients, [optimizer.state[p] for p in parameters]):
         return None
     if found is None or found.engine is not engine:
-        found = known[Resident] = Resident(optimizer, engine)
+        found = known[DeviceStep] = DeviceStep(optimizer, engine)
     return found
 
 
@@ -102,9 +104,9 @@ class _Job:
     """
 
     pending: bool
-    works: list[Work]
-    rows: DeviceRows
-    columns: Columns | None = None
+    works: list[ParameterTask]
+    rows: DeviceHyperparameters
+    columns: TensorTable | None = None
     copied: bool = False
 
 
@@ -130,7 +132,7 @@ class _Last:
     entry: str
 
 
-class Resident:
+class DeviceStep:
     """See the module.
 
     Attributes:
@@ -145,8 +147,8 @@ class Resident:
         entries = engine.module.entries
         dots = next((e.dots for e in entries.values() if e.dots), ())
         self._learning = learning_module(compiled, dots)
-        self._settings = Settings(compiled, engine.names, keys(compiled), engine.device)
-        self._kept: dict[bool, DeviceRows] = {}
+        self._settings = CoefficientMemory(compiled, engine.names, keys(compiled), engine.device)
+        self._kept: dict[bool, DeviceHyperparameters] = {}
         self._last: _Last | None = None
         self._noting = PENDING_HYPERS in (engine.shape.pending or ())
 
@@ -220,7 +222,7 @@ class Resident:
             return False
         try:
             same = rows.serves(rows.states, last.job.pending)
-            columns = Columns(parameters, gradients, rows.states, self.engine.layout)
+            columns = TensorTable(parameters, gradients, rows.states, self.engine.layout)
         except KeyError:
             return False
         own = rows.launches.get(last.entry, {})
@@ -233,11 +235,11 @@ class Resident:
         """The works with a step pending, and those with none."""
         states, shape = optimizer.state, self.engine.shape
         nothing: dict[str, float] = {}
-        kinds: dict[bool, list[tuple[int, Work]]] = {True: [], False: []}
+        kinds: dict[bool, list[tuple[int, ParameterTask]]] = {True: [], False: []}
         for number, pairs in enumerate(work):
             for parameter, gradient in pairs:
                 state = states[parameter]
-                one = Work(parameter, gradient, state, nothing)
+                one = ParameterTask(parameter, gradient, state, nothing)
                 kinds[state.keys() == shape.pending].append((number, one))
         return [
             _Job(pending, [w for _, w in works], self._rows(optimizer, pending, works))
@@ -246,8 +248,11 @@ class Resident:
         ]
 
     def _rows(
-        self, optimizer: LearningOptimizer, pending: bool, works: Sequence[tuple[int, Work]]
-    ) -> DeviceRows:
+        self,
+        optimizer: LearningOptimizer,
+        pending: bool,
+        works: Sequence[tuple[int, ParameterTask]],
+    ) -> DeviceHyperparameters:
         states = [work.state for _, work in works]
         numbers = [number for number, _ in works]
         found = self._kept.get(pending)
@@ -258,11 +263,13 @@ class Resident:
             if not pending:
                 self._make_states(optimizer, works)
             taken = self._compiled.scopes.taken(optimizer.param_groups, optimizer.state)
-            found = self._kept[pending] = DeviceRows(self.engine, numbers, states)
+            found = self._kept[pending] = DeviceHyperparameters(self.engine, numbers, states)
             self._settings.memory[0].fill_(float(max(taken)))
         return found
 
-    def _make_states(self, optimizer: LearningOptimizer, works: Sequence[tuple[int, Work]]) -> None:
+    def _make_states(
+        self, optimizer: LearningOptimizer, works: Sequence[tuple[int, ParameterTask]]
+    ) -> None:
         """What states lack of what a step needs."""
         needed, groups = self.engine.needed, optimizer.param_groups
         lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
@@ -299,7 +306,7 @@ class Resident:
         job.copied = job.copied or bool(back)
         if chosen.buffers and job.columns is not None:
             # The same tensors under other names.
-            job.columns = Columns(*given.fields, engine.layout)
+            job.columns = TensorTable(*given.fields, engine.layout)
         if name != "settle":
             engine.written(given, back)
             rows.ready = True
@@ -307,7 +314,9 @@ class Resident:
                 rows.adopt(pending=True)
         return ready
 
-    def _ready(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+    def _ready(
+        self, rows: DeviceHyperparameters, entry: EntryPoint, columns: TensorTable, own: StepCache
+    ) -> Launch:
         """What an entry point is given."""
         engine = self.engine
         kept = own.setdefault(entry.name, {})
@@ -318,7 +327,9 @@ class Resident:
             ready.uniforms = rows.later
         return ready
 
-    def _twin(self, rows: DeviceRows, entry: EntryPoint, columns: Columns, own: Known) -> Launch:
+    def _twin(
+        self, rows: DeviceHyperparameters, entry: EntryPoint, columns: TensorTable, own: StepCache
+    ) -> Launch:
         """What a graph will need: a table, and kernels that have been loaded."""
         twin = self._ready(rows, entry, columns, own)
         self.engine.run(entry.name, replace(twin, tensors=0, blocks=0), True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import Sums
+from optdsl.runtime.core.tasks import HyperGradients
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -47,12 +47,12 @@ def is_dtensor(x: Tensor) -> bool:
 
 
 def over_ranks(
-    parts: Sequence[Sums],
+    parts: Sequence[HyperGradients],
     taken: Sequence[int],
     names: Sequence[str],
     parameters: Iterable[Tensor],
     process_group: ProcessGroup | None,
-) -> tuple[list[Sums], list[int]]:
+) -> tuple[list[HyperGradients], list[int]]:
     """Sums over all ranks, and the largest counts of steps of any of them.
 
     One collective for each set of ranks that `parameters` have meshes of, and one for
@@ -66,7 +66,7 @@ def over_ranks(
         process_group: the ranks whose optimizers are parts of one.
     """
     keys = [f"{number}:{name}" for number in range(len(parts)) for name in names]
-    sums: Sums = {}
+    sums: HyperGradients = {}
     for number, part in enumerate(parts):
         for key, value in part.items():
             prefix, name = _split(key)
@@ -108,8 +108,8 @@ def everywhere(
 
 
 def _added(
-    sums: Sums, taken: Sequence[int], names: Sequence[str], group: Any
-) -> tuple[Sums, list[int]]:
+    sums: HyperGradients, taken: Sequence[int], names: Sequence[str], group: Any
+) -> tuple[HyperGradients, list[int]]:
     """Sums over the ranks of a group: those that some rank has."""
     found = [float(name in sums) for name in names]
     row = [*(sums.get(name, 0.0) for name in names), *found, *map(float, taken)]

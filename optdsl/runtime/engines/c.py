@@ -11,12 +11,12 @@ from optdsl.backends.c import CBackend
 from optdsl.ir.program import Program
 from optdsl.runtime.build.library_cache import discard, shared_library
 from optdsl.runtime.build.toolchain import BuildError
-from optdsl.runtime.core.tasks import Sums
+from optdsl.runtime.core.tasks import HyperGradients
 from optdsl.runtime.engines.call_arguments import Call, Rows, opened
-from optdsl.runtime.engines.packed import TableEngine, Task
+from optdsl.runtime.engines.packed import PackedEngine, Task
 
 
-class CEngine(TableEngine):
+class CEngine(PackedEngine):
     """Runs the C backend's kernels on the CPU; see `optdsl.runtime.core.tasks.Engine`."""
 
     def __init__(self, program: Program, dtype: torch.dtype, order: str) -> None:
@@ -31,8 +31,8 @@ class CEngine(TableEngine):
             name: Call(entry, functions[name]) for name, entry in self.module.entries.items()
         }
 
-    def _called(self, task: Task) -> Sums:
-        """See `TableEngine`.
+    def _called(self, task: Task) -> HyperGradients:
+        """See `PackedEngine`.
 
         Raises:
             MemoryError: there is none for the working space.

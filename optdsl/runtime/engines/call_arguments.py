@@ -14,7 +14,7 @@ import torch
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
 from optdsl.runtime.build.toolchain import BuildError
-from optdsl.runtime.core.tasks import Sums, Work
+from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 
 
 def opened(path: Path, names: Iterable[str]) -> dict[str, Callable[..., int]]:
@@ -67,7 +67,7 @@ class Rows:
 
     def of(
         self,
-        works: Sequence[Work],
+        works: Sequence[ParameterTask],
         counts: Sequence[float],
         pending: tuple[list[list[float]], list[int]] | None,
     ) -> list[int]:
@@ -100,7 +100,7 @@ class Rows:
 
     def _add(
         self,
-        work: Work,
+        work: ParameterTask,
         t: float,
         pending: tuple[list[list[float]], list[int]] | None,
         number: int,
@@ -123,7 +123,7 @@ class Call:
 
     def __call__(
         self, count: int, table: array[int], rows: Rows, finish: Callable[[], None]
-    ) -> Sums:
+    ) -> HyperGradients:
         """Call it, and `finish` when it has done its work; the sums by name.
 
         Raises:

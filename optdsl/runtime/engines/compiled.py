@@ -15,13 +15,13 @@ from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import beta_names, number
-from optdsl.runtime.core.tasks import Known, Sums, cosines
+from optdsl.runtime.core.tasks import HyperGradients, StepCache, cosines
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
 from optdsl.runtime.learning.scopes import Scopes
 
 # What was observed of each parameter; of a DTensor, of the shard that this rank has.
-Observed = dict[Tensor, Sums]
+Observed = dict[Tensor, HyperGradients]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class LearningOptimizer(torch.optim.Optimizer):
 
     compiled: ClassVar[Compiled]
     process_group: Any = None
-    _known: Known
+    _known: StepCache
     # What was observed since the last step; None where the step measures for itself.
     _observed: Observed | None = None
 

@@ -21,8 +21,8 @@ from optdsl.ir.program import Program
 from optdsl.plan import Plan, completing, pending, plans
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
-    Sums,
-    Work,
+    HyperGradients,
+    ParameterTask,
     counted_part,
     dot,
     squares,
@@ -34,7 +34,7 @@ from optdsl.runtime.core.tasks import (
 _PIECE, _PIECE_ELSEWHERE = 1 << 16, 1 << 20
 
 
-def completed(program: Program, work: Work) -> Sums:
+def completed(program: Program, work: ParameterTask) -> HyperGradients:
     """Complete a state, whatever plan it is of; the hyper-gradients of its pending step.
 
     Args:
@@ -45,7 +45,7 @@ def completed(program: Program, work: Work) -> Sums:
     tangents, advanced = _settled(program, work)
     for name, value in advanced.items():
         state[name].copy_(value)
-    sums: Sums = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
+    sums: HyperGradients = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
     sums |= squares(program, work.gradient, tangents)
     declared_names = {s.name for s in program.states} | {"step"}
     for name in list(state):
@@ -54,14 +54,14 @@ def completed(program: Program, work: Work) -> Sums:
     return sums
 
 
-def products(program: Program, work: Work) -> Sums:
+def products(program: Program, work: ParameterTask) -> HyperGradients:
     """The hyper-gradients of the pending step of a state, which stays as it is.
 
     Args:
         program: differentiated by what is learned now.
         work: the parameter; its state may be of any plan, and have no step pending.
     """
-    sums: Sums = {}
+    sums: HyperGradients = {}
     for piece in _pieces(program, work):
         tangents, _ = _settled(program, piece)
         if not tangents:
@@ -74,7 +74,7 @@ def products(program: Program, work: Work) -> Sums:
     return sums
 
 
-def _settled(program: Program, work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _settled(program: Program, work: ParameterTask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tangents of a pending step, and the states that it completes, where they lag."""
     state = work.state
     stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
@@ -91,7 +91,7 @@ def _settled(program: Program, work: Work) -> tuple[dict[str, Tensor], dict[str,
     return tangents, {s.name: done.state[s.name] for s in program.states}
 
 
-def _pieces(program: Program, work: Work) -> Iterator[Work]:
+def _pieces(program: Program, work: ParameterTask) -> Iterator[ParameterTask]:
     """A large tensor in pieces, where elements have nothing to do with each other.
 
     The interpreter keeps every value of a step in double precision until the end.
@@ -107,7 +107,7 @@ def _pieces(program: Program, work: Work) -> Iterator[Work]:
     for begin in range(0, theta.numel(), many):
         part = slice(begin, begin + many)
         own = state | {k: v[part] for k, v in flat.items()}
-        yield Work(theta[part], gradient[part], own, work.hypers)
+        yield ParameterTask(theta[part], gradient[part], own, work.hypers)
 
 
 def is_whole(program: Program, noted: frozenset[str]) -> bool:

@@ -15,10 +15,10 @@ from optdsl.runtime.build.python_modules import build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import (
     COMPUTE,
-    Known,
+    HyperGradients,
+    ParameterTask,
     Shape,
-    Sums,
-    Work,
+    StepCache,
     cosines,
     counted_part,
     dot,
@@ -42,7 +42,7 @@ class EagerEngine:
         squares = (key for name in self._cosines for key in square_keys(name))
         self._sums = (*self._tangents, *squares)
 
-    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
@@ -57,14 +57,16 @@ class EagerEngine:
         return dict(zip(self._sums, sums, strict=True))
 
     @staticmethod
-    def _summed(works: Sequence[Work], products: Callable[[Work], torch.Tensor]) -> torch.Tensor:
+    def _summed(
+        works: Sequence[ParameterTask], products: Callable[[ParameterTask], torch.Tensor]
+    ) -> torch.Tensor:
         # One after the other: a tensor that adds nothing leaves every bit as it was.
         total = products(works[0])
         for work in works[1:]:
             total = total + products(work)
         return total
 
-    def take(self, works: Sequence[Work], known: Known) -> None:
+    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each."""
         works = apart(works, known) if works else works
         for work in works:
@@ -75,29 +77,29 @@ class EagerEngine:
             self._advance(work, t)
             work.state["step"].fill_(t)
 
-    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One after the other."""
         self.take(works, known)
 
-    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both."""
         works = apart(works, known) if works else works
         sums = self.settle(works, known)
         self.take(works, known)
         return sums
 
-    def _counted_products(self, work: Work) -> torch.Tensor:
+    def _counted_products(self, work: ParameterTask) -> torch.Tensor:
         parts = {k: counted_part(work.gradient, work.state[k]) for k in self._tangents.values()}
         return self._products(work._replace(state=parts))
 
-    def _products(self, work: Work) -> torch.Tensor:
+    def _products(self, work: ParameterTask) -> torch.Tensor:
         gradient, state = work.gradient, work.state
         products = [dot(gradient, state[k]) for k in self._tangents.values()]
         for tangent in (state[self._tangents[name]] for name in self._cosines):
             products += [dot(gradient, gradient), dot(tangent, tangent)]
         return torch.stack(products)
 
-    def _start(self, work: Work) -> None:
+    def _start(self, work: ParameterTask) -> None:
         if work.state:
             return
         compute = COMPUTE[work.parameter.dtype]
@@ -108,7 +110,7 @@ class EagerEngine:
             if name not in self.plan.kept:
                 keep(work.state, name, start)
 
-    def _advance(self, work: Work, t: float) -> None:
+    def _advance(self, work: ParameterTask, t: float) -> None:
         compute, state = COMPUTE[work.parameter.dtype], work.state
         theta, gradient = work.parameter.detach().to(compute), work.gradient.to(compute)
         for name, kept in state.items():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.runtime.build.python_modules import module as built
-from optdsl.runtime.core.tasks import Known
-from optdsl.runtime.engines.tensor_table import Columns
+from optdsl.runtime.core.tasks import StepCache
+from optdsl.runtime.engines.tensor_table import TensorTable
 
 _MAP, _LAUNCHES = "map", "launches"
 # In so many steps states are back in the memory where they were.
@@ -81,11 +81,11 @@ class Launch:
 
 def launch(
     entry: EntryPoint,
-    columns: Columns,
+    columns: TensorTable,
     numbers: Sequence[int],
     rows: Tensor,
     module: Any,
-    own: Known,
+    own: StepCache,
 ) -> Launch:
     """What an entry point is given for the tensors of a call.
 
@@ -137,7 +137,7 @@ def _made(
     table: list[list[int]],
     rows: Tensor,
     module: Any,
-    own: Known,
+    own: StepCache,
 ) -> Launch:
     device = rows.device
     if own.get(_MAP, (None,))[0] != sizes:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, Work
+from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, StepCache
 
 # The first address, and the one behind the last.
 Extent = tuple[int, int]
@@ -28,7 +28,7 @@ _SEEN = "overlaps"
 _SHARED = frozenset({"step", PENDING_HYPERS})
 # In so many steps states are back in the memory where they were.
 _STEPS = 4
-_STATE = itemgetter(Work._fields.index("state"))
+_STATE = itemgetter(ParameterTask._fields.index("state"))
 
 
 class Written(NamedTuple):
@@ -81,18 +81,18 @@ def meets(own: Written, gradients: list[int]) -> bool:
     return False
 
 
-def seen(known: Known) -> list[Written]:
+def seen(known: StepCache) -> list[Written]:
     """What was found at the calls before, the last one first."""
     found: list[Written] = known.setdefault(_SEEN, [])
     return found
 
 
-def remember(known: Known, own: Written) -> None:
+def remember(known: StepCache, own: Written) -> None:
     """Keep what was found for the calls to come."""
     seen(known)[:] = [own, *seen(known)[: _STEPS - 1]]
 
 
-def apart(works: Sequence[Work], known: Known) -> Sequence[Work]:
+def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[ParameterTask]:
     """The works, such that nothing that a step of one writes changes what another one reads.
 
     For engines that step one parameter after the other, on any device.
@@ -122,7 +122,7 @@ def apart(works: Sequence[Work], known: Known) -> Sequence[Work]:
     return _copied(works)
 
 
-def separated(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+def separated(works: Sequence[ParameterTask]) -> tuple[list[ParameterTask], list[ParameterTask]]:
     """Works that can be done at once, and others to be done after them, one after the other.
 
     Gradients that overlap with a parameter are copied, and states that overlap with anything get
@@ -133,7 +133,7 @@ def separated(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
     return first, [work for n, work in enumerate(parts) if n in again]
 
 
-def once(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:
+def once(works: Sequence[ParameterTask]) -> tuple[Sequence[ParameterTask], Sequence[ParameterTask]]:
     """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
     if len(set(map(id, map(_STATE, works)))) == len(works):
         return works, ()
@@ -161,7 +161,7 @@ def _held(states: Iterable[dict[str, Any]]) -> list[Tensor]:
     ]
 
 
-def _copied(works: Sequence[Work]) -> list[Work]:
+def _copied(works: Sequence[ParameterTask]) -> list[ParameterTask]:
     """Works whose gradients and states overlap with nothing else that is written."""
     thetas = [_extent(work.parameter) for work in works]
     gradients = [_extent(work.gradient) for work in works]
@@ -172,7 +172,7 @@ def _copied(works: Sequence[Work]) -> list[Work]:
     ]
 
 
-def _free_states(works: Sequence[Work], others: Sequence[Extent]) -> None:
+def _free_states(works: Sequence[ParameterTask], others: Sequence[Extent]) -> None:
     """Give states memory of their own that overlap with `others` or with each other."""
     states = {id(work.state): work.state for work in works}.values()
     held = [

@@ -22,15 +22,15 @@ from optdsl.runtime.core.owned_numbers import Owned, counts, made
 from optdsl.runtime.core.tasks import (
     COMPUTE,
     PENDING_HYPERS,
-    Known,
+    HyperGradients,
+    ParameterTask,
     Shape,
-    Sums,
-    Work,
+    StepCache,
     pending_hypers,
 )
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
-from optdsl.runtime.engines.tensor_table import Columns, Layout
+from optdsl.runtime.engines.tensor_table import Layout, TensorTable
 from optdsl.schedule import cheapest, schedule
 
 NAMES = {
@@ -39,7 +39,7 @@ NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_STATE = itemgetter(Work._fields.index("state"))
+_STATE = itemgetter(ParameterTask._fields.index("state"))
 # The entry points for states with a step pending, and what is kept between two of them.
 _SETTLING = frozenset({"settle", "settle_and_step"})
 _SPARE = "spare"
@@ -60,15 +60,15 @@ class Task(NamedTuple):
     """
 
     entry: EntryPoint
-    works: Sequence[Work]
-    columns: Columns
+    works: Sequence[ParameterTask]
+    columns: TensorTable
     counts: Sequence[float]
     pending: tuple[list[list[float]], list[int]] | None
-    own: Known
+    own: StepCache
     finish: Callable[[], None]
 
 
-class TableEngine:
+class PackedEngine:
     """Runs kernels that take a table of addresses; see `optdsl.runtime.core.tasks.Engine`.
 
     Attributes:
@@ -101,19 +101,19 @@ class TableEngine:
         self._notes = self.plan.kind in {"live", "replay"}
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
-    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
         return self._run("settle", once(works)[0], known)
 
-    def take(self, works: Sequence[Work], known: Known) -> None:
+    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
         self._take("step", works, known)
 
-    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
         self._take("step_settled", works, known)
 
-    def _take(self, name: str, works: Sequence[Work], known: Known) -> None:
+    def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
         first, again = once(works)
         needed = len(self.needed)
         if min(map(len, map(_STATE, first)), default=needed) < needed:
@@ -128,7 +128,7 @@ class TableEngine:
             else:
                 self.settle_and_take([work], {})
 
-    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`, and one pass over memory.
 
         A parameter that is there twice has one step pending, which is what sums are of.
@@ -139,7 +139,7 @@ class TableEngine:
             self.settle_and_take([work], {})
         return sums
 
-    def start(self, works: Sequence[Work]) -> None:
+    def start(self, works: Sequence[ParameterTask]) -> None:
         """Make what states lack: all of it, or only what is kept for a pending step."""
         new = [work for work in works if not work.state]
         uncounted = [work.state for work in works if "step" not in work.state]
@@ -166,7 +166,7 @@ class TableEngine:
             return zeros_beside(parameter, number, self._compute, layout)
         return torch.zeros_like(parameter, dtype=self._compute, memory_format=layout)
 
-    def _run(self, name: str, works: Sequence[Work], known: Known) -> Sums:
+    def _run(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Call an entry point for all of `works`.
 
         Raises:
@@ -177,7 +177,7 @@ class TableEngine:
         if not works:
             return {}
         own = known.setdefault((self, name), {})
-        given = Columns.of(works, self.layout)
+        given = TensorTable.of(works, self.layout)
         plain = given.plain(own)
         if given.apart(own) if plain else not overlapping(*given.fields):
             return self._run_apart(name, works, known, given if plain else None)
@@ -189,8 +189,12 @@ class TableEngine:
         return sums
 
     def _run_apart(
-        self, name: str, works: Sequence[Work], known: Known, plain: Columns | None = None
-    ) -> Sums:
+        self,
+        name: str,
+        works: Sequence[ParameterTask],
+        known: StepCache,
+        plain: TensorTable | None = None,
+    ) -> HyperGradients:
         """Call an entry point for works whose tensors do not overlap; `plain` if they are so."""
         entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
@@ -216,33 +220,33 @@ class TableEngine:
         rows = held.rows() if held is not None and reads else None
         return self._called(Task(entry, works, columns, taken, rows, own, finish))
 
-    def _called(self, task: Task) -> Sums:
+    def _called(self, task: Task) -> HyperGradients:
         """Run an entry point, and `finish` when it has done its work; the sums by name."""
         raise NotImplementedError
 
     def prepared(
-        self, works: Sequence[Work], own: Known
-    ) -> tuple[Columns, Columns, list[tuple[Tensor, Tensor]]]:
+        self, works: Sequence[ParameterTask], own: StepCache
+    ) -> tuple[TensorTable, TensorTable, list[tuple[Tensor, Tensor]]]:
         """The tensors of works; the same as kernels expect them; and what to copy back after.
 
         Raises:
             RuntimeError: a parameter has another shape than its state or its gradient.
         """
-        given = Columns.of(works, self.layout)
+        given = TensorTable.of(works, self.layout)
         if given.plain(own):
             return given, given, []
         back: list[tuple[Tensor, Tensor]] = []
         prepared = [
-            work if Columns.of([work], self.layout).plain({}) else self._laid_out(work, back)
+            work if TensorTable.of([work], self.layout).plain({}) else self._laid_out(work, back)
             for work in works
         ]
-        return given, Columns.of(prepared, self.layout), back
+        return given, TensorTable.of(prepared, self.layout), back
 
     def _room(
         self,
-        given: Columns,
+        given: TensorTable,
         spare: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
-        own: Known,
+        own: StepCache,
     ) -> Owned:
         """Give states `PENDING_HYPERS`: the tensors that they had before, if these are at hand.
 
@@ -263,7 +267,7 @@ class TableEngine:
             state[PENDING_HYPERS] = tensor
         return Owned.of(tensors, own, PENDING_HYPERS)
 
-    def _note(self, works: Sequence[Work], counts: Sequence[float], held: Owned) -> None:
+    def _note(self, works: Sequence[ParameterTask], counts: Sequence[float], held: Owned) -> None:
         """Note with which hyperparameters a step was taken."""
         apart = [id(work[3]) for work in works]
         if apart.count(apart[0]) == len(apart) and counts.count(counts[0]) == len(counts):
@@ -287,14 +291,14 @@ class TableEngine:
                 moved = {k: state[home] for k, home in entry.buffers.items()}
                 state.update(moved)
 
-    def written(self, given: Columns, back: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def written(self, given: TensorTable, back: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Let the parameters, and autograd, know of what was written."""
         for parameter, theta in back:
             parameter.copy_(theta)
         # As if torch had made the writes.
         torch.autograd.graph.increment_version(given.parameters)
 
-    def _laid_out(self, work: Work, back: list[tuple[Tensor, Tensor]]) -> Work:
+    def _laid_out(self, work: ParameterTask, back: list[tuple[Tensor, Tensor]]) -> ParameterTask:
         """The same with parameter and gradient such that one index serves them and the states.
 
         A gradient may have no memory of its own: one of nothing but zeros that autograd has made,
@@ -337,7 +341,7 @@ class TableEngine:
         return work._replace(parameter=theta, gradient=gradient)
 
 
-def noted_hypers(states: Sequence[dict[str, Any]], own: Known) -> Owned:
+def noted_hypers(states: Sequence[dict[str, Any]], own: StepCache) -> Owned:
     """What states with a step pending note of it."""
     return Owned.of([state[PENDING_HYPERS] for state in states], own, PENDING_HYPERS)
 

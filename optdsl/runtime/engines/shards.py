@@ -17,7 +17,13 @@ from torch import Tensor
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Engine, Known, Sums, Work
+from optdsl.runtime.core.tasks import (
+    PENDING_HYPERS,
+    Engine,
+    HyperGradients,
+    ParameterTask,
+    StepCache,
+)
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import completion as migrate
 
@@ -34,33 +40,33 @@ class ShardEngine:
         self._inner = inner
         self._prefix = prefix
 
-    def settle(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
         with _opened(works) as local:
             return _filed(self._inner.settle(local, self._own(known)), self._prefix)
 
-    def take(self, works: Sequence[Work], known: Known) -> None:
+    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
         with _opened(works) as local:
             self._inner.take(local, self._own(known))
         _written(works)
 
-    def take_settled(self, works: Sequence[Work], known: Known) -> None:
+    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
         with _opened(works) as local:
             self._inner.take_settled(local, self._own(known))
         _written(works)
 
-    def settle_and_take(self, works: Sequence[Work], known: Known) -> Sums:
+    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
         with _opened(works) as local:
             sums = self._inner.settle_and_take(local, self._own(known))
         _written(works)
         return _filed(sums, self._prefix)
 
-    def _own(self, known: Known) -> Known:
+    def _own(self, known: StepCache) -> StepCache:
         """What the inner engine keeps for shards, apart from what it keeps for plain tensors."""
-        own: Known = known.setdefault(self, {})
+        own: StepCache = known.setdefault(self, {})
         return own
 
 
@@ -81,7 +87,7 @@ def check_whole(program: Program, parameter: Tensor) -> None:
         )
 
 
-def completed(program: Program, work: Work) -> Sums:
+def completed(program: Program, work: ParameterTask) -> HyperGradients:
     """As `migrate.completed`, of a DTensor too."""
     if not is_dtensor(work.parameter):
         return migrate.completed(program, work)
@@ -90,7 +96,7 @@ def completed(program: Program, work: Work) -> Sums:
         return _filed(migrate.completed(program, local), prefix(work.parameter))
 
 
-def products(program: Program, work: Work) -> Sums:
+def products(program: Program, work: ParameterTask) -> HyperGradients:
     """As `migrate.products`; of a DTensor, those of the shard that this rank has."""
     if not is_dtensor(work.parameter):
         return migrate.products(program, work)
@@ -98,12 +104,12 @@ def products(program: Program, work: Work) -> Sums:
         return migrate.products(program, local)
 
 
-def _filed(sums: Sums, prefix: str | None) -> Sums:
+def _filed(sums: HyperGradients, prefix: str | None) -> HyperGradients:
     return {} if prefix is None else {prefix + name: value for name, value in sums.items()}
 
 
 @contextmanager
-def _opened(works: Sequence[Work]) -> Iterator[list[Work]]:
+def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
     """The shards of works; what happens to their states happens to those of the DTensors."""
     wrapped: dict[int, Any] = {}
     states: dict[int, dict[str, Any]] = {}
@@ -112,7 +118,7 @@ def _opened(works: Sequence[Work]) -> Iterator[list[Work]]:
         if id(work.state) not in states:
             states[id(work.state)] = _state_of_shard(work, wrapped)
         local.append(
-            Work(
+            ParameterTask(
                 shard(work.parameter),
                 shard(_gradient(work)),
                 states[id(work.state)],
@@ -130,7 +136,7 @@ def _opened(works: Sequence[Work]) -> Iterator[list[Work]]:
                 work.state[key] = _wrapped(key, value, work, part) if known is None else known
 
 
-def _state_of_shard(work: Work, wrapped: dict[int, Any]) -> dict[str, Any]:
+def _state_of_shard(work: ParameterTask, wrapped: dict[int, Any]) -> dict[str, Any]:
     """The state of a shard; `wrapped` receives the DTensors by the identity of their shards."""
     parameter: Any = work.parameter
     state: dict[str, Any] = {}
@@ -149,7 +155,7 @@ def _state_of_shard(work: Work, wrapped: dict[int, Any]) -> dict[str, Any]:
     return state
 
 
-def _gradient(work: Work) -> Tensor:
+def _gradient(work: ParameterTask) -> Tensor:
     """The gradient, placed as the parameter is."""
     parameter: Any = work.parameter
     gradient: Any = work.gradient
@@ -168,7 +174,7 @@ def _is_number(key: str, value: Any, parameter: Tensor) -> bool:
     return not is_dtensor(value) and value.ndim == 0 and parameter.ndim > 0
 
 
-def _wrapped(key: str, value: Any, work: Work, part: Work) -> Any:
+def _wrapped(key: str, value: Any, work: ParameterTask, part: ParameterTask) -> Any:
     """What a shard's state has got, as the DTensor's state keeps it."""
     from torch.distributed.tensor import DTensor
 
@@ -192,6 +198,6 @@ def shard(x: Any) -> Tensor:
     return local.wait() if hasattr(local, "wait") else local  # type: ignore[no-any-return]
 
 
-def _written(works: Sequence[Work]) -> None:
+def _written(works: Sequence[ParameterTask]) -> None:
     """Autograd finds out about the writes as if torch had made them."""
     torch.autograd.graph.increment_version([work.parameter for work in works])

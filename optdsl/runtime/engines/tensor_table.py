@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import Known, Work
+from optdsl.runtime.core.tasks import ParameterTask, StepCache
 from optdsl.runtime.engines import overlaps
 
 try:
@@ -60,7 +60,7 @@ class _Watch(NamedTuple):
     sizes: list[int]
 
 
-class Columns:
+class TensorTable:
     """The columns of works: parameters, gradients, states.
 
     Attributes:
@@ -87,7 +87,7 @@ class Columns:
         }
 
     @classmethod
-    def of(cls, works: Sequence[Work], layout: Layout) -> Columns:
+    def of(cls, works: Sequence[ParameterTask], layout: Layout) -> TensorTable:
         """Those of works."""
         parameters, gradients, states, _ = zip(*works, strict=True)
         return cls(parameters, gradients, states, layout)
@@ -102,7 +102,7 @@ class Columns:
         """The number of elements of each parameter."""
         return list(map(Tensor.numel, self.parameters))
 
-    def plain(self, known: Known) -> bool:
+    def plain(self, known: StepCache) -> bool:
         """Whether one index serves a parameter, its gradient and its states, and all is at hand.
 
         Args:
@@ -117,7 +117,7 @@ class Columns:
         known[_WATCH] = _watch(tensors, self.sizes)
         return True
 
-    def watched(self, known: Known) -> bool:
+    def watched(self, known: StepCache) -> bool:
         """Whether they look as those did that were plain at the call before."""
         watch: _Watch | None = known.get(_WATCH)
         if watch is None:
@@ -128,7 +128,7 @@ class Columns:
         self.sizes = watch.sizes
         return True
 
-    def apart(self, known: Known) -> bool:
+    def apart(self, known: StepCache) -> bool:
         """Whether what a step writes overlaps with nothing else; only for what is plain.
 
         Args:
@@ -177,7 +177,7 @@ class Columns:
         return [self._addresses[name] for name in names]
 
     def table(
-        self, rows: Sequence[int], states: Sequence[str], slots: int, known: Known
+        self, rows: Sequence[int], states: Sequence[str], slots: int, known: StepCache
     ) -> array[int] | None:
         """Sizes, rows and addresses as the kernels take them; None where there is no memory.
 

@@ -13,10 +13,10 @@ from optdsl.ir.program import Program
 from optdsl.ir.text import parse_program
 from optdsl.plan import pending
 from optdsl.runtime.build.python_modules import module
-from optdsl.runtime.core.tasks import Sums, Work
+from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 from optdsl.runtime.engines.call_arguments import Rows
 from optdsl.runtime.engines.launch_arguments import Launch, launch, sent
-from optdsl.runtime.engines.packed import TableEngine, Task
+from optdsl.runtime.engines.packed import PackedEngine, Task
 
 
 class NoTriton(Exception):
@@ -85,14 +85,14 @@ def _try_out(device: torch.device) -> None:
     """
     engine = TritonEngine(parse_program(_TRIAL), torch.float32, "overlapped", device, trial=True)
     theta = torch.ones(3, device=device)
-    work = Work(theta, torch.ones_like(theta), {}, {"lr": 0.5})
+    work = ParameterTask(theta, torch.ones_like(theta), {}, {"lr": 0.5})
     engine.take([work], {})
     sums = engine.settle_and_take([work], {})
     if (theta.tolist(), sums) != ([-0.5] * 3, {"lr": -3.0}):
         raise RuntimeError(f"kernels compute {theta.tolist()} and {sums} instead of -0.5 and -3")
 
 
-class TritonEngine(TableEngine):
+class TritonEngine(PackedEngine):
     """Runs the Triton backend's kernels; see `optdsl.runtime.core.tasks.Engine`.
 
     Hyper-gradients that it returns have to come to the host, which waits for the device.
@@ -129,8 +129,8 @@ class TritonEngine(TableEngine):
         if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
             self.width *= 2
 
-    def _called(self, task: Task) -> Sums:
-        """See `TableEngine`."""
+    def _called(self, task: Task) -> HyperGradients:
+        """See `PackedEngine`."""
         names, entry = self.names, task.entry
         if any(name.startswith(pending("")) for name in entry.hypers):
             names = [*names, pending("t"), *map(pending, names)]

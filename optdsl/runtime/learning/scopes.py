@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optdsl.learning import Coefficient, memory_key
 from optdsl.runtime.core.owned_numbers import number_of, without_values
-from optdsl.runtime.core.tasks import Sums
+from optdsl.runtime.core.tasks import HyperGradients
 from optdsl.runtime.learning.coefficients import CoefficientUpdate, Group
 from optdsl.words import SCOPES
 
@@ -48,7 +48,7 @@ class Part:
     tensor: Tensor | None = None
     own: dict[str, float] = field(default_factory=dict)
     taken: int = 0
-    sums: Sums = field(default_factory=dict)
+    sums: HyperGradients = field(default_factory=dict)
     lent: State = field(default_factory=dict)
 
     @property
@@ -195,7 +195,7 @@ class Scopes:
             if block.scope == "optimizer":
                 update.update(groups, total(p.sums for p in parts), max(taken))
             elif block.scope == "group":
-                of: list[list[Sums]] = [[] for _ in groups]
+                of: list[list[HyperGradients]] = [[] for _ in groups]
                 for part in parts:
                     of[part.group or 0].append(part.sums)
                 for group, sums, steps in zip(groups, of, taken, strict=True):
@@ -261,15 +261,15 @@ class Scopes:
         return found
 
 
-def total(sums: Iterable[Sums]) -> Sums:
+def total(sums: Iterable[HyperGradients]) -> HyperGradients:
     """Sums added up, by name."""
-    result: Sums = {}
+    result: HyperGradients = {}
     for more in sums:
         add(result, more)
     return result
 
 
-def add(to: Sums, more: Sums) -> None:
+def add(to: HyperGradients, more: HyperGradients) -> None:
     """Add sums to others, by name."""
     for name, value in more.items():
         to[name] = to.get(name, 0.0) + value

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import Engine, Shape, Work
+from optdsl.runtime.core.tasks import Engine, ParameterTask, Shape
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.learning.scopes import Part, add
 
 _LAYOUT = attrgetter("layout")
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
-_PARAMETER = itemgetter(Work._fields.index("parameter"))
+_PARAMETER = itemgetter(ParameterTask._fields.index("parameter"))
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -30,8 +30,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 class Batch:
     """What one engine has to do: for parameters with a step pending, and for others."""
 
-    pending: list[Work] = field(default_factory=list)
-    fresh: list[Work] = field(default_factory=list)
+    pending: list[ParameterTask] = field(default_factory=list)
+    fresh: list[ParameterTask] = field(default_factory=list)
 
 
 def batches(
@@ -41,13 +41,13 @@ def batches(
 
     States that another engine left behind are completed first, which may give hyper-gradients.
     """
-    works: list[Work] = []
+    works: list[ParameterTask] = []
     for pairs, values in part.work:
         if pairs:
             parameters, gradients = zip(*pairs, strict=True)
             kept = map(states.__getitem__, parameters)
             fields = zip(parameters, gradients, kept, [values] * len(pairs), strict=True)
-            works += map(tuple.__new__, repeat(Work), fields)
+            works += map(tuple.__new__, repeat(ParameterTask), fields)
     found: dict[Engine, Batch] = {}
     for alike in _alike(works):
         engine = compiled.engines.of(alike[0].parameter)
@@ -55,21 +55,23 @@ def batches(
     return found
 
 
-def _alike(works: list[Work]) -> Iterable[list[Work]]:
+def _alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
     """The works, those that one engine is for together."""
     parameters = list(map(_PARAMETER, works))
     types = set(map(type, parameters))
     plain = types.issubset(_PLAIN)
     if plain and all(map(_IS_CPU, parameters)) and len(set(map(_DTYPE, parameters))) == 1:
         return [works]
-    kinds: dict[Any, list[Work]] = {}
+    kinds: dict[Any, list[ParameterTask]] = {}
     for number, (work, parameter) in enumerate(zip(works, parameters, strict=True)):
         alone = None if type(parameter) in _PLAIN else number
         kinds.setdefault((alone, parameter.device, parameter.dtype), []).append(work)
     return kinds.values()
 
 
-def _sort(compiled: Compiled, part: Part, shape: Shape, works: list[Work], batch: Batch) -> None:
+def _sort(
+    compiled: Compiled, part: Part, shape: Shape, works: list[ParameterTask], batch: Batch
+) -> None:
     keys = [work[2].keys() for work in works]
     if shape.pending is not None and all(map(operator.eq, keys, repeat(shape.pending))):
         batch.pending.extend(works)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import Work
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import OWN
@@ -28,7 +28,7 @@ def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str
     if state.keys() - declared and float(state["step"]) > 0:
         hypers = {h.name: float(group[h.name]) for h in program.hypers}
         theta = parameter.detach()
-        shards.completed(program, Work(theta, torch.zeros_like(theta), state, hypers))
+        shards.completed(program, ParameterTask(theta, torch.zeros_like(theta), state, hypers))
     return {key: value for key, value in state.items() if key in declared} | own
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optdsl.learning import square_keys
-from optdsl.runtime.core.tasks import Sums, Work, check_dense
-from optdsl.runtime.device.device_step import Resident
+from optdsl.runtime.core.tasks import HyperGradients, ParameterTask, check_dense
+from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer, Observed
@@ -48,7 +48,7 @@ def observe(optimizer: LearningOptimizer, weight: float, found: Observed | None)
         for parameter, gradient in work.items():
             state = _declared(optimizer.state.get(parameter, {}))
             if state and float(state["step"]) > 0:
-                one = Work(parameter.detach(), gradient, state, hypers)
+                one = ParameterTask(parameter.detach(), gradient, state, hypers)
                 sums = shards.products(compiled.program, one)
                 add(total.setdefault(parameter, {}), _weighted(sums, float(weight)))
     return total
@@ -71,7 +71,7 @@ def _declared(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if not key.startswith(OWN)}
 
 
-def _weighted(sums: Sums, weight: float) -> Sums:
+def _weighted(sums: HyperGradients, weight: float) -> HyperGradients:
     """Sums as of a gradient that was multiplied by a number."""
     squared = {square_keys(name)[0] for name in sums}
     unmoved = {square_keys(name)[1] for name in sums}
@@ -82,7 +82,7 @@ def _weighted(sums: Sums, weight: float) -> Sums:
 
 
 def _check_not_captured(optimizer: LearningOptimizer) -> None:
-    device: Resident | None = optimizer._known.get(Resident)
+    device: DeviceStep | None = optimizer._known.get(DeviceStep)
     if device is not None and device.captured:
         raise RuntimeError(
             f"{type(optimizer).__name__}: a step was captured in a graph, and its replays learn "

@@ -20,9 +20,9 @@ from optdsl.runtime.core.hyperparameters import (
     number,
 )
 from optdsl.runtime.core.owned_numbers import separated
-from optdsl.runtime.core.tasks import PENDING_HYPERS, Known, check_dense, check_dtypes
+from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache, check_dense, check_dtypes
 from optdsl.runtime.device.coefficient_memory import on_the_host
-from optdsl.runtime.device.device_step import resident
+from optdsl.runtime.device.device_step import device_step_of
 from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import Part, add
@@ -310,7 +310,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             return loss
         self._overwritten.before_step(self.param_groups)
         # What was observed is on the host, which then learns.
-        device = resident(self, work, self._known) if self._observed is None else None
+        device = device_step_of(self, work, self._known) if self._observed is None else None
         if device is not None:
             device.step(self, work)
             self._betas.write(self.param_groups)
@@ -390,10 +390,10 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
                     engine.take(batch.fresh, known)
             self._learn(parts, taken)
 
-    def _known_of(self, part: Part) -> Known:
+    def _known_of(self, part: Part) -> StepCache:
         if part.key is None:
             return self._known
-        known: Known = self._known.setdefault(part.key, {})
+        known: StepCache = self._known.setdefault(part.key, {})
         return known
 
     def _learn(self, parts: list[Part], taken: list[int]) -> None:
