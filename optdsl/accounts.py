@@ -11,7 +11,7 @@ from optdsl.diagnostics import Source
 from optdsl.ir.types import Extent
 from optdsl.options import LearnOption
 from optdsl.plan import KINDS, Plan, plans
-from optdsl.schedule import Kernel, cheapest, schedule, state_tensors
+from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
 
 _BYTES = 4
 _WIDTH = 88
@@ -23,9 +23,9 @@ _WAYS = {
     "stored": "Stored: the tangents of a step are kept until the next one.",
 }
 _NAMES = {
-    "settle_and_step": "overlapped (default)",
-    "settle": "exact: hyper-gradients first",
-    "step_settled": "exact: then the step",
+    Role.FUSED: "overlapped (default)",
+    Role.COMPLETE: "exact: hyper-gradients first",
+    Role.STEP_COMPLETED: "exact: then the step",
 }
 
 
@@ -64,7 +64,7 @@ def _steps(plan: Plan) -> list[Sequence[str]]:
     if plan.kind == "none":
         return [_moved("a step", kernels["step"])]
     rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
-    exact = sum(sum(kernels[key].traffic) for key in ("settle", "step_settled"))
+    exact = sum(sum(kernels[key].traffic) for key in (Role.COMPLETE, Role.STEP_COMPLETED))
     return [*rows, ("exact, together", "", "", f"{_BYTES * exact}")]
 
 
@@ -80,7 +80,7 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
         if plan is None:
             rows.append((kind, "cannot be: a tangent needs what is not alive", "", ""))
             continue
-        moved = _BYTES * sum(schedule(plan)["settle_and_step"].traffic)
+        moved = _BYTES * sum(schedule(plan)[Role.FUSED].traffic)
         state = f"{_BYTES * state_tensors(plan)} bytes of state"
         mark = "chosen" if plan == chosen else ""
         rows.append((kind, state, f"{moved} bytes a step", mark))

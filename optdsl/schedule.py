@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +15,21 @@ from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.passes.collect import collect
 from optdsl.plan import Plan, pending
+
+
+class Role(enum.StrEnum):
+    """What a kernel does in a step; the values are the names of emitted functions."""
+
+    INITIALIZE = "initialize"
+    """The states of a tensor before its first step."""
+    STEP = "step"
+    """A step of a tensor that has none pending."""
+    COMPLETE = "complete"
+    """The hyper-gradients of the pending step, whose states are completed."""
+    STEP_COMPLETED = "step_completed"
+    """A step right after `COMPLETE`, with the same gradient."""
+    FUSED = "complete_and_step"
+    """`COMPLETE` and the next step at once."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,7 @@ class Kernel:
     """A part of a program that runs as a whole.
 
     Attributes:
-        name: "initialize" (once a tensor), "step", "settle", "step_settled" (right after it), or
-            "settle_and_step".
+        name: a `Role`, or that of a variant of it.
         program: where the values come from.
         uniform: values computed once on the host in double precision, in order.
         body: values computed per tensor or per element, in order.
@@ -195,29 +210,29 @@ class Kernel:
 
 
 def schedule(plan: Plan) -> dict[str, Kernel]:
-    """The kernels of a plan by name; those that settle only where something is learned.
+    """The kernels of a plan by name; those that complete a step only where something is learned.
 
-    What a step keeps of its gradient, "settle" writes already, where its memory is at hand, and
-    "step_settled", which comes next, does not.
+    What a step keeps of its gradient, `COMPLETE` writes already, where its memory is at hand, and
+    `STEP_COMPLETED`, which comes next, does not.
     """
-    program = plan.take
+    program = plan.advance
     initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
     kernels = [
-        _kernel("initialize", program, initial),
-        _kernel("step", program, _results(program)),
+        _kernel(Role.INITIALIZE, program, initial),
+        _kernel(Role.STEP, program, _results(program)),
     ]
-    if plan.settle is not None and plan.both is not None:
+    if plan.complete is not None and plan.fused is not None:
         kept = {pending("g"), pending("theta")}
         early = {
             s.name
             for s in program.states
             if s.name in kept and program.operations[s.next].opcode == "gradient"
         }
-        settle = _keeping_the_gradient(plan.settle, early)
+        complete = _keeping_the_gradient(plan.complete, early)
         kernels += [
-            _kernel("settle", settle, _results(settle, kept - early), _dots(settle)),
-            _kernel("step_settled", program, _results(program, early)),
-            _kernel("settle_and_step", plan.both, _results(plan.both), _dots(plan.both)),
+            _kernel(Role.COMPLETE, complete, _results(complete, kept - early), _dots(complete)),
+            _kernel(Role.STEP_COMPLETED, program, _results(program, early)),
+            _kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
         ]
     return {kernel.name: kernel for kernel in kernels}
 
@@ -244,7 +259,7 @@ def state_tensors(plan: Plan) -> int:
 
 def _traffic(plan: Plan) -> tuple[int, int]:
     kernels = schedule(plan)
-    return kernels.get("settle_and_step", kernels["step"]).traffic
+    return kernels.get(Role.FUSED, kernels[Role.STEP]).traffic
 
 
 def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...]:

@@ -34,7 +34,9 @@ def operations(of: Program) -> Counter[str]:
 def programs(case: tuple[str, str]) -> tuple[Program, ...]:
     """All that the plans of a rule hold."""
     found = [
-        p for plan in plans(program(*case), False) for p in (plan.take, plan.settle, plan.both)
+        p
+        for plan in plans(program(*case), False)
+        for p in (plan.advance, plan.complete, plan.fused)
     ]
     return tuple(p for p in found if p is not None)
 

@@ -17,7 +17,7 @@ from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan import KINDS, Kind, Plan, completing, pending, plans
-from optdsl.schedule import cheapest, schedule, state_tensors
+from optdsl.schedule import Role, cheapest, schedule, state_tensors
 from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 
@@ -81,18 +81,20 @@ def test_every_plan_is_the_plain_step(name: str, learned: str, rounded: bool) ->
     assert "stored" in [plan.kind for plan in tried]
     for plan in tried:
         trial = Trial(plain, plan, rounded)
-        assert plan.settle is not None
-        assert plan.both is not None
-        theta, state, kept = trial.theta, trial.start(plain), trial.start(plan.take)
+        assert plan.complete is not None
+        assert plan.fused is not None
+        theta, state, kept = trial.theta, trial.start(plain), trial.start(plan.advance)
         pending_tangents: Doubles = {}
         for t, g in enumerate(trial.gradients):
             if t == 0:
-                done = interpret.step(plan.take, theta, g, kept, trial.hypers[0], 1)
+                done = interpret.step(plan.advance, theta, g, kept, trial.hypers[0], 1)
             else:
                 hypers = trial.at(t)
-                settled = interpret.step(plan.settle, theta, g, kept, hypers, t + 1)
-                after = interpret.step(plan.take, theta, g, settled.state, trial.hypers[t], t + 1)
-                done = interpret.step(plan.both, theta, g, kept, hypers, t + 1)
+                settled = interpret.step(plan.complete, theta, g, kept, hypers, t + 1)
+                after = interpret.step(
+                    plan.advance, theta, g, settled.state, trial.hypers[t], t + 1
+                )
+                done = interpret.step(plan.fused, theta, g, kept, hypers, t + 1)
                 where = f"{plan.kind} at step {t + 1}:"
                 the_same(settled.tangents, pending_tangents, f"{where} settled tangent of")
                 the_same(done.tangents, pending_tangents, f"{where} tangent of")
@@ -129,7 +131,7 @@ def test_only_plans_of_the_kinds_that_are_asked_for(kinds: tuple[Kind, ...]) -> 
 
 def test_a_rule_that_learns_nothing_has_one_plan() -> None:
     (plan,) = plans(compiler.derive(library.open_source("adam")), False)
-    assert (plan.kind, plan.settle, plan.both, plan.kept) == ("none", None, None, ())
+    assert (plan.kind, plan.complete, plan.fused, plan.kept) == ("none", None, None, ())
     assert list(schedule(plan)) == ["initialize", "step"]
 
 
@@ -142,13 +144,15 @@ def test_a_lagging_state_is_completed_without_its_tangents(name: str, learned: s
             trial = Trial(plain, plan, rounded)
             ours = completing(run_passes(replace(plain, tangents=())), plan.kept)
             assert ours is not None
-            assert ours.settle is not None
+            assert ours.complete is not None
             theta, g = trial.theta, trial.gradients[0]
-            kept = interpret.step(plan.take, theta, g, trial.start(plan.take), trial.hypers[0], 1)
+            kept = interpret.step(
+                plan.advance, theta, g, trial.start(plan.advance), trial.hypers[0], 1
+            )
             expected = interpret.step(plain, theta, g, trial.start(plain), trial.hypers[0], 1)
             parameter = trial.stored(kept.parameter)
             done = interpret.step(
-                ours.settle, parameter, trial.gradients[1], kept.state, trial.at(1), 2
+                ours.complete, parameter, trial.gradients[1], kept.state, trial.at(1), 2
             )
             the_same(done.state, expected.state, "completed")
 
@@ -177,7 +181,7 @@ def test_mada_keeps_28_bytes_a_parameter(order: str) -> None:
 def test_a_learned_step_of_mada_reads_nine_tensors_and_writes_seven() -> None:
     plan = compiler.plan(library.open_source("mada"))
     assert (plan.kind, state_tensors(plan)) == ("replay", 7)
-    assert schedule(plan)["settle_and_step"].traffic == (9, 7)
+    assert schedule(plan)[Role.FUSED].traffic == (9, 7)
 
 
 def test_a_step_of_adam_reads_four_tensors_and_writes_three() -> None:

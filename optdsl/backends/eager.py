@@ -14,7 +14,7 @@ from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operati
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent
 from optdsl.plan import Kind
-from optdsl.schedule import Kernel, Result
+from optdsl.schedule import Kernel, Result, Role
 
 WIDTH = 96
 # An unnamed value longer than this gets a line of its own.
@@ -31,8 +31,8 @@ class EagerBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
-        functions = [_Function(kernels[name]) for name in ("initialize", "step")]
-        program = kernels["step"].program
+        functions = [_Function(kernels[name]) for name in (Role.INITIALIZE, Role.STEP)]
+        program = kernels[Role.STEP].program
         bodies = [f.text() for f in functions]
         needed = frozenset().union(*(f.helpers for f in functions))
         helpers = [HELPERS[name] for name in HELPERS if name in needed]
@@ -108,7 +108,7 @@ class _Function:
         return self._program.parameter_type.extent is Extent.UNIFORM
 
     def _docstring(self) -> str:
-        if self._kernel.name == "initialize":
+        if self._kernel.name == Role.INITIALIZE:
             return "The states before the first step, whose gradient is g."
         return "The parameter after the step, then the states."
 
@@ -144,7 +144,7 @@ class _Function:
     def _result(self, result: Result) -> str:
         text = self._printer.extended(result.value, result.type.extent)
         # A new state must not share memory with the gradient or the parameter.
-        leaf = self._printer.leaf(result.value) and self._kernel.name == "initialize"
+        leaf = self._printer.leaf(result.value) and self._kernel.name == Role.INITIALIZE
         tensor = self._program.type(result.value).extent is not Extent.UNIFORM
         return f"{text}.clone()" if leaf and tensor else text
 

@@ -8,8 +8,8 @@ three ways to have it then, each a pair of ordinary programs on one set of state
   with its tangents, while step t+1 is taken.
 - stored: the tangents themselves are kept, one state each.
 
-`settle` evaluates the tangents of the pending step and completes its states; `take` takes a step
-and leaves it pending; `both` is one after the other.
+`complete` evaluates the tangents of the pending step and completes its states; `advance` takes a
+step and leaves it pending; `fused` is one after the other.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ class Plan:
 
     Attributes:
         kind: how tangents are had; "none" when nothing is learned.
-        take: a step.
-        settle: the tangents of the pending step, and its states completed; the parameter stays.
-        both: `settle`, then `take`; the pending step's hyperparameters have names of their own
-            (see `pending`).
+        advance: a step.
+        complete: the tangents of the pending step, and its states completed; the parameter stays.
+        fused: `complete`, then `advance`; the pending step's hyperparameters have names of their
+            own (see `pending`).
         kept: the states that no rule declares, for what a pending step needs.
-        hypers: the hyperparameters of a pending step that `settle` reads, "t" included.
+        hypers: the hyperparameters of a pending step that `complete` reads, "t" included.
     """
 
     kind: Kind
-    take: Program
-    settle: Program | None = None
-    both: Program | None = None
+    advance: Program
+    complete: Program | None = None
+    fused: Program | None = None
     kept: tuple[str, ...] = ()
     hypers: tuple[str, ...] = ()
 
     @property
     def states(self) -> tuple[State, ...]:
         """What is kept between steps."""
-        return self.take.states
+        return self.advance.states
 
 
 def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tuple[Plan, ...]:
@@ -80,7 +80,7 @@ def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tup
 
 
 def completing(program: Program, kept: Iterable[str]) -> Plan | None:
-    """The plan that settles a state which lags and holds `kept`; None where that is too little.
+    """The plan that completes a state which lags and holds `kept`; None where that is too little.
 
     It is for states of an optimizer that learned something else, or learned at all: the tangents
     are those of `program`, if any, and what they do not need is not looked at.
@@ -98,13 +98,13 @@ def _stored(program: Program, rounded: bool) -> Plan:
     builder = _copied(program)
     zero = builder.constant(0.0)
     tangents = [State(f"tangent/{t.hyper}", TENSOR, zero, t.value) for t in program.tangents]
-    take = replace(
+    advance = replace(
         program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
     )
     again = Rematerialization(program)
     pairs = [(t.hyper, _leaf(again.builder, s)) for t, s in zip(program.tangents, tangents,
                                                                  strict=True)]  # fmt: skip
-    return _plan("stored", take, again, {}, pairs, tuple(s.name for s in tangents))
+    return _plan("stored", advance, again, {}, pairs, tuple(s.name for s in tangents))
 
 
 def _live(program: Program, rounded: bool) -> Plan | None:
@@ -142,7 +142,7 @@ def _planned(
     Args:
         kind: its kind.
         again: the step, done again.
-        advanced: the states that lag, and are completed when the step is settled.
+        advanced: the states that lag, and are completed when the step is completed.
         kept: states for what else is needed.
         rounded: as of `plans`.
     """
@@ -165,10 +165,10 @@ def _planned(
     new = again.values(roots)
     if new is None:
         return None
-    take = _keeping(program, kept, lagging=bool(advanced))
+    advance = _keeping(program, kept, lagging=bool(advanced))
     nexts = {s.name: new[s.next] for s in advanced}
     pairs = [(t.hyper, new[t.value]) for t in program.tangents]
-    return _plan(kind, take, again, nexts, pairs, tuple(s.name for s in kept))
+    return _plan(kind, advance, again, nexts, pairs, tuple(s.name for s in kept))
 
 
 def _copied(program: Program) -> Builder:
@@ -197,55 +197,55 @@ def _keeping(program: Program, kept: Sequence[State], lagging: bool) -> Program:
 
 def _plan(
     kind: Kind,
-    take: Program,
+    advance: Program,
     again: Rematerialization,
     nexts: dict[str, Value],
     tangents: Sequence[tuple[str, Value]],
     kept: tuple[str, ...],
 ) -> Plan:
-    """The plan of a step and of what settles it: new states by name, and tangents."""
+    """The plan of a step and of what completes it: new states by name, and tangents."""
     builder = again.builder
-    starting = builder.copied(take, take.initial_values, {})
+    starting = builder.copied(advance, advance.initial_values, {})
     read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
-    named = {pending(h.name): replace(h, name=pending(h.name)) for h in take.hypers}
+    named = {pending(h.name): replace(h, name=pending(h.name)) for h in advance.hypers}
     steps = Interval(1.0, float("inf"), False, True)
     named = {pending("t"): Hyper(pending("t"), 1.0, steps), **named}
-    settle = replace(
-        take,
+    complete = replace(
+        advance,
         learned=(),
-        hypers=(*take.hypers, *(h for name, h in named.items() if name in read)),
+        hypers=(*advance.hypers, *(h for name, h in named.items() if name in read)),
         states=tuple(
             replace(s, initial=starting[s.initial], next=nexts.get(s.name, _leaf(builder, s)))
-            for s in take.states
+            for s in advance.states
         ),
         parameter=builder.emit("parameter"),
         tangents=tuple(Tangent(hyper, value) for hyper, value in tangents),
         operations=(),
     )
-    settle = run_passes(verify(replace(settle, operations=builder.operations)))
-    take = run_passes(verify(replace(take, learned=())))
-    both = run_passes(verify(_both(settle, take)))
+    complete = run_passes(verify(replace(complete, operations=builder.operations)))
+    advance = run_passes(verify(replace(advance, learned=())))
+    fused = run_passes(verify(_fused(complete, advance)))
     hypers = tuple(name.removeprefix("pending/") for name in named if name in read)
-    return Plan(kind, take, settle, both, kept, hypers)
+    return Plan(kind, advance, complete, fused, kept, hypers)
 
 
-def _both(settle: Program, take: Program) -> Program:
-    """One program that does what `settle` does and then what `take` does."""
-    builder = _copied(settle)
-    completed = {s.name: s.next for s in settle.states}
+def _fused(complete: Program, advance: Program) -> Program:
+    """One program that does what `complete` does and then what `advance` does."""
+    builder = _copied(complete)
+    completed = {s.name: s.next for s in complete.states}
     bound = {
         Value(v): completed[str(o.attribute)]
-        for v, o in enumerate(take.operations)
+        for v, o in enumerate(advance.operations)
         if o.opcode == "state"
     }
-    new = builder.copied(take, take.step_values, bound)
+    new = builder.copied(advance, advance.step_values, bound)
     states = (
         replace(s, initial=own.initial, next=new[s.next])
-        for s, own in zip(take.states, settle.states, strict=True)
+        for s, own in zip(advance.states, complete.states, strict=True)
     )
     return replace(
-        settle,
+        complete,
         states=tuple(states),
-        parameter=new[take.parameter],
+        parameter=new[advance.parameter],
         operations=builder.operations,
     )

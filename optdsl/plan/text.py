@@ -12,7 +12,7 @@ from optdsl.plan import Plan
 
 def print_plan(plan: Plan) -> str:
     """A plan as JSON, with its programs as `optdsl.ir.text` prints them."""
-    programs = {"take": plan.take, "settle": plan.settle, "both": plan.both}
+    programs = {"advance": plan.advance, "complete": plan.complete, "fused": plan.fused}
     texts = {name: p and print_program(p) for name, p in programs.items()}
     return json.dumps({"kind": plan.kind, "kept": plan.kept, "hypers": plan.hypers, **texts})
 
@@ -24,11 +24,11 @@ def parse_plan(text: str) -> Plan:
         ValueError: for anything else.
     """
     found = json.loads(text)
-    take, settle, both = (_program(found[name]) for name in ("take", "settle", "both"))
-    if take is None:
+    advance, complete, fused = (_program(found[name]) for name in ("advance", "complete", "fused"))
+    if advance is None:
         raise ValueError("a plan takes steps")
     kept, hypers = (tuple(found[name]) for name in ("kept", "hypers"))
-    return Plan(found["kind"], take, settle, both, kept, hypers)
+    return Plan(found["kind"], advance, complete, fused, kept, hypers)
 
 
 def _program(text: str | None) -> Program | None:

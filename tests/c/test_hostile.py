@@ -37,7 +37,8 @@ real element tensor load rounded bits row size memory x y u s i k l n w b f a c 
 start block blocks chunk first last low high middle total count rows threads hypers sums scalars
 partial words odd careful quickly carefully share mean gap moved which left right way turned between
 chosen mixed mixedd signd maximum minimum maximumd minimumd share_of folded add_products add_values
-holder settle settle_and_step initialize step_block0 step_elements0 step_uniform BLOCK CHUNK LARGEST
+holder complete complete_and_step initialize step_block0 step_elements0 step_uniform BLOCK CHUNK
+LARGEST
 INLINE APART pending theta_ g_ m_ m_new m__new theta_new theta__new per_lr x_1 x_2 x_3 u_1 hyper
 state_ constant value t_ t1 scale half small tiny found normal body λ β1
 """

@@ -12,6 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import optdsl
 from optdsl.runtime.engines import tensor_table as columns
+from optdsl.schedule import Role
 
 
 @pytest.fixture(params=["watched", "looked at"], autouse=True)
@@ -108,7 +109,7 @@ def test_an_interrupt_in_a_step_leaves_a_step_that_was_taken(
     """Python raises it as soon as the kernels return, before it knows what they returned."""
     (parameter, optimizer), (held, reference) = stepped("mada"), stepped("mada")
     calls = optimizer.compiled.engines.of(parameter)._calls
-    call = calls["settle_and_step"]
+    call = calls[Role.FUSED]
 
     def interrupted(*arguments: object) -> int:
         call.function(*arguments)
@@ -116,7 +117,7 @@ def test_an_interrupt_in_a_step_leaves_a_step_that_was_taken(
 
     version = parameter._version
     with monkeypatch.context() as patch:
-        patch.setitem(calls, "settle_and_step", replace(call, function=interrupted))
+        patch.setitem(calls, Role.FUSED, replace(call, function=interrupted))
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
     assert parameter._version > version

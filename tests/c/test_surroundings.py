@@ -29,7 +29,7 @@ def step(parameter: Tensor, gradient: Tensor, rule: str = "adam", backend: str =
     work = ParameterTask(parameter, gradient, {}, {h.name: h.default for h in program.hypers})
     with torch.no_grad():
         for _ in range(2):
-            engine.take([work], {})
+            engine.advance([work], {})
     return parameter
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from benchmarks import resources
 from optdsl.compiler import emit
+from optdsl.schedule import Role
 from tests.c import rules, test_hostile as hostile
 
 pytest.importorskip("triton")
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 # The command, once for each list of options.
 COMMANDS = "import json, sys; from benchmarks.resources import main; "
 COMMANDS += "[main(options) for options in json.loads(sys.argv[1])]"
-WIDE = ("step_loop", "settle_loop", "settle_and_step_loop", "step_settled_loop")
+WIDE = ("step_loop", "complete_loop", "complete_and_step_loop", "step_completed_loop")
 
 
 def python(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +88,7 @@ def check_kernels(found: list[dict[str, Any]], dtypes: tuple[str, ...]) -> None:
     kernels = {(r["rule"], r["dtype"], r["kernel"]) for r in found}
     for dtype in dtypes:
         assert ("adam", dtype, "step_loop0") in kernels
-        for kernel in ("settle_and_step", "settle", "step_settled"):
+        for kernel in (Role.FUSED, Role.COMPLETE, Role.STEP_COMPLETED):
             assert ("mada", dtype, f"{kernel}_loop0") in kernels
             assert ("mada", dtype, f"{kernel}_uniforms") in kernels
         assert ("mada", dtype, "learn_all") in kernels

@@ -18,7 +18,7 @@ from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operation
 from optdsl.backends.c.functions import Functions
 from optdsl.ir.program import Program
 from optdsl.plan import KINDS, Kind
-from optdsl.schedule import Kernel
+from optdsl.schedule import Kernel, Role
 
 BLOCK, CHUNK, LANES = 8192, 128, 32
 # In bytes: a line of the cache, and how far ahead memory is asked for.
@@ -98,10 +98,10 @@ class CBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
-        after = ("settle", "step_settled") if order == "exact" else ("settle_and_step",)
-        needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
+        after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
+        needed = [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
         emitted = [Functions(kernel, dtype) for kernel in needed]
-        program = kernels["step"].program
+        program = kernels[Role.STEP].program
         texts = [driver(functions) for functions in emitted]
         slots = 2 + max(len(f.entry.states) for f in emitted)
         text = "\n".join([_header(program, dtype, slots), *texts])

@@ -19,8 +19,8 @@ _RESERVED = """
     logf long m main malloc maximum maximumd memcpy memory memset minimum minimumd mixed
     mixedd n NAN near NULL o odd out padded partial plain pow power powerd powf product put
     q RARE real register remainder restrict return rindex round rounded row rows s scalars
-    settle settle_and_step share_of short sign signd signed signgam size sizeof sqrt sqrtf
-    static step step_settled struct sums switch tanh tanhf tensor tgamma threads total trunc
+    complete complete_and_step share_of short sign signd signed signgam size sizeof sqrt sqrtf
+    static step step_completed struct sums switch tanh tanhf tensor tgamma threads total trunc
     turned typedef typeof u union unix unsigned usual void volatile way while x y0 y1 yn
 """
 RESERVED = frozenset(_RESERVED.split())

@@ -21,7 +21,7 @@ from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions, hyper_row
 from optdsl.plan import KINDS, Kind
-from optdsl.schedule import Kernel
+from optdsl.schedule import Kernel, Role
 
 SPAN, BLOCK, THREADS = 2048, 512, 128
 # So many operations on eight elements fit into the registers of a thread.
@@ -38,19 +38,19 @@ class TritonBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
-        program = kernels["step"].program
-        after = ("settle", "step_settled") if order == "exact" else ("settle_and_step",)
-        needed = [kernels[name] for name in ("initialize", "step", *after) if name in kernels]
-        row = hyper_row([h.name for h in program.hypers], "settle" in kernels)
+        program = kernels[Role.STEP].program
+        after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
+        needed = [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
+        row = hyper_row([h.name for h in program.hypers], Role.COMPLETE in kernels)
         emitted = [Functions(kernel, dtype, row) for kernel in needed]
-        begun = [f for f in emitted if f.entry.name not in {"initialize", "settle"}]
+        begun = [f for f in emitted if f.entry.name not in {Role.INITIALIZE, Role.COMPLETE}]
         # A captured graph goes on with the addresses that it was captured with.
         emitted += [_fixed(f, dtype, row) for f in emitted if f.entry.buffers]
-        kept, hypers = "settle" in kernels, len(program.hypers)
-        settle = next((f for f in emitted if f.entry.name == "settle"), None)
+        kept, hypers = Role.COMPLETE in kernels, len(program.hypers)
+        complete = next((f for f in emitted if f.entry.name == Role.COMPLETE), None)
         texts = [f.text for f in emitted] + [ADVANCE, *([KEEP] if kept else [])]
-        texts += [begin(f, settle, hypers, kept) for f in begun]
-        texts += [later(settle)] if settle is not None else []
+        texts += [begin(f, complete, hypers, kept) for f in begun]
+        texts += [later(complete)] if complete is not None else []
         widths = [f'    "{f.entry.name}": ({f.uniforms}, {f.scalars}, {f.sums}),' for f in emitted]
         header = [
             f'"""{_documentation(program.name, program.documentation)}"""',

@@ -34,12 +34,12 @@ def keep(rows, n, HELD: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr):
     tl.store(q + HELD + k, tl.load(q + k, mask=inside, other=0.0), mask=inside)'''
 
 
-def begin(functions: Functions, settle: Functions | None, hypers: int, kept: bool) -> str:
+def begin(functions: Functions, complete: Functions | None, hypers: int, kept: bool) -> str:
     """The function of the device with which a step begins, and the one of the host.
 
     Args:
         functions: those of the step.
-        settle: those that settle it later; None where nothing does, or not by itself.
+        complete: those that complete it later; None where nothing does, or not by itself.
         hypers: how many hyperparameters there are.
         kept: whether a step is pending afterwards.
     """
@@ -51,14 +51,14 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
         lines += ["tl.debug_barrier()", f"{name}_uniforms(rows, uniforms)"]
     if kept:
         lines += ["tl.debug_barrier()", f"keep(rows, n, {held}, {width}, {wide})"]
-    if settle is not None and settle.uniforms:
-        lines += ["tl.debug_barrier()", "settle_uniforms(rows, later)"]
+    if complete is not None and complete.uniforms:
+        lines += ["tl.debug_barrier()", "complete_uniforms(rows, later)"]
     arguments = "rows, given, memory, sources, uniforms, later"
     return "\n".join(
         [
             "@triton.jit",
             f"def {name}_begin({arguments}):",
-            '    """A new step in each row, its uniform values, and those to settle it with."""',
+            '    """A new step in each row, its uniform values, and those to complete it with."""',
             *(f"    {line}" for line in lines),
             "",
             "",
@@ -72,13 +72,13 @@ def begin(functions: Functions, settle: Functions | None, hypers: int, kept: boo
     )
 
 
-def later(settle: Functions) -> str:
-    """The function of the host for the uniform values with which steps will be settled."""
-    call = "settle_uniforms[(c.count,)](c.rows, c.later, num_warps=1, **OPTIONS)"
+def later(complete: Functions) -> str:
+    """The function of the host for the uniform values with which steps will be completed."""
+    call = "complete_uniforms[(c.count,)](c.rows, c.later, num_warps=1, **OPTIONS)"
     return "\n".join(
         [
-            "def later_settle(c):",
-            '    """Launch what tells how the pending steps are settled."""',
-            f"    {call if settle.uniforms else 'pass'}",
+            "def later_complete(c):",
+            '    """Launch what tells how the pending steps are completed."""',
+            f"    {call if complete.uniforms else 'pass'}",
         ]
     )

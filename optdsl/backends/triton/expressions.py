@@ -16,10 +16,10 @@ from optdsl.ir.ops import LEAVES
 _RESERVED = """
     abs advance assigned begin begins block blocks bool c constexpr count dots element exp fetch
     fetched finite first firsts float folded full given gradient holders hypers i initialize
-    inside int j k keep larger later later_settle learn learn_all learned len log many max memory
+    inside int j k keep larger later later_complete learn learn_all learned len log many max memory
     min mixed n nearest now number one other owner p partials place power put q range row rows s
-    scalars settle settle_and_step share_of sign size smaller source sources sqrt start step
-    step_settled stop sum sums table taken tanh tensor tensors threshold tl total triton tuple u
+    scalars complete complete_and_step share_of sign size smaller source sources sqrt start step
+    step_completed stop sum sums table taken tanh tensor tensors threshold tl total triton tuple u
     uniforms warps where width x y
 """
 RESERVED = frozenset(_RESERVED.split())

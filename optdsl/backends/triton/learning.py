@@ -13,7 +13,7 @@ from optdsl.backends.triton.layout import function
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.learning import TAKEN, Block, hypergradient_key, measured_key
 from optdsl.plan import Plan
-from optdsl.schedule import schedule
+from optdsl.schedule import Role, schedule
 
 BLOCK, THREADS = 4096, 512
 
@@ -87,7 +87,7 @@ def emit_learning(
 
 def _moves(block: Block, places: dict[str, int]) -> list[str]:
     """The lines that move coefficients which move as one."""
-    kernel = schedule(Plan("none", block.program))["step"]
+    kernel = schedule(Plan("none", block.program))[Role.STEP]
     values = Values(kernel, DOUBLE, [])
     inputs = {measured_key(c.name): f"MEASURED{places[c.hypergradient_key]}"
               for c in block.coefficients}  # fmt: skip

@@ -69,7 +69,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
             work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
-            optimizer.compiled.engines.of(parameter).take([work], {})
+            optimizer.compiled.engines.of(parameter).advance([work], {})
             for value in state.values():
                 value.zero_()
             optimizer.state[parameter] = state

@@ -74,16 +74,16 @@ class Engine(Protocol):
     plan: Plan
     shape: Shape
 
-    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The hyper-gradients of the pending steps of `works`, which are completed."""
 
-    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each of `works`, none of which has one pending."""
 
-    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
-        """The same right after `settle`, with the same gradients."""
+    def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+        """The same right after `complete`, with the same gradients."""
 
-    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both, one after the other or at once."""
 
 

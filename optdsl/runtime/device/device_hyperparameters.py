@@ -14,6 +14,7 @@ from optdsl.runtime.core.owned_numbers import Owned
 from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache
 from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
 from optdsl.runtime.engines.triton import TritonEngine
+from optdsl.schedule import Role
 
 _STEP, _PENDING = itemgetter("step"), itemgetter(PENDING_HYPERS)
 
@@ -27,7 +28,7 @@ class DeviceHyperparameters:
         places: the row of each work.
         groups: the group of each row.
         given: float64, what was set of the hyperparameters of each row.
-        later: float64, the uniform values with which each row will be settled.
+        later: float64, the uniform values with which each row will be completed.
         launches: what is kept for entry points, by name.
         captured: whether a step of these rows is part of a graph.
     """
@@ -54,7 +55,7 @@ class DeviceHyperparameters:
         self.given = torch.zeros(count, max(hypers, 1), dtype=torch.float64, device=device)
         self._group_of = sent(self.groups or [0], torch.int64, device)
         widths = engine.built.WIDTHS
-        wide = widths["settle"][0] if "settle" in widths else 0
+        wide = widths[Role.COMPLETE][0] if Role.COMPLETE in widths else 0
         self.later = torch.zeros(max(count * wide, 1), dtype=torch.float64, device=device)
         self._ready: int | None = None
         self._set: list[Any] | None = None

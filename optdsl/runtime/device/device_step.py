@@ -36,6 +36,7 @@ from optdsl.runtime.engines.launch_arguments import (
 from optdsl.runtime.engines.overlaps import overlapping
 from optdsl.runtime.engines.tensor_table import TensorTable
 from optdsl.runtime.engines.triton import TritonEngine, runs_on
+from optdsl.schedule import Role
 
 Group = MutableMapping[str, Any]
 Pairs = Sequence[tuple[Tensor, Tensor]]
@@ -175,17 +176,17 @@ class DeviceStep:
         for job in jobs:
             job.rows.send(settings)
         exact = self._compiled.order == "exact"
-        first, measured = "step", None
+        first, measured = Role.STEP, None
         for job in jobs:
             if job.pending and exact:
-                first = "settle"
-                self._learn(self._launched(job, "settle"))
-                self._launched(job, "step_settled")
+                first = Role.COMPLETE
+                self._learn(self._launched(job, Role.COMPLETE))
+                self._launched(job, Role.STEP_COMPLETED)
             elif job.pending:
-                first = "settle_and_step"
+                first = Role.FUSED
                 measured = self._launched(job, first)
             else:
-                self._launched(job, "step")
+                self._launched(job, Role.STEP)
         if measured is not None:
             self._learn(measured)
         if foreseen:
@@ -193,7 +194,7 @@ class DeviceStep:
         elif (
             len(jobs) == 1
             and not jobs[0].copied
-            and (first != "step" or self.engine.shape.pending is None)
+            and (first != Role.STEP or self.engine.shape.pending is None)
         ):
             self._last = _last(optimizer, work, jobs[0], first)
         for job in jobs:
@@ -297,20 +298,20 @@ class DeviceStep:
         ready = self._ready(rows, chosen, columns, own)
         if ready.twin is None and not rows.captured:
             ready.twin = self._twin(rows, entries.get(fixed(name), entry), columns, own)
-        if name != "settle":
+        if name != Role.COMPLETE:
             engine.run(f"begin_{name}", ready)
         elif not rows.ready:
-            engine.run("later_settle", ready)
+            engine.run("later_complete", ready)
         engine.run(chosen.name, ready, True)
         engine.moved(chosen, given.states)
         job.copied = job.copied or bool(back)
         if chosen.buffers and job.columns is not None:
             # The same tensors under other names.
             job.columns = TensorTable(*given.fields, engine.layout)
-        if name != "settle":
+        if name != Role.COMPLETE:
             engine.written(given, back)
             rows.ready = True
-            if name == "step" and self._noting:
+            if name == Role.STEP and self._noting:
                 rows.adopt(pending=True)
         return ready
 
@@ -323,7 +324,7 @@ class DeviceStep:
         ready = launch(entry, columns, rows.places, rows.rows, engine.built, kept)
         ready.given, ready.later = rows.given, rows.later
         ready.memory, ready.sources = self._settings.memory, self._settings.sources
-        if entry.name in {"settle", fixed("settle")}:
+        if entry.name in {Role.COMPLETE, fixed(Role.COMPLETE)}:
             ready.uniforms = rows.later
         return ready
 

@@ -42,7 +42,7 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
         work: the parameter; its state loses all that no rule declares.
     """
     state = work.state
-    tangents, advanced = _settled(program, work)
+    tangents, advanced = _completed(program, work)
     for name, value in advanced.items():
         state[name].copy_(value)
     sums: HyperGradients = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
@@ -63,7 +63,7 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
     """
     sums: HyperGradients = {}
     for piece in _pieces(program, work):
-        tangents, _ = _settled(program, piece)
+        tangents, _ = _completed(program, piece)
         if not tangents:
             continue
         # One wait for the device.
@@ -74,7 +74,9 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
     return sums
 
 
-def _settled(program: Program, work: ParameterTask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _completed(
+    program: Program, work: ParameterTask
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tangents of a pending step, and the states that it completes, where they lag."""
     state = work.state
     stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
@@ -82,11 +84,11 @@ def _settled(program: Program, work: ParameterTask) -> tuple[dict[str, Tensor], 
     if found:
         return {h: counted_part(work.gradient, x) for h, x in found.items()}, {}
     plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
-    if plan is None or plan.settle is None or PENDING_HYPERS not in state:
+    if plan is None or plan.complete is None or PENDING_HYPERS not in state:
         return {}, {}
     hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
     values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
-    done = interpret.step(plan.settle, work.parameter, work.gradient, values, hypers, 1)
+    done = interpret.step(plan.complete, work.parameter, work.gradient, values, hypers, 1)
     tangents = {h: counted_part(work.gradient, x) for h, x in done.tangents.items()}
     return tangents, {s.name: done.state[s.name] for s in program.states}
 

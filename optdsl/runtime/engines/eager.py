@@ -42,7 +42,7 @@ class EagerEngine:
         squares = (key for name in self._cosines for key in square_keys(name))
         self._sums = (*self._tangents, *squares)
 
-    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
@@ -66,7 +66,7 @@ class EagerEngine:
             total = total + products(work)
         return total
 
-    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each."""
         works = apart(works, known) if works else works
         for work in works:
@@ -77,15 +77,15 @@ class EagerEngine:
             self._advance(work, t)
             work.state["step"].fill_(t)
 
-    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One after the other."""
-        self.take(works, known)
+        self.advance(works, known)
 
-    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both."""
         works = apart(works, known) if works else works
-        sums = self.settle(works, known)
-        self.take(works, known)
+        sums = self.complete(works, known)
+        self.advance(works, known)
         return sums
 
     def _counted_products(self, work: ParameterTask) -> torch.Tensor:

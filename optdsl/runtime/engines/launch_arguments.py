@@ -42,7 +42,7 @@ class Launch:
         given: float64, what was set of the hyperparameters of each row.
         memory: float64, what was learned, and how.
         sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
-        later: float64, the uniform values with which each row will be settled.
+        later: float64, the uniform values with which each row will be completed.
         twin: for the same tensors, where states stay in their own memory.
         width: how many numbers a row has.
         lanes: how many threads a warp of the device has.

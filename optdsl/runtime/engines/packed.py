@@ -31,7 +31,7 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
-from optdsl.schedule import cheapest, schedule
+from optdsl.schedule import Role, cheapest, schedule
 
 NAMES = {
     torch.float32: "float32",
@@ -41,7 +41,7 @@ NAMES = {
 }
 _STATE = itemgetter(ParameterTask._fields.index("state"))
 # The entry points for states with a step pending, and what is kept between two of them.
-_SETTLING = frozenset({"settle", "settle_and_step"})
+_SETTLING = frozenset({Role.COMPLETE, Role.FUSED})
 _SPARE = "spare"
 
 
@@ -101,17 +101,17 @@ class PackedEngine:
         self._notes = self.plan.kind in {"live", "replay"}
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
-    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
-        return self._run("settle", once(works)[0], known)
+        return self._run(Role.COMPLETE, once(works)[0], known)
 
-    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
-        self._take("step", works, known)
+        self._take(Role.STEP, works, known)
 
-    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
-        self._take("step_settled", works, known)
+        self._take(Role.STEP_COMPLETED, works, known)
 
     def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
         first, again = once(works)
@@ -121,22 +121,22 @@ class PackedEngine:
         self._run(name, first, known)
         for work in again:
             if work.state.keys() != self.shape.pending:
-                self.take([work], {})
-            elif "settle" in self.module.entries:
-                self.settle([work], {})
-                self.take_settled([work], {})
+                self.advance([work], {})
+            elif Role.COMPLETE in self.module.entries:
+                self.complete([work], {})
+                self.advance_completed([work], {})
             else:
-                self.settle_and_take([work], {})
+                self.fused([work], {})
 
-    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`, and one pass over memory.
 
         A parameter that is there twice has one step pending, which is what sums are of.
         """
         first, again = once(works)
-        sums = self._run("settle_and_step", first, known)
+        sums = self._run(Role.FUSED, first, known)
         for work in again:
-            self.settle_and_take([work], {})
+            self.fused([work], {})
         return sums
 
     def start(self, works: Sequence[ParameterTask]) -> None:
@@ -151,7 +151,7 @@ class PackedEngine:
                     scalar = name in self._scalars
                     work.state[name] = self._zeros(work.parameter, scalar, number)
         try:
-            self._run("initialize", new, {})
+            self._run(Role.INITIALIZE, new, {})
         except BaseException:
             for work in new:
                 work.state.clear()
@@ -205,11 +205,11 @@ class PackedEngine:
 
         def finish() -> None:
             self.moved(entry, given.states)
-            if name == "settle" and held is not None:
+            if name == Role.COMPLETE and held is not None:
                 for state in given.states:
                     del state[PENDING_HYPERS]
                 known[self, _SPARE] = steps.tensors, held.tensors
-            if name not in {"initialize", "settle"}:
+            if name not in {Role.INITIALIZE, Role.COMPLETE}:
                 steps.write_numbers(taken)
                 if self._notes:
                     spare = known.pop((self, _SPARE), None)

@@ -40,27 +40,27 @@ class ShardEngine:
         self._inner = inner
         self._prefix = prefix
 
-    def settle(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
         with _opened(works) as local:
-            return _filed(self._inner.settle(local, self._own(known)), self._prefix)
+            return _filed(self._inner.complete(local, self._own(known)), self._prefix)
 
-    def take(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
         with _opened(works) as local:
-            self._inner.take(local, self._own(known))
+            self._inner.advance(local, self._own(known))
         _written(works)
 
-    def take_settled(self, works: Sequence[ParameterTask], known: StepCache) -> None:
+    def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
         with _opened(works) as local:
-            self._inner.take_settled(local, self._own(known))
+            self._inner.advance_completed(local, self._own(known))
         _written(works)
 
-    def settle_and_take(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
+    def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
         with _opened(works) as local:
-            sums = self._inner.settle_and_take(local, self._own(known))
+            sums = self._inner.fused(local, self._own(known))
         _written(works)
         return _filed(sums, self._prefix)
 

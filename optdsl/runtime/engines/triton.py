@@ -17,6 +17,7 @@ from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 from optdsl.runtime.engines.call_arguments import Rows
 from optdsl.runtime.engines.launch_arguments import Launch, launch, sent
 from optdsl.runtime.engines.packed import PackedEngine, Task
+from optdsl.schedule import Role
 
 
 class NoTriton(Exception):
@@ -86,8 +87,8 @@ def _try_out(device: torch.device) -> None:
     engine = TritonEngine(parse_program(_TRIAL), torch.float32, "overlapped", device, trial=True)
     theta = torch.ones(3, device=device)
     work = ParameterTask(theta, torch.ones_like(theta), {}, {"lr": 0.5})
-    engine.take([work], {})
-    sums = engine.settle_and_take([work], {})
+    engine.advance([work], {})
+    sums = engine.fused([work], {})
     if (theta.tolist(), sums) != ([-0.5] * 3, {"lr": -3.0}):
         raise RuntimeError(f"kernels compute {theta.tolist()} and {sums} instead of -0.5 and -3")
 
@@ -126,7 +127,7 @@ class TritonEngine(PackedEngine):
         self.device = device
         self.names = [h.name for h in program.hypers]
         self.width = 1 + len(self.names)
-        if "settle" in self.module.entries or "settle_and_step" in self.module.entries:
+        if Role.COMPLETE in self.module.entries or Role.FUSED in self.module.entries:
             self.width *= 2
 
     def _called(self, task: Task) -> HyperGradients:

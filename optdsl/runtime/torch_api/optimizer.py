@@ -373,7 +373,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         if self.compiled.order == "exact":
             for part, known, found in jobs:
                 for engine, batch in found.items():
-                    add(part.sums, engine.settle(batch.pending, known))
+                    add(part.sums, engine.complete(batch.pending, known))
             self._learn(parts, taken)
             learned = [c.name for c in self.compiled.coefficients]
             for group, values in zip(self.param_groups, hypers, strict=True):
@@ -381,13 +381,13 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             self.compiled.scopes.refresh(parts, hypers)
             for _, known, found in jobs:
                 for engine, batch in found.items():
-                    engine.take_settled(batch.pending, known)
-                    engine.take(batch.fresh, known)
+                    engine.advance_completed(batch.pending, known)
+                    engine.advance(batch.fresh, known)
         else:
             for part, known, found in jobs:
                 for engine, batch in found.items():
-                    add(part.sums, engine.settle_and_take(batch.pending, known))
-                    engine.take(batch.fresh, known)
+                    add(part.sums, engine.fused(batch.pending, known))
+                    engine.advance(batch.fresh, known)
             self._learn(parts, taken)
 
     def _known_of(self, part: Part) -> StepCache:
