@@ -198,10 +198,12 @@ class PackedEngine:
         """Call an entry point for works whose tensors do not overlap; `plain` if they are so."""
         entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
+        # For all entry points together, so that none keeps tensors that states have no more.
+        numbers = known.setdefault((self, "numbers"), {})
         given, columns, back = (plain, plain, []) if plain else self.prepared(works, own)
-        steps = Owned.of([state["step"] for state in given.states], own, "steps")
+        steps = Owned.of([state["step"] for state in given.states], numbers, "steps")
         taken = [count + 1 for count in steps.numbers()]
-        held = noted_hypers(given.states, own) if self._notes and name in _SETTLING else None
+        held = noted_hypers(given.states, numbers) if self._notes and name in _SETTLING else None
 
         def finish() -> None:
             self.moved(entry, given.states)
@@ -213,7 +215,7 @@ class PackedEngine:
                 steps.write_numbers(taken)
                 if self._notes:
                     spare = known.pop((self, _SPARE), None)
-                    self._note(works, taken, held or self._room(given, spare, own))
+                    self._note(works, taken, held or self._room(given, spare, numbers))
                 self.written(given, back)
 
         reads = any(hyper.startswith(pending("")) for hyper in entry.hypers)
