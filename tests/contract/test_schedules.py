@@ -259,16 +259,24 @@ def driven(
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 @pytest.mark.parametrize(
-    ("learned", "name"), [("lr", "LambdaLR"), ("lr", "OneCycleLR"), ("beta1", "OneCycleLR")]
+    ("learned", "name"),
+    [
+        ("lr", "LambdaLR"),
+        ("lr", "OneCycleLR"),
+        ("beta1", "OneCycleLR"),
+        ("lr", "CosineAnnealingLR"),
+    ],
 )
 def test_what_is_learned_and_scheduled_is_told_once(learned: str, name: str, backend: str) -> None:
     makers: dict[str, Maker] = {
         "LambdaLR": lambda o: SCHEDULER.LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
         "OneCycleLR": lambda o: SCHEDULER.OneCycleLR(o, 0.1, total_steps=STEPS),
+        "CosineAnnealingLR": lambda o: SCHEDULER.CosineAnnealingLR(o, STEPS),
     }
     messages, _ = driven(makers[name], learned, backend)
     (message,) = messages
-    assert message.startswith(f"AdamW: {learned} is learned, and something else sets it")
+    assert message.startswith(f"AdamW: {learned} is learned, and something else sets or scales it")
+    assert "so that what is learned is lost or mixed with the schedule" in message
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "triton"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 # What lies between an optimizer and the user's line that made it or took a step.
-_BETWEEN = ("optdsl.runtime.", "torch.optim", "torch.utils._contextlib", "torch._compile")
+# (Schedulers, hooks, scalers and Dynamo of torch wrap a step.)
+_BETWEEN = ("optdsl.runtime.", "torch.")
 
 
 def outside() -> int:

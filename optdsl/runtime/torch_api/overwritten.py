@@ -58,9 +58,10 @@ class Overwritten:
 
     def _warn(self, name: str) -> None:
         warnings.warn(
-            f"{self._optimizer}: {name} is learned, and something else sets it before every step, "
-            f"a scheduler perhaps, so that what is learned is lost; leave {name} to one of them: "
-            f"learn other hyperparameters (optdsl.load(..., learn=[...])), or schedule another",
+            f"{self._optimizer}: {name} is learned, and something else sets or scales it before "
+            f"every step, a scheduler perhaps, so that what is learned is lost or mixed with the "
+            f"schedule; leave {name} to one of them: learn other hyperparameters "
+            f"(optdsl.load(..., learn=[...])), or schedule another",
             UserWarning,
             stacklevel=outside(),
         )
