@@ -19,7 +19,7 @@ from optdsl.backends.base import DTYPES, Backend, SourceModule
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.triton import TritonBackend
-from optdsl.compose import LEARNER, compose, member_name
+from optdsl.compose import LEARNER, Remark, compose, member_name, summary
 from optdsl.diagnostics import Source, SpecWarning, render
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
@@ -118,8 +118,11 @@ def blend(
 
     Raises:
         UnknownSpecError, OSError, SpecError, OptionError: as `load`.
+
+    Warns:
+        SpecWarning: for hyperparameters that the rules share and use in different places.
     """
-    return _compile(blend_source(rules, name), backend, order, learn, verify=True)
+    return _compile(blend_source(rules, name), backend, order, learn, verify=True, composed=True)
 
 
 def blend_source(
@@ -230,13 +233,20 @@ def _derive(program: Program) -> Program:
 
 
 def _compile(
-    source: Source, backend: str, order: str, learn: LearnOption, verify: bool
+    source: Source,
+    backend: str,
+    order: str,
+    learn: LearnOption,
+    verify: bool,
+    composed: bool = False,
 ) -> type[CompiledOptimizer]:
+    """The class; `composed` is for a text that the user has not written and cannot see."""
     options = compile_options(backend, order)
     recipe, learned, files, remarks = _front(source, learn, verify)
     if remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
-        warnings.warn("\n\n".join(remarks), SpecWarning, stacklevel=3)
+        told = summary(remarks) if composed else "\n\n".join(r.text for r in remarks)
+        warnings.warn(told, SpecWarning, stacklevel=3)
     check_backend(options.backend, learned)
     # Equal calls give one class: a pickle has no more arguments than are needed.
     arguments = (recipe, options.backend, options.order, learned)
@@ -245,7 +255,7 @@ def _compile(
 
 def _front(
     source: Source, learn: LearnOption, verify: bool
-) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[str, ...]]:
+) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[Remark, ...]]:
     """What makes a class: the recipe, what is learned, and by which files; and what to say of it.
 
     It comes from a note where there is one.
@@ -256,18 +266,18 @@ def _front(
         rules = Rulebook(source)
         program = select(specified.program, learn, rules)
         files = rules.used(program.learned)
-        remarks = [render(d) for d in specified.remarks]
+        remarks = [(d.code, d.span.text, render(d)) for d in specified.remarks]
         return json.dumps([library.recipe(source), print_program(program), files, remarks])
 
     wish = canonical(learn)
 
     def read(
         text: str,
-    ) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[str, ...]]:
+    ) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[Remark, ...]]:
         values, program, named, remarks = json.loads(text)
         files = tuple((name, library.recipe_of(recipe)) for name, recipe in named)
         learned = _checked(program).learned
-        return library.recipe_of(values), learned, files, tuple(map(str, remarks))
+        return library.recipe_of(values), learned, files, tuple(Remark(*map(str, r)) for r in remarks)
 
     if wish is None:
         return read(make())

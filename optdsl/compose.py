@@ -6,6 +6,7 @@ import keyword
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from optdsl.blending.members import Member
 from optdsl.blending.world import acting
@@ -18,6 +19,28 @@ from optdsl.syntax.parse import KEYWORDS
 
 # The rule by which a blend learns its weights.
 LEARNER = "SGD"
+
+
+class Remark(NamedTuple):
+    """What is doubtful in a specification: a diagnostic's code, what it is at, the whole text."""
+
+    code: str
+    place: str
+    text: str
+
+
+def summary(remarks: Sequence[Remark]) -> str:
+    """The remarks about a composed text for somebody who has not written it, in few lines."""
+    shared = dict.fromkeys(r.place for r in remarks if r.code == "share")
+    told = [r.text for r in remarks if r.code != "share"]
+    if shared:
+        listed = ", ".join(shared)
+        told.insert(
+            0,
+            f"the rules share {listed}, and use {'it' if len(shared) == 1 else 'them'} in "
+            f"different places; `optdsl blend` writes a file that says where, to be changed there",
+        )
+    return "\n\n".join(told)
 
 
 def compose(rules: Mapping[str, Program], name: str | None = None) -> str:

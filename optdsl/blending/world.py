@@ -315,8 +315,9 @@ class _Gathering:
             sharing[0][1],
             label=acting(places),
             notes=notes,
-            hint="if that is not meant, leave it to the members, or bind it, as in "
-            f"`{sharing[0][0].name}.{name} = {name}`",
+            hint=f"if that is not meant, take `{name}` out of `share`: each member has its own "
+            f"then; if it is meant, declare `hyper {name} = ...` and bind each member, "
+            f"`{sharing[0][0].name}.{name} = {name}`, in place of `share`",
         )
 
     def _check_domains(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
