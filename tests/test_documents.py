@@ -77,6 +77,30 @@ def test_the_blends_of_the_documents_compile() -> None:
     assert [optdsl.compile(b).__name__ for b in found] == ["Pair", "Gated"]
 
 
+def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_path: Path) -> None:
+    from optdsl.cli import main
+
+    texts = [b for text in (LANGUAGE, BLENDING) for b in blocks(text)]
+    found = [b for b in texts if b.startswith(("blend ", "optimizer "))]
+    assert len(found) == 3
+    files = [tmp_path / f"{number}.opt" for number in range(3)]
+    for file, text in zip(files, found, strict=True):
+        file.write_text(text)
+    assert main(["fmt", "--check", *map(str, files)]) == 0
+
+
+def test_the_files_that_documents_name_exist() -> None:
+    """Relative to the repository or to one of its packages; examples are named mine or my_rule."""
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    package = ROOT / "optdsl"
+    bases = [ROOT, package, *(p for p in package.rglob("*") if p.is_dir())]
+    for document in documents:
+        for name in re.findall(r"`([\w./]+\.(?:py|pyi|lark|opt))`", document.read_text()):
+            if Path(name).stem in {"NAME", "my_rule"}:
+                continue
+            assert any((base / name).exists() for base in bases), f"{document.name}: {name}"
+
+
 def test_the_fragment_of_a_weight_vector_is_one() -> None:
     fragment = next(b for b in blocks(BLENDING) if b.startswith("hyper w"))
     compiled = optdsl.compile("blend B\nuse Adam, AVGrad, Lion\n" + fragment).compiled

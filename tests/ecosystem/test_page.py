@@ -45,8 +45,8 @@ def learns(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     assert min(step(model, optimizer) for _ in range(20)) < first
 
 
-def test_a_loop_of_your_own() -> None:
-    names = run("A loop of your own", {"model": network(torch.float32)})
+def test_a_plain_loop() -> None:
+    names = run("A plain loop", {"model": network(torch.float32)})
     assert [g["weight_decay"] for g in names["optimizer"].param_groups] == [0.1, 0.0]
     assert names["optimizer"].param_groups[0]["beta2"] == 0.95
     learns(names["model"], names["optimizer"])
