@@ -19,7 +19,8 @@ from torch import Tensor
 from optdsl import library
 from optdsl.compiler import load
 from optdsl.diagnostics import Source
-from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read
+from optdsl.runtime.checkpoint.foreign import check_mapping
+from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read, shortened
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.core.tasks import COMPUTE
 from optdsl.runtime.learning.scopes import OWN
@@ -118,6 +119,7 @@ def from_torch(
             of torch's optimizer and give its hyperparameters and states the library's names.
 
     Raises:
+        TypeError: for what is no state dict, such as the optimizer itself.
         ValueError: for the state of another optimizer, or of one that takes other steps, with what
             is different.
         UnknownSpecError, OSError, SpecError: as `optdsl.load`.
@@ -148,6 +150,7 @@ def to_torch(
             `torch.distributed.checkpoint`.
 
     Raises:
+        TypeError: for what is no state dict, such as the optimizer itself.
         ValueError: when torch has no such rule; when hyperparameters were learned for each tensor;
             when a step is pending; with what to do.
     """
@@ -171,6 +174,7 @@ def to_torch(
 
 
 def _parts(state_dict: StateDict) -> tuple[list[Group], Mapping[Any, Group]]:
+    check_mapping(state_dict)
     groups, states = state_dict.get("param_groups"), state_dict.get("state")
     if not isinstance(groups, list | tuple) or not isinstance(states, Mapping) or not groups:
         raise ValueError("this is no state of an optimizer: it has no `state` or no `param_groups`")
@@ -194,12 +198,15 @@ def _source_rule(groups: list[Group], own: Meaning, name: str) -> _Rule:
         )
     lines: list[str] = []
     for rule in found:
-        lines = differences(rule.meaning(), own)
+        lines = differences(rule.meaning(), own, "in torch")
         if not lines:
             return rule
+    told = ["", *shortened(lines)]
+    if fitting := [f'"{rule.source}"' for rule in found if "\n" not in rule.source]:
+        told.append(f"The library has it as {' or '.join(fitting)}: give that to from_torch.")
     raise ValueError(
-        f"this is a state of torch's {found[-1].name}, and {name} takes other steps:\n  "
-        + "\n  ".join(line.replace("in the checkpoint", "in torch") for line in lines)
+        f"this is a state of torch's {found[-1].name}, and {name} takes other steps:"
+        + "\n  ".join(told)
     )
 
 
@@ -247,7 +254,7 @@ def _to_state(rule: _Rule, state: Group) -> dict[str, Any]:
         raise ValueError(
             "a step of this state is pending, because something is learned; complete it first: "
             "to_torch(fixed.migrated(state_dict)), where `fixed` is an optimizer of the same rule "
-            "with learn=False over the same parameters, already loaded"
+            "with learn=False over the same parameters, whose values must be loaded already"
         )
     if not state or float(state["step"]) == 0:
         return {}

@@ -397,9 +397,9 @@ def test_what_tensors_learned_of_their_own_is_migrated_too(backend: str) -> None
 def test_migration_refuses_states_that_do_not_match() -> None:
     source = optdsl.load("adam")(parameters())
     train(source, range(2))
-    for spec in ("lion", "adan"):
+    for spec, words in (("lion", "it keeps v besides"), ("adan", "it has no n, g_prev")):
         new = optdsl.load(spec)(parameters())
-        with pytest.raises(ValueError, match=r"cannot become one of .*: it keeps m \(one tensor\)"):
+        with pytest.raises(ValueError, match=f"cannot become one of .*: {words}$"):
             new.migrated(source.state_dict())
     with pytest.raises(ValueError, match="no `state`"):
         source.migrated({})

@@ -227,7 +227,7 @@ def test_repr_shows_what_was_learned_and_no_bookkeeping(spec: str) -> None:
 def test_repr_says_what_has_a_coefficient_of_its_own() -> None:
     for scope, words in (
         ("group", ", for each group"),
-        ("tensor", ", for each tensor from here on"),
+        ("tensor", ", for each tensor, starting here"),
     ):
         learn = {"lr": optdsl.Learn("sgd", lr=1e-4, bounds=(0, 1), scope=scope)}
         first, second = parameters()
@@ -287,9 +287,10 @@ def test_editors_complete_what_the_signatures_say() -> None:
 def test_the_learning_rate_may_come_by_position() -> None:
     cls = optdsl.load("adamw")
     assert cls(parameters(), 0.25).param_groups[0]["lr"] == 0.25
-    for arguments, keywords in [((0.1, 0.9), {}), ((0.1,), {"lr": 0.1})]:
-        with pytest.raises(TypeError, match="takes params and lr by position once"):
-            cls(parameters(), *arguments, **keywords)
+    with pytest.raises(TypeError, match="takes params and lr by position, and all others by name"):
+        cls(parameters(), 0.1, 0.9)
+    with pytest.raises(TypeError, match="AdamW: lr is given by position and by name"):
+        cls(parameters(), 0.1, lr=0.1)
 
 
 def test_a_beta_by_its_name_is_kept_where_a_scheduler_writes_the_others() -> None:

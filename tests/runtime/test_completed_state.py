@@ -114,3 +114,5 @@ def test_a_parameter_without_a_state_and_one_of_another_optimizer() -> None:
     assert not optimizer.state
     with pytest.raises(ValueError, match=r"no such parameter, of shape \(3, 2\)"):
         optimizer.completed_state(parameters()[0])
+    with pytest.raises(TypeError, match="takes a parameter of the optimizer, not 'weight'"):
+        optimizer.completed_state("weight")  # type: ignore[arg-type]

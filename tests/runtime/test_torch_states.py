@@ -209,6 +209,52 @@ def test_what_cannot_be_moved_is_refused_with_the_reason(make: Any, rule: str, w
         optdsl.from_torch(make(), rule)
 
 
+TORCHS: dict[str, tuple[Any, str]] = {
+    "Adam": (lambda: other(), "adam"),
+    "Adam without steps": (lambda: torch.optim.Adam(parameters()).state_dict(), "adam"),
+    "Adam with a maximum": (lambda: other(amsgrad=True), "amsgrad"),
+    "AdamW": (lambda: other(torch.optim.AdamW), "adamw"),
+    "SGD": (lambda: other(torch.optim.SGD, lr=0.1, momentum=0.5), "sgd"),
+}
+
+
+@pytest.mark.parametrize(("make", "rule"), TORCHS.values(), ids=TORCHS)
+@pytest.mark.parametrize("way", ["load_state_dict", "migrated"])
+def test_a_state_of_torch_is_recognised_where_one_of_this_library_is_expected(
+    make: Any, rule: str, way: str
+) -> None:
+    state = make()
+    optimizer = optdsl.load("lion")(parameters())
+    with pytest.raises(ValueError, match=rf"a state of torch's .*from_torch\(.*\"{rule}\"\)"):
+        getattr(optimizer, way)(state)
+    target = optdsl.load(rule, learn=False)(parameters())
+    target.load_state_dict(optdsl.from_torch(state, rule))
+
+
+def test_an_optimizer_in_place_of_its_state_is_refused() -> None:
+    theirs, ours = torch.optim.Adam(parameters()), optdsl.load("adam")(parameters())
+    for call in (
+        lambda: optdsl.from_torch(theirs, "adam"),  # type: ignore[arg-type]
+        lambda: optdsl.to_torch(ours),  # type: ignore[arg-type]
+        lambda: ours.migrated(ours),  # type: ignore[arg-type]
+        lambda: ours.load_state_dict(ours),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"an? .* is no state .*: give its state_dict\(\)"):
+            call()
+
+
+def test_a_refusal_of_torchs_state_is_aligned_cut_and_names_the_rule_that_fits() -> None:
+    with pytest.raises(ValueError, match="takes other steps:") as caught:
+        optdsl.from_torch(other(), "adamw")
+    lines = str(caught.value).splitlines()
+    assert "  in torch  s = h^2" in lines
+    assert "  here      s = g^2" in lines
+    assert lines[-1] == '  The library has it as "adam": give that to from_torch.'
+    with pytest.raises(ValueError, match="lines more") as caught:
+        optdsl.from_torch(other(), "mada")
+    assert len(str(caught.value).splitlines()) <= 20
+
+
 def test_a_state_with_other_entries_is_refused() -> None:
     state = other()
     del state["state"][0]["exp_avg_sq"]

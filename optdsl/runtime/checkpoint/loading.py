@@ -15,8 +15,9 @@ import torch
 
 from optdsl.ir.types import Extent
 from optdsl.runtime.checkpoint import observed
+from optdsl.runtime.checkpoint.foreign import check_native
 from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
-from optdsl.runtime.core.fingerprint import Meaning, differences, read
+from optdsl.runtime.core.fingerprint import Meaning, differences, named, read, shortened
 from optdsl.runtime.core.owned_numbers import made
 from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.engines.compiled import LearningOptimizer
@@ -27,8 +28,6 @@ from optdsl.runtime.learning.scopes import OWN
 # What a state keeps for a pending step, and no rule declares.
 _PENDING = ("tangent/", "pending/")
 _ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
-# An error shows so many lines of what is different.
-_SHOWN = 14
 
 
 @contextmanager
@@ -88,6 +87,7 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     program = optimizer.compiled.program
     name = type(optimizer).__name__
     check_structure(name, state_dict)
+    check_native(name, state_dict, named(optimizer.compiled.meaning))
     _check_meaning(optimizer, state_dict)
     observed.check(optimizer, state_dict)
     for group in state_dict["param_groups"]:
@@ -153,8 +153,7 @@ def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> 
     lines = differences(saved, own)
     if not lines:
         return
-    if len(lines) > _SHOWN:
-        lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} lines more"]
+    lines = shortened(lines)
     if saved.states == own.states:
         lines.append(
             "The states have the same names: load_state_dict(optimizer.migrated(state_dict)) goes "

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from optdsl.plan import pending
+from optdsl.runtime.checkpoint.foreign import check_mapping, check_native
 from optdsl.runtime.checkpoint.loading import pairs
 from optdsl.runtime.checkpoint.validation import check_structure
-from optdsl.runtime.core.fingerprint import Meaning, read
+from optdsl.runtime.core.fingerprint import Meaning, named, read
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import completion as migrate
 from optdsl.runtime.engines.compiled import LearningOptimizer
@@ -21,13 +22,13 @@ _PENDING = pending("")
 def migrated(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """See `CompiledOptimizer.migrated`."""
     name, own = type(optimizer).__name__, optimizer.compiled.meaning
+    check_mapping(state_dict)
     check_structure(name, state_dict)
+    check_native(name, state_dict, named(own))
     saved = read(state_dict.get("meaning"))
     if saved is not None and saved.states != own.states:
-        raise ValueError(
-            f"this state cannot become one of {name}: it keeps {_listed(saved.states)}, "
-            f"not {_listed(own.states)}"
-        )
+        reason = _apart(saved.states, own.states)
+        raise ValueError(f"this state cannot become one of {name}: {reason}")
     for group in state_dict["param_groups"]:
         absent = [h for h in (() if saved is None else saved.hypers) if h not in group]
         if absent:
@@ -95,5 +96,15 @@ def _state(
     return {k: v for k, v in state.items() if k in declared} | lasting
 
 
-def _listed(states: dict[str, str]) -> str:
-    return ", ".join(f"{name} (one {kind})" for name, kind in states.items()) or "nothing"
+def _apart(saved: dict[str, str], own: dict[str, str]) -> str:
+    """What states differ in: the names that only one side has, and the extents."""
+    absent = [name for name in own if name not in saved]
+    extra = [name for name in saved if name not in own]
+    parts = [f"it has no {', '.join(absent)}"] if absent else []
+    parts += [f"it keeps {', '.join(extra)} besides"] if extra else []
+    parts += [
+        f"its {name} is one {saved[name]}, and not one {own[name]}"
+        for name in own
+        if saved.get(name, own[name]) != own[name]
+    ]
+    return "; ".join(parts)

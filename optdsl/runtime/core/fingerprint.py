@@ -28,7 +28,8 @@ from optdsl.prove.equations import equation, sizes
 
 # A text that says otherwise is none of ours.
 MAX_TEXT = 2_000_000
-# These give the same bits either way round.
+# An error shows so many lines of what is different.
+_SHOWN = 14
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,43 @@ def read(entry: object) -> Meaning | None:
     return None if any(isinstance(x, float) and math.isnan(x) for x in literals) else found
 
 
-def differences(saved: Meaning, own: Meaning) -> list[str]:
+def named(rule: Meaning) -> set[str]:
+    """The names of a rule's hyperparameters and states."""
+    return {*rule.hypers, *rule.states}
+
+
+def differences(saved: Meaning, own: Meaning, where: str = "in the checkpoint") -> list[str]:
     """What is not the same in two rules, a line each; empty where they take the same steps.
 
     The lines are for readers: which hyperparameters and states only one of them has, and which
-    equations differ, as the checkpoint has them and as they are here. Equations are equal when
+    equations differ, as the first rule has them and as they are here. Equations are equal when
     their normal forms over the reals are.
+
+    Args:
+        saved: one rule.
+        own: the other one, which is here.
+        where: where the first one is.
     """
     if saved.hash == own.hash:
         return []
     lines = [
-        *_only("hyperparameters", saved.hypers, own.hypers),
-        *_only("states", saved.states, own.states),
+        *_only("hyperparameters", saved.hypers, own.hypers, where),
+        *_only("states", saved.states, own.states, where),
     ]
     both = [name for name in own.states if name in saved.states]
     lines += [
-        f"{name} is one {saved.states[name]} in the checkpoint, and one {own.states[name]} here"
+        f"{name} is one {saved.states[name]} {where}, and one {own.states[name]} here"
         for name in both
         if saved.states[name] != own.states[name]
     ]
-    return lines + _equations(saved.program, own.program, both)
+    return lines + _equations(saved.program, own.program, both, where)
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first lines of what is different, and how many more there are."""
+    if len(lines) <= _SHOWN:
+        return lines
+    return [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} lines more"]
 
 
 def _unnamed(_: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
@@ -148,16 +166,16 @@ def _digests(program: Program) -> list[str]:
     return found
 
 
-def _only(what: str, saved: Iterable[str], own: Iterable[str]) -> list[str]:
+def _only(what: str, saved: Iterable[str], own: Iterable[str], where: str) -> list[str]:
     first, second = dict.fromkeys(saved), dict.fromkeys(own)
     sides = (
-        ("only in the checkpoint", [x for x in first if x not in second]),
-        ("only here", [x for x in second if x not in first]),
+        (where, [x for x in first if x not in second]),
+        ("here", [x for x in second if x not in first]),
     )
-    return [f"{what} {where}: {', '.join(names)}" for where, names in sides if names]
+    return [f"{what} only {place}: {', '.join(names)}" for place, names in sides if names]
 
 
-def _equations(saved: Program, own: Program, states: list[str]) -> list[str]:
+def _equations(saved: Program, own: Program, states: list[str], where: str) -> list[str]:
     """The equations that differ, as seen from the results that both rules have."""
     wanted = ["theta'", *(f"{s}'" for s in states), *(f"{s} at first" for s in states)]
     algebra = Algebra()
@@ -177,11 +195,11 @@ def _equations(saved: Program, own: Program, states: list[str]) -> list[str]:
     for name in shared:
         if apart[0][name] != apart[1][name] and any(name in names for names in needed):
             different.append(name)
-            lines.append(f"in the checkpoint  {sides[0].text(name)}")
-            lines.append(f"here               {sides[1].text(name)}")
-    for side, where in zip(sides, ("only in the checkpoint", "only here"), strict=True):
+            lines.append(f"{where}  {sides[0].text(name)}")
+            lines.append(f"{'here':<{len(where)}}  {sides[1].text(name)}")
+    for side, place in zip(sides, (where, "here"), strict=True):
         extra = side.needed(different, known=shared)
-        lines += [f"{where}: {side.text(name)}" for name in extra]
+        lines += [f"only {place}: {side.text(name)}" for name in extra]
     return lines
 
 

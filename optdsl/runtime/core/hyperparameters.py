@@ -207,7 +207,8 @@ def check_shared(
         if len(values) > 1:
             raise ValueError(
                 f"{optimizer}: {name} is learned for the whole optimizer, but its groups have "
-                f"{sorted(values)}; give all groups one value, or fix it with learn=False"
+                f"{sorted(values)}; give all groups one value, fix it with learn=False, or learn "
+                f'it for each group (Learn(..., scope="group"), `per group` in the file)'
             )
 
 

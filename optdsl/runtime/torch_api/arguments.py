@@ -126,8 +126,10 @@ def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Itera
     """
     known = set(hypers)
     if len(positional) > 1 or (positional and ("lr" not in known or "lr" in given)):
+        if len(positional) == 1 and "lr" in known:
+            raise TypeError(f"{optimizer}: lr is given by position and by name")
         first = "params and lr" if "lr" in known else "params"
-        raise TypeError(f"{optimizer} takes {first} by position once, and all others by name")
+        raise TypeError(f"{optimizer} takes {first} by position, and all others by name")
     if positional:
         given["lr"] = positional[0]
 
@@ -174,5 +176,5 @@ def shown(
 
 def _each(learned: Learned) -> str:
     # Those of tensors are in the tensors' states; a group has where new ones start.
-    each = {"group": ", for each group", "tensor": ", for each tensor from here on"}
+    each = {"group": ", for each group", "tensor": ", for each tensor, starting here"}
     return each.get(learned.scope, "")

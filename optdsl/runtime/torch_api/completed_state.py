@@ -15,6 +15,8 @@ from optdsl.runtime.learning.scopes import OWN
 
 def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str, Any]:
     """See `CompiledOptimizer.completed_state`."""
+    if not isinstance(parameter, Tensor):
+        raise TypeError(f"completed_state takes a parameter of the optimizer, not {parameter!r}")
     group = next((g for g in optimizer.param_groups if _has(g["params"], parameter)), None)
     if group is None:
         raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.checkpoint import inert_step, migration, observed
+from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.checkpoint.loading import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.core.hyperparameters import (
     check_keys,
@@ -205,9 +206,11 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         """Load a state, every tensor in the dtype in which it was saved.
 
         Raises:
+            TypeError: for what is no state dict, such as an optimizer.
             ValueError: when the state is of a rule that takes other steps, with what is different,
                 or of other groups; nothing changes.
         """
+        check_mapping(state_dict)
         with restored_bitwise(self):
             super().load_state_dict(unpacked(state_dict))
 
@@ -224,6 +227,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             state_dict: what another optimizer saved; it stays as it is.
 
         Raises:
+            TypeError: for what is no state dict, such as an optimizer.
             ValueError: when the states of the two rules have other names or extents.
         """
         return migration.migrated(self, state_dict)
@@ -243,6 +247,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             is learned for each tensor. Empty for a parameter that has no state yet.
 
         Raises:
+            TypeError: for what is no tensor, such as a parameter's name.
             ValueError: for a parameter that is not in this optimizer.
         """
         return completing.completed_state(self, parameter)
