@@ -277,7 +277,12 @@ def _front(
         values, program, named, remarks = json.loads(text)
         files = tuple((name, library.recipe_of(recipe)) for name, recipe in named)
         learned = _checked(program).learned
-        return library.recipe_of(values), learned, files, tuple(Remark(*map(str, r)) for r in remarks)
+        return (
+            library.recipe_of(values),
+            learned,
+            files,
+            tuple(Remark(*map(str, r)) for r in remarks),
+        )
 
     if wish is None:
         return read(make())

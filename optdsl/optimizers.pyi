@@ -279,8 +279,8 @@ class HyperAdam(CompiledOptimizer):
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
-        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.5, 0.99]
-        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.01, 0.999]
+        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.01, 0.999]
         eps: 1e-08 by default, in [0, inf)
         weight_decay: 0.01 by default, in [0, inf)
     """
@@ -346,9 +346,9 @@ class MADA(CompiledOptimizer):
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
-        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.01, 0.999]
         eps: 1e-06 by default, in [0, inf)
-        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.5, 0.99]
+        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.01, 0.999]
         weight_decay: 0 by default, in [0, inf)
         lr_ratio: 0.1 by default, in [0, inf)
         c: 1 by default, in [0, 1]; learned by sgd in [0, 1]

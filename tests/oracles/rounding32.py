@@ -245,6 +245,10 @@ def evaluate(
                 x.rounded(unit) if program.type(a) == UNIFORM and not _short(x.value) else x
                 for a, x in zip(operation.arguments, arguments, strict=True)
             ]
+        if operation.opcode == "sub" and len(set(operation.arguments)) == 1:
+            # Zero, or NaN, whatever the error of the number is that is taken from itself.
+            found[value] = Near.exactly(arguments[0].value - arguments[0].value)
+            continue
         own = DOUBLE if uniform else unit
         given = (own,) if operation.opcode in _OWN else ()
         result = _APPLY[operation.opcode](*given, *arguments)

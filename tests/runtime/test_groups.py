@@ -180,7 +180,9 @@ def test_a_late_group_takes_what_is_not_learned_from_the_defaults() -> None:
 def test_learned_values_that_differ_between_groups_are_refused() -> None:
     cls = optdsl.load("mada_legacy", learn=["rho"])
     params = parameters()
-    words = r"rho is learned for the whole optimizer, .* \[0\.25, 0\.5\]; .*or learn it for each group"
+    words = (
+        r"rho is learned for the whole optimizer, .* \[0\.25, 0\.5\]; .*or learn it for each group"
+    )
     with pytest.raises(ValueError, match=words):
         cls([{"params": params[:1], "rho": 0.25}, {"params": params[1:], "rho": 0.5}])
     optimizer = cls(params[:1], rho=0.25)

@@ -126,9 +126,7 @@ def overlaps(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     return [
         (a, b)
         for (a, x), (b, y) in itertools.combinations(tensors.items(), 2)
-        if x.numel()
-        and y.numel()
-        and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+        if x.data_ptr() < y.data_ptr() + y.nbytes and y.data_ptr() < x.data_ptr() + x.nbytes
     ]
 
 

@@ -39,8 +39,9 @@ def test_the_signature_shows_the_hyperparameters(spec: str) -> None:
     assert first.name == "params"
     assert first.default is inspect.Parameter.empty
     group = cls(parameters()).param_groups[0]
-    # Another way to give some of them, and what is the whole optimizer's.
-    own = [h for h in hypers if h.name not in {"betas", "process_group"}]
+    # Another way to give some of them, what is the whole optimizer's, and hints about computing.
+    others = {"betas", "process_group", "foreach", "fused", "capturable", "differentiable"}
+    own = [h for h in hypers if h.name not in others]
     assert {h.name: h.default for h in own} == {h.name: group[h.name] for h in own}
     assert {"lr", "weight_decay"} <= {h.name for h in hypers}
     assert all(h.name in str(cls.__doc__) for h in hypers)
