@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from optdsl import library
 from optdsl.backends.base import DTYPES, Backend, SourceModule
@@ -28,7 +28,7 @@ from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
 from optdsl.learners import Learners, Rulebook, paths
 from optdsl.learning import Coefficient, scalarized
-from optdsl.options import LearnOption, OptionError, canonical, compile_options
+from optdsl.options import LearnOption, OptionError, canonical, check_keywords, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.plan import Plan, plans
 from optdsl.references import beside_of, folded
@@ -51,6 +51,7 @@ def load(
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
+    **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile an optimizer of the library, or a ``.opt`` file.
 
@@ -67,6 +68,7 @@ def load(
             part of what it says; a dict of `Learn` by name replaces it.
         verify: whether a claim of the specification (``recovers``, ``misses``) that is refuted is
             an error.
+        **hypers: none: the class takes hyperparameters.
 
     Returns:
         A `torch.optim.Optimizer` class: ``cls(params, lr=..., ...)`` takes the hyperparameters
@@ -77,10 +79,12 @@ def load(
         OSError: when the file cannot be read.
         SpecError: (a ValueError) with every mistake of the specification.
         OptionError: (a ValueError) for an option that cannot be.
+        TypeError: for an option that there is not.
 
     Warns:
         SpecWarning: for what is doubtful in the specification and no mistake.
     """
+    check_keywords("load", hypers)
     return _compile(library.open_source(name), backend, order, learn, verify)
 
 
@@ -91,8 +95,10 @@ def compile(
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
+    **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
+    check_keywords("compile", hypers)
     return _compile(Source("<text>", text), backend, order, learn, verify)
 
 
@@ -102,6 +108,7 @@ def blend(
     backend: str = "auto",
     order: str = "overlapped",
     learn: LearnOption = True,
+    **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile a mixture of any rules: their updates with weights that are learned while training.
 
@@ -115,13 +122,19 @@ def blend(
         backend: as of `load`.
         order: as of `load`.
         learn: as of `load`; the weights are called ``w``.
+        **hypers: as of `load`.
 
     Raises:
-        UnknownSpecError, OSError, SpecError, OptionError: as `load`.
+        UnknownSpecError, OSError, SpecError, OptionError, TypeError: as `load`.
 
     Warns:
         SpecWarning: for hyperparameters that the rules share and use in different places.
     """
+    check_keywords("blend", hypers)
+    for rule in rules:
+        if not isinstance(rule, str | os.PathLike):
+            wrong = type(rule).__name__
+            raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
     return _compile(blend_source(rules, name), backend, order, learn, verify=True, composed=True)
 
 

@@ -133,7 +133,9 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         for x in program.learned
     ]
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
-    total += ' with backend="eager" (--plan has the others\')' if program.learned else ""
+    if program.learned:
+        tangents = _BYTES * len(program.learned)
+        total += f" in eager code, {tangents} of them tangents; --plan tells those of compiled code"
     if separate:
         own = _BYTES * _tensors(program.states)
         apart = _BYTES * _tensors(separate)

@@ -189,12 +189,16 @@ def _ordered(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The words ``did you mean `x`?`` for the known name most like `name`, or nothing."""
+    """The words ``did you mean `x`?`` for the known name most like `name`, or nothing.
+
+    Case counts only where something is like the name as it is written.
+    """
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not matches:
         folded = {k.lower(): k for k in known}
-        matches = [folded[name.lower()]] if name.lower() in folded else []
+        close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+        matches = [folded[found] for found in close]
     return f"did you mean `{matches[0]}`?" if matches else ""
 
 

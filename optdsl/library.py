@@ -176,7 +176,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
             for name, rule in rules.items()
             if name.startswith(references.BY)
         },
-        references.beside_of(source.directory),
+        references.others_beside(source),
     )
     references.report_unknown(declaration, source, list_specs(), report)
     try:

@@ -18,6 +18,7 @@ class AMSGrad(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -52,6 +53,7 @@ class AVGrad(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -86,6 +88,7 @@ class Adam(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -120,6 +123,7 @@ class AdamAVGrad(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -156,6 +160,7 @@ class AdamW(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -190,6 +195,7 @@ class Adan(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -226,6 +232,7 @@ class Adaptivity(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -276,6 +283,7 @@ class HyperAdam(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -310,6 +318,7 @@ class Lion(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.0001 by default, in [0, inf)
@@ -343,6 +352,7 @@ class MADA(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -394,6 +404,7 @@ class MADALegacy(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
@@ -441,6 +452,7 @@ class Memory(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -483,6 +495,7 @@ class SGD(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -515,6 +528,7 @@ class TwoSpeed(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.001 by default, in [0, inf)
@@ -552,6 +566,7 @@ class Yogi(CompiledOptimizer):
     With `maximize` it goes up the gradients.
     Optimizers of one `process_group` learn as one.
     `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
 
     Hyperparameters:
         lr: 0.01 by default, in [0, inf)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from optdsl.diagnostics import nearest
 from optdsl.words import Scope, Signal
 
 BackendName = Literal["auto", "eager", "c", "triton"]
@@ -128,3 +129,21 @@ def _sentence(error: ValidationError) -> str:
         message = item["msg"].removeprefix("Input ")
         parts.append(f"{name}={item['input']!r} {message}")
     return "; ".join(parts)
+
+
+def check_keywords(function: str, given: Mapping[str, object]) -> None:
+    """Refuse keyword arguments that `load` and its siblings have not: hyperparameters, mostly.
+
+    Args:
+        function: what was called.
+        given: the keyword arguments that are no options.
+
+    Raises:
+        TypeError: for the first one, with where hyperparameters are given.
+    """
+    for name in given:
+        hint = nearest(name, {"backend", "order", "learn"} - {name})
+        raise TypeError(
+            f"{function} has no option {name!r}: "
+            + (hint or f"give hyperparameters to the class, {function}(...)(params, {name}=...)")
+        )

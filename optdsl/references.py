@@ -136,7 +136,7 @@ def report_unknown(
 ) -> None:
     """Report the rules that `attached` did not find, or not in one place."""
     found = dict(source.rules or ())
-    beside = beside_of(source.directory)
+    beside = others_beside(source)
     names = [*library, *(Path(place).stem for places in beside.values() for place in places)]
     members = [name for name, _ in named(declaration) if not name.startswith(BY)]
     for name, rule in named(declaration):
@@ -178,6 +178,16 @@ def beside_of(directory: str | None) -> dict[str, list[str]]:
         if regular and name.endswith(".opt") and not name.startswith("."):
             found.setdefault(folded(Path(name).stem), []).append(os.path.join(directory, name))
     return found
+
+
+def others_beside(source: Source) -> dict[str, list[str]]:
+    """As `beside_of`, of a specification's own directory, without its own file."""
+    own = os.path.realpath(source.name)
+    others = {
+        name: [place for place in places if os.path.realpath(place) != own]
+        for name, places in beside_of(source.directory).items()
+    }
+    return {name: places for name, places in others.items() if places}
 
 
 def _identity(source: Source) -> tuple[bool, str]:

@@ -24,7 +24,10 @@ def list_(options: argparse.Namespace) -> int:
 
     programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
     print(listing(programs, shutil.get_terminal_size().columns), end="")
-    print("\nB is bytes of state per parameter in float32; `optdsl show NAME` tells more.")
+    print(
+        "\nB is bytes of state per parameter in float32, in eager code. Compiled code may keep less\n"
+        "where something is learned: `optdsl show NAME --plan` tells."
+    )
     return 0
 
 
@@ -218,6 +221,8 @@ def blend(options: argparse.Namespace) -> int:
             raise UsageError(f"{output} exists already; --force replaces it")
         if not os.path.isdir(directory):
             raise UsageError(f"cannot write {output}: there is no directory {directory}")
+    if len(options.rules) < 2:
+        raise UsageError("a blend needs two rules or more, as in `optdsl blend adam lion`")
     for rule in options.rules:
         _named(rule)
     try:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from optdsl.diagnostics import SpecError
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 from optdsl.training.config import TrainingConfig, TrainingError
 from optdsl.training.results import Setup, Space
@@ -84,6 +85,9 @@ def _load_candidate(
 ) -> Candidate:
     try:
         cls = load(name)
+    except SpecError as error:
+        # All of it, as `optdsl show` prints it; each mistake says in which file it is.
+        raise TrainingError(f"cannot load this optimizer:\n{error}") from error
     except (LookupError, ValueError, TypeError, OSError) as error:
         raise TrainingError(f"cannot load optimizer '{name}': {_first_line(error)}") from error
 

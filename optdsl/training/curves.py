@@ -130,7 +130,7 @@ def loss_limits(curves: Sequence[Curve], highest: float) -> tuple[float, float] 
             known = (curve.steps > start) & np.isfinite(losses.mean)
             if known.any():
                 lows.append(float(losses.low[known].min()))
-                highs.append(float(np.quantile(losses.high[known], BULK)))
+                highs.append(float(np.quantile(losses.high[known], BULK, method="higher")))
     if not lows:
         return None
     low, high = min(lows), max(highs)

@@ -15,13 +15,13 @@ from optdsl.training.curves import Band, Curve, curves_of, loss_limits
 from optdsl.training.panels import draw_panels, panels_of, rows_of
 from optdsl.training.report import headline, number, rate, rates_in_words
 from optdsl.training.results import Comparison
-from optdsl.training.style import GREY, SHADE, clean, title
+from optdsl.training.style import GREY, SHADE, clean, title, whole_steps
 
 WIDTH = 10.0  # inches
 LOSS_HEIGHT = 4.0  # inches
 COEFFICIENT_HEIGHT = 2.2  # inches, per row of panels
 LINE_HEIGHT = 0.17  # inches, per line of the caption
-CAPTION = 165  # characters in a line of the caption
+CAPTION = 140  # characters in a line of the caption
 DPI = 200
 RASTER = 2000  # steps from which a vector file has the faint lines as an image
 
@@ -127,6 +127,7 @@ def _draw_losses(
     left.set_ylabel("loss (nats per character)")
     for axes in (left, right):
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(whole_steps())
         clean(axes)
     right.tick_params(labelleft=True)
     _draw_legend(right, curves, limits)

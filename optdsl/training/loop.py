@@ -35,8 +35,9 @@ def learning_rate_factor(steps: int) -> Callable[[int], float]:
 def schedule_in_words(steps: int) -> str:
     """Describes `learning_rate_factor` for readers of tables and figures."""
     warmup = _warmup(steps)
-    over = f"a linear warm-up over the first {warmup} steps" if warmup > 1 else "no warm-up"
-    return f"{over}, then a cosine down to a tenth"
+    if warmup == 1:
+        return "a cosine down to a tenth, without warm-up"
+    return f"a linear warm-up over the first {warmup} steps, then a cosine down to a tenth"
 
 
 def counted(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from optdsl.training.curves import DASHES, MARKERS, Band, Curve, coefficient_limits
 from optdsl.training.results import Space
-from optdsl.training.style import SHADE, clean, title
+from optdsl.training.style import SHADE, clean, title, whole_steps
 
 PANELS = 3  # side by side
 
@@ -116,6 +116,7 @@ def _draw(axes: Axes, panel: Panel, last_step: float) -> None:
     clean(axes)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis="y", useOffset=False)
+    axes.xaxis.set_major_locator(whole_steps())
     axes.set_xlim(0, last_step)
     if panel.simplex:
         legend = axes.legend(fontsize=8, frameon=False, ncols=2, handlelength=2.5)

@@ -42,6 +42,10 @@ class Lines:
         self._tokens = config.batch * config.block
         self._width = max(map(len, config.labels))
         self._seeds = config.seeds
+        self._runs = config.seeds * len(config.labels)
+        self._finished = 0
+        self._taken, self._spent = 0, 0.0  # steps and seconds of runs that have ended
+        self._last: Record | None = None
         self._validation: float | None = None
 
     def advance(self, optimizer: str, seed: int, record: Record) -> None:
@@ -50,23 +54,38 @@ class Lines:
             self._validation = None
         if record.validation_loss is not None:
             self._validation = record.validation_loss
+        self._last = record
         if record.step % self._interval and record.step != self._steps:
             return
         left = record.seconds / record.step * (self._steps - record.step)
         parts = [
             self._name(optimizer, seed),
+            f"run {self._finished + 1} of {self._runs}" if self._runs > 1 else "",
             f"step {record.step:>{len(str(self._steps))}}/{self._steps}",
             f"loss {record.train_loss:.3f}",
             "" if self._validation is None else f"validation {self._validation:.3f}",
             f"{self._tokens * record.step / record.seconds:.0f} tokens/s",
-            f"{left:.0f} s left",
+            f"{left:.0f} s left" + self._whole(record, left),
         ]
         self._print("  ".join(part for part in parts if part))
 
     def finish(self, run: Run) -> None:
         """Prints how the run ended, unless it finished."""
+        self._finished += 1
+        if self._last is not None:
+            self._taken += self._last.step
+            self._spent += self._last.seconds
+            self._last = None
         if run.status is not Status.FINISHED:
             self._print(f"{self._name(run.optimizer, run.seed)}  {run.outcome}")
+
+    def _whole(self, record: Record, left: float) -> str:
+        """Returns the time left for all runs, which take as long as those until now on average."""
+        if self._runs == 1:
+            return ""
+        pace = (self._spent + record.seconds) / (self._taken + record.step)
+        later = (self._runs - self._finished - 1) * self._steps
+        return f", about {left + pace * later:.0f} s for all runs"
 
     def _name(self, optimizer: str, seed: int) -> str:
         return f"{optimizer:<{self._width}}" + (f"  seed {seed}" if self._seeds > 1 else "")

@@ -90,6 +90,7 @@ def test_a_blend_tells_where_a_shared_hyperparameter_acts(tmp_path: Path) -> Non
     (line,) = str(caught[0].message).splitlines()
     assert line.startswith("the rules share weight_decay, and use it in different places; ")
     assert run("blend", "adamw", "avgrad").stderr == ""
+    assert "as in `optdsl blend adam lion`" in run("blend", "adam").stderr
 
 
 def test_a_blend_takes_own_rules_by_path_and_learns_by_none_of_them(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_show_tells_equations_hyperparameters_states_and_bytes(
     assert "beta2         = 0.95    in [0, 1)" in text
     assert "rho    in [0, 1]         by sgd(lr = 0.1, clip = 10)     after 50 steps" in text
     # Six states and six stored tangents of four bytes.
-    assert "State: 48 bytes per parameter in float32" in text
+    assert "State: 48 bytes per parameter in float32 in eager code, 24 of them tangents" in text
     assert max(map(len, text.splitlines())) <= 88
     assert main(["show", "mada_legacy", "--no-learn"]) == 0
     assert "State: 24 bytes per parameter" in capsys.readouterr().out

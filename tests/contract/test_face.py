@@ -7,6 +7,7 @@ import inspect
 import io
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -308,3 +309,21 @@ def test_annotations_can_be_resolved() -> None:
     """Tools that build command lines ask for them."""
     hints = get_type_hints(optdsl.load("adam").__init__)
     assert hints["maximize"] is bool
+
+
+def test_hyperparameters_given_to_a_function_of_the_library_are_refused_with_the_place() -> None:
+    calls: dict[Callable[[], object], str] = {
+        lambda: optdsl.load("adam", lr=0.1): r"load has no option 'lr': .*\(params, lr=\.\.\.\)",  # type: ignore[arg-type]
+        lambda: optdsl.load("adam", bakend="c"): "did you mean `backend`",  # type: ignore[arg-type]
+        lambda: optdsl.compile("", lr=0.1): "compile has no option 'lr'",  # type: ignore[arg-type]
+        lambda: optdsl.blend("adam", "lion", lr=0.1): "blend has no option 'lr'",  # type: ignore[arg-type]
+        lambda: optdsl.blend(["adam", "lion"]): r"of a list: blend\(\*rules\)",  # type: ignore[arg-type]
+    }
+    for call, words in calls.items():
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def test_help_is_free_of_the_program() -> None:
+    assert repr(optdsl.load("adam").compiled) == "<Adam, order='overlapped'>"
+    assert "`differentiable=True` is refused." in (optdsl.load("adam").__doc__ or "")

@@ -167,3 +167,16 @@ def test_paths_that_cannot_be(directory: Path) -> None:
     two = [Learn(d / "half.opt", bounds=bounds) for d in (directory, other)]
     with pytest.raises(OptionError, match="two rules of one name"):
         optdsl.load("sgd", learn={"lr": two[0], "momentum": two[1]})
+
+
+@pytest.mark.parametrize("name", ["Sgdd", "SGDD", "sgdd"])
+def test_a_misspelt_rule_is_found_whatever_its_case_and_the_file_itself_is_not_meant(
+    directory: Path, name: str
+) -> None:
+    (directory / "sgddd.opt").write_text(f"{DESCENT}learn lr by {name}(lr = 0.01)\n")
+    with pytest.raises(SpecError, match="did you mean `sgd`"):
+        optdsl.load(directory / "sgddd.opt")
+    (directory / "mixed.opt").write_text(f"blend Mixed\nuse {name}, Adam\n")
+    (directory / "sgddd.opt").unlink()
+    with pytest.raises(SpecError, match="did you mean `sgd`"):
+        optdsl.load(directory / "mixed.opt")

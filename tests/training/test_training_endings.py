@@ -10,14 +10,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import optdsl
 from optdsl.training import (
+    Record,
+    Run,
     Status,
     TrainingConfig,
     TrainingError,
     compare,
     figure,
 )
-from optdsl.training.loop import learning_rate_factor
+from optdsl.training.loop import learning_rate_factor, schedule_in_words
+from optdsl.training.progress import Lines
 
 from .fakes import Learner, Make, load, rows
 
@@ -125,6 +129,7 @@ def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0.1)
+    assert schedule_in_words(20) == "a cosine down to a tenth, without warm-up"
     assert learning_rate_factor(1)(0) == 1.0
     assert learning_rate_factor(1)(1) == pytest.approx(0.1)
 
@@ -150,6 +155,16 @@ def test_mistakes_are_found_before_training(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not config.out.exists()
+
+
+def test_a_mistake_in_a_file_is_shown_whole(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "mine.opt"
+    path.write_text("optimizer Mine\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * gg\n")
+    with pytest.raises(optdsl.SpecError) as wrong:
+        optdsl.load(str(path))
+    with pytest.raises(TrainingError) as caught:
+        compare(make(str(path)), load=optdsl.load)
+    assert str(caught.value) == f"cannot load this optimizer:\n{wrong.value}"
 
 
 def test_an_output_directory_that_cannot_be_used(make: Make, tmp_path: Path) -> None:
@@ -203,5 +218,22 @@ def test_progress_and_table_on_a_console(make: Make, terminal: bool) -> None:
     assert "rho=0.2657" in output
     assert ("\x1b[" in output) == terminal
     if not terminal:
-        assert "learner    step 6/6  loss " in output
-        assert " tokens/s  0 s left\n" in output
+        assert "learner    run 3 of 3  step 6/6  loss " in output
+        assert " tokens/s  0 s left, about 0 s for all runs\n" in output
+
+
+def test_progress_tells_the_time_left_of_the_run_and_of_all_runs(make: Make) -> None:
+    """The second of three runs is twice as slow; the third is expected to be as those before."""
+    file = io.StringIO()
+    lines = Lines(Console(file=file, width=200), make("sgd", "learner", "exploding", steps=10))
+
+    def record(step: int, pace: float) -> Record:
+        return Record(step, 1.0, None, 0.1, 1.0, pace * step, {})
+
+    lines.advance("sgd", 0, record(10, 1.0))
+    lines.finish(Run("sgd", Status.FINISHED))
+    lines.advance("learner", 0, record(5, 2.0))
+    first, second = file.getvalue().splitlines()
+    assert first.endswith("  0 s left, about 20 s for all runs")
+    # 10 s for the 5 steps to come, and 10 steps at 20 s for 15 steps.
+    assert second.endswith("  10 s left, about 23 s for all runs")

@@ -169,6 +169,23 @@ def test_the_caption_tells_learning_rates_schedule_and_seeds() -> None:
     assert "mean over the seeds" in caption
 
 
+def test_a_short_run_is_shown_whole_with_whole_steps_and_its_caption() -> None:
+    records = tuple(
+        Record(step, loss, loss, 0.1, 1.0, 1.0, {"rho": 0.5})
+        for step, loss in ((1, 9.0), (2, 5.0), (3, 4.0))
+    )
+    names = ("MADA" * 10, "ADAMW" * 8, "SGD" * 13, "mmmmmmmmm" * 5)
+    run = Run("m", Status.FINISHED, records)
+    figure = build(make_comparison(*(Entry(name, (run,), Setup(1e-3)) for name in names)))
+    figure.canvas.draw()
+    for axes in (a for part in figure.subfigs for a in part.axes if a.get_visible()):
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+        if axes.get_ylabel().startswith("loss"):
+            assert axes.get_ylim()[1] > 9
+    (caption,) = figure.subfigs[-1].texts
+    assert caption.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_the_formats_are_what_they_say_and_have_no_dates(tmp_path: Path) -> None:
     comparison = make_comparison(entry("a", 1.5, metrics=LEARNED))
     for suffix, start, date in (

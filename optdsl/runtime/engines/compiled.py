@@ -42,6 +42,10 @@ class Compiled:
     order: str
     recipe: tuple[Callable[..., type[LearningOptimizer]], tuple[Any, ...]]
 
+    def __repr__(self) -> str:
+        """In a line, for ``help`` shows it with every class."""
+        return f"<{self.program.name}, order={self.order!r}>"
+
     @functools.cached_property
     def bounds(self) -> dict[str, Interval]:
         """The bounds of learning by coefficient."""

@@ -77,6 +77,7 @@ def documentation(program: Program) -> str:
     lines += ["Optimizers of one `process_group` learn as one."]
     hints = [f"`{n}`" for n in HINTS if n != "differentiable"]
     lines += [f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing."]
+    lines += ["`differentiable=True` is refused."]
     lines += ["", "Hyperparameters:"]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
