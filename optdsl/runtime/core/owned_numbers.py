@@ -143,6 +143,13 @@ class Owned:
         found: list[float] = self._matrix(self._memories).reshape(-1).tolist()
         return found
 
+    def firsts(self) -> list[float]:
+        """The first number of each tensor of shape (width,)."""
+        if self._memories is None:
+            return [float(x[0]) for x in self.tensors]
+        found: list[float] = self._matrix(self._memories)[:, 0].tolist()
+        return found
+
     def write(self, rows: Sequence[Sequence[float]], places: Sequence[int]) -> None:
         """Write rows of numbers into the tensors.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
+from optdsl.runtime.core.owned_numbers import Owned
 from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, StepCache, check_dense
 from optdsl.runtime.device.coefficient_memory import CoefficientMemory
 from optdsl.runtime.device.device_hyperparameters import DeviceHyperparameters
@@ -226,6 +227,8 @@ class DeviceStep:
             columns = TensorTable(parameters, gradients, rows.states, self.engine.layout)
         except KeyError:
             return False
+        if last.job.pending and self._noting and not rows.ready:
+            return False  # somebody has written into the states
         own = rows.launches.get(last.entry, {})
         if not same or not columns.watched(own) or not columns.apart(own):
             return False
@@ -235,6 +238,7 @@ class DeviceStep:
     def _jobs(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[_Job]:
         """The works with a step pending, and those with none."""
         states, shape = optimizer.state, self.engine.shape
+        self._drop_idle([states[p] for pairs in work for p, _ in pairs])
         nothing: dict[str, float] = {}
         kinds: dict[bool, list[tuple[int, ParameterTask]]] = {True: [], False: []}
         for number, pairs in enumerate(work):
@@ -247,6 +251,22 @@ class DeviceStep:
             for pending, works in kinds.items()
             if works
         ]
+
+    def _drop_idle(self, states: Sequence[dict[str, Any]]) -> None:
+        """Let states have no step pending whose count somebody has set to 0.
+
+        The host waits for the device, unless these are the states of the last step as it left them.
+        """
+        if not self._noting or captured(self.engine.device):
+            return
+        held = [state for state in states if state.keys() == self.engine.shape.pending]
+        if not held or any(r.ready and r.serves(held, True) for r in self._kept.values()):
+            return
+        counts = Owned([state["step"] for state in held]).numbers()
+        noted = Owned([state[PENDING_HYPERS] for state in held]).firsts()
+        for state, *both in zip(held, counts, noted, strict=True):
+            if not all(both):
+                del state[PENDING_HYPERS]
 
     def _rows(
         self,

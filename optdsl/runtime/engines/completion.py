@@ -86,6 +86,9 @@ def _completed(
     plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
     if plan is None or plan.complete is None or PENDING_HYPERS not in state:
         return {}, {}
+    if not (float(state["step"]) and float(state[PENDING_HYPERS][0])):
+        # Somebody has set the state back: there is no step to complete.
+        return {}, {}
     hypers = {**work.hypers, **unpacked(program, state[PENDING_HYPERS])}
     values = {k: v for k, v in state.items() if k not in {"step", PENDING_HYPERS}}
     done = interpret.step(plan.complete, work.parameter, work.gradient, values, hypers, 1)

@@ -43,6 +43,40 @@ _STATE = itemgetter(ParameterTask._fields.index("state"))
 # The entry points for states with a step pending, and what is kept between two of them.
 _SETTLING = frozenset({Role.COMPLETE, Role.FUSED})
 _SPARE = "spare"
+# The parameters, by identity, that `complete` has found to have no step pending.
+_IDLE = "idle"
+
+
+class _Noted(NamedTuple):
+    """What states note of their steps.
+
+    Attributes:
+        steps: the counts.
+        counts: their numbers.
+        held: `PENDING_HYPERS`; None where an entry point does not complete anything.
+        rows: the different ones, and which each state has; None where nobody asks for them.
+    """
+
+    steps: Owned
+    counts: list[float]
+    held: Owned | None
+    rows: tuple[list[list[float]], list[int]] | None
+
+    def idle(self) -> list[int]:
+        """The places of states that have no step pending, whatever they keep.
+
+        Somebody has set the count, or that of the pending step, to 0.
+        """
+        if self.held is None:
+            return []
+        if self.rows is None:
+            pending = self.held.firsts()
+        else:
+            if 0.0 not in self.counts and all(row[0] for row in self.rows[0]):
+                return []
+            pending = [self.rows[0][place][0] for place in self.rows[1]]
+        both = zip(self.counts, pending, strict=True)
+        return [place for place, pair in enumerate(both) if not all(pair)]
 
 
 class Task(NamedTuple):
@@ -103,6 +137,7 @@ class PackedEngine:
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
+        known.pop((self, _IDLE), None)
         return self._run(Role.COMPLETE, once(works)[0], known)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
@@ -111,6 +146,10 @@ class PackedEngine:
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
+        idle = known.pop((self, _IDLE), None)
+        if idle is not None:
+            self.advance([work for work in works if id(work.parameter) in idle], {})
+            works = [work for work in works if id(work.parameter) not in idle]
         self._take(Role.STEP_COMPLETED, works, known)
 
     def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
@@ -178,9 +217,13 @@ class PackedEngine:
             return {}
         own = known.setdefault((self, name), {})
         given = TensorTable.of(works, self.layout)
+        noted = self._noted(name, given.states, known.setdefault((self, "numbers"), {}))
+        idle = noted.idle()
+        if idle:
+            return self._without(idle, name, works, known)
         plain = given.plain(own)
         if given.apart(own) if plain else not overlapping(*given.fields):
-            return self._run_apart(name, works, known, given if plain else None)
+            return self._run_apart(name, works, known, given if plain else None, noted)
         first, later = separated(works)
         sums = self._run_apart(name, first, {})
         for work in later:
@@ -188,22 +231,53 @@ class PackedEngine:
                 sums[key] += value
         return sums
 
+    def _without(
+        self, idle: Sequence[int], name: str, works: Sequence[ParameterTask], known: StepCache
+    ) -> HyperGradients:
+        """The same for works of which some have no step pending: theirs is dropped."""
+        places = set(idle)
+        dropped = [works[n] for n in idle]
+        for work in dropped:
+            del work.state[PENDING_HYPERS]
+        sums = self._run(name, [w for n, w in enumerate(works) if n not in places], {})
+        if name == Role.COMPLETE:
+            known[self, _IDLE] = {id(work.parameter) for work in dropped}
+        else:
+            self._run(Role.STEP, dropped, {})
+        return sums
+
+    def _noted(self, name: str, states: Sequence[dict[str, Any]], own: StepCache) -> _Noted:
+        steps = Owned.of([state["step"] for state in states], own, "steps")
+        held = noted_hypers(states, own) if self._notes and name in _SETTLING else None
+        hypers = self.module.entries[name].hypers
+        reads = any(hyper.startswith(pending("")) for hyper in hypers)
+        rows = held.rows() if held is not None and reads else None
+        return _Noted(steps, steps.numbers(), held, rows)
+
     def _run_apart(
         self,
         name: str,
         works: Sequence[ParameterTask],
         known: StepCache,
         plain: TensorTable | None = None,
+        noted: _Noted | None = None,
     ) -> HyperGradients:
-        """Call an entry point for works whose tensors do not overlap; `plain` if they are so."""
+        """Call an entry point for works whose tensors do not overlap.
+
+        Args:
+            name: of the entry point.
+            works: the works.
+            known: what is kept from call to call.
+            plain: the tensors, if kernels can take them as they are.
+            noted: what the states note, if that is known.
+        """
         entry = self.module.entries[name]
         own = known.setdefault((self, name), {})
         # For all entry points together, so that none keeps tensors that states have no more.
         numbers = known.setdefault((self, "numbers"), {})
         given, columns, back = (plain, plain, []) if plain else self.prepared(works, own)
-        steps = Owned.of([state["step"] for state in given.states], numbers, "steps")
-        taken = [count + 1 for count in steps.numbers()]
-        held = noted_hypers(given.states, numbers) if self._notes and name in _SETTLING else None
+        steps, counts, held, rows = noted or self._noted(name, given.states, numbers)
+        taken = [count + 1 for count in counts]
 
         def finish() -> None:
             self.moved(entry, given.states)
@@ -218,8 +292,6 @@ class PackedEngine:
                     self._note(works, taken, held or self._room(given, spare, numbers))
                 self.written(given, back)
 
-        reads = any(hyper.startswith(pending("")) for hyper in entry.hypers)
-        rows = held.rows() if held is not None and reads else None
         return self._called(Task(entry, works, columns, taken, rows, own, finish))
 
     def _called(self, task: Task) -> HyperGradients:
