@@ -49,7 +49,7 @@ def _pow(x: Tensor, y: Tensor) -> Tensor:
 def _mix(*parts: Tensor) -> Tensor:
     """See the table. On autograd's tape, the derivative by a weight is what its part adds."""
     pairs = list(zip(parts[0::2], parts[1::2], strict=True))
-    total, mean = torch.zeros((), dtype=torch.float64), pairs[0][1].detach()
+    total, mean = torch.zeros((), dtype=torch.float64, device="cpu"), pairs[0][1].detach()
     for weight, x in ((w.detach(), x.detach()) for w, x in pairs):
         total = total + weight
         share = weight / total
@@ -62,7 +62,7 @@ def _mix(*parts: Tensor) -> Tensor:
     if not any(p.requires_grad for p in parts):
         return mean
     # This sum is zero, and has the derivatives of the mean.
-    change = torch.zeros((), dtype=torch.float64)
+    change = torch.zeros((), dtype=torch.float64, device="cpu")
     for weight, x in pairs:
         hidden = (weight == 0) & ~torch.isfinite(x)
         change = change + weight * (torch.where(hidden, mean, x) - mean)
@@ -180,4 +180,7 @@ def _evaluate(
 
 
 def _double(value: object) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    # Whatever the default device is.
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")

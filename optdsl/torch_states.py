@@ -223,7 +223,7 @@ def _from_state(rule: _Rule, state: Group) -> dict[str, Any]:
         )
     kept: dict[str, Any] = {names[key]: _precise(found[key]) for key in names}
     # Without a count there was one step at least.
-    kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64)
+    kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64, device="cpu")
     return kept
 
 

@@ -232,7 +232,9 @@ class Printer:
                 return self._call("divide", *x)
             case "div" if not uniform and self._number_over_a_tensor(x[0], x[1]):
                 # Of a number by a tensor, torch makes a product with the reciprocal.
-                numerator = f"torch.tensor({self.text(x[0])}, dtype=torch.float64).to(theta)"
+                numerator = (
+                    f'torch.tensor({self.text(x[0])}, dtype=torch.float64, device="cpu").to(theta)'
+                )
                 return f"{numerator} / {self._at(x[1], _UNARY)}", _PRODUCT
             case opcode if opcode in _BINARY:
                 symbol, level = _BINARY[opcode]

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import optdsl
 from optdsl import Learn
 
-from .helpers import ORDERS, held, parameters, saved, train
+from .helpers import ORDERS, fingerprint, held, parameters, saved, train
 
 BACKENDS = ("eager", "c")
 # With several tangents the compiled rule notes the hyperparameters of a pending step.
@@ -229,3 +229,26 @@ def test_meta_parameters_take_steps(backend: str, order: str, learn: Any) -> Non
     take_three(optimizer, params)
     assert {k: v for k, v in optimizer.param_groups[0].items() if k != "params"} == before
     assert steps(optimizer) == [3, 3]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["hyperadam", "mada", "mada_legacy"])
+def test_the_default_device_is_not_where_anything_is_made(name: str, backend: str) -> None:
+    """All that an optimizer does, with a default device that has no values, and without."""
+    found = []
+    for device in ("cpu", "meta"):
+        tensors = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+        with torch.device(device):
+            optimizer = optdsl.load(name, backend=backend)(tensors, lr=0.01)
+            for number in range(3):
+                for p in tensors:
+                    p.grad = torch.full_like(p, 0.5, device="cpu")
+                if number:
+                    optimizer.observe()
+                optimizer.step()
+            content = optimizer.state_dict()
+            optimizer.load_state_dict(optimizer.migrated(content))
+            completed = optimizer.completed_state(tensors[0])
+            optimizer.step()
+        found.append((fingerprint(optimizer), optimizer.metrics(), str(completed)))
+    assert found[0] == found[1]

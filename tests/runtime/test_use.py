@@ -277,3 +277,17 @@ def test_a_scheduler_may_drive_any_hyperparameter() -> None:
         train(optimizer, [step])
         train(reference, [step])
     torch.testing.assert_close(held(optimizer), held(reference), rtol=1e-12, atol=1e-12)
+
+
+def test_options_of_torch_that_are_off_are_taken_where_a_rule_is_without() -> None:
+    for name, option in (("adamw", "amsgrad"), ("adam", "amsgrad"), ("lion", "nesterov")):
+        plain, off = (optdsl.load(name)(parameters(), **kw) for kw in ({}, {option: False}))
+        for optimizer in (plain, off):
+            train(optimizer, range(3))
+        assert fingerprint(plain) == fingerprint(off)
+        with pytest.raises(TypeError, match=rf"no hyperparameter '{option}': optdsl.load"):
+            optdsl.load(name)(parameters(), **{option: True})
+    for name, option in (("amsgrad", "amsgrad"), ("adan", "nesterov")):
+        with pytest.raises(TypeError, match=f"a rule with {option}"):
+            optdsl.load(name)(parameters(), **{option: False})
+    assert optdsl.load("sgd")(parameters(), nesterov=False).param_groups[0]["nesterov"] == 0

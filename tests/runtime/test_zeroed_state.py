@@ -56,9 +56,7 @@ def trained(
         ("triton", "exact", "momentum", range(0)),
     ],
 )
-def test_it_goes_on_as_eager_code_does(
-    kind: str, backend: str, order: str, absent: range
-) -> None:
+def test_it_goes_on_as_eager_code_does(kind: str, backend: str, order: str, absent: range) -> None:
     """Eager code keeps tangents, and the dot product with one of zeros is zero."""
     expected, reference = trained(kind, "eager", order, None, absent)
     found, optimizer = trained(kind, backend, order, None, absent)
@@ -68,9 +66,7 @@ def test_it_goes_on_as_eager_code_does(
 
 @pytest.mark.parametrize("backend", ["c"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_count_alone_that_is_set_to_zero_leaves_no_step_pending(
-    backend: str, order: str
-) -> None:
+def test_a_count_alone_that_is_set_to_zero_leaves_no_step_pending(backend: str, order: str) -> None:
     for key in ("step", "pending/hypers"):
         found, optimizer = trained("mada", backend, order, (key,), range(0))
         assert torch.tensor([*found, *optimizer.metrics().values()]).isfinite().all()

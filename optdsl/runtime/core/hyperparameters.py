@@ -21,6 +21,7 @@ from optdsl.runtime.core.callers import outside
 # Options of torch's optimizers that change the steps, and how a rule with them is had here.
 _OTHER_RULES = {
     "amsgrad": 'optdsl.load("amsgrad") is that rule',
+    "nesterov": 'optdsl.load("sgd") has it',
     "decoupled_weight_decay": 'optdsl.load("adamw") is that rule',
 }
 # From what similarity on a key of a group is taken for a misspelt hyperparameter.

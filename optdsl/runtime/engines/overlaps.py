@@ -228,5 +228,5 @@ def _length(x: Tensor) -> int:
 
 def _int64(numbers: Sequence[int]) -> Tensor:
     if not numbers:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     return torch.frombuffer(array("q", numbers), dtype=torch.int64)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.ir.program import Learned
+from optdsl.ir.program import Learned, Program, State
 
 Group = MutableMapping[str, Any]
 
@@ -132,6 +132,38 @@ def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Itera
         raise TypeError(f"{optimizer} takes {first} by position, and all others by name")
     if positional:
         given["lr"] = positional[0]
+
+
+def drop_options_that_are_off(optimizer: str, program: Program, given: Group) -> None:
+    """Take ``amsgrad=False`` and ``nesterov=False`` out of arguments, where the rule is without.
+
+    A rule has the first if one of its states is the maximum of itself and something, and may have
+    the second, without a hyperparameter for it, if its documentation speaks of Nesterov.
+
+    Raises:
+        TypeError: for an option that is off where the rule has it always.
+    """
+    has = {
+        "amsgrad": any(_is_maximum(program, s) for s in program.states),
+        "nesterov": "nesterov" in " ".join(program.documentation).lower(),
+    }
+    declared = {h.name for h in program.hypers}
+    for name in has.keys() - declared:
+        if given.get(name, True) is False:
+            if has[name]:
+                raise TypeError(f"{optimizer} is a rule with {name}, and not one without it")
+            del given[name]
+
+
+def _is_maximum(program: Program, state: State) -> bool:
+    """Whether a state becomes the maximum of itself and something."""
+    new = program.operations[state.next]
+    while new.opcode == "define":
+        new = program.operations[new.arguments[0]]
+    parts = [program.operations[value] for value in new.arguments]
+    return new.opcode == "max" and any(
+        part.opcode == "state" and part.attribute == state.name for part in parts
+    )
 
 
 def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:

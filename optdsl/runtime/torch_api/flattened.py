@@ -85,11 +85,15 @@ def unpacked(state_dict: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(states, dict):
         return state_dict
     found = {
-        key: {**state, PENDING_HYPERS: torch.tensor(state[PENDING_HYPERS], dtype=torch.float64)}
+        key: {**state, PENDING_HYPERS: _row(state[PENDING_HYPERS])}
         for key, state in states.items()
         if isinstance(state, dict) and _is_packed(state.get(PENDING_HYPERS))
     }
     return {**state_dict, "state": {**states, **found}} if found else state_dict
+
+
+def _row(numbers: Any) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def _is_packed(value: Any) -> bool:

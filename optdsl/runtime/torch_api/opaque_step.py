@@ -15,7 +15,7 @@ import torch
 
 
 def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
-    """Hide the step of an optimizer class, and `observe`, from Dynamo, once a class.
+    """Hide the step of an optimizer class from Dynamo, and what computes with states, once a class.
 
     It is called when an optimizer has been made: by then torch has put its hooks around the
     class's step, which are hidden with it, and has imported Dynamo for methods of its own. So
@@ -23,7 +23,7 @@ def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
     """
     if getattr(cls.step, "opaque", False):
         return
-    for name in ("step", "observe"):
+    for name in ("step", "observe", "completed_state"):
         setattr(cls, name, _hidden(getattr(cls, name)))
 
 

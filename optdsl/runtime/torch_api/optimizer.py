@@ -30,6 +30,7 @@ from optdsl.runtime.learning.scopes import Part, add
 from optdsl.runtime.torch_api import completed_state as completing, observing
 from optdsl.runtime.torch_api.arguments import (
     Betas,
+    drop_options_that_are_off,
     gradients,
     place,
     shown,
@@ -83,7 +84,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
                 which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
-                the groups and change nothing.
+                the groups and change nothing. ``amsgrad=False`` and ``nesterov=False`` are taken
+                by rules without these.
 
         Raises:
             TypeError: for an unknown hyperparameter, or a value that is no number.
@@ -94,6 +96,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         name, betas = type(self).__name__, self.compiled.betas
         place(name, positional, hypers, declared)
         hints = taken_out(name, hypers, declared)
+        drop_options_that_are_off(name, self.compiled.program, hypers)
         spread_into(name, hypers, betas)
         if betas:
             hypers.pop("betas", None)
