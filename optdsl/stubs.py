@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optdsl import library, optimizers
 from optdsl.ir.program import Program
+from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
-from optdsl.runtime.torch_api.hints import HINTS
 from optdsl.runtime.torch_api.make import documentation, ordered
 
 _WIDTH = 100

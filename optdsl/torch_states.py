@@ -21,10 +21,10 @@ from optdsl.compiler import load
 from optdsl.diagnostics import Source
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read, shortened
+from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.core.tasks import COMPUTE
 from optdsl.runtime.learning.scopes import OWN
-from optdsl.runtime.torch_api.hints import HINTS
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 Group = Mapping[str, Any]

@@ -277,3 +277,49 @@ def test_a_tampered_checkpoint_is_refused_or_trains_on(
             assert loaded != after, what
         assert all(float(s["step"]) >= 3 for s in target.state.values() if s), what
         assert target.param_groups[0]["maximize"] in (False, True), what
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "words"),
+    [
+        ("learned", "learn/beta1/v", -5.0, "beta1 cannot learn"),
+        ("of groups", "learn/lr/v", -1e-3, "lr cannot learn"),
+        ("fixed", "lr", True, "'lr'"),
+        ("fixed", "foreach", "x", "foreach"),
+        ("fixed", "differentiable", True, "differentiable"),
+        ("fixed", "betas", (0.5, 0.999), "'beta1'"),
+        ("fixed", "betas", (0.9,), "'betas'"),
+        ("fixed", "betas", "no", "'betas'"),
+        ("fixed", "betas", (0.9, "x"), "'betas'"),
+    ],
+)
+def test_what_would_freeze_or_contradict_is_refused(
+    kind: str, key: str, value: Any, words: str, backend: str
+) -> None:
+    optimizer = trained(kind, backend)
+    content = saved(optimizer.state_dict())
+    for group in content["param_groups"]:
+        group[key] = value
+    refuses(optimizer, content, words)
+
+
+def test_a_state_that_was_set_to_zero_can_be_saved_and_loaded() -> None:
+    optimizer = trained("learned", "c")
+    for value in optimizer.state[held(optimizer)[0]].values():
+        value.zero_()
+    other = trained("learned", "eager")
+    for target in (optimizer, other):
+        target.load_state_dict(saved(optimizer.state_dict()))
+        train(target, range(2))
+        assert all(p.isfinite().all() for p in held(target))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_group_that_asks_for_differentiable_steps_stops_the_step(backend: str) -> None:
+    optimizer = trained("fixed", backend)
+    optimizer.param_groups[1]["differentiable"] = True
+    before = fingerprint(optimizer)
+    with pytest.raises(ValueError, match="differentiable=True is not supported"):
+        train(optimizer, [3])
+    assert fingerprint(optimizer) == before

@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 
+from optdsl import interpret
+from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
-from optdsl.learning import Coefficient
+from optdsl.learning import Coefficient, memory_key
 from optdsl.options import real
+from optdsl.runtime.core.hints import check_hints
 from optdsl.runtime.core.hyperparameters import (
     check_maximize,
     check_shared,
@@ -75,8 +78,13 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
     for number, group in enumerate(groups):
         where = f"param_groups[{number}]"
         for hyper in compiled.program.hypers:
-            _checked(name, f"{where}[{hyper.name!r}]", hyper, group[hyper.name], compiled.bounds)
+            value, key = group[hyper.name], f"{where}[{hyper.name!r}]"
+            if isinstance(value, bool) and not isinstance(hyper.domain, Choice):
+                raise ValueError(_refusal(name, f"{key} is bool, no number"))
+            _checked(name, key, hyper, value, compiled.bounds)
+        _check_betas(name, where, group, compiled.betas)
         try:
+            check_hints(name, group, [h.name for h in compiled.program.hypers])
             check_maximize(name, group.get("maximize", False))
             check_sums(name, compiled.program.simplexes, group)
         except (TypeError, ValueError) as error:
@@ -86,6 +94,25 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
         check_shared(name, (c.name for c in compiled.scopes.shared), groups)
     except ValueError as error:
         raise ValueError(_refusal(name, str(error))) from None
+
+
+def _check_betas(name: str, where: str, group: Mapping[str, Any], betas: tuple[str, ...]) -> None:
+    """Refuse ``betas`` that are not what beta1, beta2 and so on are: somebody edited one."""
+    if not betas or "betas" not in group:
+        return
+    given, key = group["betas"], f"{where}['betas']"
+    if not isinstance(given, tuple | list) or len(given) != len(betas):
+        raise ValueError(_refusal(name, f"{key} is no tuple of {len(betas)} numbers"))
+    for place, (beta, value) in enumerate(zip(betas, given, strict=True)):
+        number, kept = _number(name, f"{key}[{place}]", value), _number(name, where, group[beta])
+        if number != kept:
+            raise ValueError(
+                _refusal(
+                    name,
+                    f"{key}[{place}] is {number} and {where}[{beta!r}] is {kept}; give both the "
+                    f"same value",
+                )
+            )
 
 
 def check_states(
@@ -165,6 +192,8 @@ def _check_pending(
 ) -> None:
     t, *numbers = value.tolist()
     _check_count(name, f"{where}[0]", t)
+    if not t:
+        return  # no step is pending, whatever the others are
     for place, (hyper, number) in enumerate(zip(hypers, numbers, strict=True), start=1):
         _checked(name, f"{where}[{place}]", program.hyper(hyper), number, {})
 
@@ -188,6 +217,38 @@ def _check_memory(
                 raise ValueError(
                     _refusal(name, f"{where}[{key!r}] is {number}, and nothing would be learned")
                 )
+        if not _moves(coefficient, {k: real(entries[k]) for k in coefficient.memory_keys}):
+            shown = ", ".join(f"{k} = {entries[k]}" for k in sorted(coefficient.memory_keys))
+            raise ValueError(
+                _refusal(name, f"{where} has {shown}, with which {coefficient.name} cannot learn")
+            )
+
+
+def _moves(coefficient: Coefficient, memory: Mapping[str, float]) -> bool:
+    """Whether the rule of a coefficient gives numbers with its memory, as it did at its start.
+
+    The trial is a hyper-gradient of 0, or of 1 where the rule has no step for 0 at its start.
+    """
+    rule, count = coefficient.rule, memory[coefficient.step_key]
+    if not count:
+        return True  # the memory starts anew
+    hypers = {h.name: h.default for h in rule.hypers} | dict(coefficient.learned.options)
+    states = {
+        s.name: torch.tensor(
+            memory[memory_key(coefficient.name, s.name)], dtype=torch.float64, device="cpu"
+        )
+        for s in rule.states
+    }
+    for signal in (0.0, 1.0):
+        start, gradient = torch.tensor([0.5, signal], dtype=torch.float64, device="cpu")
+        fresh = interpret.initial_state(rule, start, gradient, hypers)
+        if _finite(interpret.step(rule, start, gradient, fresh, hypers, 1)):
+            return _finite(interpret.step(rule, start, gradient, states, hypers, int(count) + 1))
+    return True
+
+
+def _finite(step: interpret.Step) -> bool:
+    return all(bool(x.isfinite()) for x in (step.parameter, *step.state.values()))
 
 
 def _checked(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What torch's own optimizers take besides hyperparameters: ``betas`` and ``maximize``.
 
-What they take of how to compute is in `optdsl.runtime.torch_api.hints`.
+What they take of how to compute is in `optdsl.runtime.core.hints`.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from optdsl.ir.domain import Domain, spell
 from optdsl.ir.program import Hyper, Program
+from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.engines.compiled import Compiled
-from optdsl.runtime.torch_api.hints import HINTS
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from optdsl.runtime.checkpoint import inert_step, migration, observed
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.checkpoint.loading import drop_strangers, restored_bitwise, signed
+from optdsl.runtime.core.hints import HINTS, check_hints, taken_out
 from optdsl.runtime.core.hyperparameters import (
     check_keys,
     check_maximize,
@@ -39,7 +40,6 @@ from optdsl.runtime.torch_api.arguments import (
 from optdsl.runtime.torch_api.batches import batches
 from optdsl.runtime.torch_api.empty_groups import NoParameters
 from optdsl.runtime.torch_api.flattened import check_flattened, packed, unpacked
-from optdsl.runtime.torch_api.hints import HINTS, check_hints, taken_out
 from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
 from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
@@ -313,6 +313,11 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
                 loss = closure()
         self._betas.read(self.param_groups)
         check_flattened(self)
+        for group in self.param_groups:
+            if group.get("differentiable"):
+                check_hints(
+                    type(self).__name__, group, [h.name for h in self.compiled.program.hypers]
+                )
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
