@@ -242,3 +242,22 @@ def test_parameters_of_other_dtypes_may_be_frozen_and_take_no_step(
     assert torch.equal(frozen.view(torch.uint8), tensor.view(torch.uint8))
     assert loaded.metrics() == before[1]
     assert all(map(torch.equal, params, before[0]))
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_gradient_that_wraps_tensors_teaches_as_a_plain_one(backend: str, order: str) -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    made = optdsl.load("mada", backend=backend, order=order)
+    wrapped, whole = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizers = [made([wrapped], lr=0.01), made([whole], lr=0.01)]
+    for number in range(4):
+        whole.grad = torch.arange(3.0) - number / 4
+        wrapped.grad = TwoTensor(whole.grad.clone(), whole.grad.clone())
+        for optimizer in optimizers:
+            if number == 2:
+                optimizer.observe()
+            optimizer.step()
+    assert fingerprint(optimizers[0]) == fingerprint(optimizers[1])
+    assert all(type(x) is Tensor for x in optimizers[0].state[wrapped].values())

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.learning import square_keys
 from optdsl.plan import Plan, pending
+from optdsl.runtime.core.owned_numbers import without_values
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
 COMPUTE = {
@@ -120,7 +122,14 @@ def unpacked(program: Program, packed: Tensor) -> dict[str, float]:
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """A dot product, accumulated in double precision where the device has it; shape ()."""
     accurate = torch.float32 if x.device.type == "mps" else torch.float64
-    return torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate))
+    return unwrapped(torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate)))
+
+
+def unwrapped(x: Tensor) -> Tensor:
+    """A plain tensor of the numbers of one that wraps others; any other tensor as it is."""
+    if type(x) is Tensor or without_values(x) or not is_traceable_wrapper_subclass(x):
+        return x
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
 
 
 def counted_part(gradient: Tensor, tangent: Tensor) -> Tensor:

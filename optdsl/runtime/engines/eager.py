@@ -23,6 +23,7 @@ from optdsl.runtime.core.tasks import (
     counted_part,
     dot,
     keep,
+    unwrapped,
 )
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.schedule import cheapest, schedule
@@ -46,7 +47,7 @@ class EagerEngine:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
-        works = once(apart(works, known))[0]
+        works = once(apart(_plain(works), known))[0]
         total = self._summed(works, self._products)
         if without_values(total):
             return {}
@@ -68,7 +69,7 @@ class EagerEngine:
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each."""
-        works = apart(works, known) if works else works
+        works = apart(_plain(works), known) if works else works
         for work in works:
             self._start(work)
         for work in works:
@@ -83,7 +84,7 @@ class EagerEngine:
 
     def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both."""
-        works = apart(works, known) if works else works
+        works = apart(_plain(works), known) if works else works
         sums = self.complete(works, known)
         self.advance(works, known)
         return sums
@@ -124,3 +125,17 @@ class EagerEngine:
         work.parameter.copy_(results.pop("theta"))
         for name, result in results.items():
             keep(state, name, result)
+
+
+def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
+    """The works; a gradient that wraps tensors is copied where its parameter is a plain tensor.
+
+    So states and sums are plain tensors, too.
+    """
+    if all(type(work.gradient) is torch.Tensor for work in works):
+        return works
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    return [
+        work._replace(gradient=unwrapped(work.gradient)) if type(work.parameter) in kinds else work
+        for work in works
+    ]
