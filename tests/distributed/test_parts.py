@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,6 +29,7 @@ from .ranks import (
 pytestmark = pytest.mark.slow
 
 STEPS = 6
+ZERO = (("c", "optimizer"), ("eager", "optimizer"), ("eager", "group"), ("eager", "tensor"))
 
 
 def parts() -> dict[str, Any]:
@@ -44,8 +47,48 @@ def parts() -> dict[str, Any]:
     train(model, zero, range(STEPS))
     found["zero"] = values(model), zero.optim.metrics()
     found["zero shares"] = len([p for g in zero.optim.param_groups for p in g["params"]])
+    found["zero alone"] = partitioned()
+    found["zero copy"] = copied()
     for own in (True, False):
         found[f"pipeline {own}"] = pipeline(own)
+    return found
+
+
+def partitioned() -> dict[str, Any]:
+    """Shares of which nothing is said but that ZeRO makes them, some of them empty."""
+    found: dict[str, Any] = {}
+    for backend, scope in ZERO:
+        model = DistributedDataParallel(network())
+        cls = learner(backend, scope=scope)
+        zero = ZeroRedundancyOptimizer(model.parameters(), cls, **HYPERS)
+        train(model, zero, range(STEPS))
+        found[f"{backend} {scope}"] = values(model), zero.optim.metrics()
+    model = DistributedDataParallel(nn.Linear(5, 1, bias=False).double())
+    zero = ZeroRedundancyOptimizer(model.parameters(), learner(), **HYPERS)
+    train(model, zero, range(STEPS))
+    found["one tensor"] = zero.optim.metrics()
+    return found
+
+
+def copied() -> dict[str, str]:
+    """What is said of shares that have no process group, and whether anything has changed."""
+    model = DistributedDataParallel(network())
+    zero = ZeroRedundancyOptimizer(model.parameters(), learner(), **HYPERS)
+    zero.optim = pickle.loads(pickle.dumps(zero.optim))
+    found = {}
+    learn = {"lr": optdsl.Learn("sgd", scope="tensor"), "rho": optdsl.Learn("sgd")}
+    mixed = ZeroRedundancyOptimizer(
+        model.parameters(), optdsl.load("mada_legacy", learn=learn, backend="eager"), **HYPERS
+    )
+    for name, wrapper in (("copy", zero), ("mixed", mixed)):
+        before = values(model), wrapper.optim.metrics()
+        try:
+            train(model, wrapper, range(1))
+        except RuntimeError as error:
+            found[name] = str(error)
+        assert not wrapper.optim.state
+        close(values(model), before[0])
+        assert wrapper.optim.metrics() == before[1]
     return found
 
 
@@ -112,6 +155,34 @@ def test_zero_learns_with_a_process_group(two_ranks: list[dict[str, Any]]) -> No
         for got, wanted in zip(rank["zero"], expected, strict=True):
             close(got, wanted)
         assert rank["zero"][1] == two_ranks[0]["zero"][1]
+
+
+@pytest.mark.parametrize(("backend", "scope"), ZERO)
+def test_zero_learns_as_one_by_itself(
+    backend: str, scope: str, two_ranks: list[dict[str, Any]]
+) -> None:
+    parameters, metrics = alone(learner(backend, scope=scope), range(STEPS), **HYPERS)
+    first, second = (rank["zero alone"][f"{backend} {scope}"] for rank in two_ranks)
+    for got, _ in (first, second):
+        close(got, parameters)
+    if scope != "tensor":  # of which each rank has some
+        close(first[1], metrics)
+        assert first[1] == second[1]
+
+
+def test_a_rank_without_a_share_learns_along(two_ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["zero alone"]["one tensor"] for rank in two_ranks)
+    assert first == second
+    assert first["rho"] != HYPERS["rho"]
+
+
+def test_a_share_without_a_process_group_is_refused(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        said = rank["zero copy"]
+        for case in ("copy", "mixed"):
+            assert "every rank would learn something else" in said[case]
+        assert "set its process_group to that of the ZeroRedundancyOptimizer" in said["copy"]
+        assert "everything for each tensor" in said["mixed"]
 
 
 def test_parts_of_a_pipeline_learn_together_with_a_process_group(

@@ -98,6 +98,8 @@ class LearningOptimizer(torch.optim.Optimizer):
     _known: StepCache
     # What was observed since the last step; None where the step measures for itself.
     _observed: Observed | None = None
+    # Whether a wrapper that gives each rank a share of the parameters has made it.
+    _partitioned: bool = False
 
     def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters that a step uses for a group.

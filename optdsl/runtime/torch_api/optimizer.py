@@ -42,6 +42,7 @@ from optdsl.runtime.torch_api.empty_groups import NoParameters
 from optdsl.runtime.torch_api.flattened import check_flattened, packed, unpacked
 from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
+from optdsl.runtime.torch_api.partitioned import check_partitioned, join_partition
 from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
 
 
@@ -79,8 +80,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             *positional: the learning rate, for a rule that has ``lr``.
             maximize: whether to go up the gradients; coefficients then learn what raises the loss.
             process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
-                their hyper-gradients are added up. It can also be set later. DTensors and
-                DistributedDataParallel need none.
+                their hyper-gradients are added up. It can also be set later. DTensors,
+                DistributedDataParallel and ZeroRedundancyOptimizer need none.
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
                 which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
@@ -113,6 +114,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         checked |= hints
         self._known = {}
         self.process_group = process_group
+        join_partition(self)
         self._betas = Betas(name, betas)
         self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
         super().__init__(params, checked)
@@ -127,9 +129,10 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         return blank, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As of torch, and what was observed."""
+        """As of torch, what was observed, and whether it is a rank's share."""
         found: dict[str, Any] = super().__getstate__()
-        return found if self._observed is None else {**found, "_observed": self._observed}
+        kept = {"_observed": self._observed, "_partitioned": self._partitioned}
+        return found | {key: value for key, value in kept.items() if value not in (None, False)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
@@ -301,8 +304,9 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             closure: evaluates the model again and returns the loss.
 
         Raises:
-            RuntimeError: for a sparse gradient, or where FullyShardedDataParallel shards parameters
-                and something is learned without a process group; nothing has changed.
+            RuntimeError: for a sparse gradient, or where something is learned without a process
+                group from the share of the parameters that FullyShardedDataParallel or
+                ZeroRedundancyOptimizer gives each rank; nothing has changed.
             ValueError: for a hyperparameter that was set out of bounds, weights that do not
                 sum to one, or a gradient of a parameter that is complex or of a dtype that no
                 kernel takes; nothing has changed.
@@ -313,6 +317,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
                 loss = closure()
         self._betas.read(self.param_groups)
         check_flattened(self)
+        check_partitioned(self)
         for group in self.param_groups:
             if group.get("differentiable"):
                 check_hints(
