@@ -129,6 +129,22 @@ def gathered(row: list[float], group: Any) -> list[list[float]]:
     return found
 
 
+def mean(row: list[float], group: Any) -> list[float]:
+    """The means over all ranks, the same to the bit on each of them."""
+    rows = gathered(row, group)
+    return [sum(values) / len(rows) for values in zip(*rows, strict=True)]
+
+
+def partners(
+    parameters: Iterable[Tensor], process_group: ProcessGroup | None
+) -> list[frozenset[int]]:
+    """The sets of ranks over which `over_ranks` adds up."""
+    found = [frozenset(ranks) for ranks in _meshes(parameters)]
+    if process_group is not None:
+        found.append(frozenset(torch.distributed.get_process_group_ranks(process_group)))
+    return found
+
+
 def _device(group: Any) -> torch.device:
     """Where a group exchanges tensors."""
     kinds = [pair.split(":")[0] for pair in torch.distributed.get_backend_config(group).split(",")]

@@ -18,19 +18,24 @@ from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer, Observed
 from optdsl.runtime.learning.scopes import OWN, Part, add
 from optdsl.runtime.torch_api.arguments import gradients
+from optdsl.runtime.torch_api.replicas import on_all_ranks
 
 
-def observe(optimizer: LearningOptimizer, weight: float, found: Observed | None) -> Observed:
+def observe(
+    optimizer: LearningOptimizer, weight: float, average: Any, found: Observed | None
+) -> Observed:
     """What was observed, with the gradients that the parameters hold now added to it.
 
     Args:
         optimizer: the optimizer; it stays as it is.
         weight: what the gradients are multiplied by.
+        average: as `on_all_ranks`.
         found: what was observed since the last step; None for nothing, and it stays as it is.
 
     Raises:
-        TypeError, ValueError: for a weight that is no finite number.
-        RuntimeError: for a sparse gradient, and where a step was captured in a graph.
+        TypeError, ValueError: for a weight that is no finite number; as `on_all_ranks`.
+        RuntimeError: for a sparse gradient, and where a step was captured in a graph; as
+            `on_all_ranks`.
     """
     name, compiled = type(optimizer).__name__, optimizer.compiled
     if not isinstance(weight, int | float):
@@ -41,6 +46,7 @@ def observe(optimizer: LearningOptimizer, weight: float, found: Observed | None)
     total = {parameter: dict(sums) for parameter, sums in (found or {}).items()}
     if not compiled.coefficients:
         return total
+    now: Observed = {}
     for group in optimizer.param_groups:
         work = dict(gradients(group))
         check_dense(name, work.values())
@@ -50,7 +56,9 @@ def observe(optimizer: LearningOptimizer, weight: float, found: Observed | None)
             if state and float(state["step"]) > 0:
                 one = ParameterTask(parameter.detach(), gradient, state, hypers)
                 sums = shards.products(compiled.program, one)
-                add(total.setdefault(parameter, {}), _weighted(sums, float(weight)))
+                add(now.setdefault(parameter, {}), _weighted(sums, float(weight)))
+    for parameter, sums in on_all_ranks(optimizer, now, average).items():
+        add(total.setdefault(parameter, {}), sums)
     return total
 
 

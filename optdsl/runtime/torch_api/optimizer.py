@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
 from optdsl.runtime.torch_api.partitioned import check_partitioned, join_partition
 from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
@@ -259,7 +262,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         return completing.completed_state(self, parameter)
 
     @torch.no_grad()
-    def observe(self, weight: float = 1.0) -> None:
+    def observe(self, weight: float = 1.0, average: bool | ProcessGroup | None = None) -> None:
         """Let the next step learn from the gradients that the parameters hold now.
 
         Adds weight times the dot product of these gradients with the derivatives of the last
@@ -269,13 +272,20 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
 
         Args:
             weight: such as 1 / scale for a loss that was multiplied by a scale; finite.
+            average: True to average what is observed over all ranks, or the process group of those
+                that have the same parameters, for gradients of a backward pass within ``no_sync``;
+                False to take it as it is. Without it, ranks compare what they observed. All of
+                them call this alike, unless it is False.
 
         Raises:
-            TypeError, ValueError: for a weight that is no finite number.
-            RuntimeError: for a sparse gradient, and where a step was captured in a CUDA graph.
+            TypeError, ValueError: for a weight that is no finite number, or ranks to average over
+                that are none.
+            RuntimeError: for a sparse gradient; where a step was captured in a CUDA graph; where
+                ranks with the same parameters observed different gradients, or are to average
+                over parts of parameters. What was observed before stays.
         """
         self._betas.read(self.param_groups)
-        self._observed = observing.observe(self, weight, self._observed)
+        self._observed = observing.observe(self, weight, average, self._observed)
 
     def discard_observed(self) -> None:
         """Forget what was observed since the last step, such as before a step that is skipped."""
