@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
+from optdsl.algebra.magnitudes import Magnitudes, magnitudes
 from optdsl.ir import intervals
 from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
 from optdsl.ir.ops import COMPARE, TABLE
@@ -29,12 +31,17 @@ class Fact:
         defined: whether it is a finite number, always.
         plus: whether it may be the zero with the positive sign.
         minus: whether it may be the zero with the negative sign; 1 / x shows the difference.
+        error: what rounding may move it by; 0 where it is computed exactly.
+        large: whether it may pass the largest number of double precision although its arguments
+            do not.
     """
 
     range: Interval = ANYTHING
     defined: bool = True
     plus: bool = True
     minus: bool = True
+    error: float = 0.0
+    large: bool = False
 
     @property
     def nonzero(self) -> bool:
@@ -52,7 +59,7 @@ class Fact:
         return not self.defined or self.range.lower < 0 or (self.minus and 0.0 in self.range)
 
 
-UNKNOWN = Fact(defined=False)
+UNKNOWN = Fact(defined=False, error=math.inf)
 _LEAF = Fact()
 _POSITIVE_ZERO, _CONDITION = (True, False), Fact(Interval(0.0, 1.0))
 
@@ -65,25 +72,47 @@ def facts(program: Program, settings: Mapping[str, float] | None = None) -> tupl
         settings: hyperparameters that have a given value; others lie in their domains.
     """
     given = {} if settings is None else settings
+    found = _steady(program, given, Magnitudes())
+    sizes = magnitudes(program, [f.range for f in found], given)
+    if sizes.growing or any(m.large for m in sizes.values):
+        found = _steady(program, given, sizes)
+    return tuple(
+        replace(fact, error=m.error, large=m.large)
+        for fact, m in zip(found, sizes.values, strict=True)
+    )
+
+
+def decided(difference: float | Fraction, x: Fact, y: Fact) -> bool:
+    """Whether rounding leaves it as it is how two values compare, from their real difference."""
+    error = x.error + y.error
+    return error == 0 or difference > error or -difference > error
+
+
+def _steady(program: Program, given: Mapping[str, float], sizes: Magnitudes) -> tuple[Fact, ...]:
+    """The facts that hold of the start and stay true from step to step."""
     # Optimistic at first: what holds of the start, and stays true from step to step, is so.
     known: dict[str, Fact] | None = None
     for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
-        found = _found(program, given, known)
+        found = _found(program, given, known, sizes)
         if known is None:
             known = {s.name: found[s.initial] for s in program.states}
-            found = _found(program, given, known)
+            known |= {name: replace(known[name], defined=False) for name in sizes.growing}
+            found = _found(program, given, known, sizes)
         wider = {s.name: _widened(known[s.name], found[s.next]) for s in program.states}
         if wider == known:
             return found
         known = wider
-    return _found(program, given, {s.name: UNKNOWN for s in program.states})
+    return _found(program, given, {s.name: UNKNOWN for s in program.states}, sizes)
 
 
 def _found(
-    program: Program, settings: Mapping[str, float], states: Mapping[str, Fact] | None
+    program: Program,
+    settings: Mapping[str, float],
+    states: Mapping[str, Fact] | None,
+    sizes: Magnitudes,
 ) -> tuple[Fact, ...]:
     found: list[Fact] = []
-    for operation in program.operations:
+    for value, operation in enumerate(program.operations):
         x = [found[a] for a in operation.arguments]
         if operation.opcode == "state":
             # While a blend is put together, its members' states are no states of the program.
@@ -103,7 +132,9 @@ def _found(
                 x = _weighed(x)
             enclosure = TABLE[operation.opcode].interval(*(f.range for f in x))
             plus, minus = _zeros(operation, x)
-            fact = Fact(enclosure, _defined(program.operations, operation, x), plus, minus)
+            large = bool(sizes.values) and sizes.values[value].large
+            defined = not large and _defined(program.operations, operation, x)
+            fact = Fact(enclosure, defined, plus, minus)
         found.append(fact)
     return tuple(found)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from optdsl.algebra.facts import Fact, facts
+from optdsl.algebra.facts import Fact, decided, facts
 from optdsl.algebra.normal_form import decimal
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE
-from optdsl.ir.program import Operation, Program, State, Value
+from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
@@ -36,6 +37,7 @@ def _quotient(x: Fraction, y: Fraction) -> Fraction | None:
 
 
 _MAX_POWER = 64
+_EXACTLY = Fact()
 # The operations on decimals that give rational numbers; None where they do not.
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "neg": operator.neg,
@@ -62,12 +64,20 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     needed. What may be infinite or no number is kept, even where it is multiplied with 0.
     """
     known = facts(program, values)
+    # Rounding may decide what is compared: there, a decimal does not stand for what is computed.
+    deciding = (o for o in program.operations if o.opcode in COMPARE or o.opcode == "sign")
+    compared = set(upstream(program.operations, [a for o in deciding for a in o.arguments]))
+    positions = itertools.count()
 
     def rule(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
+        position = next(positions)
         if operation.opcode == "hyper" and operation.attribute in values:
             return builder.constant(values[str(operation.attribute)])
         facts = [known[a] for a in operation.arguments]
-        return _simplified(builder, operation, arguments, facts)
+        if operation.opcode == "where":
+            condition = program.operations[_named(program.operations, operation.arguments[0])]
+            return _chosen(builder, arguments, [known[a] for a in condition.arguments])
+        return _simplified(builder, operation, arguments, facts, position in compared)
 
     return eliminate_dead(live_states(rewrite(program, rule)))
 
@@ -89,7 +99,11 @@ def live_states(program: Program) -> Program:
 
 
 def _simplified(
-    builder: Builder, operation: Operation, x: tuple[Value, ...], known: list[Fact]
+    builder: Builder,
+    operation: Operation,
+    x: tuple[Value, ...],
+    known: list[Fact],
+    compared: bool,
 ) -> Value | None:
     row = TABLE[operation.opcode]
     if row.stage is Stage.REDUCTION and builder[x[0]].type.extent is not Extent.TENSOR:
@@ -101,10 +115,14 @@ def _simplified(
         kept = tuple(v for part in parts or pairs[:1] for v in part)
         return parts[0][1] if len(parts) == 1 else builder.copy(operation, kept)
     numbers = [_number(builder, a) for a in x]
-    if operation.opcode == "where":
-        return _chosen(builder, x)
+    if (
+        operation.opcode == "sign"
+        and numbers[0] is not None
+        and not decided(numbers[0], known[0], _EXACTLY)
+    ):
+        return None
     if numbers and None not in numbers and operation.opcode in APPLY:
-        return _folded(builder, operation.opcode, numbers)
+        return _folded(builder, operation.opcode, numbers, compared)
     match operation.opcode:
         case "mul" if 0 in numbers and all(f.defined for f in known):
             return builder.constant(0.0)
@@ -125,7 +143,7 @@ def _simplified(
     return None
 
 
-def _named(builder: Builder, value: Value) -> Value:
+def _named(builder: Builder | Sequence[Operation], value: Value) -> Value:
     """What stands behind the names of a value."""
     while TABLE[builder[value].opcode].laws.alias:
         (value,) = builder[value].arguments
@@ -138,8 +156,13 @@ def _number(builder: Builder, value: Value) -> float | None:
     return number if operation.opcode == "constant" and isinstance(number, float) else None
 
 
-def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value | None:
-    """An operation on literals, where its result is a decimal of double precision itself."""
+def _folded(
+    builder: Builder, opcode: str, numbers: list[float | None], compared: bool
+) -> Value | None:
+    """An operation on literals, where its result is a decimal of double precision itself.
+
+    What is compared is that decimal only where no rounding makes something else of it.
+    """
     result = APPLY[opcode](*numbers)
     if not all(map(math.isfinite, (result, *(x for x in numbers if x is not None)))):
         return None
@@ -151,13 +174,15 @@ def _folded(builder: Builder, opcode: str, numbers: list[float | None]) -> Value
         return None
     # 1 - 0.98 is 0.02, although rounding makes something else of it.
     near = float(wanted)
+    if compared and near != result:
+        return None
     return builder.constant(near) if decimal(near) == wanted else None
 
 
-def _chosen(builder: Builder, x: tuple[Value, ...]) -> Value | None:
+def _chosen(builder: Builder, x: tuple[Value, ...], compared: list[Fact]) -> Value | None:
     condition = builder[_named(builder, x[0])]
     if condition.opcode in COMPARE:
         left, right = (_number(builder, a) for a in condition.arguments)
-        if left is not None and right is not None:
+        if left is not None and right is not None and decided(left - right, *compared):
             return x[1] if COMPARE[condition.opcode](left, right) else x[2]
     return x[1] if x[1] == x[2] else None

@@ -15,7 +15,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from optdsl.algebra import undefined
-from optdsl.algebra.facts import Fact
+from optdsl.algebra.facts import Fact, decided
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
 from optdsl.algebra.undefined import Sum
 from optdsl.ir.ops import COMPARE
@@ -126,6 +126,8 @@ class Algebra:
 
     def _form(self, step: _Step) -> Polynomial:
         operation, x = step.operation, step.x
+        if step.fact.large and not (operation.opcode == "pow" and x[1].number is None):
+            return self._large(step)
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
@@ -150,13 +152,13 @@ class Algebra:
             case "sqrt":
                 return self._root(step, x[0])
             case "sign" | "abs":
-                return self._signed(operation.opcode, x[0])
+                return self._signed(step, x[0])
             case "max" | "min":
                 return self._extremum(operation.opcode, x[0], x[1])
             case "where":
                 return self._where(*x)
             case "lt" | "le" | "gt" | "ge" | "eq" | "ne":
-                return self._comparison(operation.opcode, x[0], x[1])
+                return self._comparison(step, x[0], x[1])
             case "sum" | "mean":
                 # A number in front of a reduction can stand behind it.
                 reduced = self._function(operation.opcode, x[0].monic())
@@ -204,8 +206,17 @@ class Algebra:
             beyond = _bits(c) > MAX_BITS or (self._doubles and not -1077 < scale < 1024)
             long = len(monomial) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in monomial)
             if beyond or long:
-                return self._opaque(False, "large", step.operation.opcode, *step.x)
+                return self._large(step)
         return form
+
+    def _large(self, step: _Step) -> Polynomial:
+        """An operation that may pass the largest number, as an atom."""
+        opcode, x = step.operation.opcode, step.x
+        if opcode in {"add", "mul"}:
+            x = sorted(x, key=_order)
+        divided = {"div": 1, "pow": 0}.get(opcode)
+        sign = None if divided is None else self._zero(step, divided, Fraction(1))
+        return self._opaque(False, "large", opcode, sign, *x)
 
     # --- sums and products ----------------------------------------------------------------------
 
@@ -343,8 +354,11 @@ class Algebra:
                 return self._product(constant(root), kept)
         return self._function("sqrt", x, defined=step.fact.defined)
 
-    def _signed(self, opcode: str, x: Polynomial) -> Polynomial:
+    def _signed(self, step: _Step, x: Polynomial) -> Polynomial:
         """sign(c x) = sign(c) sign(x), and the same for absolute values."""
+        opcode, number = step.operation.opcode, x.number
+        if opcode == "sign" and number is not None and not step.decided(number):
+            return self._opaque(True, opcode, "rounded", *step.written)
         scale = x.leading
         size = abs(scale) if opcode == "abs" else Fraction(1)
         direction = size if opcode == "abs" or scale > 0 else -size
@@ -364,10 +378,15 @@ class Algebra:
     def _difference(self, x: Polynomial, y: Polynomial) -> Polynomial:
         return self._sum(x, self._product(constant(-1), y))
 
-    def _comparison(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
-        """A condition as 1 or 0 where it is decided, else as an atom; differences are scaled."""
+    def _comparison(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
+        """A condition as 1 or 0 where it is decided, else as an atom; differences are scaled.
+
+        Where rounding may decide otherwise than the real numbers do, it is an atom, too.
+        """
+        opcode, written = step.operation.opcode, step.written
         if opcode in {"gt", "ge"}:
             opcode, x, y = {"gt": "lt", "ge": "le"}[opcode], y, x
+            written = written[::-1]
         if not (self.defined(x) and self.defined(y)):
             # Infinities compare as themselves, and not as their difference.
             first, second = (x, y) if opcode in {"lt", "le"} else sorted((x, y), key=_order)
@@ -375,7 +394,9 @@ class Algebra:
         difference = self._difference(x, y)
         number = difference.number
         if number is not None:
-            return constant(COMPARE[opcode](number, 0))
+            if step.decided(number):
+                return constant(COMPARE[opcode](number, 0))
+            return self._opaque(True, opcode, "rounded", *written)
         scale = abs(difference.leading) if opcode in {"lt", "le"} else difference.leading
         return self._opaque(True, opcode, difference.scaled(1 / scale))
 
@@ -401,6 +422,12 @@ class _Step:
     ) -> None:
         self.operation, self.x, self.fact, self.facts = operation, x, fact, facts
         self.written = written
+
+    def decided(self, difference: Fraction) -> bool:
+        """Whether rounding leaves it as it is how the arguments compare."""
+        if self.facts is None or len(set(self.written)) < len(self.written):
+            return True
+        return decided(difference, self.facts[0], self.facts[-1])
 
 
 def _order(form: Polynomial) -> tuple[object, ...]:

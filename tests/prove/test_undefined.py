@@ -121,6 +121,72 @@ def test_quotients_by_zeros_of_unknown_sign_are_equal_as_they_are_written() -> N
     assert not equal(program("m' = ema(m, g, 0.9)"), program("m' = -((1 - 0.9) * -g - 0.9 * m)"))
 
 
+# --- overflow and rounding ------------------------------------------------------------------------
+
+WIDE = "hyper h = 1 in [0, inf)\n"
+DOUBLING = "state s = 1\ns' = 2 * s\n"
+OVERFLOWING = [
+    (f"where(exp(h) - exp(h) == 0, {DOWN}, {UP})", WIDE),
+    ("theta - lr * g * where(s - s == 0, 1, -1)", DOUBLING),
+    ("theta - lr * g * where(s' - s' == 0, 1, -1)", "state s = 1\ns' = s + 0.01 * s\n"),
+    (f"{DOWN} + 0 * 2^t", ""),
+    (f"{DOWN} + 0 * exp(exp(h))", WIDE),
+    (f"{DOWN} + 0 * exp(h)", WIDE),
+    (f"{DOWN} + 0 * h^h", WIDE),
+    (f"{DOWN} + 0 * s", DOUBLING),
+    (f"{DOWN} + 0 * s", "state s = 2\ns' = s^2\n"),
+    (f"{DOWN} + 0 * s", "state s = 0\ns' = h * s + g\n" + WIDE),
+    (f"{DOWN} + 0 * s", "state s = 1\nstate u = 1\ns' = s + u\nu' = s + u\n"),
+    (f"{DOWN} + 0 * exp(t)", ""),
+    (f"{DOWN} + 0 * exp(theta)", ""),
+    (f"{DOWN} + 0 * (1 / (1 + h)^-20)", WIDE),
+    (f"{DOWN} + 0 * (1 / h^20)", "hyper h = 1 in (0, 1]\n"),
+    ("theta - lr * g * where((g^8)^8 - (g^8)^8 == 0, 1, -1)", ""),
+    ("theta - lr * g * where(sum(g^8 * h^8) * 0 == 0, 1, -1)", WIDE),
+]
+ROUNDING = [
+    (f"{DOWN} + where(x == 0, 0, 100)", "x = g * 3 - g - g - g\n"),
+    (f"{DOWN} + where(theta * 0.1 * 10 == theta, 0, 1)", ""),
+    (f"{DOWN} + 1e-3 * sign(theta * 0.1 * 10 - theta)", ""),
+    (f"{DOWN} + where(g + 1 > g, 0, 1)", ""),
+    (f"{DOWN} + where(0.1 + 0.2 == 0.3, 0, 1)", ""),
+    (f"{DOWN} + where(h * 3 - h - h - h == 0, 0, 1)", WIDE),
+    (f"{DOWN} + where(c / 10 + t / 10 == c / 5 + 0.1, 0, 1)", "state c = 0\nc' = c + 1\n"),
+]
+
+
+@pytest.mark.parametrize(("update", "before"), [*OVERFLOWING, *ROUNDING])
+def test_what_may_overflow_or_is_decided_by_rounding_proves_nothing(
+    update: str, before: str
+) -> None:
+    assert settled(update, before).verdict is not Verdict.PROVED
+    mine = read_text(f"{HEAD}{before}theta' = {update}\n")
+    assert not equal(fix(mine, {}), read_text(f"{HEAD}theta' = {DOWN}\n"))
+
+
+BOUNDED = [
+    (f"{DOWN} + 0 * exp(-h)", WIDE),
+    (f"{DOWN} + 0 * exp(min(h, 1))", WIDE),
+    (f"{DOWN} + 0 * exp(tanh(g)) * g^2 * h^2", WIDE),
+    (f"{DOWN} + 0 * s", "state s = 0\ns' = s + g^2\n"),
+    (f"{DOWN} + 0 * s", "state s = 0\ns' = (g^2 + (t - 1) * s) / t\n"),
+    (f"{DOWN} + 0 * s", "state s = 0\ns' = h * max(s, g) + (1 - h) * s\n" + UNIT),
+    (f"{DOWN} + 0 * s", "state s = 2\ns' = min(s^2, 9)\n"),
+    (f"{DOWN} + 0 * u", "state s = 0\nstate u = 0\ns' = ema(s, g, 0.9)\nu' = s - g\n"),
+    (f"{DOWN} + 0 * (1 / h)", "hyper h = 1 in (0, 1]\n"),
+    (f"where(c' - c == 1, {DOWN}, {UP})", "state c = 0\nc' = c + 1\n"),
+    (f"where(2 * h / 4 == h * 0.5, {DOWN}, {UP})", WIDE),
+    (f"where(t + 1 > t, {DOWN}, {UP})", ""),
+    (f"where(g * 3 - h == g * 3 - h, {DOWN}, {UP})", WIDE),
+    (f"where(0.5 * h + 1 > h / 2, {DOWN}, {UP})", UNIT),
+]
+
+
+@pytest.mark.parametrize(("update", "before"), BOUNDED)
+def test_what_stays_bounded_or_is_exact_is_proved(update: str, before: str) -> None:
+    assert settled(update, before).verdict is Verdict.PROVED
+
+
 # --- random programs ------------------------------------------------------------------------------
 
 LEAVES = ("g", "theta", "m", "t", "h", "k", "0", "1", "2", "0.5", "inf", "-1", "1e3")

@@ -1,0 +1,397 @@
+"""How large the values of a program may become, and by how much rounding may move them.
+
+Parameters, gradients and hyperparameters are taken to be at most `MODERATE` in size, as far as
+their bounds allow it, and to be zero or at least its inverse; a run has at most `STEPS` steps. What
+may pass the largest number of double precision under these assumptions may overflow. A state is
+bounded where a step adds something bounded to at most itself: a mean, a running sum, a maximum; a
+state that a step may multiply by more than one is not.
+
+Sizes are logarithms to the base of ten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optdsl.algebra.means import Means
+from optdsl.ir.domain import Choice, Interval
+from optdsl.ir.ops import COMPARE
+from optdsl.ir.program import Operation, Program, Value
+
+MODERATE = 30.0
+STEPS = 15.0
+# The largest number of double precision, with a margin.
+LARGEST = 308.2
+# A difference of two numbers is zero, or no smaller than the last place of the larger one.
+_LAST_PLACE = 16.3
+_UNIT = 2.0**-52
+# Below this size, whole numbers are exact.
+_WHOLE = 15.9
+_ROUNDS = 24
+_MAX_WORK = 200_000
+_NEVER_ROUNDS = frozenset({"define", "stop_gradient", "neg", "abs", "max", "min"})
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """How large a value is.
+
+    Attributes:
+        size: at most so large.
+        least: at least so large, unless it is zero.
+        error: what rounding may move it by, itself and not its logarithm; 0 where it is exact.
+        whole: whether it is a whole number.
+        large: whether it may pass the largest number, although its arguments do not.
+    """
+
+    size: float = MODERATE
+    least: float = -MODERATE
+    error: float = 0.0
+    whole: bool = False
+    large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A value is at most the sum of some multiples of states and a constant, in size."""
+
+    states: Mapping[str, float]
+    rest: float
+
+
+@dataclass
+class Magnitudes:
+    """The magnitudes of the values of a program.
+
+    Attributes:
+        values: of each value.
+        growing: the states for which no bound was found.
+    """
+
+    values: list[Magnitude] = field(default_factory=list)
+    growing: frozenset[str] = frozenset()
+
+
+def magnitudes(
+    program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
+) -> Magnitudes:
+    """How large the values of a program may become.
+
+    Args:
+        program: any.
+        ranges: an enclosure of each value where it is a number.
+        settings: hyperparameters that have a given value.
+    """
+    looked = _Looked(program, ranges, settings)
+    growing: set[str] = set()
+    rounds = max(3, min(_ROUNDS, _MAX_WORK // (len(program.operations) + 1)))
+    known = {s.name: Magnitude(-math.inf, -MODERATE, 0.0, True) for s in program.states}
+    for patience in (rounds, rounds, 0):
+        if not patience:
+            growing.update(known)
+        for _ in range(patience or 1):
+            known |= {name: Magnitude(error=math.inf) for name in growing}
+            values = looked.values(known)
+            after = looked.after(values, known)
+            changed = {n for n in known if n not in growing and after[n] != known[n]}
+            if not changed:
+                return Magnitudes(values, frozenset(growing))
+            known = after
+        growing |= changed
+    known = {name: Magnitude(error=math.inf) for name in growing}
+    return Magnitudes(looked.values(known), frozenset(growing))
+
+
+class _Looked:
+    """A program, looked at for magnitudes."""
+
+    def __init__(
+        self, program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
+    ) -> None:
+        self._program, self._ranges, self._settings = program, ranges, settings
+        means = Means(program, ranges, settings)
+        self._same, self._of_state = means.same, means.of_state
+        self._means = {
+            value: found
+            for value, operation in enumerate(program.operations)
+            if operation.opcode in {"add", "div"} and self._of_state[value]
+            if (found := means.parts(Value(value))) is not None
+        }
+
+    def values(self, states: Mapping[str, Magnitude]) -> list[Magnitude]:
+        """The magnitudes of all values, from those of the states."""
+        found: list[Magnitude] = []
+        for value, operation in enumerate(self._program.operations):
+            x = [found[a] for a in operation.arguments]
+            if x:
+                size = self._within(Value(value), self._size(operation, x))
+                whole, error = self._rounding(operation, x, size)
+                large = size > LARGEST
+                found.append(
+                    Magnitude(
+                        MODERATE if large else size,
+                        self._least(Value(value), operation, x),
+                        error,
+                        whole,
+                        large,
+                    )
+                )
+            else:
+                found.append(self._leaf(Value(value), operation, states))
+        return found
+
+    def after(
+        self, values: list[Magnitude], known: Mapping[str, Magnitude]
+    ) -> dict[str, Magnitude]:
+        """The magnitudes of the states in any step, if they are as known in the terms of others."""
+        bounds: list[_Bound] = []
+        for value in range(len(values)):
+            bounds.append(self._bound(Value(value), values, bounds))
+        found: dict[str, Magnitude] = {}
+        for s in self._program.states:
+            start, after, old = values[s.initial], values[s.next], known[s.name]
+            bound = bounds[s.next]
+            own = bound.states.get(s.name, 0.0)
+            others = [_log(c) + known[n].size for n, c in bound.states.items() if n != s.name and c]
+            added = _total([bound.rest, *others])
+            size = added if own == 0 else added + STEPS if own <= 1 + 2 * _UNIT else math.inf
+            size = max(start.size, min(size, self._outer(s.next)), old.size)
+            exact = not (start.error or after.error or old.error)
+            whole = start.whole and after.whole and old.whole
+            found[s.name] = Magnitude(size, -MODERATE, 0.0 if exact else math.inf, whole)
+        return found
+
+    # --- single values --------------------------------------------------------------------------
+
+    def _outer(self, value: Value) -> float:
+        enclosure = self._ranges[value]
+        return _log(max(abs(enclosure.lower), abs(enclosure.upper)))
+
+    def _within(self, value: Value, size: float) -> float:
+        return min(size, self._outer(value))
+
+    def _leaf(
+        self, value: Value, operation: Operation, states: Mapping[str, Magnitude]
+    ) -> Magnitude:
+        name = str(operation.attribute)
+        match operation.opcode:
+            case "constant":
+                number = operation.attribute
+                assert isinstance(number, float)
+                if not math.isfinite(number):
+                    return Magnitude()
+                return Magnitude(_log(number), _log(number) if number else 0.0, 0.0,
+                                 number.is_integer())  # fmt: skip
+            case "hyper":
+                size = self._within(value, MODERATE)
+                if name in self._settings and math.isfinite(self._settings[name]):
+                    size = _log(self._settings[name])
+                return Magnitude(size, self._inner(value, -MODERATE), 0.0, self._is_whole(name))
+            case "step" | "size":
+                return Magnitude(STEPS, 0.0, 0.0, True)
+            case "state" if name in states:
+                state = states[name]
+                return Magnitude(self._within(value, state.size), state.least, state.error,
+                                 state.whole)  # fmt: skip
+            case _:
+                return Magnitude()
+
+    def _is_whole(self, hyper: str) -> bool:
+        if hyper in self._settings:
+            return float(self._settings[hyper]).is_integer()
+        domain = self._program.hyper(hyper).domain
+        return isinstance(domain, Choice) and all(float(v).is_integer() for v in domain.values)
+
+    def _inner(self, value: Value, least: float) -> float:
+        enclosure = self._ranges[value]
+        distance = max(enclosure.lower, -enclosure.upper)
+        return max(least, _log(distance)) if distance > 0 else least
+
+    def _nonzero(self, value: Value) -> bool:
+        return 0.0 not in self._ranges[value]
+
+    def _least(self, value: Value, operation: Operation, x: list[Magnitude]) -> float:
+        least = [a.least for a in x]
+        match operation.opcode:
+            case "mul":
+                found = sum(least)
+            case "div":
+                found = least[0] - x[1].size
+            case "sqrt":
+                found = least[0] / 2
+            case "pow":
+                exponent = self._ranges[operation.arguments[1]]
+                powers = (exponent.lower, exponent.upper)
+                found = min(_scaled(p, least[0] if p >= 0 else x[0].size) for p in powers)
+            case "add" | "sub":
+                certain = [
+                    a.least for v, a in zip(operation.arguments, x, strict=True) if self._nonzero(v)
+                ]
+                found = (max(certain) if certain else min(least)) - _LAST_PLACE
+            case "mix":
+                found = min(least[1::2]) - _LAST_PLACE
+            case "sum" | "mean":
+                found = least[0] - STEPS - _LAST_PLACE
+            case "where":
+                found = min(least[1:])
+            case "exp" | "log":
+                found = -math.inf if operation.opcode == "exp" else -_LAST_PLACE
+            case _:
+                found = min(least)
+        return self._inner(value, found)
+
+    def _size(self, operation: Operation, x: list[Magnitude]) -> float:
+        size = [a.size for a in x]
+        match operation.opcode:
+            case "add" | "sub":
+                return _total(size)
+            case "mul":
+                return -math.inf if -math.inf in size else sum(size)
+            case "div":
+                return size[0] - x[1].least if size[0] > -math.inf else size[0]
+            case "sqrt":
+                return size[0] / 2
+            case "exp":
+                upper = self._ranges[operation.arguments[0]].upper
+                return min(upper, _ten(size[0])) * math.log10(math.e)
+            case "log":
+                return _log(math.log(10) * max(abs(size[0]), abs(x[0].least), 1.0))
+            case "pow":
+                exponent = self._ranges[operation.arguments[1]]
+                limit = _ten(size[1])
+                powers = (max(-limit, exponent.lower), min(limit, exponent.upper))
+                return max(_scaled(p, size[0] if p >= 0 else x[0].least) for p in powers)
+            case "tanh":
+                return min(0.0, size[0])
+            case "sign":
+                return 0.0
+            case "sum":
+                return size[0] + STEPS
+            case "mix":
+                return max(size[1::2])
+            case "where":
+                return max(size[1:])
+            case opcode if opcode in COMPARE:
+                return 0.0
+            case _:
+                return max(size)
+
+    def _rounding(
+        self, operation: Operation, x: list[Magnitude], size: float
+    ) -> tuple[bool, float]:
+        """Whether the result is whole, and what rounding may move it by."""
+        opcode, error = operation.opcode, [a.error for a in x]
+        decided = opcode in COMPARE or opcode == "sign"
+        if decided:
+            return True, 0.0 if not any(error) else 1.0 if opcode in COMPARE else 2.0
+        if opcode == "where":
+            whole = x[1].whole and x[2].whole
+            return whole, math.inf if error[0] else max(error[1:])
+        whole = all(a.whole for a in x) and opcode in _NEVER_ROUNDS | {"add", "sub", "mul"}
+        same = [self._same[a] for a in operation.arguments]
+        if opcode == "sub" and same[0] == same[1]:
+            return True, 0.0
+        if opcode in _NEVER_ROUNDS:
+            return whole, max(error)
+        units = {"mul": any(self._unit(a) for a in operation.arguments),
+                 "div": opcode == "div" and self._unit(operation.arguments[1])}  # fmt: skip
+        own = 0.0 if (whole and size < _WHOLE) or units.get(opcode) else _UNIT * _ten(size)
+        match opcode:
+            case "add" | "sub":
+                return whole, sum(error) + own
+            case "mul":
+                moved = (_times(error[i], x[1 - i].size) for i in (0, 1))
+                return whole, sum(moved) + (error[0] * error[1] if all(error) else 0.0) + own
+            case "tanh":
+                return False, error[0] + own
+            case _:
+                return False, math.inf if any(error) else own
+
+    def _unit(self, value: Value) -> bool:
+        """Whether a value is zero or a power of two: multiplied with it, nothing is rounded."""
+        number = self._ranges[value].lower
+        fixed = number == self._ranges[value].upper and math.isfinite(number)
+        return fixed and abs(math.frexp(number)[0]) in (0.0, 0.5)
+
+    # --- what a step adds to a state ------------------------------------------------------------
+
+    def _bound(self, value: Value, sizes: list[Magnitude], bounds: list[_Bound]) -> _Bound:
+        operation = self._program.operations[value]
+        opcode, arguments = operation.opcode, operation.arguments
+        if opcode == "state":
+            return _Bound({str(operation.attribute): 1.0}, -math.inf)
+        outer = self._outer(value)
+        plain = _Bound({}, min(sizes[value].size, outer))
+        if not self._of_state[value] or outer < LARGEST:
+            return plain
+        x = [bounds[a] for a in arguments]
+        if value in self._means:
+            return _either([bounds[a] for a in self._means[value]])
+        match opcode:
+            case "define" | "stop_gradient" | "neg" | "abs" | "mean":
+                return x[0]
+            case "add" | "sub":
+                names = {**x[0].states, **x[1].states}
+                states = {n: x[0].states.get(n, 0.0) + x[1].states.get(n, 0.0) for n in names}
+                return _Bound(states, _total([x[0].rest, x[1].rest]))
+            case "mul":
+                first, second = sorted((0, 1), key=lambda i: sizes[arguments[i]].size)
+                if self._of_state[arguments[first]] and not self._of_state[arguments[second]]:
+                    first, second = second, first
+                return _scaled_bound(x[second], sizes[arguments[first]].size)
+            case "div":
+                return _scaled_bound(x[0], -sizes[arguments[1]].least)
+            case "max" | "min":
+                return _either(x)
+            case "where":
+                return _either(x[1:])
+            case "mix":
+                return _either(x[1::2])
+            case _:
+                return plain
+
+
+def _either(bounds: Sequence[_Bound]) -> _Bound:
+    states: dict[str, float] = {}
+    for bound in bounds:
+        for name, c in bound.states.items():
+            states[name] = max(states.get(name, 0.0), c)
+    return _Bound(states, max(b.rest for b in bounds))
+
+
+def _scaled_bound(bound: _Bound, size: float) -> _Bound:
+    if size == -math.inf:
+        return _Bound({}, -math.inf)
+    factor = _ten(size) if size else 1.0
+    rest = bound.rest + size if bound.rest > -math.inf else bound.rest
+    return _Bound({name: c * factor for name, c in bound.states.items()}, rest)
+
+
+def _log(number: float) -> float:
+    return math.log10(abs(number)) if number and math.isfinite(number) else (
+        -math.inf if number == 0 else math.inf
+    )  # fmt: skip
+
+
+def _ten(size: float) -> float:
+    """10^size, infinite beyond double precision."""
+    return 10.0**size if size < LARGEST else math.inf
+
+
+def _times(error: float, size: float) -> float:
+    return error * _ten(size) if error and size > -math.inf else 0.0
+
+
+def _scaled(factor: float, size: float) -> float:
+    """factor * size for a power; that of exponent 0 is 1."""
+    return factor * size if factor and size else 0.0
+
+
+def _total(sizes: Sequence[float]) -> float:
+    """The size of a sum."""
+    largest = max(sizes)
+    if not math.isfinite(largest):
+        return largest
+    return largest + math.log10(sum(10.0 ** (s - largest) for s in sizes))

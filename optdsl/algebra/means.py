@@ -1,0 +1,127 @@
+"""Weighted means in programs: sums whose weights add up to one, or to what they are divided by."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from fractions import Fraction
+
+from optdsl.ir.domain import Interval
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, Value
+
+# Weights of terms are tried in at most so many ways.
+_MAX_CHOICES = 64
+
+
+class Means:
+    """Finds the weighted means of a program.
+
+    Attributes:
+        same: a number for each value, the same for those that are computed in the same way.
+        of_state: whether each value depends on a state before the step.
+    """
+
+    def __init__(
+        self, program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
+    ) -> None:
+        """Look at a program.
+
+        Args:
+            program: any.
+            ranges: an enclosure of each value where it is a number.
+            settings: hyperparameters that have a given value.
+        """
+        self._program, self._ranges, self._settings = program, ranges, settings
+        self.same = _numbered(program.operations)
+        self.of_state = _of_state(program)
+
+    def parts(self, value: Value) -> list[Value] | None:
+        """The parts of a weighted mean: of a sum, or a quotient of one, whose weights sum to it."""
+        operation = self._program.operations[value]
+        total: dict[Hashable, Fraction] = {1: Fraction(1)}
+        if operation.opcode == "div":
+            value, divisor = operation.arguments
+            if self.of_state[divisor] or self._ranges[divisor].lower < 0:
+                return None
+            total = self._linear(divisor)
+        terms = list(itertools.islice(self._terms(value), 8))
+        if not 2 <= len(terms) < 8:
+            return None
+        options = [list(self._weighed(term)) for term in terms]
+        for chosen in itertools.islice(itertools.product(*options), _MAX_CHOICES):
+            summed: dict[Hashable, Fraction] = {}
+            for weight, _ in chosen:
+                for key, c in (
+                    {1: Fraction(1)} if weight is None else self._linear(weight)
+                ).items():
+                    summed[key] = summed.get(key, Fraction(0)) + c
+            if {k: c for k, c in summed.items() if c} == total:
+                return [part for _, part in chosen]
+        return None
+
+    def _named(self, value: Value) -> Value:
+        while TABLE[self._program.operations[value].opcode].laws.alias:
+            (value,) = self._program.operations[value].arguments
+        return value
+
+    def _terms(self, value: Value) -> Iterator[Value]:
+        waiting = [value]
+        while waiting:
+            value = self._named(waiting.pop())
+            operation = self._program.operations[value]
+            if operation.opcode == "add":
+                waiting.extend(reversed(operation.arguments))
+            else:
+                yield value
+
+    def _weighed(self, term: Value) -> Iterator[tuple[Value | None, Value]]:
+        operation = self._program.operations[term]
+        if operation.opcode == "mul":
+            for weight, part in (operation.arguments, operation.arguments[::-1]):
+                if not self.of_state[weight] and self._ranges[weight].lower >= 0:
+                    yield weight, part
+        yield None, term
+
+    def _linear(self, value: Value, depth: int = 8) -> dict[Hashable, Fraction]:
+        """A value as a sum of multiples of others, and of one."""
+        value = self._named(value)
+        operation = self._program.operations[value]
+        if operation.opcode == "hyper" and str(operation.attribute) in self._settings:
+            number = self._settings[str(operation.attribute)]
+        elif operation.opcode == "constant" and isinstance(operation.attribute, float):
+            number = operation.attribute
+        elif operation.opcode in {"add", "sub"} and depth:
+            first, second = (self._linear(a, depth - 1) for a in operation.arguments)
+            sign = 1 if operation.opcode == "add" else -1
+            keys = {**first, **second}
+            found = {k: first.get(k, Fraction(0)) + sign * second.get(k, Fraction(0)) for k in keys}
+            return {k: c for k, c in found.items() if c}
+        else:
+            return {("value", self.same[value]): Fraction(1)}
+        if not math.isfinite(number):
+            return {("value", self.same[value]): Fraction(1)}
+        return {1: Fraction(repr(float(number)))} if number else {}
+
+
+def _numbered(operations: Sequence[Operation]) -> list[int]:
+    """A number for each value, the same for those that are computed in the same way."""
+    numbers: dict[Hashable, int] = {}
+    found: list[int] = []
+    for operation in operations:
+        arguments = tuple(found[a] for a in operation.arguments)
+        if TABLE[operation.opcode].laws.alias:
+            found.append(arguments[0])
+            continue
+        key = (operation.opcode, repr(operation.attribute), arguments)
+        found.append(numbers.setdefault(key, len(numbers)))
+    return found
+
+
+def _of_state(program: Program) -> list[bool]:
+    """Whether each value depends on a state before the step."""
+    found: list[bool] = []
+    for operation in program.operations:
+        found.append(operation.opcode == "state" or any(found[a] for a in operation.arguments))
+    return found
