@@ -25,8 +25,8 @@ def list_(options: argparse.Namespace) -> int:
     programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
     print(listing(programs, shutil.get_terminal_size().columns), end="")
     print(
-        "\nB is bytes of state per parameter in float32, in eager code;\n"
-        "compiled code may keep less where something is learned: `optdsl show NAME --plan` tells."
+        "\nB is bytes of state per parameter in float32, in eager code. Compiled code may keep\n"
+        "less where something is learned: `optdsl show NAME --plan` tells."
     )
     return 0
 

@@ -95,7 +95,7 @@ class Lines:
 
 
 class Bars:
-    """Shows a live progress bar per optimizer, over the runs with all seeds."""
+    """Shows a live progress bar per optimizer, over the runs with all seeds, and one for all."""
 
     def __init__(self, console: Console, config: TrainingConfig) -> None:
         """Creates a reporter that draws on `console` while it is entered as a context."""
@@ -118,6 +118,13 @@ class Bars:
             )
             for label in config.labels
         }
+        self._ended = 0
+        self._all: TaskID | None = None
+        if config.seeds * len(config.labels) > 1:
+            total = config.steps * config.seeds * len(config.labels)
+            self._all = self._progress.add_task(
+                "all runs", start=False, total=total, loss="", rate=""
+            )
 
     def __enter__(self) -> Self:
         """Starts drawing."""
@@ -138,6 +145,10 @@ class Bars:
         task = self._tasks[optimizer]
         if record.step == 1:
             self._progress.start_task(task)
+            if self._all is not None and self._ended == 0:
+                self._progress.start_task(self._all)
+        if self._all is not None:
+            self._progress.update(self._all, completed=self._ended * self._steps + record.step)
         rate = self._tokens * record.step / record.seconds
         self._progress.update(
             task,
@@ -147,7 +158,12 @@ class Bars:
         )
 
     def finish(self, run: Run) -> None:
-        """Marks a run that did not finish."""
+        """Counts a run, and marks one that did not finish."""
+        self._ended += 1
+        if self._all is not None:
+            self._progress.update(self._all, completed=self._ended * self._steps)
+            if run.status is Status.INTERRUPTED:
+                self._progress.stop_task(self._all)
         if run.status is not Status.FINISHED:
             task = self._tasks[run.optimizer]
             self._progress.update(task, loss=run.status.value)

@@ -217,6 +217,8 @@ def test_progress_and_table_on_a_console(make: Make, terminal: bool) -> None:
     assert "diverged at step 6" in output
     assert "rho=0.2657" in output
     assert ("\x1b[" in output) == terminal
+    assert ("all runs  " in output) == terminal
+    assert not terminal or "18/18" in output
     if not terminal:
         assert "learner    run 3 of 3  step 6/6  loss " in output
         assert " tokens/s  0 s left, about 0 s for all runs\n" in output
