@@ -82,6 +82,11 @@ class Values(NamedValues):
             exponent = self.operation(operation.arguments[1]).attribute
             constant = exponent if isinstance(exponent, float) else None
             return power(x[0], x[1], constant, double, "d" if kind == "double" else "")
+        if operation.opcode in {"max", "min"}:
+            first, second = map(self.extent, operation.arguments)
+            if second is Extent.UNIFORM is not first:
+                # Of two zeros the second is taken: that of the tensor, as by torch.clamp.
+                x.reverse()
         if operation.opcode == "div" and self.by_reciprocal(operation, kind):
             return f"{x[0]} * {x[1]}_PER"
         if operation.opcode == "where":

@@ -82,6 +82,11 @@ class Values(NamedValues):
             exponent = self.operation(x[1]).attribute if self.constant(x[1]) else None
             return power(words[0], words[1], exponent if isinstance(exponent, float) else None,
                          kind)  # fmt: skip
+        if operation.opcode in {"max", "min"}:
+            first, second = map(self.extent, x)
+            if second is Extent.UNIFORM is not first:
+                # Of two zeros the second is taken: that of the tensor, as by torch.clamp.
+                words.reverse()
         if self.by_reciprocal(operation, kind):
             return f"{words[0]} * {words[1]}_PER"
         return spell(operation.opcode, words, kind)
