@@ -31,6 +31,7 @@ _UNIT = 2.0**-52
 _WHOLE = 15.9
 _ROUNDS = 24
 _MAX_WORK = 200_000
+_MAX_STATES = 128
 _NEVER_ROUNDS = frozenset({"define", "stop_gradient", "neg", "abs", "max", "min"})
 
 
@@ -86,7 +87,8 @@ def magnitudes(
     """
     looked = _Looked(program, ranges, settings)
     growing: set[str] = set()
-    rounds = max(3, min(_ROUNDS, _MAX_WORK // (len(program.operations) + 1)))
+    work = (len(program.operations) + 1) * (1 + len(program.states) // 16)
+    rounds = max(3, min(_ROUNDS, _MAX_WORK // work)) if len(program.states) <= _MAX_STATES else 0
     known = {s.name: Magnitude(-math.inf, -MODERATE, 0.0, True) for s in program.states}
     for patience in (rounds, rounds, 0):
         if not patience:

@@ -12,7 +12,7 @@ from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 
 # Weights of terms are tried in at most so many ways.
-_MAX_CHOICES = 64
+_MAX_CHOICES = 16
 
 
 class Means:
@@ -84,7 +84,7 @@ class Means:
                     yield weight, part
         yield None, term
 
-    def _linear(self, value: Value, depth: int = 8) -> dict[Hashable, Fraction]:
+    def _linear(self, value: Value, depth: int = 3) -> dict[Hashable, Fraction]:
         """A value as a sum of multiples of others, and of one."""
         value = self._named(value)
         operation = self._program.operations[value]

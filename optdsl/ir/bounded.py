@@ -180,6 +180,11 @@ def _compared(opcode: str) -> Callable[[Bounded, Bounded], Bounded]:
     return applied
 
 
+def _computed(compare: Callable[..., bool]) -> Callable[[Bounded, Bounded], Bounded]:
+    """A comparison that is what it is computed to be."""
+    return lambda x, y: Bounded(float(compare(x.value, y.value)))
+
+
 def _where(condition: Bounded, x: Bounded, y: Bounded) -> Bounded:
     chosen, other = (x, y) if condition.value else (y, x)
     if not condition.error:
@@ -192,6 +197,9 @@ def _where(condition: Bounded, x: Bounded, y: Bounded) -> Bounded:
 def _sum(x: Sequence[Bounded]) -> Bounded:
     value = host.total([a.value for a in x])
     size = sum(abs(a.value) for a in x)
+    if size < 2.0**20 and all(not a.error and (a.value * 2.0**30).is_integer() for a in x):
+        # In any order, nothing is rounded.
+        return Bounded(value)
     return _rounded(value, sum(a.error for a in x) + len(x) * _UNIT * size)
 
 
@@ -226,6 +234,12 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "min": _lipschitz(host.minimum),
     **{opcode: _compared(opcode) for opcode in COMPARE},
     "where": _where,
+}
+# The same, where conditions and signs are taken to be what they are computed to be.
+TRUSTING: dict[str, Callable[..., Bounded]] = {
+    **FUNCTIONS,
+    "sign": lambda x: Bounded(host.signum(x.value)),
+    **{opcode: _computed(compare) for opcode, compare in COMPARE.items()},
 }
 REDUCTIONS: dict[str, Callable[[tuple[Bounded, ...]], Bounded]] = {
     "sum": _sum,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optdsl.ir import bounded
@@ -63,9 +63,16 @@ def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[T
     return _followed(program, run, _FLOATS, watch)
 
 
-def rounded(program: Program, run: Run) -> list[tuple[Bounded, ...]]:
-    """The parameter after each step, the same numbers, with bounds on what rounding does to it."""
-    return _followed(program, run, _BOUNDED, None)
+def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
+    """The parameter after each step, the same numbers, with bounds on what rounding does to it.
+
+    Args:
+        program: any.
+        run: the run.
+        trusting: whether conditions are what they are computed to be; else rounding may decide
+            them.
+    """
+    return _followed(program, run, _TRUSTING if trusting else _BOUNDED, None)
 
 
 def _followed(
@@ -196,3 +203,4 @@ _BOUNDED = Arithmetic(
     functools.lru_cache(maxsize=4096)(bounded.literal),
     bounded.exact,
 )
+_TRUSTING = replace(_BOUNDED, functions=bounded.TRUSTING)

@@ -78,9 +78,9 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
         return Settlement(claim, Verdict.REFUTED, reason)
     if seen.found is None:
-        if proved and claim.holds:
+        if proved and claim.holds and not seen.parted:
             return Settlement(claim, Verdict.PROVED, "equal over the reals")
-        if proved:
+        if proved and not claim.holds:
             return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
         return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, _extent(seen))
     reason = f"they differ after step {len(seen.found.run.gradients)}"
@@ -92,14 +92,25 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
 
 def _extent(seen: Trial) -> str:
     """How far two programs were compared that agreed."""
-    runs = "1 run" if seen.runs == 1 else f"{seen.runs} runs"
-    reason = f"{runs} of up to {seen.steps} steps differ by rounding at most"
+    reason = f"{_counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
+    if seen.parted:
+        reason += (
+            f"; in {_counted(seen.parted, 'run')} rounding may have decided that they are far apart"
+        )
+    if seen.unexplained:
+        where = _counted(seen.unexplained, "run")
+        reason += f"; in {where} rounding is too large to explain anything, so nothing was tested"
     if seen.beyond is not None:
         reason += f"; what changes after step {seen.beyond:,} was not reached"
+    if seen.far is not None:
+        reason += f"; a state is compared with {seen.far:,}, which a count of steps did not reach"
     if seen.unseen:
-        conditions = "1 condition" if seen.unseen == 1 else f"{seen.unseen} conditions"
-        reason += f"; {conditions} went one way only"
+        reason += f"; {_counted(seen.unseen, 'condition')} went one way only"
     return reason
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def settle_all(program: Program, claims: Sequence[Claim], report: Report) -> None:

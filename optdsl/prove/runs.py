@@ -33,31 +33,79 @@ class Landmarks:
         numbers: the constants with which it compares.
         steps: the last steps before something that depends on the step alone turns out otherwise,
             sorted.
+        count: the largest number up to `MAX_STEPS` with which a state is compared, which may
+            count steps; 0 where there is none.
+        far: the smallest whole number beyond that with which a state is compared, if there is one.
     """
 
     numbers: tuple[float, ...]
     steps: tuple[int, ...]
+    count: int = 0
+    far: int | None = None
+
+    @property
+    def all_steps(self) -> tuple[int, ...]:
+        """The steps after which something may change, a count included."""
+        return (*self.steps, self.count) if self.count else self.steps
 
 
 def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landmarks:
     """The landmarks of some programs with given hyperparameters."""
     numbers: dict[float, None] = {}
     steps: set[int] = set()
+    count, far = 0, list[int]()
     for program in programs:
         needed = program.needed((program.parameter, *(s.next for s in program.states)))
         branching = [v for v in needed if program.operations[v].opcode in _BRANCHING]
-        behind = upstream(program.operations, [a for v in branching for a in _x(program, v)])
-        for value in behind:
-            operation = program.operations[value]
-            known = {"constant": operation.attribute, "hyper": hypers.get(str(operation.attribute))}
-            found = known.get(operation.opcode)
-            if isinstance(found, float) and math.isfinite(found) and found:
-                numbers.setdefault(abs(found))
+        compared = [a for v in branching for a in _x(program, v)]
+        for number in _numbers(program, compared, hypers):
+            numbers.setdefault(number)
         of_step = _of_step(program, needed)
         stepwise = [v for v in branching if all(a in of_step for a in _x(program, v))]
         for value in stepwise[: max(1, _MAX_TURNS // len(program.operations))]:
             steps.update(_turns(program, value, hypers))
-    return Landmarks(tuple(numbers)[:_MAX_LANDMARKS], tuple(sorted(steps)))
+        steps.update(_met(program, needed, of_step, hypers))
+        of_state = _of_state(program)
+        with_state = [v for v in branching if of_state[v]]
+        beside = [a for v in with_state for a in _x(program, v)]
+        counts = [n for n in _numbers(program, beside, hypers) if n + 1 >= STEPS]
+        count = max([count, *(math.ceil(n) for n in counts if n <= MAX_STEPS)])
+        far += (int(n) for n in counts if n > MAX_STEPS and n.is_integer())
+    return Landmarks(
+        tuple(numbers)[:_MAX_LANDMARKS], tuple(sorted(steps)), count, min(far, default=None)
+    )
+
+
+def _numbers(
+    program: Program, values: Sequence[Value], hypers: Mapping[str, float]
+) -> Iterator[float]:
+    """The sizes of the literals and hyperparameters that some values are made from."""
+    for value in upstream(program.operations, values):
+        operation = program.operations[value]
+        known = {"constant": operation.attribute, "hyper": hypers.get(str(operation.attribute))}
+        found = known.get(operation.opcode)
+        if isinstance(found, float) and math.isfinite(found) and found:
+            yield abs(found)
+
+
+def _of_state(program: Program) -> list[bool]:
+    """Whether each value depends on a state."""
+    found: list[bool] = []
+    for operation in program.operations:
+        found.append(operation.opcode == "state" or any(found[a] for a in operation.arguments))
+    return found
+
+
+def _met(
+    program: Program, needed: Sequence[Value], of_step: set[Value], hypers: Mapping[str, float]
+) -> Iterator[int]:
+    """The steps at which a sum of the step and a number is zero, and those before."""
+    sums = [v for v in needed if v in of_step and program.operations[v].opcode in {"add", "sub"}]
+    met = [v for v in sums if any(program.operations[a].opcode == "step" for a in _x(program, v))]
+    for value in met[:_MAX_LANDMARKS]:
+        for number in _numbers(program, _x(program, value), hypers):
+            if STEPS <= number < MAX_STEPS:
+                yield from (math.ceil(number) - 1, math.floor(number))
 
 
 def _x(program: Program, value: Value) -> tuple[Value, ...]:
@@ -87,7 +135,10 @@ def _turns(program: Program, value: Value, hypers: Mapping[str, float]) -> Itera
 
     if x.steady:
         return
-    known = [*range(1, 17), *(2**k for k in range(5, 41))]
+    # Beside the numbers that it is made from, too: something may be so at one step only.
+    near = [n for n in _numbers(program, (value,), hypers) if n < 2**40]
+    beside = {int(n) + d for n in near[:_MAX_LANDMARKS] for d in (-1, 0, 1, 2)}
+    known = sorted({*range(1, 17), *(2**k for k in range(5, 41)), *(b for b in beside if b > 0)})
     ways = [way(t) for t in known]
     for before, after, old, new in zip(known, known[1:], ways, ways[1:], strict=False):
         if old != new:
@@ -120,8 +171,8 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         if work < 0 and len(run.gradients) > 1:
             return
         yield run
-    reached = [s for s in known.steps if STEPS <= s + 1 < MAX_STEPS]
-    for length in dict.fromkeys(s + 2 for s in (*reached[:2], *reached[-1:])):
+    reached = [s for s in known.all_steps if STEPS <= s + 1 <= MAX_STEPS + 1]
+    for length in dict.fromkeys(s + 2 for s in (*reached[:2], *reached[-2:])):
         work -= size * length
         if work < 0:
             return
@@ -156,6 +207,10 @@ def _at_ends(
         run = _run(hypers, source, [1.0] * 3, 3, zero=True)
         yield Run(run.hypers, (*run.theta[:2], 0.0), run.gradients)
         yield Run(run.hypers, (0.0,), ((1e-20,), (-1e-20,)))
+    # Elements whose sum is zero.
+    balanced = ((1.0, -1.0), (-2.0, 2.0), (0.5, -0.5))
+    yield Run(tuple(defaults.items()), (1.0, 2.0), balanced)
+    yield Run(tuple(defaults.items()), (1.5, -1.5), ((1.0, 2.0),))
 
 
 def _near(

@@ -346,6 +346,86 @@ def test_misses_in_both_directions() -> None:
     assert [s.claim.holds for s in found] == [False] * 6
 
 
+# --- what happens late, or once -------------------------------------------------------------------
+
+COUNTING = "state c = 0\nc' = c + 1\n"
+ONCE = [
+    ("where(t == 500, 2, 1)", "", 500),
+    ("where(abs(t - 500) < 1, 2, 1)", "", 500),
+    ("(1 + max(0, 1 - abs(t - 500)))", "", 500),
+    ("(1 + 0.1^abs(t - 700))", "", 700),
+    ("where(t == w, 2, 1)", "hyper w = 600 in [0, inf)\n", 600),
+    ("where(c > 30, 0.5, 1)", COUNTING, 32),
+    ("where(c == 1990, 0.5, 1)", COUNTING, 1991),
+    ("where(sum(g) == 0, 2, 1)", "", 1),
+    ("where(sum(theta) == 0, 2, 1)", "", 1),
+]
+
+
+@pytest.mark.parametrize(("factor", "before", "step"), ONCE)
+def test_a_difference_at_one_step_is_found(factor: str, before: str, step: int) -> None:
+    write("plain", PLAIN)
+    text = f"optimizer Mine\nhyper lr = 0.1 in [0, inf)\n{before}"
+    path = write("mine", f"{text}theta' = theta - lr * g * {factor}\nrecovers Plain\n")
+    _, settlement = only(path)
+    assert settlement.verdict is Verdict.REFUTED
+    assert settlement.difference is not None
+    assert len(settlement.difference.run.gradients) <= step
+
+
+FAR = [
+    ("where(t == 5000, 2, 1)", "", "what changes after step 4,999 was not reached"),
+    ("where(c > 3000, 2, 1)", COUNTING, "a state is compared with 3,000, which a count of steps"),
+]
+
+
+@pytest.mark.parametrize(("factor", "before", "told"), FAR)
+def test_what_no_run_reaches_is_told(factor: str, before: str, told: str) -> None:
+    write("plain", PLAIN)
+    text = f"optimizer Mine\nhyper lr = 0.1 in [0, inf)\n{before}"
+    path = write("mine", f"{text}theta' = theta - lr * g * {factor}\nrecovers Plain\n")
+    _, settlement = only(path)
+    assert settlement.verdict is Verdict.TESTED
+    assert told in settlement.reason
+
+
+# --- rounding that decides, or explains too much --------------------------------------------------
+
+DECIDED = [
+    "theta - lr * g + where(g * 3 - g - g - g == 0, 0, 100)",
+    "theta - lr * g + 1e-3 * sign(theta * 0.1 * 10 - theta)",
+]
+
+
+@pytest.mark.parametrize("proof", [False, True])
+@pytest.mark.parametrize("update", DECIDED)
+def test_runs_that_rounding_parts_are_no_proof(
+    update: str, proof: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever algebra says of them."""
+    write("plain", PLAIN)
+    path = write("mine", f"{PLAIN.splitlines()[1]}\ntheta' = {update}\nrecovers Plain\n")
+    path.write_text("optimizer Mine\n" + path.read_text())
+    if proof:
+        monkeypatch.setattr("optdsl.prove.equal", lambda *arguments: True)
+    _, settlement = only(path)
+    assert settlement.verdict is Verdict.TESTED
+    assert "rounding may have decided that they are far apart" in settlement.reason
+
+
+def test_rounding_without_bound_explains_nothing() -> None:
+    """Each line of the chain doubles errors; over the reals, both chains are the same."""
+    write("plain", PLAIN)
+    lines = ["optimizer Mine", "hyper lr = 0.1 in [0, inf)"]
+    for name, line in (("a", "4 * {0} * (1 - {0})"), ("b", "4 * {0} - 4 * {0} * {0}")):
+        lines.append(f"{name}0 = tanh(g)^2")
+        lines += (f"{name}{i} = {line.format(f'{name}{i - 1}')}" for i in range(1, 60))
+    lines += ["theta' = theta - lr * g * (1 + a59 - b59)", "recovers Plain", ""]
+    _, settlement = only(write("mine", "\n".join(lines)))
+    assert settlement.verdict is Verdict.TESTED
+    assert "rounding is too large to explain anything, so nothing was tested" in settlement.reason
+
+
 # --- the runs -------------------------------------------------------------------------------------
 
 
