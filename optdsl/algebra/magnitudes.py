@@ -27,6 +27,8 @@ LARGEST = 308.2
 # A difference of two numbers is zero, or no smaller than the last place of the larger one.
 _LAST_PLACE = 16.3
 _UNIT = 2.0**-52
+# A factor of one may be computed as one plus this much; over all steps, that is below 1e5.
+_SLACK = 1e-14
 # Below this size, whole numbers are exact.
 _WHOLE = 15.9
 _ROUNDS = 24
@@ -158,7 +160,7 @@ class _Looked:
             own = bound.states.get(s.name, 0.0)
             others = [_log(c) + known[n].size for n, c in bound.states.items() if n != s.name and c]
             added = _total([bound.rest, *others])
-            size = added if own == 0 else added + STEPS if own <= 1 + 2 * _UNIT else math.inf
+            size = added if own == 0 else added + STEPS + 5 if own <= 1 + _SLACK else math.inf
             size = max(start.size, min(size, self._outer(s.next)), old.size)
             exact = not (start.error or after.error or old.error)
             whole = start.whole and after.whole and old.whole

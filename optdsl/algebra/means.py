@@ -46,7 +46,13 @@ class Means:
             if self.of_state[divisor] or self._ranges[divisor].lower < 0:
                 return None
             total = self._linear(divisor)
-        terms = list(itertools.islice(self._terms(value), 8))
+        # An equation in a sum is one term, or as many as it has.
+        return self._summing(value, total, False) or self._summing(value, total, True)
+
+    def _summing(
+        self, value: Value, total: dict[Hashable, Fraction], through: bool
+    ) -> list[Value] | None:
+        terms = list(itertools.islice(self._terms(value, through), 8))
         if not 2 <= len(terms) < 8:
             return None
         options = [list(self._weighed(term)) for term in terms]
@@ -66,10 +72,12 @@ class Means:
             (value,) = self._program.operations[value].arguments
         return value
 
-    def _terms(self, value: Value) -> Iterator[Value]:
-        waiting = [value]
+    def _terms(self, value: Value, through: bool) -> Iterator[Value]:
+        waiting = [self._named(value)]
         while waiting:
-            value = self._named(waiting.pop())
+            value = waiting.pop()
+            if through:
+                value = self._named(value)
             operation = self._program.operations[value]
             if operation.opcode == "add":
                 waiting.extend(reversed(operation.arguments))
@@ -77,7 +85,7 @@ class Means:
                 yield value
 
     def _weighed(self, term: Value) -> Iterator[tuple[Value | None, Value]]:
-        operation = self._program.operations[term]
+        operation = self._program.operations[self._named(term)]
         if operation.opcode == "mul":
             for weight, part in (operation.arguments, operation.arguments[::-1]):
                 if not self.of_state[weight] and self._ranges[weight].lower >= 0:
