@@ -153,15 +153,23 @@ class _Looked:
         bounds: list[_Bound] = []
         for value in range(len(values)):
             bounds.append(self._bound(Value(value), values, bounds))
+        near = {s.name: bounds[s.next] for s in self._program.states}
+        groups = _groups({name: set(bound.states) for name, bound in near.items()})
         found: dict[str, Magnitude] = {}
         for s in self._program.states:
             start, after, old = values[s.initial], values[s.next], known[s.name]
-            bound = bounds[s.next]
-            own = bound.states.get(s.name, 0.0)
-            others = [_log(c) + known[n].size for n, c in bound.states.items() if n != s.name and c]
-            added = _total([bound.rest, *others])
+            group = groups[s.name]
+            own = max(sum(c for n, c in near[m].states.items() if n in group) for m in group)
+            others = [
+                _log(c) + known[n].size
+                for m in group
+                for n, c in near[m].states.items()
+                if n not in group and c
+            ]
+            added = _total([*(near[m].rest for m in group), *others])
             size = added if own == 0 else added + STEPS + 5 if own <= 1 + _SLACK else math.inf
-            size = max(start.size, min(size, self._outer(s.next)), old.size)
+            starts = (values[x.initial].size for x in self._program.states if x.name in group)
+            size = max([*starts, min(size, self._outer(s.next)), old.size])
             exact = not (start.error or after.error or old.error)
             whole = start.whole and after.whole and old.whole
             found[s.name] = Magnitude(size, -MODERATE, 0.0 if exact else math.inf, whole)
@@ -355,6 +363,19 @@ class _Looked:
                 return _either(x[1::2])
             case _:
                 return plain
+
+
+def _groups(uses: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The states that depend on each other in a circle, each with itself."""
+    reached: dict[str, set[str]] = {}
+    for name in uses:
+        waiting, seen = [name], set[str]()
+        while waiting:
+            new = uses.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += new
+        reached[name] = seen
+    return {n: {n, *(m for m in seen if n in reached[m])} for n, seen in reached.items()}
 
 
 def _either(bounds: Sequence[_Bound]) -> _Bound:
