@@ -62,6 +62,8 @@ class _Bound:
 
     states: Mapping[str, float]
     rest: float
+    norm: float = 0.0
+    """At least the sum of the multiples, where it is smaller than what they add up to."""
 
 
 @dataclass
@@ -159,7 +161,8 @@ class _Looked:
         for s in self._program.states:
             start, after, old = values[s.initial], values[s.next], known[s.name]
             group = groups[s.name]
-            own = max(sum(c for n, c in near[m].states.items() if n in group) for m in group)
+            inside = {m: sum(c for n, c in near[m].states.items() if n in group) for m in group}
+            own = max(min(inside[m], near[m].norm) for m in group)
             others = [
                 _log(c) + known[n].size
                 for m in group
@@ -333,7 +336,7 @@ class _Looked:
         operation = self._program.operations[value]
         opcode, arguments = operation.opcode, operation.arguments
         if opcode == "state":
-            return _Bound({str(operation.attribute): 1.0}, -math.inf)
+            return _Bound({str(operation.attribute): 1.0}, -math.inf, 1.0)
         outer = self._outer(value)
         plain = _Bound({}, min(sizes[value].size, outer))
         if not self._of_state[value] or outer < LARGEST:
@@ -347,7 +350,7 @@ class _Looked:
             case "add" | "sub":
                 names = {**x[0].states, **x[1].states}
                 states = {n: x[0].states.get(n, 0.0) + x[1].states.get(n, 0.0) for n in names}
-                return _Bound(states, _total([x[0].rest, x[1].rest]))
+                return _Bound(states, _total([x[0].rest, x[1].rest]), x[0].norm + x[1].norm)
             case "mul":
                 first, second = sorted((0, 1), key=lambda i: sizes[arguments[i]].size)
                 if self._of_state[arguments[first]] and not self._of_state[arguments[second]]:
@@ -383,7 +386,7 @@ def _either(bounds: Sequence[_Bound]) -> _Bound:
     for bound in bounds:
         for name, c in bound.states.items():
             states[name] = max(states.get(name, 0.0), c)
-    return _Bound(states, max(b.rest for b in bounds))
+    return _Bound(states, max(b.rest for b in bounds), max(b.norm for b in bounds))
 
 
 def _scaled_bound(bound: _Bound, size: float) -> _Bound:
@@ -391,7 +394,7 @@ def _scaled_bound(bound: _Bound, size: float) -> _Bound:
         return _Bound({}, -math.inf)
     factor = _ten(size) if size else 1.0
     rest = bound.rest + size if bound.rest > -math.inf else bound.rest
-    return _Bound({name: c * factor for name, c in bound.states.items()}, rest)
+    return _Bound({n: c * factor for n, c in bound.states.items()}, rest, bound.norm * factor)
 
 
 def _log(number: float) -> float:
