@@ -170,7 +170,13 @@ class _Looked:
                 if n not in group and c
             ]
             added = _total([*(near[m].rest for m in group), *others])
-            size = added if own == 0 else added + STEPS + 5 if own <= 1 + _SLACK else math.inf
+            size = (
+                added
+                if own == 0
+                else added + STEPS + 5 * (own > 1)
+                if own <= 1 + _SLACK
+                else math.inf
+            )
             starts = (values[x.initial].size for x in self._program.states if x.name in group)
             size = max([*starts, min(size, self._outer(s.next)), old.size])
             exact = not (start.error or after.error or old.error)
