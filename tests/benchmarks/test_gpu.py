@@ -43,6 +43,7 @@ def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "away" in gpu_checks.CHECKS[name](Device("cuda" if CUDA else "cpu"))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(CUDA, reason="it is for machines without a GPU")
 def test_the_flow_at_tiny_sizes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -10,13 +10,22 @@ from tests.c import rules, test_battery as battery
 # An interpreted kernel is slow, and what a step can do wrong it does in the first few.
 STEPS = 4
 DEVICE = rules.device("triton")
+# Every rule in one cell, and one rule in several, whenever the suite runs; the rest in test-full.
+EVERYDAY = {
+    *((rule, torch.float32, "overlapped") for rule in rules.RULES),
+    ("mada", torch.bfloat16, "overlapped"),
+    ("mada", torch.float64, "exact"),
+}
 CELLS = [
-    pytest.param(rule, dtype, order, id=f"{rule}-{str(dtype)[6:]}-{order}")
+    pytest.param(
+        rule, dtype, order, id=f"{rule}-{str(dtype)[6:]}-{order}",
+        marks=[] if (rule, dtype, order) in EVERYDAY else pytest.mark.exhaustive,
+    )
     for rule in rules.RULES
     for dtype in rules.DTYPES
     for order in rules.ORDERS
     if rule in battery.FULL or battery.ALONE.get(dtype, order) == order
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rule", "dtype", "order"), CELLS)

@@ -30,7 +30,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("warm", [3, 4])
+@pytest.mark.parametrize("warm", [3, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_a_graph_replays_steps(
     order: str, warm: int, capturing: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
