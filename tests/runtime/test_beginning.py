@@ -104,3 +104,21 @@ def test_a_checkpoint_of_an_optimizer_that_took_no_step_starts_from_scratch(back
     train(loaded, range(3))
     train(fresh, range(3))
     assert all(map(torch.equal, held(loaded), held(fresh)))
+
+
+def init_optim_state(optimizer: torch.optim.Optimizer) -> None:
+    """The step that torchtitan takes under this name, to have states for a checkpoint."""
+    (parameter,), (group,) = held(optimizer), optimizer.param_groups
+    rate, group["lr"] = group["lr"], 0.0
+    step(optimizer, 0.0)
+    group["lr"], parameter.grad = rate, None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_step_that_a_trainer_takes_for_a_checkpoint_does_not_count(backend: str) -> None:
+    asked, _ = one(backend)
+    init_optim_state(asked)
+    state = asked.state[held(asked)[0]]
+    assert float(state["step"]) == 0
+    assert step(asked, 1.0) == pytest.approx(step(one(backend)[0], 1.0), rel=0)
+    assert float(asked.state[held(asked)[0]]["step"]) == 1

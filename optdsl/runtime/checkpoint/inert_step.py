@@ -8,7 +8,8 @@ between.
 
 A step with a learning rate of 0 and gradients of zero may also be one of training: a warm-up may
 begin there, and a branch of a model may not take part in the first batch. That step counts, as with
-torch. So the step of a checkpoint is known by the function of torch that takes it.
+torch. So the step of a checkpoint is known by the function that takes it, torch's own or that of a
+trainer (torchtitan has one).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
-# The function of torch.distributed.checkpoint.state_dict that takes the step.
-_MODULE, _FUNCTION = "torch.distributed.checkpoint.state_dict", "_init_optim_state"
+# The functions that take the step: of torch.distributed.checkpoint.state_dict, and of torchtitan.
+_FUNCTIONS = frozenset({"_init_optim_state", "init_optim_state"})
 
 
 def is_inert(optimizer: LearningOptimizer) -> bool:
@@ -44,13 +45,13 @@ def is_inert(optimizer: LearningOptimizer) -> bool:
     Args:
         optimizer: one that has taken no step yet, or none since it was loaded.
     """
-    if _MODULE not in sys.modules or any(optimizer.state.values()):
+    if any(optimizer.state.values()):
         return False
     if any(float(group["lr"]) for group in optimizer.param_groups if "lr" in group):
         return False
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == _FUNCTION and frame.f_globals.get("__name__") == _MODULE:
+        if frame.f_code.co_name in _FUNCTIONS:
             return True
         frame = frame.f_back
     return False
