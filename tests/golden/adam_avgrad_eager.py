@@ -54,6 +54,6 @@ def step(
     vhat_avgrad = V_next / one_minus_beta2_pow_t
     vhat = mix((rho, vhat_adam), (1 - rho, vhat_avgrad))
     update = num / (torch.sqrt(vhat) + eps)
-    x = update + weight_decay * torch.where(theta - theta == 0, theta, 0)
-    theta_next = theta - lr * x
+    total = update + weight_decay * torch.where(theta - theta == 0, theta, 0)
+    theta_next = theta - lr * total
     return theta_next, m_next, v_next, V_next

@@ -43,7 +43,7 @@ def test_table_and_summary_have_mean_and_deviation(make: Make) -> None:
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"{mean:.3f} ± {deviation:.3f} *" in output
     assert "seeds 0 to 2" in output
-    assert "learner  seed 2  step 6/6" in output
+    assert "learner  seed 2  run 3 of 3  step 6/6" in output
     summary = json.loads(comparison.summary.read_text())
     assert summary["optimizers"][0]["validation_loss"] == pytest.approx(
         {"mean": mean, "deviation": deviation}
