@@ -61,7 +61,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     """The program at given values of some hyperparameters, without states that no longer matter.
 
     Sums with 0, products with 0 and 1, and decided conditions are gone, and so is what only they
-    needed. What may be infinite or no number is kept, even where it is multiplied with 0.
+    needed. What may be infinite or NaN is kept, even where it is multiplied with 0.
     """
     known = facts(program, values)
     # Rounding may decide what is compared: there, a decimal does not stand for what is computed.

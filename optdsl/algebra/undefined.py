@@ -1,4 +1,4 @@
-"""Sums and products of values that may be infinite or no number, as far as laws hold of them.
+"""Sums and products of values that may be infinite or NaN, as far as laws hold of them.
 
 Sums and products of such values commute and associate, a number may be multiplied into a sum, and
 equal multiples of one sign may be added up. Nothing cancels: x - x is kept as 0 * x, which is zero

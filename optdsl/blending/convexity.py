@@ -123,7 +123,7 @@ def _weights(
         weights[atoms[parts[0][0]]] += weight
     if not strict.defined(number):
         # As `w / w`, which is 1 but for w = 0.
-        raise _NotConvex("has a weight that may be infinite or no number", _FORM, _EXAMPLE)
+        raise _NotConvex("has a weight that may be infinite or NaN", _FORM, _EXAMPLE)
     return weights
 
 
