@@ -334,7 +334,9 @@ PLAIN = rule("theta' = theta - g")
         (("state a = 0", "state b = 1", "a' = a + g", "b' = b + g"), False),
         (("state a = 0", "state b = 1e-30", "a' = a + g", "b' = b + g"), False),
         (("state a = g", "state b = theta", "a' = a + g", "b' = b + g"), False),
-        (("state a = x - x", "state b = 0", "a' = x * a + g", "b' = g + b * x"), True),
+        (("state a = x - x", "state b = 0", "a' = a + x * g", "b' = g * x + b"), True),
+        # These may overflow, and then their difference is NaN.
+        (("state a = x - x", "state b = 0", "a' = x * a + g", "b' = g + b * x"), None),
         (("state a = 0.1 + 0.2", "state b = 0.3", "a' = a", "b' = b"), True),
         (("state a = 0", "state b = 0", "a' = b", "b' = a"), True),
         (("state a = 0", "state b = 0", "a' = b + g", "b' = a + g"), True),
@@ -345,11 +347,13 @@ PLAIN = rule("theta' = theta - g")
     ],
 )
 def test_states_are_equal_when_they_start_and_stay_equal(
-    lines: tuple[str, ...], expected: bool
+    lines: tuple[str, ...], expected: bool | None
 ) -> None:
     other = rule(*lines, "theta' = theta - g - (a - b)")
-    assert equal(other, PLAIN) is expected
-    assert equal(PLAIN, other) is expected
+    assert equal(other, PLAIN) is bool(expected)
+    assert equal(PLAIN, other) is bool(expected)
+    if expected is None:
+        return
     # What is proved is so, and what is not proved is a difference that a run shows, or one of the
     # two kinds of numbers per tensor, which are not compared.
     if "scalar" not in " ".join(lines):
