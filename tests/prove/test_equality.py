@@ -484,7 +484,9 @@ def test_what_is_proved_of_linear_rules_is_so_in_exact_numbers(
     left, right = written(machine, reads), written(tuple(other), other_reads)
     proved = equal(left, right)
     assert equal(right, left) is proved
-    assert proved or spoiled is not None
+    # States that read states may grow beyond the range of floats, which proves nothing.
+    reading = any(any(row) for _, (_, row) in machine)
+    assert proved or reading or spoiled is not None
     if proved:
         same = followed(tuple(other), other_reads, GRADIENTS)
         assert followed(machine, reads, GRADIENTS) == same
