@@ -9,5 +9,9 @@ from tests.c import test_special_numbers as cases
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_elements_are_what_eager_makes_of_them(dtype: torch.dtype) -> None:
-    cases.compare("elements", "triton", dtype)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=[] if kind == "elements" else pytest.mark.exhaustive)
+    for kind in cases.KINDS
+])  # fmt: skip
+def test_kernels_do_what_eager_does(kind: str, dtype: torch.dtype) -> None:
+    cases.compare(kind, "triton", dtype)

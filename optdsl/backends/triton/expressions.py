@@ -100,8 +100,11 @@ def power(x, y):
     size = tl.where(tl.abs(x) == 1, 1.0, tl.exp(y * tl.log(tl.abs(x))))
     whole = tl.floor(y) == y
     odd = whole & (2 * tl.floor(y / 2) != y)
-    below = tl.where(odd, -size, tl.where(whole, size, float("nan")))
-    found = tl.where(x < 0, below, tl.where(x != x, x, size))
+    # Zero and infinity have a power for every exponent, and zero has a sign.
+    other = tl.where(x * 2 == x, size, float("nan"))
+    below = tl.where(odd, -size, tl.where(whole, size, other))
+    sign = tl.where(x == 0, 1 / x, x)
+    found = tl.where(sign < 0, below, tl.where(x != x, x, size))
     root = tl.sqrt(x)
     found = tl.where(y == 0.5, root, tl.where(y == -0.5, 1 / root, found))
     return tl.where(y == 0, 1.0, found)''',
@@ -115,7 +118,7 @@ def tanh(x):
     near = (e - 1) * tl.where(e == 1, 1.0, y / tl.where(e == 1, 1.0, tl.log(e)))
     less = tl.where(e == 1, y, tl.where(e == 0, -1.0, near))
     size = -less / (2 + less)
-    return tl.where(x != x, x, tl.where(x < 0, -size, size))''',
+    return tl.where(x < 0, -size, tl.where(x > 0, size, x))''',
     "share_of": '''\
 @triton.jit
 def share_of(weight, total):
