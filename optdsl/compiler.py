@@ -1,6 +1,8 @@
 """The compiler: from the text of a specification to an optimizer class, one call a stage.
 
-text -> ast.Declaration -> ir.Program -> differentiated -> passes -> kernels -> source -> class
+The front half ends with a differentiated program: text, tree, program, blend, derivatives, passes.
+It runs when a class is made (`elaborate`). The back half goes on to a plan, kernels and source
+text (`artifact`); it runs for each backend and dtype when an engine is first asked for.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Never
 
-from optdsl import library
+from optdsl import library, resources
+from optdsl.artifact import Artifact, BackHalf, Target, parse_artifact, print_artifact
 from optdsl.backends.base import DTYPES, Backend, SourceModule
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
+from optdsl.backends.text import parse_module, print_module
 from optdsl.backends.triton import TritonBackend
+from optdsl.backends.triton.learning import emit_learning
 from optdsl.compose import LEARNER, Remark, compose, member_name, summary
 from optdsl.diagnostics import Source, SpecWarning, render
 from optdsl.differentiate import differentiate
@@ -27,7 +32,7 @@ from optdsl.ir.program import Learned, Program
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
 from optdsl.learners import Learners, Rulebook, paths
-from optdsl.learning import Coefficient, scalarized
+from optdsl.learning import Block, Coefficient, scalarized
 from optdsl.options import LearnOption, OptionError, canonical, check_keywords, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.plan import Plan, plans
@@ -190,8 +195,7 @@ def blend_source(
 
 def derive(source: Source, learn: LearnOption = True) -> Program:
     """The program that is scheduled: lowered, differentiated, and through all passes."""
-    program = select(library.read(source), learn, Rulebook(source))
-    return _derive(program)
+    return _derived(select(library.read(source), learn, Rulebook(source)))
 
 
 def emit(
@@ -218,31 +222,16 @@ def emit(
         raise OptionError(f"backend={backend!r} is no text; there are {', '.join(BACKENDS)}")
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
-    chosen = BACKENDS[options.backend]
-    check_backend(options.backend, select(library.read(source), learn, Rulebook(source)).learned)
-    kernels = schedule(plan(source, options.backend, learn, dtype))
-    return chosen.emit(kernels, dtype, options.order)
+    selected = select(library.read(source), learn, Rulebook(source))
+    check_backend(options.backend, selected.learned)
+    return _compiled(_derived(selected), Target(options.backend, dtype, options.order)).module
 
 
 def plan(
     source: Source, backend: str = "c", learn: LearnOption = True, dtype: str = "float32"
 ) -> Plan:
     """How steps and hyper-gradients fit together in a backend; see `optdsl.plan`."""
-    rounded = dtype in {"bfloat16", "float16"}
-    return cheapest(plans(derive(source, learn), rounded, BACKENDS[backend].plans))
-
-
-def _derive(program: Program) -> Program:
-    try:
-        # Equal values are one first: each has one derivative then.
-        single = run_passes(program, PREPARATION)
-        derived = verify(differentiate(single, [x.hyper for x in single.learned]))
-        return run_passes(derived)
-    except TooManyOperations:
-        raise OptionError(
-            f"{program.name}: its tangents need more than {MAX_OPERATIONS:,} operations; "
-            f"learn fewer hyperparameters"
-        ) from None
+    return _planned(derive(source, learn), Target(backend, dtype))
 
 
 def _compile(
@@ -255,59 +244,166 @@ def _compile(
 ) -> type[CompiledOptimizer]:
     """The class; `composed` is for a text that the user has not written and cannot see."""
     options = compile_options(backend, order)
-    recipe, learned, files, remarks = _front(source, learn, verify)
-    if remarks:
+    found = elaborate(source, learn, verify)
+    if found.remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
-        told = summary(remarks) if composed else "\n\n".join(r.text for r in remarks)
+        texts = [r.text for r in found.remarks]
+        told = summary(found.remarks) if composed else "\n\n".join(texts)
         warnings.warn(told, SpecWarning, stacklevel=3)
-    check_backend(options.backend, learned)
-    # Equal calls give one class: a pickle has no more arguments than are needed.
-    arguments = (recipe, options.backend, options.order, learned)
-    return make_class(*arguments, files) if files else make_class(*arguments)
+    check_backend(options.backend, found.learned)
+    return optimizer_class(found, options.backend, options.order)
 
 
-def _front(
-    source: Source, learn: LearnOption, verify: bool
-) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[Remark, ...]]:
-    """What makes a class: the recipe, what is learned, and by which files; and what to say of it.
+@dataclass(frozen=True)
+class Elaboration:
+    """What the front half makes of a specification. Equal ones make one class.
 
-    It comes from a note where there is one.
+    Attributes:
+        recipe: the text, and those of all rules that it refers to.
+        learned: the hyperparameters that are learned.
+        files: the rules by which they learn that are files of the user's.
+        program: what runs, differentiated.
+        coefficients: what is learned, with the rules that move it.
+        remarks: warnings and notes about the text.
+    """
+
+    recipe: library.Recipe
+    learned: tuple[Learned, ...]
+    files: Learners
+    program: Program = field(compare=False)
+    coefficients: tuple[Coefficient, ...] = field(compare=False)
+    remarks: tuple[Remark, ...] = field(default=(), compare=False)
+
+
+def elaborate(source: Source, learn: LearnOption = True, verify: bool = True) -> Elaboration:
+    """The front half of the compiler, from its cache entry if there is one.
+
+    Args:
+        source: the specification.
+        learn: as of `load`.
+        verify: as of `load`.
+
+    Raises:
+        OptionError, SpecError: as `load`.
     """
 
     def make() -> str:
         specified = library.specification(source, verify)
         rules = Rulebook(source)
         program = select(specified.program, learn, rules)
+        remarks = tuple(Remark(d.code, d.span.text, render(d)) for d in specified.remarks)
         files = rules.used(program.learned)
-        remarks = [(d.code, d.span.text, render(d)) for d in specified.remarks]
-        return json.dumps([library.recipe(source), print_program(program), files, remarks])
+        return _printed(_elaborated(library.recipe(source), program, files, remarks))
 
     wish = canonical(learn)
-
-    def read(
-        text: str,
-    ) -> tuple[library.Recipe, tuple[Learned, ...], Learners, tuple[Remark, ...]]:
-        values, program, named, remarks = json.loads(text)
-        files = tuple((name, library.recipe_of(recipe)) for name, recipe in named)
-        learned = _checked(program).learned
-        return (
-            library.recipe_of(values),
-            learned,
-            files,
-            tuple(Remark(*map(str, r)) for r in remarks),
-        )
-
     if wish is None:
-        return read(make())
-    key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}"]
+        return _parsed(make())
     try:
-        opened = [library.surroundings(library.open_source(path)) for path in paths(learn)]
+        named = [library.surroundings(library.open_source(path)) for path in paths(learn)]
     except (OSError, ValueError):
-        return read(make())  # which says what is wrong
-    return noted("front", [*key, json.dumps(opened)], make, read)
+        return _parsed(make())  # which says what is wrong
+    key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}", json.dumps(named)]
+    return noted("rule", key, make, _parsed)
 
 
-@functools.lru_cache(maxsize=256)
+def _elaborated(
+    recipe: library.Recipe, program: Program, files: Learners, remarks: tuple[Remark, ...] = ()
+) -> Elaboration:
+    """The end of the front half: derivatives, and the rules that move what is learned."""
+    own = {name: library.from_recipe(values) for name, values in files}
+    # What was verified when the rules were selected need not be again.
+    rules = (
+        library.read(own.get(x.rule) or library.open_source(x.rule), verify=False)
+        for x in program.learned
+    )
+    coefficients = tuple(
+        Coefficient(x, scalarized(rule)) for x, rule in zip(program.learned, rules, strict=True)
+    )
+    return Elaboration(recipe, program.learned, files, _derived(program), coefficients, remarks)
+
+
+def _derived(program: Program) -> Program:
+    """The program with the tangents of what it learns, through all passes."""
+    try:
+        # Equal values are one first: each has one derivative then.
+        single = run_passes(program, PREPARATION)
+        derived = verify(differentiate(single, [x.hyper for x in single.learned]))
+        return run_passes(derived)
+    except TooManyOperations:
+        raise OptionError(
+            f"{program.name}: its tangents need more than {MAX_OPERATIONS:,} operations; "
+            f"learn fewer hyperparameters"
+        ) from None
+
+
+def _printed(found: Elaboration) -> str:
+    rules = [print_program(c.rule) for c in found.coefficients]
+    parts = [found.recipe, found.files, found.remarks, print_program(found.program), rules]
+    return json.dumps(parts)
+
+
+def _parsed(text: str) -> Elaboration:
+    """Read what `_printed` wrote, which may have been changed since."""
+    recipe, files, remarks, printed, rules = json.loads(text)
+    program = verify(parse_program(printed))
+    coefficients = tuple(
+        Coefficient(x, verify(parse_program(rule)))
+        for x, rule in zip(program.learned, rules, strict=True)
+    )
+    return Elaboration(
+        library.recipe_of(recipe),
+        program.learned,
+        tuple((name, library.recipe_of(values)) for name, values in files),
+        program,
+        coefficients,
+        tuple(Remark(*map(str, r)) for r in remarks),
+    )
+
+
+def artifact(program: Program, target: Target) -> Artifact:
+    """The back half of the compiler, from its cache entry if there is one.
+
+    Args:
+        program: differentiated, through all passes.
+        target: what it is compiled for.
+    """
+    return noted(
+        "artifact",
+        [print_program(program), repr(target)],
+        lambda: print_artifact(_compiled(program, target)),
+        lambda text: parse_artifact(text, program, target),
+    )
+
+
+def _compiled(program: Program, target: Target) -> Artifact:
+    planned = _planned(program, target)
+    kernels = schedule(planned)
+    module = BACKENDS[target.backend].emit(kernels, target.dtype, target.order)
+    return Artifact(target, program, planned, module)
+
+
+def _planned(program: Program, target: Target) -> Plan:
+    return cheapest(plans(program, target.rounded, BACKENDS[target.backend].plans))
+
+
+def learning(blocks: Sequence[Block]) -> tuple[SourceModule, ...]:
+    """What moves coefficients on the host: a module for each block, to be run on floats."""
+
+    def make() -> str:
+        kernels = [schedule(Plan("none", block.program)) for block in blocks]
+        return json.dumps([print_module(BACKENDS["eager"].emit(k, "float64")) for k in kernels])
+
+    def read(text: str) -> tuple[SourceModule, ...]:
+        modules = tuple(map(parse_module, json.loads(text)))
+        if len(modules) != len(blocks):
+            raise ValueError("another number of blocks")
+        return modules
+
+    parts = [(repr(c.learned), print_program(c.rule)) for b in blocks for c in b.coefficients]
+    shape = [(len(b.coefficients), b.vector) for b in blocks]
+    return noted("learning", [json.dumps([parts, shape])], make, read)
+
+
 def make_class(
     recipe: library.Recipe,
     backend: str,
@@ -320,47 +416,33 @@ def make_class(
     Pickled optimizers name this function and its arguments, the texts of members included, and of
     the files by whose rules it learns.
     """
+    return optimizer_class(_elaborated_again(recipe, learned, files), backend, order)
+
+
+@functools.lru_cache(maxsize=256)
+def _elaborated_again(
+    recipe: library.Recipe, learned: tuple[Learned, ...], files: Learners
+) -> Elaboration:
+    """The same elaboration as when the class was first made."""
+
+    def make() -> str:
+        program = library.read(library.from_recipe(recipe), verify=False)
+        return _printed(_elaborated(recipe, replace(program, learned=learned), files))
+
+    specs = [resources.spec_text(name) for name in library.list_specs()]
+    return noted("rule", [json.dumps([recipe, files, specs]), repr(learned)], make, _parsed)
+
+
+@functools.lru_cache(maxsize=256)
+def optimizer_class(found: Elaboration, backend: str, order: str) -> type[CompiledOptimizer]:
+    """The optimizer class of an elaborated specification; equal arguments give the same class."""
     from optdsl.runtime.engines.compiled import Compiled
     from optdsl.runtime.engines.selection import Engines
     from optdsl.runtime.torch_api.make import make_optimizer
 
-    def make() -> str:
-        # What was verified when the class was first made need not be again.
-        specified = library.read(library.from_recipe(recipe), verify=False)
-        return print_program(_derive(replace(specified, learned=learned)))
-
-    program = noted("derived", [json.dumps(recipe), repr(learned)], make, _checked)
-    arguments = (recipe, backend, order, learned)
-    again = (make_class, (*arguments, files) if files else arguments)
-    own = {name: library.from_recipe(values) for name, values in files}
-    coefficients = tuple(_coefficient(x, own.get(x.rule)) for x in learned)
-    engines = Engines(program, backend, order)
-    return make_optimizer(Compiled(program, engines, coefficients, order, again))
-
-
-def _checked(text: str) -> Program:
-    """The program of a text that was kept, which may have been changed since."""
-    return verify(parse_program(text))
-
-
-def _identity(source: Source) -> list[Any]:
-    """What the program of a rule depends on: of one that came with a class, its own texts."""
-    return (
-        list(library.recipe(source)) if source.rules is not None else library.surroundings(source)
-    )
-
-
-def _coefficient(learned: Learned, own: Source | None) -> Coefficient:
-    """A learned hyperparameter with the rule that runs on it.
-
-    Args:
-        learned: how it is learned.
-        own: the rule, where it is none of the library's.
-    """
-    source = own or library.open_source(learned.rule)
-
-    def make() -> str:
-        return print_program(scalarized(library.read(source, verify=own is None)))
-
-    key = [json.dumps(_identity(source))]
-    return Coefficient(learned, noted("scalar", key, make, _checked))
+    # Equal calls give one class: a pickle has no more arguments than are needed.
+    arguments = (found.recipe, backend, order, found.learned)
+    recipe = (make_class, (*arguments, found.files) if found.files else arguments)
+    back = BackHalf(artifact, learning, emit_learning)
+    engines = Engines(found.program, backend, order, artifact)
+    return make_optimizer(Compiled(found.program, engines, found.coefficients, order, recipe, back))

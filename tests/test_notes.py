@@ -14,7 +14,7 @@ import torch
 
 import optdsl
 from optdsl import library
-from optdsl.compiler import derive, make_class
+from optdsl.compiler import derive, optimizer_class
 from optdsl.ir.text import parse_program, print_program
 from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
@@ -151,7 +151,7 @@ def test_a_wrong_text_does_not_stop_a_rule_from_loading(
 
 def stepped(backend: str) -> list[float]:
     """Parameters after two steps, of a class that is made anew."""
-    make_class.cache_clear()
+    optimizer_class.cache_clear()
     p = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
     optimizer = optdsl.compile(LEARNS, backend=backend)([p])
     for _ in range(2):

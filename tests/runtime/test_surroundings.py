@@ -12,7 +12,7 @@ from torch import nn
 
 import optdsl
 from optdsl import Learn, library
-from optdsl.compiler import make_class
+from optdsl.compiler import optimizer_class
 
 from .helpers import parameters, train
 
@@ -31,7 +31,7 @@ def test_threads_may_load_at_the_same_time() -> None:
 
     for _ in range(3):
         library._specification.cache_clear()
-        make_class.cache_clear()
+        optimizer_class.cache_clear()
         names = ["mada_legacy", "sgd"] * 4
         threads = [threading.Thread(target=load, args=(name,)) for name in names]
         for thread in threads:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import optdsl
-from optdsl.compiler import make_class
+from optdsl.compiler import optimizer_class
 from optdsl.runtime.build import toolchain as toolchain_module
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler, Toolchain, toolchain
 
@@ -247,7 +247,7 @@ class TestHanging:
         self, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.arrange(when, tmp_path, monkeypatch)
-        make_class.cache_clear()
+        optimizer_class.cache_clear()
         p = torch.nn.Parameter(torch.ones(2))
         p.grad = torch.ones(2)
         rule = "optimizer Hangs\nhyper lr = 0.5 in [0, inf)\ntheta' = theta - lr * g\n"
@@ -263,7 +263,7 @@ class TestLibrariesWithoutTheirFunctions:
     def stepped(self, backend: str = "c") -> list[float]:
         p = torch.nn.Parameter(torch.ones(2))
         p.grad = torch.ones(2)
-        make_class.cache_clear()
+        optimizer_class.cache_clear()
         optdsl.compile(self.RULE, backend=backend)([p]).step()
         return p.tolist()
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import optdsl
 from optdsl import Learn
-from optdsl.compiler import emit
+from optdsl.compiler import artifact, emit
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.engines import triton as triton_engine
@@ -328,10 +328,10 @@ def test_parameters_of_two_dtypes_learn_together(order: str) -> None:
 
 
 def test_without_triton_it_warns_and_runs_as_eager_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(device: torch.device) -> None:
+    def absent(*_: object) -> None:
         raise triton_engine.NoTriton("No module named 'triton'; install triton")
 
-    monkeypatch.setattr(triton_engine, "check", absent)
+    monkeypatch.setattr("optdsl.runtime.engines.selection.check", absent)
     # A class of its own, which has no engines yet.
     text = optdsl.library.open_source("adam").text.replace("optimizer Adam", "optimizer Absent")
     runs = []
@@ -354,7 +354,7 @@ def test_a_compiler_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(TritonEngine, "launched", fails)
     triton_engine.check.cache_clear()
     with pytest.raises(triton_engine.NoTriton, match=r"cannot compile for .* \(no such arch\)"):
-        triton_engine.check(torch.device(DEVICE))
+        triton_engine.check(torch.device(DEVICE), artifact)
     triton_engine.check.cache_clear()
 
 
@@ -375,7 +375,7 @@ def test_what_is_tried_is_what_kernels_use(name: str, monkeypatch: pytest.Monkey
     texts: list[str] = []
     monkeypatch.setattr(triton_engine, "module", lambda m: texts.append(m.text) or module(m))
     triton_engine.check.cache_clear()
-    triton_engine.check(torch.device(DEVICE))
+    triton_engine.check(torch.device(DEVICE), artifact)
     (tried,) = texts
     assert ("tl.range", "disable_licm") in options(tried)
     kernels = emit(optdsl.library.open_source(name), "triton").text
@@ -388,7 +388,7 @@ def test_kernels_that_compute_something_else_are_not_taken(
     monkeypatch.setattr(TritonEngine, "launched", lambda *_: None)
     triton_engine.check.cache_clear()
     with pytest.raises(triton_engine.NoTriton, match=r"instead of -0\.5"):
-        triton_engine.check(torch.device(DEVICE))
+        triton_engine.check(torch.device(DEVICE), artifact)
     triton_engine.check.cache_clear()
 
 

@@ -22,6 +22,8 @@ COMPUTE = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
 }
+# The names of those dtypes in the compiler.
+NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in COMPUTE}
 # Where a parameter's state keeps t and the hyperparameters of its pending step, in the program's
 # order, in double precision.
 PENDING_HYPERS = pending("hypers")
@@ -40,7 +42,7 @@ def check_dtype(rule: str, dtype: torch.dtype) -> None:
             f"{rule} cannot step complex parameters; optimize torch.view_as_real(p), "
             f"or freeze them with requires_grad_(False)"
         )
-    known = ", ".join(str(d).removeprefix("torch.") for d in COMPUTE)
+    known = ", ".join(NAMES.values())
     raise ValueError(
         f"{rule} steps parameters of {known}, not {dtype}; those of other dtypes must be frozen"
     )

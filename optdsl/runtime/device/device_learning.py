@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
-from optdsl.backends.triton.learning import emit_learning, memory_keys
+from optdsl.backends.triton.learning import memory_keys
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.engines.compiled import Compiled
 
@@ -25,4 +25,4 @@ def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | Non
     if not compiled.coefficients or not dots:
         return None
     name = compiled.program.name
-    return module(emit_learning(name, compiled.blocks, dots, compiled.order))
+    return module(compiled.back.device_learning(name, compiled.blocks, dots, compiled.order))

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from optdsl.artifact import Artifact
 from optdsl.backends.base import SourceModule
-from optdsl.backends.c import CBackend
-from optdsl.ir.program import Program
 from optdsl.runtime.build.library_cache import discard, shared_library
 from optdsl.runtime.build.toolchain import BuildError
 from optdsl.runtime.core.tasks import HyperGradients
@@ -19,13 +18,13 @@ from optdsl.runtime.engines.packed import PackedEngine, Task
 class CEngine(PackedEngine):
     """Runs the C backend's kernels on the CPU; see `optdsl.runtime.core.tasks.Engine`."""
 
-    def __init__(self, program: Program, dtype: torch.dtype, order: str) -> None:
-        """Build a differentiated program for parameters of one dtype.
+    def __init__(self, artifact: Artifact) -> None:
+        """Build what was compiled.
 
         Raises:
             NoCompiler, BuildError: as `optdsl.runtime.build.library_cache.shared_library`.
         """
-        super().__init__(program, dtype, order, CBackend(), torch.device("cpu"))
+        super().__init__(artifact, torch.device("cpu"))
         functions = _functions(self.module)
         self._calls = {
             name: Call(entry, functions[name]) for name, entry in self.module.entries.items()

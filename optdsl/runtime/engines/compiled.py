@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
@@ -34,6 +35,7 @@ class Compiled:
         coefficients: the learned hyperparameters.
         order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
         recipe: a function and arguments that make the same class again, for pickle.
+        back: the stages of the compiler that are run when they are needed.
     """
 
     program: Program
@@ -41,6 +43,7 @@ class Compiled:
     coefficients: tuple[Coefficient, ...]
     order: str
     recipe: tuple[Callable[..., type[LearningOptimizer]], tuple[Any, ...]]
+    back: BackHalf
 
     def __repr__(self) -> str:
         """In a line, for ``help`` shows it with every class."""
@@ -80,7 +83,7 @@ class Compiled:
     @functools.cached_property
     def updates(self) -> tuple[CoefficientUpdate, ...]:
         """What moves the learned hyperparameters, on the host."""
-        return tuple(map(CoefficientUpdate, self.blocks))
+        return tuple(map(CoefficientUpdate, self.blocks, self.back.learning(self.blocks)))
 
 
 class LearningOptimizer(torch.optim.Optimizer):

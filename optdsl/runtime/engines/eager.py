@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from optdsl.backends.eager import EagerBackend
-from optdsl.ir.program import Program
+from optdsl.artifact import Artifact
 from optdsl.learning import square_keys
-from optdsl.plan import plans
 from optdsl.runtime.build.python_modules import build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import (
@@ -26,18 +24,16 @@ from optdsl.runtime.core.tasks import (
     unwrapped,
 )
 from optdsl.runtime.engines.overlaps import apart, once
-from optdsl.schedule import cheapest, schedule
 
 
 class EagerEngine:
     """Runs the eager backend's code; see `optdsl.runtime.core.tasks.Engine`."""
 
-    def __init__(self, program: Program) -> None:
-        """Build a differentiated program."""
-        backend = EagerBackend()
-        self.plan = cheapest(plans(program, rounded=False, kinds=backend.plans))
+    def __init__(self, artifact: Artifact) -> None:
+        """Build what was compiled."""
+        program, self.plan = artifact.program, artifact.plan
         self.shape = Shape(self.plan)
-        self._rule = build(backend.emit(schedule(self.plan)))
+        self._rule = build(artifact.module)
         self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))

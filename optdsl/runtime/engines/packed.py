@@ -10,14 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.backends.base import Backend, EntryPoint
-from optdsl.backends.text import parse_module, print_module
-from optdsl.ir.program import Program
-from optdsl.ir.text import print_program
+from optdsl.artifact import Artifact
+from optdsl.backends.base import EntryPoint
 from optdsl.ir.types import Extent
-from optdsl.plan import pending, plans
-from optdsl.plan.text import parse_plan, print_plan
-from optdsl.runtime.build.artifact_cache import noted
+from optdsl.plan import pending
 from optdsl.runtime.core.owned_numbers import Owned, counts, made
 from optdsl.runtime.core.tasks import (
     COMPUTE,
@@ -31,14 +27,8 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
-from optdsl.schedule import Role, cheapest, schedule
+from optdsl.schedule import Role
 
-NAMES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 _STATE = itemgetter(ParameterTask._fields.index("state"))
 # The entry points for states with a step pending, and what is kept between two of them.
 _SETTLING = frozenset({Role.COMPLETE, Role.FUSED})
@@ -113,19 +103,12 @@ class PackedEngine:
         module: the emitted text and its entry points.
     """
 
-    def __init__(
-        self, program: Program, dtype: torch.dtype, order: str, backend: Backend,
-        device: torch.device,
-    ) -> None:  # fmt: skip
-        """Emit a differentiated program for parameters of one dtype on one device."""
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        """Take over what was compiled, to run it on the parameters of one device."""
+        dtype = getattr(torch, artifact.target.dtype)
         self._compute = COMPUTE[dtype]
-        rounded = dtype is not self._compute
-        key = [print_program(program), f"{rounded=}", *backend.plans]
-        make = lambda: print_plan(cheapest(plans(program, rounded, backend.plans)))  # noqa: E731
-        self.plan = noted("plan", key, make, parse_plan)
-        emit = lambda: print_module(backend.emit(schedule(self.plan), NAMES[dtype], order))  # noqa: E731
-        self.module = noted(backend.name, [*key, NAMES[dtype], order], emit, parse_module)
-        self._program, self._device = program, device
+        self.plan, self.module = artifact.plan, artifact.module
+        self._program, self._device = artifact.program, device
         self.shape = Shape(self.plan)
         self._states = tuple(s.name for s in self.plan.states)
         self.needed = frozenset(self._states) | {"step"}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
-from optdsl.runtime.core.tasks import Engine, check_dtype, cosines
+from optdsl.runtime.core.tasks import NAMES, Engine, check_dtype, cosines
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
 from optdsl.runtime.engines.shards import ShardEngine, check_whole, shard
-from optdsl.runtime.engines.triton import NoTriton, TritonEngine, runs_on
+from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
 
 _WHERE = {
     "c": "the CPU",
@@ -30,17 +32,25 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 class Engines:
     """The engines of one rule."""
 
-    def __init__(self, program: Program, backend: str, order: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        backend: str,
+        order: str,
+        compiled: Callable[[Program, Target], Artifact],
+    ) -> None:
         """Build nothing yet.
 
         Args:
             program: differentiated, through all passes.
             backend: "eager", "c", "triton" or "auto".
             order: as of `optdsl.load`.
+            compiled: compiles a program for a target.
         """
         self.program = program
         self.backend = backend
         self._order = order
+        self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, str | None], Engine] = {}
         # Compiled kernels have no norms of tangents.
@@ -88,7 +98,7 @@ class Engines:
     @functools.cached_property
     def eager(self) -> EagerEngine:
         """The engine that runs everywhere."""
-        return EagerEngine(self.program)
+        return EagerEngine(self._compiled(self.program, Target("eager")))
 
     def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
         check_dtype(self.program.name, dtype)
@@ -96,9 +106,12 @@ class Engines:
             return self.eager
         try:
             if self.backend != "triton" and device.type == "cpu":
-                return CEngine(self.program, dtype, self._order)
+                target = Target("c", NAMES[dtype], self._order)
+                return CEngine(self._compiled(self.program, target))
             if self.backend != "c" and runs_on(device):
-                return TritonEngine(self.program, dtype, self._order, device)
+                check(device, self._compiled)
+                target = Target("triton", NAMES[dtype], self._order)
+                return TritonEngine(self._compiled(self.program, target), device)
         except (NoCompiler, BuildError, NoTriton) as trouble:
             if self.backend == "c" and isinstance(trouble, BuildError):
                 raise

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from optdsl.backends.triton import TritonBackend
+from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.ir.text import parse_program
 from optdsl.plan import pending
@@ -56,8 +56,12 @@ program Trial
 
 
 @functools.cache
-def check(device: torch.device) -> None:
+def check(device: torch.device, compiled: Callable[[Program, Target], Artifact]) -> None:
     """Refuse a device for which Triton cannot compile, or on which kernels do not compute.
+
+    Args:
+        device: of parameters.
+        compiled: compiles a program for a target.
 
     Raises:
         NoTriton: with what to do.
@@ -67,7 +71,7 @@ def check(device: torch.device) -> None:
     except ImportError as trouble:
         raise NoTriton(f"{trouble}; install triton") from None
     try:
-        _try_out(device)
+        _try_out(TritonEngine(compiled(parse_program(_TRIAL), Target("triton")), device))
     except Exception as trouble:  # of the compiler, of its launcher's C compiler, of the driver
         lines = str(trouble).strip().splitlines() or [type(trouble).__name__]
         version = getattr(triton, "__version__", "of an unknown version")
@@ -77,15 +81,14 @@ def check(device: torch.device) -> None:
         ) from trouble
 
 
-def _try_out(device: torch.device) -> None:
+def _try_out(engine: TritonEngine) -> None:
     """Take two steps by kernels.
 
     Raises:
         RuntimeError: they have not computed what they should.
         Exception: anything that Triton raises.
     """
-    engine = TritonEngine(parse_program(_TRIAL), torch.float32, "overlapped", device, trial=True)
-    theta = torch.ones(3, device=device)
+    theta = torch.ones(3, device=engine.device)
     work = ParameterTask(theta, torch.ones_like(theta), {}, {"lr": 0.5})
     engine.advance([work], {})
     sums = engine.fused([work], {})
@@ -99,33 +102,17 @@ class TritonEngine(PackedEngine):
     Hyper-gradients that it returns have to come to the host, which waits for the device.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        dtype: torch.dtype,
-        order: str,
-        device: torch.device,
-        *,
-        trial: bool = False,
-    ) -> None:
-        """Build a differentiated program for parameters of one dtype on one device.
+    def __init__(self, artifact: Artifact, device: torch.device) -> None:
+        """Build what was compiled.
 
         Args:
-            program: the program.
-            dtype: of the parameters.
-            order: as of `optdsl.load`.
-            device: where they are.
-            trial: whether this is to find out if the device will do.
-
-        Raises:
-            NoTriton: as `check`, unless it is a trial.
+            artifact: the kernels.
+            device: where parameters are.
         """
-        super().__init__(program, dtype, order, TritonBackend(), device)
-        if not trial:
-            check(device)
+        super().__init__(artifact, device)
         self.built = module(self.module)
         self.device = device
-        self.names = [h.name for h in program.hypers]
+        self.names = [h.name for h in artifact.program.hypers]
         self.width = 1 + len(self.names)
         if Role.COMPLETE in self.module.entries or Role.FUSED in self.module.entries:
             self.width *= 2

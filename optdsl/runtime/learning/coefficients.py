@@ -7,17 +7,11 @@ remembers lies in flat keys of the parameter groups, because checkpoints of ever
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import cached_property
 from typing import Any
 
-from optdsl.backends.eager import EagerBackend
-from optdsl.backends.text import parse_module, print_module
-from optdsl.ir.text import print_program
+from optdsl.backends.base import SourceModule
 from optdsl.learning import TAKEN, Block, measured_key, square_keys
-from optdsl.plan import Plan
-from optdsl.runtime.build.artifact_cache import noted
-from optdsl.runtime.build.python_modules import Rule, build
-from optdsl.schedule import schedule
+from optdsl.runtime.build.python_modules import build
 
 Group = MutableMapping[str, Any]
 
@@ -29,19 +23,15 @@ class CoefficientUpdate:
         block: the coefficients, which move as one.
     """
 
-    def __init__(self, block: Block) -> None:
-        """Build nothing yet."""
+    def __init__(self, block: Block, source: SourceModule) -> None:
+        """Build what moves them.
+
+        Args:
+            block: the coefficients.
+            source: their program as Python.
+        """
         self.block = block
-
-    @cached_property
-    def _rule(self) -> Rule:
-        def make() -> str:
-            return print_module(EagerBackend().emit(schedule(Plan("none", self.block.program))))
-
-        rules = [print_program(c.rule) for c in self.block.coefficients]
-        learned = [repr(c.learned) for c in self.block.coefficients]
-        key = [*rules, *learned, repr(self.block.vector)]
-        return build(noted("learning", key, make, parse_module))
+        self._rule = build(source)
 
     def update(self, groups: Sequence[Group], sums: Mapping[str, float], steps: int) -> None:
         """Move the coefficients in every group.

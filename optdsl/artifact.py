@@ -1,0 +1,83 @@
+"""What the compiler makes for one target, and that as text for the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optdsl.backends.base import SourceModule
+from optdsl.backends.text import parse_module, print_module
+from optdsl.ir.program import Program
+from optdsl.learning import Block
+from optdsl.plan import Plan
+from optdsl.plan.text import parse_plan, print_plan
+
+
+@dataclass(frozen=True)
+class Target:
+    """What kernels are made for.
+
+    Attributes:
+        backend: its name.
+        dtype: of the parameters, of `optdsl.backends.base.DTYPES`.
+        order: when coefficients move, as of `optdsl.load`.
+    """
+
+    backend: str
+    dtype: str = "float32"
+    order: str = "overlapped"
+
+    @property
+    def rounded(self) -> bool:
+        """Whether parameters are stored in less than the precision of a step."""
+        return self.dtype in {"bfloat16", "float16"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an engine executes: a rule, compiled for one target.
+
+    Attributes:
+        target: what it was made for.
+        program: the rule, differentiated.
+        plan: how its steps and its hyper-gradients fit together.
+        module: the source text of the kernels.
+    """
+
+    target: Target
+    program: Program
+    plan: Plan
+    module: SourceModule
+
+
+@dataclass(frozen=True)
+class BackHalf:
+    """The stages of the compiler that wait for a device and a dtype, as the runtime calls them.
+
+    Attributes:
+        kernels: compiles a differentiated program for a target.
+        learning: compiles what moves coefficients on the host, a module for each block.
+        device_learning: compiles what moves them on a device, given the rule's name, the blocks,
+            the coefficients whose hyper-gradients are measured, in order, and the order of
+            learning.
+    """
+
+    kernels: Callable[[Program, Target], Artifact]
+    learning: Callable[[Sequence[Block]], tuple[SourceModule, ...]]
+    device_learning: Callable[[str, Sequence[Block], Sequence[str], str], SourceModule]
+
+
+def print_artifact(artifact: Artifact) -> str:
+    """The plan and the module as JSON; the program and the target are what they are kept under."""
+    return json.dumps([print_plan(artifact.plan), print_module(artifact.module)])
+
+
+def parse_artifact(text: str, program: Program, target: Target) -> Artifact:
+    """Read what `print_artifact` wrote.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: for anything else.
+    """
+    plan, module = json.loads(text)
+    return Artifact(target, program, parse_plan(plan), parse_module(module))
