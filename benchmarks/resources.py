@@ -27,11 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 import optdsl
-from optdsl import compiler, library
+from optdsl import compiler
 from optdsl.backends.base import DTYPES
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.device.device_learning import learning_module
 from optdsl.runtime.engines.launch_arguments import REGISTERS
+from optdsl.specifications import library
 
 TARGETS = {"cuda:80": 32, "cuda:90": 32, "hip:gfx90a": 64, "hip:gfx942": 64}
 ORDERS = ("overlapped", "exact")

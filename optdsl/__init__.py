@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optdsl.compiler import blend, compile, load
     from optdsl.diagnostics import SpecError, SpecWarning
-    from optdsl.library import list_specs
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
     from optdsl.runtime.torch_api.rank_consistency import check_ranks
+    from optdsl.specifications.library import list_specs
     from optdsl.torch_states import from_torch, to_torch
 
 __version__ = "0.1.0"
@@ -46,7 +46,7 @@ _HOMES = {
     "check_ranks": "optdsl.runtime.torch_api.rank_consistency",
     "compile": "optdsl.compiler",
     "from_torch": "optdsl.torch_states",
-    "list_specs": "optdsl.library",
+    "list_specs": "optdsl.specifications.library",
     "load": "optdsl.compiler",
     "to_torch": "optdsl.torch_states",
 }

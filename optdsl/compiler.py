@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from optdsl import library, resources
+from optdsl import resources
 from optdsl.artifact import Artifact, BackHalf, Target, parse_artifact, print_artifact
 from optdsl.backends.base import DTYPES, Backend, SourceModule
 from optdsl.backends.c import CBackend
@@ -31,15 +31,16 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
-from optdsl.learners import Learners, Rulebook, paths
 from optdsl.learning import Block, Coefficient, scalarized
 from optdsl.options import LearnOption, OptionError, canonical, check_keywords, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.plan import Plan, plans
-from optdsl.references import beside_of, folded
 from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, schedule
 from optdsl.selection import check_backend, select
+from optdsl.specifications import library
+from optdsl.specifications.learners import Learners, Rulebook, paths
+from optdsl.specifications.references import beside_of, folded
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 

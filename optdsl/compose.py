@@ -14,7 +14,7 @@ from optdsl.diagnostics import Source, Span
 from optdsl.ir.domain import Interval, spell
 from optdsl.ir.program import Hyper, Program
 from optdsl.options import OptionError
-from optdsl.references import folded
+from optdsl.specifications.references import folded
 from optdsl.syntax.parse import KEYWORDS
 
 # The rule by which a blend learns its weights.

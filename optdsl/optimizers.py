@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from optdsl import library
 from optdsl.diagnostics import Report, nearest
-from optdsl.references import folded
+from optdsl.specifications import library
+from optdsl.specifications.references import folded
 from optdsl.syntax.parse import parse_partial
 
 

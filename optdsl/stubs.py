@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from optdsl import library, optimizers
+from optdsl import optimizers
 from optdsl.ir.program import Program
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.torch_api.make import documentation, ordered
+from optdsl.specifications import library
 
 _WIDTH = 100
 _HEAD = '''\

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl import library
 from optdsl.compiler import load
 from optdsl.diagnostics import Source
 from optdsl.runtime.checkpoint.foreign import check_mapping
@@ -26,6 +25,7 @@ from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.core.tasks import COMPUTE
 from optdsl.runtime.learning.scopes import OWN
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+from optdsl.specifications import library
 
 Group = Mapping[str, Any]
 StateDict = dict[str, Any]

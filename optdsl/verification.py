@@ -18,10 +18,10 @@ from optdsl.ir.domain import Choice, hull
 from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify as verify_program
-from optdsl.library import specification
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.rewrite import rewrite
 from optdsl.prove import Verdict, explanation, settle, snippet
+from optdsl.specifications.library import specification
 
 # Rounding keeps well below; a derivative that is another one does not.
 AUTOGRAD_TOLERANCE = 1e-9

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import optdsl
-from optdsl import library
 from optdsl.diagnostics import Source, SpecError
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.specifications import library
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

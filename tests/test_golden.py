@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from optdsl import library
 from optdsl.compiler import emit
+from optdsl.specifications import library
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {

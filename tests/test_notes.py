@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import optdsl
-from optdsl import library
 from optdsl.compiler import derive, optimizer_class
 from optdsl.ir.text import parse_program, print_program
 from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.build import artifact_cache as notes
 from optdsl.runtime.build.artifact_cache import noted
+from optdsl.specifications import library
 from tests.runtime.compilers import real_compiler
 
 TEXT = "optimizer A\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * g\n"

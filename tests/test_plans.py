@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import compiler, interpret, library
+from optdsl import compiler, interpret
 from optdsl.differentiate import differentiate, moves
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan import KINDS, Kind, Plan, completing, pending, plans
 from optdsl.schedule import Role, cheapest, schedule, state_tensors
+from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 

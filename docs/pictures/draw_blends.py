@@ -17,7 +17,8 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 import optdsl
-from optdsl import Learn, library
+from optdsl import Learn
+from optdsl.specifications import library
 
 HERE = Path(__file__).parent
 BUFFER, SLOT, OWN, INK = "#56B4E9", "#E69F00", "#E8E8E8", "#222222"

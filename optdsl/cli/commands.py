@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from optdsl import library
 from optdsl.cli.errors import UsageError
 from optdsl.diagnostics import Diagnostic, Source, SpecError, render
 from optdsl.resources import UnknownSpecError
+from optdsl.specifications import library
 
 
 def list_(options: argparse.Namespace) -> int:
     """``optdsl list``."""
-    from optdsl.description import listing
+    from optdsl.report.specification import listing
 
     programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
     print(listing(programs, shutil.get_terminal_size().columns), end="")
@@ -82,12 +82,12 @@ def show(options: argparse.Namespace) -> int:
             print(_emitted(source, options.backend, learn), end="")
             return 0
         if options.plan:
-            from optdsl.accounts import describe_plan
+            from optdsl.report.plan import describe_plan
 
             print(describe_plan(source, learn), end="")
             return 0
-        from optdsl.description import describe
         from optdsl.ir.text import print_program
+        from optdsl.report.specification import describe
 
         specified = library.specification(source)
         program = specified.program if learn else replace(specified.program, learned=())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from optdsl import library
 from optdsl.cli.errors import UsageError
 from optdsl.resources import UnknownSpecError
+from optdsl.specifications import library
 
 DESCRIPTION = """\
 Train a small character-level transformer with each optimizer, from the same weights and on the same

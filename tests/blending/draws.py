@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import library
 from optdsl.blending.claims import Claim
 from optdsl.compiler import blend_source
 from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program
+from optdsl.specifications import library
 
 if TYPE_CHECKING:
-    from optdsl.library import Specification
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+    from optdsl.specifications.library import Specification
 
 SPECS = optdsl.list_specs()
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

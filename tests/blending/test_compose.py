@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import optdsl
-from optdsl import OptionError, UnknownSpecError, library
+from optdsl import OptionError, UnknownSpecError
 from optdsl.cli import main
 from optdsl.compiler import blend_source
 from optdsl.diagnostics import Source
+from optdsl.specifications import library
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 

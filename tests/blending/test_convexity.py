@@ -12,11 +12,12 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from optdsl import SpecError, library
+from optdsl import SpecError
 from optdsl.blending.convexity import MAX_CORNERS
 from optdsl.diagnostics import Source
 from optdsl.ir.evaluate import Run, trajectory
-from optdsl.library import Specification
+from optdsl.specifications import library
+from optdsl.specifications.library import Specification
 
 # What the members call h. Their new parameter is h itself, so that a blend's is the slot.
 PARTS: dict[str, Callable[[float, float], float]] = {

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from optdsl import library
 from optdsl.blending.claims import Claim
+from optdsl.specifications import library
 from tests.blending.draws import (
     SPECS,
     Blend,

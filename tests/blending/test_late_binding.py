@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from optdsl import SpecError, library
+from optdsl import SpecError
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
+from optdsl.specifications import library
 from tests.oracles import problems
 from tests.oracles.running import Interpreter, read_spec, read_text
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 import optdsl.blending as blending
-from optdsl import library
 from optdsl.blending.merge import partition
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
-from optdsl.references import attached
+from optdsl.specifications import library
+from optdsl.specifications.references import attached
 from tests.oracles import problems
 from tests.oracles.running import Interpreter
 

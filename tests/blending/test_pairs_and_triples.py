@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import library
 from optdsl.compiler import blend_source
 from optdsl.prove import Verdict, settle
+from optdsl.specifications import library
 
 SPECS = optdsl.list_specs()
 STEPS = 3

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import optdsl
-from optdsl import SpecError, library
-from optdsl.references import folded
+from optdsl import SpecError
+from optdsl.specifications import library
+from optdsl.specifications.references import folded
 
 STEEP = "optimizer Steep\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * g * 2\n"
 MIXED = """\

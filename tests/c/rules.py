@@ -17,6 +17,7 @@ from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate, moves
 from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.program import Program
+from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 
@@ -79,7 +80,7 @@ def read(name: str) -> Program:
 
 def source(name: str) -> Source:
     """The text of a rule."""
-    return Source("<text>", TEXTS[name]) if name in TEXTS else optdsl.library.open_source(name)
+    return Source("<text>", TEXTS[name]) if name in TEXTS else library.open_source(name)
 
 
 def continuous(name: str) -> list[str]:

@@ -14,6 +14,7 @@ import optdsl
 from optdsl import compiler
 from optdsl.differentiate import moves
 from optdsl.runtime.build.library_cache import shared_library
+from optdsl.specifications.library import open_source
 from tests.c import rules
 from tests.oracles import problems
 from tests.oracles.running import read_text
@@ -168,7 +169,7 @@ def test_numbers_are_what_they_say(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm")
 def test_a_library_shows_only_its_entry_points() -> None:
     """A function of ours must not take the place of one of the process."""
-    module = compiler.emit(optdsl.library.open_source("mada"), "c")
+    module = compiler.emit(open_source("mada"), "c")
     library = shared_library(module.text, module.name)
     command = ["nm", "--dynamic", "--defined-only", str(library)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import optdsl
-from optdsl import library
 from optdsl.runtime.build import march
 from optdsl.runtime.build.library_cache import shared_library
 from optdsl.runtime.build.toolchain import BuildError, processor, toolchain
+from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import optdsl
-from optdsl import library
 from optdsl.cli import main
+from optdsl.specifications import library
 
 GOOD = library.open_source("adam").text
 # Weight decay is declared and forgotten.

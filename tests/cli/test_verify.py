@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from optdsl import SpecError, library
+from optdsl import SpecError
 from optdsl.cli import main
 from optdsl.diagnostics import Source
 from optdsl.prove import Verdict
+from optdsl.specifications import library
 from optdsl.verification import verify
 
 SPECS = Path(__file__).parents[2] / "specs"

@@ -132,7 +132,7 @@ def test_backend_order_and_learning_are_no_part_of_the_meaning(spec: str) -> Non
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = """
 from optdsl.compiler import derive
-from optdsl.library import open_source
+from optdsl.specifications.library import open_source
 from optdsl.runtime.core.fingerprint import meaning
 
 print(meaning(derive(open_source("mada"))).hash)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import optdsl
-from optdsl import library
 from optdsl.diagnostics import Diagnostic, Report, Source, Span, SpecError, render
+from optdsl.specifications import library
 
 BAD = Path(__file__).parent / "bad"
 PROGRAMS = sorted(BAD.glob("*.opt"))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import optdsl
-from optdsl import library
 from optdsl.diagnostics import Source, SpecError
 from optdsl.prove.equality import equal
+from optdsl.specifications import library
 
 
 def stepped(text: str, **hypers: float) -> torch.Tensor:

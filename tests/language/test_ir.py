@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from optdsl import library
 from optdsl.compiler import BACKENDS, derive
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
@@ -21,6 +20,7 @@ from optdsl.ir.text import IRSyntaxError, parse_program, print_program
 from optdsl.ir.types import SCALAR, UNIFORM
 from optdsl.ir.verify import InvalidProgram, verify
 from optdsl.passes.scalarize import scalarize
+from optdsl.specifications import library
 
 SPECS = library.list_specs()
 

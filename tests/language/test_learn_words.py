@@ -3,10 +3,11 @@
 import pytest
 
 import optdsl
-from optdsl import Learn, library
+from optdsl import Learn
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Learned
 from optdsl.ir.text import parse_program, print_program
+from optdsl.specifications import library
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import parse
 

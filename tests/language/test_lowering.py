@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from optdsl import library
 from optdsl.diagnostics import Source, SpecError
 from optdsl.interpret import initial_state, step
 from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.types import SCALAR, TENSOR, UNIFORM
+from optdsl.specifications import library
 
 
 def read(text: str) -> Program:

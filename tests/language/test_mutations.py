@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from optdsl import library
 from optdsl.compiler import derive
 from optdsl.diagnostics import Source, SpecError
 from optdsl.options import OptionError
+from optdsl.specifications import library
 
 BAD = Path(__file__).parent / "bad"
 TEXTS = [library.open_source(name).text for name in library.list_specs()]

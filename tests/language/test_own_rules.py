@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import optdsl
-from optdsl import Learn, OptionError, SpecError, library
+from optdsl import Learn, OptionError, SpecError
+from optdsl.specifications import library
 
 HALF = """
 optimizer Half

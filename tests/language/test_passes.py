@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from optdsl import library
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate, reverse
 from optdsl.interpret import Step, initial_state, step
@@ -19,6 +18,7 @@ from optdsl.passes.forward_names import forward_names
 from optdsl.passes.pipeline import PIPELINE, run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.passes.simplify import simplify
+from optdsl.specifications import library
 from tests.oracles import problems
 
 SPECS = library.list_specs()

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from optdsl import library
 from optdsl.diagnostics import Report, Source, Span, SpecError
 from optdsl.ir.program import Program
+from optdsl.specifications import library
 from optdsl.syntax import ast
 from optdsl.syntax.build import latin
 from optdsl.syntax.format import format

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optdsl import interpret, library
+from optdsl import interpret
 from optdsl.backends.eager import EagerBackend
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
@@ -18,6 +18,7 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.plan import plans
 from optdsl.runtime.build.python_modules import build
 from optdsl.schedule import schedule
+from optdsl.specifications import library
 
 Hypers = Mapping[str, float | Tensor]
 States = dict[str, Tensor]

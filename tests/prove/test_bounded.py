@@ -50,7 +50,8 @@ TEXTS = {
 
 READ = """
 import sys
-from optdsl import SpecError, library
+from optdsl import SpecError
+from optdsl.specifications import library
 from optdsl.diagnostics import Source
 try:
     library.specification(Source("mine.opt", sys.stdin.read()))
@@ -61,7 +62,7 @@ except SpecError as error:
 # A checkpoint's rule: a number that is squared, or doubled, again and again.
 COMPARE = """
 import sys
-from optdsl import library
+from optdsl.specifications import library
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Program
 from optdsl.runtime.core.fingerprint import differences, meaning, read

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from optdsl import SpecError, library
+from optdsl import SpecError
 from optdsl.algebra.fix import fix
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
 from optdsl.prove.equality import Matching, equal
-from optdsl.references import attached
+from optdsl.specifications import library
+from optdsl.specifications.references import attached
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 
-from optdsl import library
 from optdsl.ir import evaluate
 from optdsl.ir.builder import Builder
 from optdsl.ir.evaluate import Run, number, trajectory
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Type
+from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_spec, read_text
 

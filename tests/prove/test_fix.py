@@ -14,12 +14,12 @@ import sympy
 import torch
 from torch import Tensor
 
-from optdsl import library
 from optdsl.algebra.fix import fix, live_states
 from optdsl.algebra.normal_form import decimal
 from optdsl.ir.domain import Choice
 from optdsl.ir.program import Hyper, Program
 from optdsl.ir.verify import verify
+from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_spec, read_text
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 import optdsl
-from optdsl import SpecError, SpecWarning, library
+from optdsl import SpecError, SpecWarning
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import Run, number, trajectory
 from optdsl.ir.program import Program
 from optdsl.prove import Settlement, Verdict, explanation, runs, settle, snippet
 from optdsl.prove.trial import RUNS, STEPS, Counterexample, trial
+from optdsl.specifications import library
 from tests.oracles.running import read_text
 
 SPECS = library.list_specs()

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import optdsl
-from optdsl import SpecError, library
+from optdsl import SpecError
 from optdsl.algebra.facts import facts
 from optdsl.algebra.fix import fix
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
 from optdsl.prove import Settlement, Verdict, settle
 from optdsl.prove.equality import equal
+from optdsl.specifications import library
 from tests.oracles.running import Interpreter, read_text
 
 HEAD = "optimizer Mine\nhyper lr = 0.1 in [0, inf)\n"

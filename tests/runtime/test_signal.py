@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import Learn, library
+from optdsl import Learn
 from optdsl.compiler import emit
 from optdsl.options import OptionError
+from optdsl.specifications import library
 
 from .helpers import ORDERS, Probe, held, parameters, resumed, train
 from .weights import mix

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import optdsl
-from optdsl import Learn, library
+from optdsl import Learn
 from optdsl.compiler import optimizer_class
+from optdsl.specifications import library
 
 from .helpers import parameters, train
 

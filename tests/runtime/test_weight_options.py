@@ -14,8 +14,8 @@ import optdsl
 from optdsl import Learn
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Simplex
-from optdsl.library import LIBRARY, read
 from optdsl.selection import select
+from optdsl.specifications.library import LIBRARY, read
 
 from .helpers import fingerprint, parameters, saved, train
 from .weights import LABELS, MIX, mix, named, vector

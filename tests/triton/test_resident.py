@@ -21,6 +21,7 @@ from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.engines import triton as triton_engine
 from optdsl.runtime.engines.triton import TritonEngine
+from optdsl.specifications import library
 
 pytest.importorskip("triton")
 
@@ -333,7 +334,7 @@ def test_without_triton_it_warns_and_runs_as_eager_code(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("optdsl.runtime.engines.selection.check", absent)
     # A class of its own, which has no engines yet.
-    text = optdsl.library.open_source("adam").text.replace("optimizer Adam", "optimizer Absent")
+    text = library.open_source("adam").text.replace("optimizer Adam", "optimizer Absent")
     runs = []
     for backend in ("triton", "eager"):
         training = Training(optdsl.compile(text, backend=backend))
@@ -378,7 +379,7 @@ def test_what_is_tried_is_what_kernels_use(name: str, monkeypatch: pytest.Monkey
     triton_engine.check(torch.device(DEVICE), artifact)
     (tried,) = texts
     assert ("tl.range", "disable_licm") in options(tried)
-    kernels = emit(optdsl.library.open_source(name), "triton").text
+    kernels = emit(library.open_source(name), "triton").text
     assert options(kernels) <= options(tried)
 
 

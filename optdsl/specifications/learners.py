@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from optdsl import library
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Hyper, Learned
 from optdsl.options import Learn, LearnOption, OptionError
-from optdsl.references import learner_name
+from optdsl.specifications import library
+from optdsl.specifications.references import learner_name
 
 # The rules that are files, by the names that they have in programs, with all they are made of.
 Learners = tuple[tuple[str, library.Recipe], ...]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optdsl import references, resources
+from optdsl import resources
 from optdsl.blending import Combination, blend
 from optdsl.blending.claims import (
     Claim,
@@ -29,6 +29,7 @@ from optdsl.lower import Rules, lower
 from optdsl.lower.scope import collect
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
+from optdsl.specifications import references
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial, parse_prelude
 

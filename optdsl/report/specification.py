@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +9,10 @@ from optdsl.diagnostics import Source
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, State
 from optdsl.ir.types import Extent
+from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression, statement
 from optdsl.syntax.parse import parse
-
-# States are kept in float32 whatever the parameter is, float64 aside.
-_BYTES = 4
-_WIDTH = 88
 
 
 def describe(source: Source, program: Program, separate: Sequence[State] = ()) -> str:
@@ -59,7 +55,7 @@ def listing(programs: Mapping[str, Program], width: int) -> str:
 
 def state_bytes(program: Program) -> int:
     """Bytes of state per parameter in float32, tangents of learned hyperparameters included."""
-    return _BYTES * (_tensors(program.states) + len(program.learned))
+    return BYTES * (_tensors(program.states) + len(program.learned))
 
 
 def _equations(declaration: ast.Declaration) -> list[str]:
@@ -87,7 +83,7 @@ def _claims(claimed: Sequence[ast.Claim]) -> list[str]:
 
 
 def _wrapped(text: str, continued: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=continued)
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=continued)
 
 
 def _hypers(program: Program) -> list[str]:
@@ -124,26 +120,26 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
             s.name,
             initial.get(s.name, _origins(s)),
             str(s.type),
-            f"{_BYTES} bytes per {_unit(s.type.extent)}",
+            f"{BYTES} bytes per {_unit(s.type.extent)}",
         )
         for s in program.states
     ]
     rows += [
-        (f"tangent/{x.hyper}", "", "tensor", f"{_BYTES} bytes per parameter")
+        (f"tangent/{x.hyper}", "", "tensor", f"{BYTES} bytes per parameter")
         for x in program.learned
     ]
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
     if program.learned:
-        tangents = _BYTES * len(program.learned)
+        tangents = BYTES * len(program.learned)
         total += f" in eager code, {tangents} of them tangents; --plan tells those of compiled code"
     if separate:
-        own = _BYTES * _tensors(program.states)
-        apart = _BYTES * _tensors(separate)
+        own = BYTES * _tensors(program.states)
+        apart = BYTES * _tensors(separate)
         total += (
             f". For the members {len(program.states)} buffers, {own} bytes; without sharing it "
             f"would be {len(separate)} buffers, {apart} bytes"
         )
-    return [*textwrap.wrap(total, _WIDTH), *table(rows)]
+    return [*textwrap.wrap(total, WIDTH), *table(rows)]
 
 
 def _tensors(states: Sequence[State]) -> int:
@@ -157,12 +153,3 @@ def _origins(state: State) -> str:
 
 def _unit(extent: Extent) -> str:
     return "parameter" if extent is Extent.TENSOR else "tensor"
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in aligned columns, indented by two."""
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
-    return [
-        ("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False))).rstrip()
-        for row in rows
-    ]

@@ -6,15 +6,13 @@ import textwrap
 from collections.abc import Sequence
 
 from optdsl.compiler import derive
-from optdsl.description import table
 from optdsl.diagnostics import Source
 from optdsl.ir.types import Extent
 from optdsl.options import LearnOption
 from optdsl.plan import KINDS, Plan, plans
+from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
 
-_BYTES = 4
-_WIDTH = 88
 _WAYS = {
     "none": "Nothing is learned: a step is all there is.",
     "live": "Live: the hyper-gradients of a step are computed from what is alive after it.",
@@ -38,8 +36,8 @@ def describe_plan(source: Source, learn: LearnOption = True) -> str:
     program = derive(source, learn)
     candidates = plans(program, rounded=False)
     chosen = cheapest(candidates)
-    way = textwrap.wrap(_WAYS[chosen.kind], _WIDTH, initial_indent="  ", subsequent_indent="  ")
-    state = f"State: {_BYTES * state_tensors(chosen)} bytes per parameter in float32"
+    way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
+    state = f"State: {BYTES * state_tensors(chosen)} bytes per parameter in float32"
     blocks = [
         [program.name, *way],
         [state, *table(_states(chosen))],
@@ -55,7 +53,7 @@ def _states(plan: Plan) -> list[Sequence[str]]:
     for state in plan.states:
         unit = "parameter" if state.type.extent is Extent.TENSOR else "tensor"
         why = "for the pending step" if state.name in plan.kept else ""
-        rows.append((state.name, f"{_BYTES} per {unit}", why))
+        rows.append((state.name, f"{BYTES} per {unit}", why))
     return rows or [("none", "", "")]
 
 
@@ -65,11 +63,11 @@ def _steps(plan: Plan) -> list[Sequence[str]]:
         return [_moved("a step", kernels["step"])]
     rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
     exact = sum(sum(kernels[key].traffic) for key in (Role.COMPLETE, Role.STEP_COMPLETED))
-    return [*rows, ("exact, together", "", "", f"{_BYTES * exact}")]
+    return [*rows, ("exact, together", "", "", f"{BYTES * exact}")]
 
 
 def _moved(name: str, kernel: Kernel) -> Sequence[str]:
-    read, written = (_BYTES * count for count in kernel.traffic)
+    read, written = (BYTES * count for count in kernel.traffic)
     return name, f"reads {read}", f"writes {written}", str(read + written)
 
 
@@ -80,8 +78,8 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
         if plan is None:
             rows.append((kind, "cannot be: a tangent needs what is not alive", "", ""))
             continue
-        moved = _BYTES * sum(schedule(plan)[Role.FUSED].traffic)
-        state = f"{_BYTES * state_tensors(plan)} bytes of state"
+        moved = BYTES * sum(schedule(plan)[Role.FUSED].traffic)
+        state = f"{BYTES * state_tensors(plan)} bytes of state"
         mark = "chosen" if plan == chosen else ""
         rows.append((kind, state, f"{moved} bytes a step", mark))
     return rows

@@ -1,0 +1,1 @@
+"""Pages for readers, which the command line prints."""
