@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Never
 
 from optdsl.diagnostics import nearest
 from optdsl.differentiate import moves
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Learned, Program
-from optdsl.lower.learning import Rules, learning_bounds_problem
+from optdsl.lower.learn_request import Problem, Request, Rules, accepted, learnable
 from optdsl.options import Learn, LearnOption, OptionError, real
 
 
@@ -54,9 +55,7 @@ def check_backend(backend: str, learned: Iterable[Learned]) -> None:
 
 
 def _learnable(program: Program) -> dict[str, tuple[str, ...]]:
-    """The hyperparameters behind each name that can be learned: several for a weight vector."""
-    single = [h.name for h in program.hypers if program.simplex_of(h.name) is None]
-    return {name: (name,) for name in single} | {s.name: s.hypers for s in program.simplexes}
+    return learnable((h.name for h in program.hypers), program.simplexes)
 
 
 def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned, ...]:
@@ -103,63 +102,40 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> tuple[Lea
     parts = _hypers(program, name)
     if not isinstance(how, Learn):
         raise OptionError(f"learn[{name!r}] must be an optdsl.Learn, not {how!r}")
-    found = rules.hypers(how.rule)
-    if found is None:
-        hint = nearest(how.rule, rules.names()) or f"there are {', '.join(rules.names())}"
-        raise OptionError(f"Learn: no rule is called {how.rule!r}: {hint}")
-    rule, hypers = found
-    domains = {h.name: h.domain for h in hypers}
-    options = []
-    for option, given in how.hypers.items():
-        if option not in domains:
-            known = [*domains, *(n for n in Learn.model_fields if n != "rule")]
-            hint = nearest(option, known) or f"there are {', '.join(known)}"
-            raise OptionError(f"Learn: {rule} has no hyperparameter {option!r}: {hint}")
-        try:
-            value = real(given)
-        except TypeError as error:
-            raise OptionError(f"Learn: {option} = {given!r} {error}") from None
-        if value not in domains[option]:
-            raise OptionError(f"Learn: {option} = {given!r} must lie in {domains[option]}")
-        options.append((option, value))
-    bounds = _bounds(program, name, how)
-    return tuple(
-        Learned(
-            part,
-            rule,
-            tuple(options),
-            how.clip,
-            bounds,
-            how.after,
-            how.exponentiated,
-            how.scope,
-            how.signal,
-        )
-        for part in parts
+    given = how.hypers if how.clip is None else {**how.hypers, "clip": how.clip}
+    request = Request(
+        name,
+        how.rule,
+        {option: (_number(value), repr(value)) for option, value in given.items()},
+        _interval(how.bounds),
+        how.after,
+        how.exponentiated,
+        how.scope,
+        how.signal,
+        [field for field in Learn.model_fields if field != "rule"],
+        "Learn(..., bounds=(a, b))",
     )
+    vector = any(simplex.name == name for simplex in program.simplexes)
+    hypers = [program.hyper(part) for part in parts]
+    # A class may be given other values than the defaults, so those need not lie within the bounds.
+    return accepted(request, hypers, vector, rules, _refuse, start=False)
 
 
-def _bounds(program: Program, name: str, how: Learn) -> Interval:
-    """The closed interval of a hyperparameter, or of every component of a weight vector."""
-    given = _interval(how.bounds)
-    simplex = next((s for s in program.simplexes if s.name == name), None)
-    if simplex is not None and given is not None:
-        raise OptionError(
-            f"Learn: the weights {name} lie in [0, 1] and sum to one; leave out bounds"
-        )
-    if simplex is None and how.exponentiated:
-        raise OptionError(
-            f"Learn: {name} is no weight vector, and only weights are learned by their "
-            f"logarithms; leave out exponentiated"
-        )
-    allowed = program.hyper(simplex.hypers[0] if simplex else name).domain
-    problem = learning_bounds_problem(name, given, allowed)
-    if problem:
-        message, label, _ = problem
-        raise OptionError(f"{message.replace('`', '')}: {label}; give Learn(..., bounds=(a, b))")
-    chosen = allowed if given is None else given
-    assert isinstance(chosen, Interval)
-    return chosen
+def _number(value: object) -> float:
+    """The value of an option; NaN, which no domain has, for what is not a number."""
+    try:
+        return real(value)
+    except TypeError:
+        return math.nan
+
+
+def _refuse(problem: Problem) -> Never:
+    """Say in one line what is wrong with a `Learn`."""
+    message = problem.message.replace("unknown rule", "no rule is called")
+    reason = problem.hint or problem.label
+    mark = ":" if problem.code.startswith("unknown") else ";"
+    told = message.replace("`", "'") + (f"{mark} {reason}" if reason else "")
+    raise OptionError(f"Learn: {told}")
 
 
 def _interval(bounds: tuple[float, float] | None) -> Interval | None:

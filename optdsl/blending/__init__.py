@@ -24,7 +24,8 @@ from optdsl.ir.verify import verify
 from optdsl.lower import check_types
 from optdsl.lower.declarations import declared
 from optdsl.lower.expressions import Lowering
-from optdsl.lower.learning import Rules, learning
+from optdsl.lower.learn_request import Rules
+from optdsl.lower.learning import learning
 from optdsl.lower.resolve import resolve_expression, resolve_functions
 from optdsl.lower.scope import Scope, collect
 from optdsl.syntax import ast

@@ -11,7 +11,8 @@ from optdsl.ir.types import BY_NAME, Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import declared
 from optdsl.lower.expressions import Lowering, named_type, state_type
-from optdsl.lower.learning import Rules, learning
+from optdsl.lower.learn_request import Rules
+from optdsl.lower.learning import learning
 from optdsl.lower.order import order
 from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.scope import Scope, check_states, collect

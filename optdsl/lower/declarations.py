@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optdsl.diagnostics import Report
 from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
 from optdsl.ir.program import Hyper, Simplex
+from optdsl.lower.learn_request import learnable
 from optdsl.lower.numbers import domain, number
 from optdsl.lower.scope import Scope, component
 from optdsl.syntax import ast
@@ -30,9 +31,7 @@ class Declared:
     @property
     def learnable(self) -> dict[str, tuple[str, ...]]:
         """The hyperparameters behind each name that can be learned or set as a whole."""
-        parts = {h for s in self.simplexes for h in s.hypers}
-        single = {name: (name,) for name in self.hypers if name not in parts}
-        return single | {s.name: s.hypers for s in self.simplexes}
+        return learnable(self.hypers, self.simplexes)
 
 
 def declared(scope: Scope, report: Report) -> Declared:

@@ -62,7 +62,7 @@ def test_nothing_is_said_of_the_library(name: str) -> None:
 
 def test_every_code_has_a_bad_program() -> None:
     package = Path(optdsl.__file__).parent
-    code = re.compile(r'report\.error\(\s*"([a-z-]+)"')
+    code = re.compile(r'(?:report\.error|Problem)\(\s*"([a-z-]+)"')
     used = {c for p in package.rglob("*.py") for c in code.findall(p.read_text())}
     pinned = {d.code for p in PROGRAMS for d in errors(p).diagnostics}
     assert used == pinned

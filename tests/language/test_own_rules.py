@@ -141,7 +141,7 @@ def test_a_blend_of_paths_learns_and_takes_own_rules(directory: Path) -> None:
     ("statement", "words"),
     [
         ("learn lr by Halff", "did you mean `half`"),
-        ("learn lr by Half(momentum = 1)", "`half` has no hyperparameter `momentum`"),
+        ("learn lr by Half(momentum = 1)", "half has no hyperparameter `momentum`"),
         ("learn lr by Half(lr = -1)", "must lie in"),
         ("learn lr by Broken", "unknown name `nothing`"),
         ("learn lr by Circle", "is made of itself"),

@@ -1,0 +1,224 @@
+"""What may be learned, and how: the rules for `learn` statements and for `optdsl.Learn` alike.
+
+Both become a `Request`. Who makes it turns each `Problem` into a diagnostic or into an exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from optdsl.diagnostics import nearest
+from optdsl.ir.domain import Choice, Domain, Interval, spell
+from optdsl.ir.program import Hyper, Learned, Simplex
+from optdsl.words import SCOPES, SIGNALS
+
+CLIP = Interval(0.0, math.inf, True, True)
+
+
+class Rules(Protocol):
+    """The rules that a specification may refer to by name."""
+
+    def names(self) -> Iterable[str]:
+        """The names of all rules."""
+
+    def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
+        """A rule's canonical name and its hyperparameters; None for an unknown name."""
+
+
+def learnable(hypers: Iterable[str], simplexes: Iterable[Simplex]) -> dict[str, tuple[str, ...]]:
+    """The hyperparameters behind each name that can be learned: several for a weight vector."""
+    vectors = {simplex.name: simplex.hypers for simplex in simplexes}
+    parts = {part for vector in vectors.values() for part in vector}
+    return {name: (name,) for name in hypers if name not in parts} | vectors
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a hyperparameter or a weight vector is to be learned, as its author says it.
+
+    Attributes:
+        name: the name of the hyperparameter or of the weight vector.
+        rule: the name of the rule that learns it.
+        options: hyperparameters of that rule, and its clip: values, and how they are written.
+        bounds: the interval within which it is learned; None for its own domain.
+        after: steps that leave it as it is.
+        exponentiated: whether the rule runs on the logarithms of the weights.
+        scope: one of `SCOPES`.
+        signal: one of `SIGNALS`.
+        words: what may be written in the place of an option and is none of the rule's.
+        example: how bounds are written.
+    """
+
+    name: str
+    rule: str
+    options: Mapping[str, tuple[float, str]]
+    bounds: Domain | None
+    after: float
+    exponentiated: bool
+    scope: str
+    signal: str
+    words: Sequence[str]
+    example: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a request, in the words of a `Diagnostic`.
+
+    `place` names the part at fault: a field of the request, or ``option NAME``, ``value NAME``.
+    """
+
+    code: str
+    place: str
+    message: str
+    label: str = ""
+    hint: str = ""
+
+
+Complain = Callable[[Problem], None]
+
+
+def is_steps(value: float) -> bool:
+    """Whether a number is a number of steps: whole, finite, and not negative."""
+    return 0 <= value < math.inf and value == math.floor(value)
+
+
+def accepted(
+    request: Request,
+    hypers: Sequence[Hyper],
+    vector: bool,
+    rules: Rules,
+    complain: Complain,
+    start: bool = True,
+) -> tuple[Learned, ...]:
+    """How the hyperparameters of a request are learned; nothing after a complaint.
+
+    Args:
+        request: what is asked for.
+        hypers: the hyperparameters that `request.name` stands for; none where that is not known,
+            and only the rest is to be checked.
+        vector: whether they are the components of a weight vector.
+        rules: the rules that there are.
+        complain: receives each problem; it may raise.
+        start: whether the defaults must lie within the bounds.
+    """
+    problems: list[Problem] = []
+
+    def report(problem: Problem) -> None:
+        problems.append(problem)
+        complain(problem)
+
+    rule = _rule(request, rules, report)
+    for place, word, known in (
+        ("scope", request.scope, SCOPES),
+        ("signal", request.signal, SIGNALS),
+    ):
+        if word not in known:
+            hint = nearest(word, known) or f"there are {', '.join(known)}"
+            report(Problem("unknown-name", place, f"`{word}` is no {place}", hint=hint))
+    if not is_steps(request.after):
+        report(Problem("number", "after", "steps are whole", "not a whole number"))
+    problem = _of_target(request, hypers, vector, start)
+    if problem is not None:
+        report(problem)
+    if problems:
+        return ()
+    options = {name: value for name, (value, _) in request.options.items()}
+    clip = options.pop("clip", None)
+    return tuple(
+        Learned(
+            hyper.name,
+            rule,
+            tuple(options.items()),
+            clip,
+            _chosen(request, hyper),
+            int(request.after),
+            request.exponentiated,
+            request.scope,
+            request.signal,
+        )
+        for hyper in hypers
+    )
+
+
+def _rule(request: Request, rules: Rules, complain: Complain) -> str:
+    """The canonical name of the rule, whose options are checked."""
+    known = rules.hypers(request.rule)
+    if known is None:
+        complain(
+            Problem(
+                "unknown-rule",
+                "rule",
+                f"unknown rule `{request.rule}`",
+                "neither in the library nor a file of this name beside this one",
+                nearest(request.rule, rules.names()) or f"there are {', '.join(rules.names())}",
+            )
+        )
+        return request.rule
+    name, hypers = known
+    domains: dict[str, Domain] = {h.name: h.domain for h in hypers} | {"clip": CLIP}
+    for option, (value, written) in request.options.items():
+        if option not in domains:
+            names = [h.name for h in hypers] + list(request.words)
+            hint = nearest(option, names) or f"it has {', '.join(names)}"
+            message = f"{name} has no hyperparameter `{option}`"
+            complain(Problem("unknown-option", f"option {option}", message, hint=hint))
+        elif value not in domains[option]:
+            message = f"{option} = {written} must lie in {domains[option]}"
+            complain(Problem("out-of-bounds", f"value {option}", message))
+    return name
+
+
+def _of_target(
+    request: Request, hypers: Sequence[Hyper], vector: bool, start: bool
+) -> Problem | None:
+    """What keeps hyperparameters from being learned in this way, and within these bounds."""
+    name = request.name
+    if vector and request.bounds is not None:
+        message = f"the weights {name} lie in [0, 1] and sum to one"
+        return Problem("learn-bounds", "bounds", message, hint="leave out bounds")
+    if hypers and request.exponentiated and not vector:
+        message = f"{name} is no weight vector, and only weights are learned by their logarithms"
+        return Problem("learn-bounds", "name", message, hint="leave out `exponentiated`")
+    for hyper in hypers:
+        problem = _of_bounds(request, hyper, start)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
+    """What is wrong with the interval to which every update is projected."""
+    name, allowed = request.name, hyper.domain
+    label = hint = ""
+    if isinstance(allowed, Choice):
+        message, label = f"`{name}` is one of {allowed}", "cannot be learned by gradient descent"
+        return Problem("learn-bounds", "bounds", message, label)
+    chosen = _chosen(request, hyper)
+    lower_open = chosen.lower_open and not math.isinf(chosen.lower)
+    upper_open = chosen.upper_open and not math.isinf(chosen.upper)
+    if lower_open or upper_open:
+        message = f"`{name}` is learned in {chosen}, which has an open end"
+        label = "every update is projected to the bounds, so they must be closed"
+        hint = f"write for instance {request.example}"
+    elif not allowed.includes(chosen):
+        message = f"`{name}` would be learned outside its bounds"
+        label = f"must lie within {allowed}"
+    elif start and hyper.default not in chosen:
+        message = f"`{name}` starts at {spell(hyper.default)}, outside {chosen}"
+        label, hint = (
+            "the first update would jump to the bounds",
+            "change the default or the bounds",
+        )
+    else:
+        return None
+    return Problem("learn-bounds", "bounds", message, label, hint)
+
+
+def _chosen(request: Request, hyper: Hyper) -> Interval:
+    chosen = hyper.domain if request.bounds is None else request.bounds
+    assert isinstance(chosen, Interval)
+    return chosen
