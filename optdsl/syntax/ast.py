@@ -101,19 +101,25 @@ class Trivia:
     trailing: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Hyper:
-    """``hyper name = default in domain``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Statement:
+    """What every statement has: its place, and the comments around it."""
 
-    name: Identifier
-    default: Expression
-    domain: Interval | Choice | None
     span: Span = field(compare=False, repr=False)
     trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class Hyper(_Statement):
+    """``hyper name = default in domain``."""
+
+    name: Identifier
+    default: Expression
+    domain: Interval | Choice | None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights(_Statement):
     """``hyper name = start on simplex(labels)``: a vector of weights that sum to one.
 
     The start is one number for each label, or the name ``uniform``, or the label of a corner.
@@ -122,19 +128,15 @@ class Weights:
     name: Identifier
     start: tuple[Expression, ...]
     labels: tuple[Identifier, ...]
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(_Statement):
     """``state name : type = initial``."""
 
     name: Identifier
     type: Identifier | None
     initial: Expression
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +148,30 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class Function(_Statement):
     """``def name(parameters) = body``."""
 
     name: Identifier
     parameters: tuple[Parameter, ...]
     body: Expression
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class Equation:
+class Equation(_Statement):
     """``name = value`` or ``name' = value``."""
 
     name: Identifier
     primed: bool
     value: Expression
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(_Statement):
     """``owner.name = value``: a member's hyperparameter, bound by a blend."""
 
     owner: Identifier
     name: Identifier
     value: Expression
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +188,18 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Use(_Statement):
     """``use members``: the rules that a blend is made of."""
 
     members: tuple[Member, ...]
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Share(_Statement):
     """``share names among members``: hyperparameters that several members have in common."""
 
     names: tuple[Identifier, ...]
     among: tuple[Identifier, ...]
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +211,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Learn:
+class Learn(_Statement):
     """``learn names per scope in bounds by rule(options) on signal after steps``.
 
     A name may be a member's.
@@ -230,32 +222,26 @@ class Learn:
     rule: Identifier
     options: tuple[Option, ...]
     after: Number | None
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
     exponentiated: bool = False
     scope: Identifier | None = None
     signal: Identifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class LearnAfter:
+class LearnAfter(_Statement):
     """``learn after steps``: the default of every `Learn` of the file."""
 
     after: Number
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(_Statement):
     """``recovers rule(options) at settings``, or ``misses`` for the opposite claim."""
 
     holds: bool
     rule: Identifier
     options: tuple[Option, ...]
     settings: tuple[Option, ...]
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
 
 
 Statement = (
@@ -274,14 +260,12 @@ Statement = (
 
 
 @dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(_Statement):
     """A whole specification file: an ``optimizer``, or a ``blend`` of several."""
 
     name: Identifier
     documentation: tuple[str, ...]
     statements: tuple[Statement, ...]
-    span: Span = field(compare=False, repr=False)
-    trivia: Trivia = Trivia()
     closing: tuple[str, ...] = ()
     blend: bool = False
 

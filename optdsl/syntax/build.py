@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import TypeVar
+from typing import TypedDict
 
 from lark import Token, Tree
 
@@ -12,7 +12,6 @@ from optdsl.diagnostics import Report, Source, Span
 from optdsl.syntax import ast
 from optdsl.syntax.layout import LogicalLine
 
-Node = TypeVar("Node")
 Child = Tree[Token] | Token | None
 
 PRIMES = "'′"
@@ -38,6 +37,11 @@ def _latin_letter(character: str) -> str:
     return word.capitalize() if "CAPITAL" in words else word.lower()
 
 
+class _Around(TypedDict):
+    span: Span
+    trivia: ast.Trivia
+
+
 class Builder:
     """Builds the node of one logical line."""
 
@@ -61,71 +65,58 @@ class Builder:
     def build(self, tree: Tree[Token]) -> ast.Declaration | ast.Statement:
         """The node for a tree of the rules ``header`` or ``statement``."""
         c = tree.children
-        span = self._span(tree)
-        if tree.data == "header":
-            documentation = tuple(str(self._token(s))[1:-1] for s in c[2:])
-            blend = self._token(c[0]).type == "BLEND"
-            return ast.Declaration(
-                self._name(c[1]), documentation, (), span, self._trivia, blend=blend
-            )
-        if tree.data == "hyper":
-            domain = self._domain(self._tree(c[2])) if c[2] else None
-            return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, span, self._trivia)
-        if tree.data == "weights":
-            start = tuple(self._expr(x) for x in self._tree(c[1]).children)
-            return ast.Weights(self._name(c[0]), start, self._names(c[2]), span, self._trivia)
-        if tree.data == "state":
-            kind = self._name(c[1]) if c[1] else None
-            return ast.State(self._name(c[0]), kind, self._expr(c[2]), span, self._trivia)
-        if tree.data == "function":
-            parameters = tuple(self._parameter(self._tree(p)) for p in c[1:-1])
-            body = self._expr(c[-1])
-            return ast.Function(self._name(c[0]), parameters, body, span, self._trivia)
-        if tree.data == "equation":
-            if self._token(c[0]).type == "MEMBER":
-                owner, name = self._halves(c[0])
-                return ast.Binding(owner, name, self._expr(c[1]), span, self._trivia)
-            primed = self._token(c[0]).type == "PRIMED"
-            return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), span, self._trivia)
-        if tree.data == "learn_after":
-            return ast.LearnAfter(self._number(c[0]), span, self._trivia)
-        if tree.data == "use":
-            members = (self._tree(m).children for m in c)
-            used = tuple(
-                ast.Member(self._name(r), self._name(a) if a else None) for r, a in members
-            )
-            return ast.Use(used, span, self._trivia)
-        if tree.data == "share":
-            among = self._names(c[1]) if c[1] else ()
-            return ast.Share(self._names(c[0]), among, span, self._trivia)
-        if tree.data == "claim":
-            holds = self._token(c[0]).type == "RECOVERS"
-            return ast.Claim(
-                holds,
-                self._name(c[1]),
-                self._options(c[2]),
-                self._options(c[3]),
-                span,
-                self._trivia,
-            )
-        return self._learn(tree)
-
-    def _learn(self, tree: Tree[Token]) -> ast.Learn:
-        names, scope, bounds, exponentiated, rule, options, signal, after = tree.children
+        around: _Around = {"span": self._span(tree), "trivia": self._trivia}
+        match tree.data:
+            case "header":
+                documentation = tuple(str(self._token(s))[1:-1] for s in c[2:])
+                blend = self._token(c[0]).type == "BLEND"
+                return ast.Declaration(self._name(c[1]), documentation, (), blend=blend, **around)
+            case "hyper":
+                domain = self._domain(self._tree(c[2])) if c[2] else None
+                return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, **around)
+            case "weights":
+                start = tuple(self._expr(x) for x in self._tree(c[1]).children)
+                return ast.Weights(self._name(c[0]), start, self._names(c[2]), **around)
+            case "state":
+                return ast.State(self._name(c[0]), self._named(c[1]), self._expr(c[2]), **around)
+            case "function":
+                parameters = tuple(self._parameter(self._tree(p)) for p in c[1:-1])
+                return ast.Function(self._name(c[0]), parameters, self._expr(c[-1]), **around)
+            case "equation" if self._token(c[0]).type == "MEMBER":
+                return ast.Binding(*self._halves(c[0]), self._expr(c[1]), **around)
+            case "equation":
+                primed = self._token(c[0]).type == "PRIMED"
+                return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), **around)
+            case "learn_after":
+                return ast.LearnAfter(self._number(c[0]), **around)
+            case "use":
+                pairs = (self._tree(member).children for member in c)
+                members = tuple(ast.Member(self._name(r), self._named(a)) for r, a in pairs)
+                return ast.Use(members, **around)
+            case "share":
+                return ast.Share(self._names(c[0]), self._names(c[1]) if c[1] else (), **around)
+            case "claim":
+                holds = self._token(c[0]).type == "RECOVERS"
+                options, settings = self._options(c[2]), self._options(c[3])
+                return ast.Claim(holds, self._name(c[1]), options, settings, **around)
+        names, scope, bounds, exponentiated, rule, options_, signal, after = c
         bound = self._domain(self._tree(bounds)) if bounds else None
         assert bound is None or isinstance(bound, ast.Interval)
         return ast.Learn(
             self._names(names),
             bound,
             self._name(rule),
-            self._options(options),
+            self._options(options_),
             self._number(after) if after else None,
-            self._span(tree),
-            self._trivia,
             exponentiated is not None,
-            self._name(scope) if scope else None,
-            self._name(signal) if signal else None,
+            self._named(scope),
+            self._named(signal),
+            **around,
         )
+
+    def _named(self, child: Child) -> ast.Identifier | None:
+        """A name that may be left out."""
+        return self._name(child) if child else None
 
     def _names(self, child: Child) -> tuple[ast.Identifier, ...]:
         return tuple(self._name(n) for n in self._tree(child).children)
@@ -136,7 +127,7 @@ class Builder:
 
     def _parameter(self, tree: Tree[Token]) -> ast.Parameter:
         name, kind = tree.children
-        return ast.Parameter(self._name(name), self._name(kind) if kind else None)
+        return ast.Parameter(self._name(name), self._named(kind))
 
     def _domain(self, tree: Tree[Token]) -> ast.Interval | ast.Choice:
         c = tree.children
@@ -151,18 +142,19 @@ class Builder:
         tree = self._tree(child)
         c = tree.children
         span = self._span(tree)
-        if tree.data == "number":
-            return self._number(c[0])
-        if tree.data == "name":
-            owner, _, name = self._name(c[0]).text.rpartition(".")
-            return ast.Name(name, self._token(c[0])[-1] in PRIMES, span, owner)
-        if tree.data == "call":
-            arguments = tuple(self._expr(a) for a in c[1:] if a is not None)
-            return ast.Call(self._name(c[0]), arguments, span)
-        if tree.data == "negation":
-            return ast.Negate(self._expr(c[0]), span)
-        if tree.data == "exponentiation":
-            return ast.Binary("^", self._expr(c[0]), self._expr(c[1]), span)
+        match tree.data:
+            case "number":
+                return self._number(c[0])
+            case "name":
+                owner, _, name = self._name(c[0]).text.rpartition(".")
+                return ast.Name(name, self._token(c[0])[-1] in PRIMES, span, owner)
+            case "call":
+                arguments = tuple(self._expr(a) for a in c[1:] if a is not None)
+                return ast.Call(self._name(c[0]), arguments, span)
+            case "negation":
+                return ast.Negate(self._expr(c[0]), span)
+            case "exponentiation":
+                return ast.Binary("^", self._expr(c[0]), self._expr(c[1]), span)
         return ast.Binary(str(c[1]), self._expr(c[0]), self._expr(c[2]), span)
 
     def _number(self, child: Child) -> ast.Number:

@@ -95,7 +95,7 @@ def _header(
     first = source.text[line.start : line.end].partition("\n")[0]
     span = Span(source, line.start, line.start + len(first.rstrip()))
     blends = any(isinstance(node, ast.Use | ast.Share | ast.Binding) for node in nodes)
-    return ast.Declaration(ast.Identifier("_", span), (), (), span, blend=blends), nodes
+    return ast.Declaration(ast.Identifier("_", span), (), (), span=span, blend=blends), nodes
 
 
 def parse_prelude(source: Source) -> ast.Prelude:

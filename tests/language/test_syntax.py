@@ -90,51 +90,60 @@ settings = st.lists(st.builds(ast.Option, identifiers | dotted, comparisons), ma
 members = st.builds(ast.Member, identifiers, st.none() | identifiers)
 statements = st.one_of(
     st.builds(
-        lambda n, d, i, t: ast.Hyper(n, d, i, NOWHERE, t),
+        lambda n, d, i, t: ast.Hyper(n, d, i, span=NOWHERE, trivia=t),
         identifiers,
         comparisons,
         st.none() | intervals | choices,
         trivia,
     ),
     st.builds(
-        lambda n, k, x, t: ast.State(n, k, x, NOWHERE, t), identifiers, typed, comparisons, trivia
+        lambda n, k, x, t: ast.State(n, k, x, span=NOWHERE, trivia=t),
+        identifiers,
+        typed,
+        comparisons,
+        trivia,
     ),
     st.builds(
-        lambda n, p, x, t: ast.Function(n, tuple(p), x, NOWHERE, t),
+        lambda n, p, x, t: ast.Function(n, tuple(p), x, span=NOWHERE, trivia=t),
         identifiers,
         st.lists(parameters, min_size=1, max_size=3),
         comparisons,
         trivia,
     ),
     st.builds(
-        lambda n, p, x, t: ast.Equation(n, p, x, NOWHERE, t),
+        lambda n, p, x, t: ast.Equation(n, p, x, span=NOWHERE, trivia=t),
         identifiers,
         st.booleans(),
         comparisons,
         trivia,
     ),
     st.builds(
-        lambda n, s, x, t: ast.Weights(n, tuple(s), x, NOWHERE, t),
+        lambda n, s, x, t: ast.Weights(n, tuple(s), x, span=NOWHERE, trivia=t),
         identifiers,
         st.lists(comparisons, min_size=1, max_size=3),
         several,
         trivia,
     ),
     st.builds(
-        lambda o, n, x, t: ast.Binding(o, n, x, NOWHERE, t),
+        lambda o, n, x, t: ast.Binding(o, n, x, span=NOWHERE, trivia=t),
         identifiers,
         identifiers,
         comparisons,
         trivia,
     ),
     st.builds(
-        lambda m, t: ast.Use(tuple(m), NOWHERE, t),
+        lambda m, t: ast.Use(tuple(m), span=NOWHERE, trivia=t),
         st.lists(members, min_size=1, max_size=3),
         trivia,
     ),
-    st.builds(lambda n, a, t: ast.Share(n, a, NOWHERE, t), several, st.just(()) | several, trivia),
     st.builds(
-        lambda h, r, o, s, t: ast.Claim(h, r, o, s, NOWHERE, t),
+        lambda n, a, t: ast.Share(n, a, span=NOWHERE, trivia=t),
+        several,
+        st.just(()) | several,
+        trivia,
+    ),
+    st.builds(
+        lambda h, r, o, s, t: ast.Claim(h, r, o, s, span=NOWHERE, trivia=t),
         st.booleans(),
         identifiers,
         options,
@@ -142,7 +151,7 @@ statements = st.one_of(
         trivia,
     ),
     st.builds(
-        lambda n, b, e, r, o, a, t, u, s: ast.Learn(n, b, r, o, a, NOWHERE, t, e, u, s),
+        lambda n, b, e, r, o, a, t, u, s: ast.Learn(n, b, r, o, a, e, u, s, span=NOWHERE, trivia=t),
         learnable,
         st.none() | intervals,
         st.booleans(),
@@ -153,10 +162,12 @@ statements = st.one_of(
         st.none() | identifiers,
         st.none() | identifiers,
     ),
-    st.builds(lambda n, t: ast.LearnAfter(n, NOWHERE, t), numbers, trivia),
+    st.builds(lambda n, t: ast.LearnAfter(n, span=NOWHERE, trivia=t), numbers, trivia),
 )
 declarations = st.builds(
-    lambda n, d, s, t, c, b: ast.Declaration(n, tuple(d), tuple(s), NOWHERE, t, tuple(c), b),
+    lambda n, d, s, t, c, b: ast.Declaration(
+        n, tuple(d), tuple(s), tuple(c), b, span=NOWHERE, trivia=t
+    ),
     identifiers,
     st.lists(st.text("abc é.#()'", max_size=9), max_size=2),
     st.lists(statements, max_size=6),
