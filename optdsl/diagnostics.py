@@ -1,17 +1,16 @@
-"""Mistakes in a specification: where they are, what is wrong, what to do.
+"""Diagnostics: what is wrong or doubtful in a specification, where, and what to write instead.
 
-Everything that can be wrong with a text becomes a `Diagnostic`; a stage collects them in a
-`Report` and raises one `SpecError` with all of them. What is only doubtful is a diagnostic of
-another severity, a remark: it stops nothing, and is returned beside the result.
+A stage collects diagnostics in a `Report` and raises one `SpecError` with all errors. Warnings and
+notes, together called remarks, raise nothing; they are returned with the result.
 """
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypedDict, Unpack
 
 MAX_DIAGNOSTICS = 100
 
@@ -26,8 +25,8 @@ class Source:
         name: the name.
         text: the text.
         directory: where the file lies; None for the library's and for texts without a file.
-        rules: the specifications that the text refers to, by the names it has for them; None as
-            long as nobody has looked them up.
+        rules: the specifications that the text refers to, by the names it uses for them; None
+            before they are looked up.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Source:
 
     @property
     def loadable(self) -> str:
-        """What `optdsl.load` takes for it."""
+        """The argument with which `optdsl.load` opens this source."""
         return self.name if self.directory is not None else self.name.removesuffix(".opt")
 
     def position(self, offset: int) -> tuple[int, int]:
@@ -67,7 +66,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Note:
-    """A second place, or a remark, that explains a diagnostic."""
+    """An explanation of a diagnostic, with the place that it is about, if any."""
 
     message: str
     span: Span | None = None
@@ -75,28 +74,35 @@ class Note:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One mistake or remark: a stable `code`, the smallest `span` at fault, words, a way out.
+    """An error, a warning or a note.
 
-    Only a `severity` of "error" makes a specification wrong.
+    Attributes:
+        code: identifies the kind of diagnostic, and does not change between versions.
+        message: what is wrong.
+        span: the smallest part of the text that is at fault.
+        label: a short explanation, shown beside the marked part.
+        notes: further explanations.
+        hint: what to write instead.
+        severity: only an "error" makes a specification invalid.
     """
 
     code: str
     message: str
     span: Span
     label: str = ""
-    notes: tuple[Note, ...] = ()
+    notes: Sequence[Note] = ()
     hint: str = ""
     severity: Severity = "error"
 
 
 class SpecWarning(UserWarning):
-    """What `optdsl.load` and its siblings say of a specification that is doubtful, not wrong."""
+    """A warning by `optdsl.load`, `compile` or `blend` about a valid specification."""
 
 
 class SpecError(ValueError):
-    """A specification is wrong; `diagnostics` holds the mistakes in source order.
+    """A specification is invalid; `diagnostics` holds its errors in source order.
 
-    Of more than `MAX_DIAGNOSTICS`, the first ones found.
+    Of more than `MAX_DIAGNOSTICS` errors, it holds those that were found first.
     """
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
@@ -107,12 +113,27 @@ class SpecError(ValueError):
         return type(self), (self.diagnostics,)
 
 
+class _Details(TypedDict, total=False):
+    label: str
+    notes: Sequence[Note]
+    hint: str
+
+
+_Kept = dict[tuple[object, ...], Diagnostic]
+
+
+def _keep(kept: _Kept, found: Diagnostic) -> None:
+    key = (found.code, found.span.start, found.span.end, found.message)
+    if len(kept) < MAX_DIAGNOSTICS:
+        kept.setdefault(key, replace(found, notes=tuple(found.notes)))
+
+
 class Report:
     """Collects the diagnostics of a stage."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[object, ...], Diagnostic] = {}
-        self._remarks: dict[tuple[object, ...], Diagnostic] = {}
+        self._found: _Kept = {}
+        self._remarks: _Kept = {}
         self._adopted: list[Diagnostic] = []
 
     @property
@@ -132,51 +153,29 @@ class Report:
 
     @property
     def full(self) -> bool:
-        """Whether there are so many mistakes that no further one is kept."""
+        """Whether the limit on mistakes is reached, so that no further one is kept."""
         return len(self._found) >= MAX_DIAGNOSTICS
 
-    def error(
-        self,
-        code: str,
-        message: str,
-        span: Span,
-        *,
-        label: str = "",
-        notes: Iterable[Note] = (),
-        hint: str = "",
-    ) -> None:
+    def error(self, code: str, message: str, span: Span, **details: Unpack[_Details]) -> None:
         """Add a mistake; the same one at the same place is kept once."""
-        key = (code, span.start, span.end, message)
-        if not self.full and key not in self._found:
-            self._found[key] = Diagnostic(code, message, span, label, tuple(notes), hint)
+        _keep(self._found, Diagnostic(code, message, span, **details))
 
     def adopt(self, error: SpecError) -> None:
-        """Add the mistakes of another text, without which this one cannot be."""
+        """Add the mistakes of another specification, which this one refers to."""
         self._adopted += error.diagnostics
 
     def remark(
-        self,
-        severity: Severity,
-        code: str,
-        message: str,
-        span: Span,
-        *,
-        label: str = "",
-        notes: Iterable[Note] = (),
-        hint: str = "",
+        self, severity: Severity, code: str, message: str, span: Span, **details: Unpack[_Details]
     ) -> None:
         """Add a warning or a note, which `check` does not raise; the same one is kept once."""
-        key = (code, span.start, span.end, message)
-        if len(self._remarks) < MAX_DIAGNOSTICS and key not in self._remarks:
-            found = Diagnostic(code, message, span, label, tuple(notes), hint, severity)
-            self._remarks[key] = found
+        _keep(self._remarks, Diagnostic(code, message, span, severity=severity, **details))
 
     def include(self, other: Report) -> None:
         """Add the mistakes and remarks of another report."""
-        for key, found in other._found.items():
-            if not self.full:
-                self._found.setdefault(key, found)
-        self._remarks |= {k: d for k, d in other._remarks.items() if k not in self._remarks}
+        for found in other._found.values():
+            _keep(self._found, found)
+        for found in other._remarks.values():
+            _keep(self._remarks, found)
 
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""
@@ -189,9 +188,9 @@ def _ordered(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The words ``did you mean `x`?`` for the known name most like `name`, or nothing.
+    """The hint ``did you mean `x`?`` with the known name most similar to `name`, or "".
 
-    Case counts only where something is like the name as it is written.
+    Case is ignored only if no known name is similar with case.
     """
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -210,14 +209,14 @@ def _width(text: str) -> int:
     )
 
 
-# A longer source line is shown in part, around the mistake.
+# Of a source line with more characters, only the part around the mistake is shown.
 _LONG = 100
 
 
 def _excerpt(span: Span, mark: str, label: str, gutter: int) -> list[str]:
     """The source line of a span, with the span underlined by `mark`."""
     number, column = span.source.position(span.start)
-    # What is shown must not steer the terminal.
+    # Control characters of the source must not reach the terminal.
     shown = span.source.line(number).replace("\t", " ")
     line = "".join(c if c.isprintable() else "�" for c in shown)
     if len(line) > _LONG:
