@@ -11,16 +11,9 @@ from optdsl.ir.ops import FUNCTIONS
 
 # What other texts call the built-in names.
 _SYNONYMS = {
-    "grad": "g",
-    "gradient": "g",
-    "gradients": "g",
-    "p": "theta",
-    "param": "theta",
-    "parameter": "theta",
-    "w": "theta",
-    "weight": "theta",
-    "step": "t",
-    "iteration": "t",
+    **dict.fromkeys(("grad", "gradient", "gradients"), "g"),
+    **dict.fromkeys(("p", "param", "parameter", "w", "weight"), "theta"),
+    **dict.fromkeys(("step", "iteration"), "t"),
 }
 _CONSTANTS = {
     "pi": f"write {math.pi!r}",
@@ -32,77 +25,34 @@ _CONSTANTS = {
     "infinity": "write `inf`",
 }
 _RANDOM = "a rule has no random numbers: the same gradients give the same steps"
-_WHOLE = "numbers are not rounded: what the language has cannot make {name}"
-_SHAPE = "an equation holds element by element; of whole tensors there are `sum` and `mean`"
+_WHOLE = "numbers are not rounded, and {name} cannot be built from the functions that there are"
+_SHAPE = "equations are elementwise; the reductions of a whole tensor are `sum`, `mean` and so on"
+_MISSING = "the language does not have it, and it cannot be built from the functions that there are"
+
+
+def _each(names: str, hint: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), hint)
+
+
 _FUNCTIONS = {
-    **dict.fromkeys(
-        (
-            "randn",
-            "rand",
-            "random",
-            "randint",
-            "normal",
-            "uniform",
-            "bernoulli",
-            "dropout",
-            "noise",
-            "gauss",
-            "gaussian",
-            "randn_like",
-            "rand_like",
-        ),
-        _RANDOM,
-    ),
-    **dict.fromkeys(
-        ("floor", "ceil", "round", "trunc", "frac", "int", "mod", "fmod", "remainder"), _WHOLE
-    ),
-    **dict.fromkeys(
-        ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "erf", "erfinv", "gamma", "lgamma"),
-        "there is none, and what the language has cannot make it",
-    ),
-    **dict.fromkeys(
-        (
-            "sort",
-            "topk",
-            "median",
-            "quantile",
-            "argmax",
-            "argmin",
-            "cumsum",
-            "matmul",
-            "mm",
-            "svd",
-            "qr",
-            "eig",
-            "inv",
-            "transpose",
-            "reshape",
-            "view",
-            "flatten",
-            "roll",
-            "outer",
-            "einsum",
-            "prod",
-            "amax",
-            "amin",
-            "any",
-            "all",
-            "softmax",
-            "orthogonalize",
-        ),
-        _SHAPE,
-    ),
-    **dict.fromkeys(("if", "ifelse", "cond", "select", "iif"), "write `where(condition, x, y)`"),
-    **dict.fromkeys(("pow", "power"), "write `x^y`"),
+    **_each("randn rand random randint normal uniform bernoulli dropout noise gauss", _RANDOM),
+    **_each("gaussian randn_like rand_like", _RANDOM),
+    **_each("floor ceil round trunc frac int mod fmod remainder", _WHOLE),
+    **_each("sin cos tan asin acos atan atan2 erf erfinv gamma lgamma", _MISSING),
+    **_each("sort topk median quantile argmax argmin cumsum matmul mm svd qr eig inv", _SHAPE),
+    **_each("transpose reshape view flatten roll outer einsum prod amax amin any all", _SHAPE),
+    **_each("softmax orthogonalize", _SHAPE),
+    **_each("if ifelse cond select iif", "write `where(condition, x, y)`"),
+    **_each("pow power", "write `x^y`"),
     "square": "write `x^2`",
     "rsqrt": "write `1 / sqrt(x)`",
-    **dict.fromkeys(("reciprocal", "inverse"), "write `1 / x`"),
-    **dict.fromkeys(("sgn", "signum"), "write `sign(x)`"),
-    **dict.fromkeys(("clamp", "clamp_"), "write `clip(x, lower, upper)`"),
-    **dict.fromkeys(("maximum", "fmax"), "write `max(x, y)`"),
-    **dict.fromkeys(("minimum", "fmin"), "write `min(x, y)`"),
-    **dict.fromkeys(("fabs", "absolute", "magnitude"), "write `abs(x)`"),
-    **dict.fromkeys(("detach", "no_grad"), "write `stop_gradient(x)`"),
+    **_each("reciprocal inverse", "write `1 / x`"),
+    **_each("sgn signum", "write `sign(x)`"),
+    **_each("clamp clamp_", "write `clip(x, lower, upper)`"),
+    **_each("maximum fmax", "write `max(x, y)`"),
+    **_each("minimum fmin", "write `min(x, y)`"),
+    **_each("fabs absolute magnitude", "write `abs(x)`"),
+    **_each("detach no_grad", "write `stop_gradient(x)`"),
     "ln": "write `log(x)`",
     "log2": "write `log(x) / log(2)`",
     "log10": "write `log(x) / log(10)`",
@@ -111,17 +61,17 @@ _FUNCTIONS = {
     "relu": "write `max(x, 0)`",
     "sigmoid": "write `1 / (1 + exp(-x))`",
     "lerp": "write `ema(x, y, b)`, where `b` is the share of `x`",
-    **dict.fromkeys(("var", "variance"), "write `mean((x - mean(x))^2)`"),
+    **_each("var variance", "write `mean((x - mean(x))^2)`"),
     "std": "write `sqrt(mean((x - mean(x))^2))`",
-    **dict.fromkeys(("zeros", "zeros_like"), "write `0`"),
-    **dict.fromkeys(("ones", "ones_like"), "write `1`"),
-    **dict.fromkeys(("len", "numel", "size"), "write `sum(0 * x + 1)`"),
+    **_each("zeros zeros_like", "write `0`"),
+    **_each("ones ones_like", "write `1`"),
+    **_each("len numel size", "write `sum(0 * x + 1)`"),
     "isnan": "write the comparison `x != x`",
     "isinf": "write the comparison `abs(x) == inf`",
     "isfinite": "write the comparison `abs(x) < inf`",
-    **dict.fromkeys(
-        ("prev", "previous", "old", "last"),
-        "what a step leaves to the next one is a state, as in `state g_prev = g`",
+    **_each(
+        "prev previous old last",
+        "the value of the step before is a state, as in `state g_prev = g`",
     ),
 }
 
