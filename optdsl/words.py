@@ -1,11 +1,16 @@
-"""Words that the language and the options share: how a hyperparameter is learned."""
+"""Words that several parts of the program use."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-# What has a learned value of its own, and what its rule follows.
+# What has a learned value of its own, and what the rule that learns it follows.
 Scope = Literal["optimizer", "group", "tensor"]
 Signal = Literal["raw", "sign", "cosine"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as in "1 step" and "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

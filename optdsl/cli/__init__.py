@@ -27,11 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"optdsl {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of our output went away (`optdsl show adam | head`).
+        # The reader of the output has closed it, as in `optdsl show adam | head`.
         sys.stderr.close()
         return 0
     except OSError as error:
-        # Nothing is left in the buffer that the interpreter would try to write once more.
+        # Otherwise the interpreter would try to write the rest of the buffer when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"optdsl {options.command}: cannot write: {error.strerror}", file=sys.stderr)
         return 2
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _survive_any_terminal() -> None:
-    """Escape what the terminal's encoding cannot show, instead of failing on it."""
+    """Escape the characters that the terminal's encoding lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -68,11 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     command = add("list", "list the specifications of the library", texts.LIST)
     command.set_defaults(run=commands.list_)
 
+    def files(help: str) -> None:
+        command.add_argument("files", nargs="+", metavar="FILE", help=help)
+
+    def flag(name: str, help: str, place: argparse._ActionsContainer | None = None) -> None:
+        (place or command).add_argument(name, action="store_true", help=help)
+
     command = add("check", "find the mistakes of specifications; changes nothing", texts.CHECK)
-    command.add_argument(
-        "files", nargs="+", metavar="FILE", help="a .opt file, or - for the standard input"
-    )
-    command.add_argument("--strict", action="store_true", help="take warnings for mistakes, too")
+    files("a .opt file, or - for the standard input")
+    flag("--strict", "treat warnings as mistakes")
     command.set_defaults(run=commands.check)
 
     command = add("show", "show what a specification says, and the code it becomes", texts.SHOW)
@@ -83,41 +87,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BACKEND",
         help="print the code for this backend instead: eager (PyTorch), c, or triton",
     )
-    what.add_argument(
-        "--plan",
-        action="store_true",
-        help="print the bytes of its state, and those that a step moves, instead",
-    )
-    what.add_argument(
-        "--ir", action="store_true", help="print the compiler's list of operations instead"
-    )
-    command.add_argument(
-        "--no-learn", action="store_true", help="show it with all coefficients fixed"
-    )
+    flag("--plan", "print the bytes of its state, and those that a step moves, instead", what)
+    flag("--ir", "print the compiler's list of operations instead", what)
+    flag("--no-learn", "show it with all coefficients fixed")
     command.set_defaults(run=commands.show)
 
     command = add("fmt", "rewrite specifications in the canonical layout", texts.FMT)
-    command.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="a .opt file, which is rewritten, or - to go from the standard input to the output",
-    )
-    command.add_argument(
-        "--check", action="store_true", help="change nothing; name the files that would change"
-    )
-    command.add_argument(
-        "--diff", action="store_true", help="change nothing; print what would change"
-    )
+    files("a .opt file, which is rewritten, or - to go from the standard input to the output")
+    flag("--check", "change nothing; name the files that would change")
+    flag("--diff", "change nothing; print what would change")
     command.set_defaults(run=commands.format_)
 
     command = add("verify", "prove or refute what specifications claim", texts.VERIFY)
-    command.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="a name of the library, a .opt file, or a directory of .opt files",
-    )
+    files("a name of the library, a .opt file, or a directory of .opt files")
     command.set_defaults(run=commands.verify)
 
     command = add("blend", "make one specification of several, with learned weights", texts.BLEND)
@@ -128,17 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--name", metavar="NAME", help="name of the blend (default: the rules' names, joined)"
     )
-    command.add_argument(
-        "--force", action="store_true", help="replace the file of --output if it exists"
-    )
+    flag("--force", "replace the file of --output if it exists")
     command.set_defaults(run=commands.blend)
 
-    command = add(
-        "train",
-        "train a small model on real text and compare optimizers",
-        train.DESCRIPTION,
-        train.EPILOG,
-    )
+    summary = "train a small model on real text and compare optimizers"
+    command = add("train", summary, train.DESCRIPTION, train.EPILOG)
     train.add_arguments(command)
     command.set_defaults(run=train.run)
     return parser

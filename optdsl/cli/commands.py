@@ -1,4 +1,4 @@
-"""The commands. Imports are inside them: `check` must start without torch."""
+"""The commands. They import torch and what needs it themselves, so that `check` starts fast."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from optdsl.cli.errors import UsageError
-from optdsl.diagnostics import Diagnostic, Source, SpecError, render
+from optdsl.diagnostics import Source, SpecError, render
 from optdsl.resources import UnknownSpecError
 from optdsl.specifications import library
+from optdsl.words import counted
 
 
 def list_(options: argparse.Namespace) -> int:
-    """``optdsl list``."""
+    """``optdsl list``: the library's specifications, with their states and what they learn."""
     from optdsl.report.specification import listing
 
     programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
@@ -32,20 +33,20 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """``optdsl check FILE...``: every mistake of every file, exit status 1 when there are any.
+    """``optdsl check FILE...``: print the diagnostics of every file.
 
-    Warnings and notes of files without mistakes are printed, too; with ``--strict``, warnings are
-    mistakes.
+    The exit status is 1 when there is an error; with ``--strict``, warnings are errors.
     """
     wrong = wrong_files = 0
     unreadable: list[str] = []
     for name in options.files:
         try:
-            remarks = _remarks(library.specification(_file(name)).remarks, options.strict)
-            strict = sum(d.severity == "error" for d in remarks)
-            wrong, wrong_files = wrong + strict, wrong_files + bool(strict)
+            remarks = library.specification(_file(name)).remarks
+            doubtful = [d for d in remarks if options.strict and d.severity == "warning"]
+            wrong, wrong_files = wrong + len(doubtful), wrong_files + bool(doubtful)
             for remark in remarks:
-                print(render(remark), file=sys.stderr, end="\n\n")
+                shown = replace(remark, severity="error") if remark in doubtful else remark
+                print(render(shown), file=sys.stderr, end="\n\n")
         except UsageError as error:
             unreadable.append(str(error))
         except SpecError as error:
@@ -55,26 +56,16 @@ def check(options: argparse.Namespace) -> int:
     checked = len(options.files) - len(unreadable)
     if wrong:
         where = f"{wrong_files} of {checked} files" if checked > 1 else "1 file"
-        print(f"{_counted(wrong, 'mistake')} in {where}", file=sys.stderr)
+        print(f"{counted(wrong, 'mistake')} in {where}", file=sys.stderr)
     elif checked:
-        print(f"{_counted(checked, 'file')}, no mistakes")
+        print(f"{counted(checked, 'file')}, no mistakes")
     if unreadable:
         raise UsageError("; ".join(unreadable))
     return 1 if wrong else 0
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _remarks(found: Sequence[Diagnostic], strict: bool) -> list[Diagnostic]:
-    """What is said of a file without mistakes; a strict reader takes warnings for mistakes."""
-    wrong = [d for d in found if strict and d.severity == "warning"]
-    return [replace(d, severity="error") if d in wrong else d for d in found]
-
-
 def show(options: argparse.Namespace) -> int:
-    """``optdsl show NAME``."""
+    """``optdsl show NAME``: the page of a specification, its plan, its operations or its code."""
     source = _named(options.name)
     learn = not options.no_learn
     try:
@@ -156,7 +147,7 @@ def _difference(name: str, old: str, new: str) -> str:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """``optdsl verify FILE...``: a line a statement; exit status 1 when one is refuted."""
+    """``optdsl verify FILE...``: a line for each claim; the exit status is 1 if one is refuted."""
     from optdsl.prove import Verdict
     from optdsl.verification import verify as settle
 
@@ -180,7 +171,7 @@ def verify(options: argparse.Namespace) -> int:
             for detail in statement.details:
                 print(textwrap.indent(f"\n{detail}", " " * 11))
             if statement.test:
-                # From the first column on, so that it can be pasted anywhere.
+                # It is not indented, so that it can be copied into a file.
                 print(f"\n{'':11}a test that shows it:\n\n{statement.test}\n")
         if not statements:
             print("  makes no claims")
@@ -251,8 +242,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path = path.resolve()  # a link stays a link
+    """Replace a file atomically."""
+    path = path.resolve()  # so that a link is kept, and the file that it points to is replaced
     if not os.access(path, os.W_OK):
         raise UsageError(f"cannot write {path}: it is read-only")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -268,16 +259,14 @@ def _replace(path: Path, text: str) -> None:
 def _named(name: str) -> Source:
     try:
         return library.open_source(name)
-    except UnknownSpecError as error:
-        raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
-    except ValueError as error:
+    except (UnknownSpecError, ValueError) as error:
         raise UsageError(str(error)) from None
 
 
 def _file(name: str) -> Source:
-    """A file whatever it is called, or the standard input."""
+    """A file, even if its name is one of the library's, or the standard input."""
     if name == "-":
         if sys.stdin is None:
             raise UsageError("there is no standard input")

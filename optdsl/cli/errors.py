@@ -1,5 +1,5 @@
-"""How a command says that it cannot run."""
+"""The exception for a command that cannot run."""
 
 
 class UsageError(Exception):
-    """The command cannot run as it was called; the message is one line, the exit status 2."""
+    """A command cannot run as it was called; the message has one line, and the exit status is 2."""

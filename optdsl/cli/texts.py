@@ -1,4 +1,4 @@
-"""What `optdsl COMMAND --help` says of each command."""
+"""The descriptions of the commands in `optdsl COMMAND --help`."""
 
 LIST = """\
 List the specifications of the library, each with its bytes of state and what it learns. Their names
@@ -18,10 +18,9 @@ Rewrite each file in the canonical layout, in place. With --check or --diff noth
 the exit status is 1 when a file would change. A file with syntax mistakes is left as it is."""
 
 VERIFY = """\
-Settle what specifications say of themselves: each claim, `recovers` or `misses`, is proved, tested
-on examples where it can be neither proved nor refuted, or refuted with an example. The exit
-status is 1 when a claim is refuted."""
+Decide the claims of specifications, `recovers` and `misses`: each one is proved, or refuted with an
+example, or else tested on examples. The exit status is 1 when a claim is refuted."""
 
 BLEND = """\
 Print or write a specification that mixes the updates of two rules or more, with weights that add up
-to 1 and are learned while training. It is a text to go on from."""
+to 1 and are learned while training. The text is a start, to be edited."""

@@ -28,51 +28,35 @@ until then is still reported."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command; what is not given is left to the library's defaults.
-
-    Numbers are left as texts: the library says what is wrong with them.
-    """
-    parser.add_argument(
+    """Add the options of the command, without defaults and types: `configure` has both."""
+    add = parser.add_argument
+    add(
         "--optimizers",
         metavar="NAMES",
         help="names of the library or .opt files, separated by commas "
         "(default: adam,lion,yogi,adan,avgrad,mada)",
     )
-    parser.add_argument(
-        "--steps", metavar="N", help="training steps of each run, 1 or more (default: 500)"
-    )
-    parser.add_argument(
-        "--seed", metavar="S", help="seed of the initial weights and the batches (default: 0)"
-    )
-    parser.add_argument(
+    add("--steps", metavar="N", help="training steps of each run, 1 or more (default: 500)")
+    add("--seed", metavar="S", help="seed of the initial weights and the batches (default: 0)")
+    add(
         "--seeds",
         metavar="N",
         help="runs of each optimizer, with the seeds S, S+1, ...; tables show mean and standard "
         "deviation, figures the mean and a band from the lowest to the highest (default: 1)",
     )
-    parser.add_argument(
-        "--text",
-        type=Path,
-        metavar="FILE",
-        help="UTF-8 text to learn (default: sources of Python's standard library)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="directory for the results; older results in it are replaced (default: training)",
-    )
-    parser.add_argument(
-        "--formats", metavar="LIST", help="formats of the figure (default: png,svg,pdf)"
-    )
-    parser.add_argument(
+    text = "UTF-8 text to learn (default: sources of Python's standard library)"
+    add("--text", type=Path, metavar="FILE", help=text)
+    out = "directory for the results; older results in it are replaced (default: training)"
+    add("--out", type=Path, metavar="DIR", help=out)
+    add("--formats", metavar="LIST", help="formats of the figure (default: png,svg,pdf)")
+    add(
         "--set",
         action="append",
         default=[],
         metavar="NAME.HYPER=VALUE",
         help="a hyperparameter of one optimizer, as in lion.lr=3e-4; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--tuned",
         action="store_true",
         help="search for each learning rate first, with the same budget for every optimizer: 0.1, "
@@ -83,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _canonical(name: str) -> str:
-    """The library's own spelling of a name; others are left for the library to refuse."""
+    """The library's own spelling of a name; unknown names stay as they are, to be refused later."""
     try:
         return name if name.endswith(".opt") else library.find(name)
     except UnknownSpecError:
@@ -95,7 +79,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare the optimizers; 130 when interrupted, as for every interrupted program."""
+    """Compare the optimizers; the exit status is 130 after an interrupt, as usual in a shell."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:
@@ -122,5 +106,5 @@ def run(options: argparse.Namespace) -> int:
     except TrainingError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
-        return 130  # before the first step: there is nothing to show
+        return 130  # before the first step, so that there are no results to show
     return 130 if comparison.interrupted else 0

@@ -16,6 +16,7 @@ from optdsl.ir.program import Program
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
 from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, trial
+from optdsl.words import counted
 
 __all__ = ["Settlement", "Verdict", "explanation", "settle", "settle_all", "snippet"]
 
@@ -92,25 +93,21 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
 
 def _extent(seen: Trial) -> str:
     """How far two programs were compared that agreed."""
-    reason = f"{_counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
+    reason = f"{counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
     if seen.parted:
         reason += (
-            f"; in {_counted(seen.parted, 'run')} rounding may have decided that they are far apart"
+            f"; in {counted(seen.parted, 'run')} rounding may have decided that they are far apart"
         )
     if seen.unexplained:
-        where = _counted(seen.unexplained, "run")
+        where = counted(seen.unexplained, "run")
         reason += f"; in {where} rounding is too large to explain anything, so nothing was tested"
     if seen.beyond is not None:
         reason += f"; what changes after step {seen.beyond:,} was not reached"
     if seen.far is not None:
         reason += f"; a state is compared with {seen.far:,}, which a count of steps did not reach"
     if seen.unseen:
-        reason += f"; {_counted(seen.unseen, 'condition')} went one way only"
+        reason += f"; {counted(seen.unseen, 'condition')} went one way only"
     return reason
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def settle_all(program: Program, claims: Sequence[Claim], report: Report) -> None:

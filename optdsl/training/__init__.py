@@ -5,6 +5,7 @@ and on the same sequence of batches, and writes a CSV file, a figure and a summa
 package is cheap: PyTorch, Matplotlib and the rest are imported when `compare` is first looked up.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from optdsl.training.config import (
@@ -37,15 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "compare":
-        from optdsl.training import engine
-
-        return engine.compare
-    if name in {"Comparison", "Entry", "Record", "Run", "Setup", "Space", "Status"}:
-        from optdsl.training import results
-
-        return getattr(results, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "engine" if name == "compare" else "results"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

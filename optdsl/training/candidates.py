@@ -1,4 +1,4 @@
-"""Loading optimizers and finding out, before any training, whether they work."""
+"""Loading optimizers, and a trial of each one before any training."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ class Candidate:
     Attributes:
         label: Short name for tables and files.
         create: Creates the optimizer for some parameters, with hyperparameters by name.
-        hypers: The hyperparameters that it gets, where they are not its defaults.
+        hypers: The hyperparameters that differ from its defaults.
         metrics: Names that `read_metrics` reports for it.
-        setup: What tables and figures tell about it.
+        setup: What tables and figures show of it.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Candidate:
         return self.create(list(parameters), **self.hypers)
 
     def tuned(self, learning_rate: float) -> Self:
-        """Returns the same optimizer with a learning rate that a search has found."""
+        """Returns the same optimizer with another learning rate, as from a search."""
         return replace(
             self,
             hypers={**self.hypers, "lr": learning_rate},
@@ -69,8 +69,8 @@ def load_candidates(
     Args:
         config: Names the optimizers and their hyperparameters.
         load: Returns an optimizer's class by name; LookupError, ValueError, TypeError and OSError
-            are taken as the user's mistake.
-        parameters: The parameters to be trained, which stay as they are.
+            are reported as mistakes in the request.
+        parameters: The parameters to be trained, which are not changed.
 
     Raises:
         TrainingError: An optimizer is unknown, rejects its hyperparameters, or cannot take a step.
@@ -86,13 +86,13 @@ def _load_candidate(
     try:
         cls = load(name)
     except SpecError as error:
-        # All of it, as `optdsl show` prints it; each mistake says in which file it is.
+        # In full, as `optdsl show` prints it, because each diagnostic names its file.
         raise TrainingError(f"cannot load this optimizer:\n{error}") from error
     except (LookupError, ValueError, TypeError, OSError) as error:
         raise TrainingError(f"cannot load optimizer '{name}': {_first_line(error)}") from error
 
     hypers = dict(config.overrides.get(label, {}))
-    # The signature of an optimizer class is its own; the base class takes no such arguments.
+    # Optimizer classes take keyword arguments that their base class does not have.
     create: Callable[..., Optimizer] = cls
     copies = [nn.Parameter(value.clone()) for value in values]
     try:
@@ -147,9 +147,9 @@ def _try(optimizer: Optimizer, label: str, copies: list[nn.Parameter]) -> tuple[
 
 
 def _first_line(error: Exception) -> str:
-    """Returns the gist of an error in one line."""
+    """Returns the first line of an error's message, or its type if there is no message."""
     message = str(error)
-    if isinstance(error, KeyError) and error.args:  # its text is its argument's representation
+    if isinstance(error, KeyError) and error.args:  # str() would add quotes
         message = str(error.args[0])
     elif isinstance(error, OSError) and error.strerror:
         message = error.strerror

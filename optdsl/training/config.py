@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, and the errors a user can cause."""
+"""The request for a comparison, and the exception for mistakes in it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
@@ -25,7 +25,7 @@ LAST_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 
 
 class TrainingError(ValueError):
-    """A mistake in the request, described in one line that says what to do about it."""
+    """A mistake in the request, described in one line with what to do about it."""
 
 
 class TrainingConfig(BaseModel):
@@ -36,18 +36,18 @@ class TrainingConfig(BaseModel):
         steps: Training steps per optimizer.
         seed: Seed of the initial weights and of the batches.
         seeds: Number of runs per optimizer, with the seeds `seed`, `seed + 1`, and so on.
-        tuned: Whether each optimizer's learning rate is searched for first, with the same budget
-            for every one; see `optdsl.training.tuning`.  Otherwise it is the default in the
-            optimizer's file, unless `overrides` has another one.
-        text: UTF-8 text to learn; None takes sources of Python's standard library.
-        out: Directory for the results; created when missing, older results are replaced.
+        tuned: Whether to search for each optimizer's learning rate first, with the same budget
+            for all; see `optdsl.training.tuning`.  Otherwise it is the default in the optimizer's
+            file, unless `overrides` has another one.
+        text: UTF-8 text to learn; None for sources of Python's standard library.
+        out: Directory for the results, created if missing; older results are replaced.
         overrides: Hyperparameters by optimizer label, as in `{"lion": {"lr": 3e-4}}`.  The label
             is the optimizer's name, or the file's stem for a path.
-        formats: Which files of the figure are written: "png", "svg", "pdf".
+        formats: Formats of the figure's files: "png", "svg", "pdf".
         layers: Transformer blocks.
         width: Features per position; a multiple of `heads`.
         heads: Attention heads per block.
-        block: Characters the model sees at once.
+        block: Characters of the model's input.
         batch: Sequences per training step.
         validation_windows: Windows of `block` characters in each evaluation, fewer if the
             validation text is too short for that many without overlap.
@@ -87,7 +87,7 @@ class TrainingConfig(BaseModel):
                     f"a hyperparameter is set for '{label}', which is not trained; "
                     f"trained are {', '.join(labels)}"
                 )
-        if self.seed + self.seeds > LAST_SEED:  # the search takes the seed after the last
+        if self.seed + self.seeds > LAST_SEED:  # the search uses the seed after the last one
             raise ValueError(f"seed + seeds must be at most {LAST_SEED}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
@@ -140,7 +140,7 @@ def configure(**fields: object) -> TrainingConfig:
         raise TrainingError(f"there is no setting '{field}'" + (f": {hint}" if hint else ""))
     if not field:
         raise TrainingError(first["msg"].removeprefix("Value error, "))
-    # A part of a sequence is told with the whole, an entry of a mapping by its path.
+    # An invalid item of a sequence is shown with the sequence, one of a mapping with its path.
     place = ".".join(map(str, first["loc"])) if field == "overrides" else field
     value = first["input"] if field == "overrides" else fields[field]
     if isinstance(value, tuple | list):
@@ -158,7 +158,7 @@ def parse_overrides(
 
     Args:
         settings: The settings.
-        canonical: Returns the spelling of a name that the request uses for an optimizer.
+        canonical: Maps the name of an optimizer to its spelling in the request.
 
     Raises:
         TrainingError: A setting has another form or its value is not a finite number.

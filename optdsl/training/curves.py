@@ -1,8 +1,9 @@
-"""The runs of each optimizer as arrays to draw, and the limits of the axes."""
+"""The runs of each optimizer as arrays, and the limits of the axes."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,11 @@ from optdsl.training.results import Comparison, Entry, Record, Run, Space
 # The colour-blind-safe palette of Okabe and Ito without yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")  # the next one each time the colours are used up
+DASHES = ("-", "--", ":", "-.")  # one for each time that all colours have been used
 
-SETTLED = 0.1  # part of the run after which losses are of interest
-BULK = 0.95  # part of an optimizer's losses after that which are certain to be shown
-LEAST_SPAN = 0.05  # part of a coefficient's interval that its axis shows at least
+SETTLED = 0.1  # the losses of this part of the run do not count for the limits of the axis
+BULK = 0.95  # this part of the other losses of each optimizer lies within the limits
+LEAST_SPAN = 0.05  # the least part of a coefficient's interval that its axis shows
 
 Floats = NDArray[np.float64]
 
@@ -44,13 +45,23 @@ class Curve:
     marker: str
     dash: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """How Matplotlib draws its lines."""
+        return {"color": self.colour, "linestyle": self.dash}
+
+    def marks(self, size: float) -> dict[str, Any]:
+        """How Matplotlib draws its markers, of a size in points."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+        return {"marker": self.marker, "markersize": size, **edge}
+
     def metric(self, name: str) -> Band:
         """Returns a metric over the steps."""
         return band(self.runs, lambda record: record.metrics.get(name, math.nan))
 
 
 def curves_of(comparison: Comparison, window: int) -> list[Curve]:
-    """Returns the curves of what was trained, in the order of the request.
+    """Returns the curves of the optimizers that were trained, in the order of the request.
 
     Args:
         comparison: The results.
@@ -82,8 +93,8 @@ def band(runs: Sequence[Run], value: Callable[[Record], float | None], window: i
     """Returns a value of the records over the steps of the longest run.
 
     Args:
-        runs: Some runs, at least one of them with a record.
-        value: Takes it from a record; None where there is none.
+        runs: Runs, at least one of them with a record.
+        value: Maps a record to the value, or None where it has none.
         window: Steps over which the values of each run are averaged first.
     """
     values = np.full((len(runs), max(len(run.records) for run in runs)), math.nan)
@@ -112,15 +123,14 @@ def moving_mean(values: Floats, window: int) -> Floats:
 
 
 def loss_limits(curves: Sequence[Curve], highest: float) -> tuple[float, float] | None:
-    """Returns limits of the loss axis that show the bulk of what was trained.
+    """Returns limits of the loss axis that show most of the losses, or None without losses.
 
-    The fall at the start is left out, and so is a spike: of each curve, the lowest value and the
-    one below which `BULK` of its values lie count.  Optimizers that diverged do not count unless
-    all did.  None means that there is nothing to go by.
+    The limits follow from the lowest value and the quantile `BULK` of each curve after the start
+    of training, so that a spike does not matter.  Optimizers that diverged count only if all did.
 
     Args:
-        curves: What is drawn.
-        highest: A loss beyond which nothing is of interest, unless everything lies there.
+        curves: The curves to be drawn.
+        highest: The highest upper limit, unless all losses are above it.
     """
     healthy = [curve for curve in curves if curve.entry.validation_loss is not None] or curves
     start = SETTLED * max((len(curve.steps) for curve in healthy), default=0)
@@ -143,10 +153,10 @@ def loss_limits(curves: Sequence[Curve], highest: float) -> tuple[float, float] 
 
 
 def coefficient_limits(low: float, high: float, space: Space | None) -> tuple[float, float] | None:
-    """Returns limits of a coefficient's axis, which never go beyond its bounds.
+    """Returns limits of a coefficient's axis, within the coefficient's bounds.
 
-    A coefficient that hardly moves must not look as if it moved a lot, so the axis shows at least
-    `LEAST_SPAN` of the interval between the bounds, or a fiftieth of the value where there is none.
+    The axis shows at least `LEAST_SPAN` of the interval between the bounds, or a fiftieth of the
+    value without bounds, so that small changes of the coefficient look small.
 
     Args:
         low: The lowest value that is drawn.
@@ -163,7 +173,7 @@ def coefficient_limits(low: float, high: float, space: Space | None) -> tuple[fl
         return None
     middle = (low + high) / 2
     bottom, top = middle - span / 2, middle + span / 2
-    # What is cut off at a bound is added at the other end.
+    # A part that is cut off at one bound is added at the other end.
     if bottom < bounds[0]:
         bottom, top = bounds[0], min(bounds[1], bounds[0] + span)
     elif top > bounds[1]:

@@ -1,4 +1,4 @@
-"""The comparison itself."""
+"""The function that runs a comparison."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,25 +25,21 @@ def compare(
 ) -> Comparison:
     """Trains the same model with each optimizer, once per seed, and compares the results.
 
-    Every optimizer starts from the same weights and sees the same batches; numbers are
-    reproducible on one machine, and the global random state is left as it was found.  A run stops
-    where a loss is not finite, and the others go on.
-
-    Writes `training.csv`, `summary.json` and the figure, `training.png` and so on for each format,
-    to the output directory.  The log is complete after every step, whatever happens next.  A
-    KeyboardInterrupt during training ends it, and what was trained until then is reported.
+    Every optimizer starts from the same weights and gets the same batches.  The numbers are
+    reproducible on one machine, and the global random state is restored.  A run ends early at a
+    loss that is not finite, or at a KeyboardInterrupt, which ends the comparison; its results up to
+    then are reported.  Writes `training.csv`, complete after every step, `summary.json`, and the
+    figure as `training.png` and so on to the output directory.
 
     Args:
-        config: What to train.
-        console: Where to show progress and the final table, if anywhere.
-        load: Returns an optimizer's class by name or path; `optdsl.load` unless given.  The class
-            is called as `cls(parameters, **hyperparameters)`, with those of the request.
+        config: The request.
+        console: Shows progress and the final table; None for no output.
+        load: Returns an optimizer's class by name or path.  The class is called as
+            `cls(parameters, **hyperparameters)`, with the hyperparameters of the request.
 
     Raises:
-        TrainingError: The request cannot be carried out, which is found before any training, or
-            the summary or picture cannot be written after it.
-        KeyboardInterrupt: The user interrupted before training began, or during the search for
-            learning rates.
+        TrainingError: The request cannot be carried out, or a file cannot be written.
+        KeyboardInterrupt: The user interrupted before training began.
     """
     with torch.random.fork_rng(devices=[]):
         corpus = load_corpus(config.text, config.block)
@@ -55,7 +51,7 @@ def compare(
         log.prepare_directory(config.out)
         metrics = dict.fromkeys(name for candidate in candidates for name in candidate.metrics)
         with log.CsvLog(config.out / CSV_NAME, tuple(metrics)) as rows:
-            # Results of an older comparison must not be taken for this one's, should it be killed.
+            # Should the process be killed, older results must not look like those of this one.
             for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME):
                 (config.out / name).unlink(missing_ok=True)
             if console is not None:

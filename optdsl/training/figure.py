@@ -1,4 +1,4 @@
-"""The comparison as a picture."""
+"""The figure of a comparison."""
 
 import math
 import textwrap
@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
-from optdsl.training.curves import Band, Curve, curves_of, loss_limits
+from optdsl.training.curves import Curve, curves_of, loss_limits
 from optdsl.training.panels import draw_panels, panels_of, rows_of
 from optdsl.training.report import headline, number, rate, rates_in_words
 from optdsl.training.results import Comparison
-from optdsl.training.style import GREY, SHADE, clean, title, whole_steps
+from optdsl.training.style import GREY, clean, plain, shade, title, whole_steps
 
 WIDTH = 10.0  # inches
 LOSS_HEIGHT = 4.0  # inches
@@ -23,19 +23,19 @@ COEFFICIENT_HEIGHT = 2.2  # inches, per row of panels
 LINE_HEIGHT = 0.17  # inches, per line of the caption
 CAPTION = 140  # characters in a line of the caption
 DPI = 200
-RASTER = 2000  # steps from which a vector file has the faint lines as an image
+RASTER = 2000  # with so many steps, vector files contain the faint lines as an image
 
-# A figure that is drawn again differs as little as can be: no dates, no random names.  (The layout
-# of the panels may still differ in the last bit.)
+# Without dates and random identifiers, equal figures have almost equal files.  (The layout of the
+# panels may still differ in the last bit.)
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Writes a picture of the losses and, where some are learned, of the coefficients.
+    """Writes a figure of the losses and of the learned coefficients, if any.
 
     Args:
         comparison: The results, which may be incomplete.
-        path: The file to write; its suffix says the format.
+        path: The file to write, with the suffix of its format.
     """
     kind = path.suffix.removeprefix(".")
     with rc_context({"svg.hashsalt": "optdsl", "pdf.fonttype": 42}):
@@ -43,7 +43,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def build(comparison: Comparison) -> Figure:
-    """Returns the picture that `draw` writes."""
+    """Returns the figure that `draw` writes."""
     window = max(1, comparison.config.steps // 40)
     curves = curves_of(comparison, window)
     panels = panels_of(curves)
@@ -64,7 +64,7 @@ def build(comparison: Comparison) -> Figure:
 
 
 def caption_of(comparison: Comparison) -> str:
-    """Returns what was trained, with which learning rates, and what lines and bands are."""
+    """Returns the caption: steps, seeds, learning rates, and the meaning of lines and bands."""
     rates = ", ".join(f"{entry.optimizer} {rate(entry.setup)}" for entry in comparison.entries)
     sentences = [
         f"{headline(comparison)}.",
@@ -98,24 +98,12 @@ def _draw_losses(
                 rasterized=len(curve.steps) >= RASTER,
             )
     for curve in curves:
-        left.plot(
-            curve.steps, curve.smooth.mean, color=curve.colour, linestyle=curve.dash, linewidth=1.6
-        )
+        left.plot(curve.steps, curve.smooth.mean, **curve.line, linewidth=1.6)
         known = np.isfinite(curve.validation.mean)
-        right.plot(
-            curve.steps[known],
-            curve.validation.mean[known],
-            color=curve.colour,
-            linestyle=curve.dash,
-            linewidth=1.2,
-            marker=curve.marker,
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-        )
-        if len(curve.runs) > 1:
-            _shade(left, curve, curve.smooth)
-            _shade(right, curve, curve.validation)
+        means = curve.validation.mean[known]
+        right.plot(curve.steps[known], means, **curve.line, **curve.marks(4.5), linewidth=1.2)
+        shade(left, curve, curve.smooth)
+        shade(right, curve, curve.validation)
     limits = loss_limits(curves, math.log(comparison.vocabulary))
     if limits:
         left.set_ylim(*limits)
@@ -135,20 +123,8 @@ def _draw_losses(
         figure.suptitle("Interrupted before the end", fontsize=10, color=GREY)
 
 
-def _shade(axes: Axes, curve: Curve, values: Band) -> None:
-    known = np.isfinite(values.mean)
-    axes.fill_between(
-        curve.steps[known],
-        values.low[known],
-        values.high[known],
-        color=curve.colour,
-        alpha=SHADE,
-        linewidth=0,
-    )
-
-
 def _draw_legend(axes: Axes, curves: Sequence[Curve], limits: tuple[float, float] | None) -> None:
-    """Lists the curves beside the axes, in the order in which they end."""
+    """Draws the legend beside the axes, in the order of the final losses."""
 
     def rank(curve: Curve) -> float:
         loss = curve.entry.validation_loss
@@ -163,18 +139,7 @@ def _draw_legend(axes: Axes, curves: Sequence[Curve], limits: tuple[float, float
             label += f"\n({entry.outcome})"
         elif limits and loss is not None and loss.mean > limits[1]:
             label += "\n(above the range shown)"
-        (handle,) = axes.plot(
-            [],
-            [],
-            color=curve.colour,
-            linestyle=curve.dash,
-            linewidth=1.6,
-            marker=curve.marker,
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            label=label,
-        )
+        (handle,) = axes.plot([], [], **curve.line, **curve.marks(5), linewidth=1.6, label=label)
         handles.append(handle)
     if not handles:
         return
@@ -189,5 +154,4 @@ def _draw_legend(axes: Axes, curves: Sequence[Curve], limits: tuple[float, float
         title_fontsize=9,
         alignment="left",
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a dollar sign in a file's name is only that
+    plain(legend)

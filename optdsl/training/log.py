@@ -5,26 +5,17 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from optdsl.training.config import TrainingError
 from optdsl.training.results import Record
 
-COLUMNS = (
-    "optimizer",
-    "seed",
-    "step",
-    "train_loss",
-    "validation_loss",
-    "learning_rate",
-    "tokens_per_second",
-    "seconds",
-)
+_PACE = ("learning_rate", "tokens_per_second", "seconds")
+COLUMNS = ("optimizer", "seed", "step", "train_loss", "validation_loss", *_PACE)
 
 
 class CsvLog:
-    """One row per optimizer, seed and step, on disk as soon as it is written.
+    """A CSV file with a row per optimizer, seed and step, flushed after every row.
 
     The columns are `COLUMNS`, then the metrics of all optimizers; a cell is empty where an
     optimizer has no such metric or the validation loss was not evaluated.
@@ -42,19 +33,14 @@ class CsvLog:
         except OSError as error:
             raise TrainingError(f"cannot write '{path}': {error.strerror or error}") from None
         self._writer = csv.writer(self._file)
-        # A metric may be called like one of the fixed columns; keep the names distinct.
+        # A metric may have the name of a fixed column; the columns' names must be distinct.
         self._write([*COLUMNS, *(f"metric/{m}" if m in COLUMNS else m for m in self._metrics)])
 
     def __enter__(self) -> Self:
         """Returns the log itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes the file."""
         self._file.close()
 
@@ -98,7 +84,7 @@ def prepare_directory(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that `path` holds either its old contents or all of the new ones.
+    """Replaces a file atomically.
 
     Args:
         path: The file to create or replace.

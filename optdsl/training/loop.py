@@ -40,11 +40,6 @@ def schedule_in_words(steps: int) -> str:
     return f"a linear warm-up over the first {warmup} steps, then a cosine down to a tenth"
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun, as in "1 step" and "2 steps"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _warmup(steps: int) -> int:
     return max(1, steps // 20)
 
@@ -68,9 +63,9 @@ def validation_loss(model: nn.Module, windows: Tensor, batch: int) -> float:
 def train(
     config: TrainingConfig, model: nn.Module, optimizer: Optimizer, text: Tensor, windows: Tensor
 ) -> Iterator[Record]:
-    """Trains a model in place, yielding a record after every step.
+    """Trains a model in place, and yields a record after every step.
 
-    It ends early after a record with a loss that is not finite.
+    Ends early after a record with a loss that is not finite.
 
     Args:
         config: Sizes, number of steps, and the seed of the batches.

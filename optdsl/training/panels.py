@@ -11,20 +11,20 @@ from matplotlib.ticker import MaxNLocator
 
 from optdsl.training.curves import DASHES, MARKERS, Band, Curve, coefficient_limits
 from optdsl.training.results import Space
-from optdsl.training.style import SHADE, clean, title, whole_steps
+from optdsl.training.style import clean, plain, shade, title, whole_steps
 
 PANELS = 3  # side by side
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows: a coefficient of some optimizers, or one optimizer's weight vector.
+    """A panel, with one coefficient of some optimizers or with one optimizer's weight vector.
 
     Attributes:
-        title: What stands above it.
-        lines: Curve, metric, and what the line is called; "" where the colour tells.
-        space: Where the values may be, if known.
-        simplex: Whether it is a weight vector.
+        title: The title.
+        lines: The curve, metric and label of each line; the label is "" if the colour suffices.
+        space: The bounds of the values, if known.
+        simplex: Whether it shows a weight vector.
     """
 
     title: str
@@ -61,7 +61,7 @@ def _title(name: str, space: Space | None) -> str:
 
 
 def _vector(metric: str, simplex: str) -> str:
-    """Returns the name of a metric's weight vector; that of a group has the group's number."""
+    """Returns the name of a metric's weight vector, with the number of its group, if any."""
     return simplex + "".join(metric.partition("/")[1:])
 
 
@@ -102,13 +102,10 @@ def _draw(axes: Axes, panel: Panel, last_step: float) -> None:
             markevery=max(1, len(curve.steps) // 6),
             markersize=4,
             label=label,
-            clip_on=False,  # a line at a bound lies on the axis, and is to be seen whole
+            clip_on=False,  # a line along a bound would otherwise lose half of its width
             zorder=3,
         )
-        if len(curve.runs) > 1:
-            axes.fill_between(
-                curve.steps, values.low, values.high, color=curve.colour, alpha=SHADE, linewidth=0
-            )
+        shade(axes, curve, values)
     limits = (0.0, 1.0) if panel.simplex else _limits(bands, panel.space)
     if limits is not None:
         axes.set_ylim(*limits)
@@ -120,8 +117,7 @@ def _draw(axes: Axes, panel: Panel, last_step: float) -> None:
     axes.set_xlim(0, last_step)
     if panel.simplex:
         legend = axes.legend(fontsize=8, frameon=False, ncols=2, handlelength=2.5)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        plain(legend)
 
 
 def _limits(bands: Sequence[Band], space: Space | None) -> tuple[float, float] | None:

@@ -1,8 +1,7 @@
 """Progress of the runs, as bars on a terminal and as plain lines elsewhere."""
 
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -11,8 +10,8 @@ from optdsl.training.config import TrainingConfig
 from optdsl.training.results import Record, Run, Status
 
 
-class Reporter(Protocol):
-    """Receives what happens during a comparison."""
+class Reporter:
+    """Receives what happens during a comparison; this one does nothing with it."""
 
     def advance(self, optimizer: str, seed: int, record: Record) -> None:
         """Reports a training step."""
@@ -21,17 +20,7 @@ class Reporter(Protocol):
         """Reports the end of a run."""
 
 
-class Silent:
-    """Reports nothing."""
-
-    def advance(self, optimizer: str, seed: int, record: Record) -> None:
-        """Does nothing."""
-
-    def finish(self, run: Run) -> None:
-        """Does nothing."""
-
-
-class Lines:
+class Lines(Reporter):
     """Prints a line after every tenth of a run, and one at the end of a run that failed."""
 
     def __init__(self, console: Console, config: TrainingConfig) -> None:
@@ -44,12 +33,12 @@ class Lines:
         self._seeds = config.seeds
         self._runs = config.seeds * len(config.labels)
         self._finished = 0
-        self._taken, self._spent = 0, 0.0  # steps and seconds of runs that have ended
+        self._taken, self._spent = 0, 0.0  # steps and seconds of all runs that have ended
         self._last: Record | None = None
         self._validation: float | None = None
 
     def advance(self, optimizer: str, seed: int, record: Record) -> None:
-        """Prints a line now and then."""
+        """Prints a line after every tenth of the run."""
         if record.step == 1:
             self._validation = None
         if record.validation_loss is not None:
@@ -80,7 +69,7 @@ class Lines:
             self._print(f"{self._name(run.optimizer, run.seed)}  {run.outcome}")
 
     def _whole(self, record: Record, left: float) -> str:
-        """Returns the time left for all runs, which take as long as those until now on average."""
+        """Returns the time left for all runs, estimated from the average pace so far."""
         if self._runs == 1:
             return ""
         pace = (self._spent + record.seconds) / (self._taken + record.step)
@@ -94,8 +83,8 @@ class Lines:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class Bars:
-    """Shows a live progress bar per optimizer, over the runs with all seeds, and one for all."""
+class Bars(Reporter):
+    """Shows a progress bar for all runs of each optimizer, and one for all optimizers."""
 
     def __init__(self, console: Console, config: TrainingConfig) -> None:
         """Creates a reporter that draws on `console` while it is entered as a context."""
@@ -112,31 +101,21 @@ class Bars:
             console=console,
             expand=True,
         )
-        self._tasks: dict[str, TaskID] = {
-            label: self._progress.add_task(
-                label, start=False, total=config.steps * config.seeds, loss="", rate=""
-            )
-            for label in config.labels
-        }
+        steps = config.steps * config.seeds
+        self._tasks = {label: self._bar(label, steps) for label in config.labels}
         self._ended = 0
-        self._all: TaskID | None = None
-        if config.seeds * len(config.labels) > 1:
-            total = config.steps * config.seeds * len(config.labels)
-            self._all = self._progress.add_task(
-                "all runs", start=False, total=total, loss="", rate=""
-            )
+        runs = config.seeds * len(config.labels)
+        self._all = self._bar("all runs", config.steps * runs) if runs > 1 else None
+
+    def _bar(self, label: str, steps: int) -> TaskID:
+        return self._progress.add_task(label, start=False, total=steps, loss="", rate="")
 
     def __enter__(self) -> Self:
         """Starts drawing."""
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stops drawing and leaves the bars as they are."""
         self._progress.stop()
 
@@ -172,9 +151,9 @@ class Bars:
 
 
 def reporter(console: Console | None, config: TrainingConfig) -> AbstractContextManager[Reporter]:
-    """Returns the reporter that suits a console; without one, nothing is reported."""
+    """Returns the reporter for a console; None reports nothing."""
     if console is None:
-        return nullcontext(Silent())
+        return nullcontext(Reporter())
     if console.is_terminal:
         return Bars(console, config)
     return nullcontext(Lines(console, config))

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -10,15 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from optdsl.training import tuning
-from optdsl.training.loop import counted, schedule_in_words
+from optdsl.training.loop import schedule_in_words
 from optdsl.training.results import TAIL, Comparison, Entry, Setup, Spread
+from optdsl.words import counted
 
 
 def table(comparison: Comparison) -> Group:
-    """Returns the final table, with what was learned and how to read it below.
-
-    What would be empty in every row is left out.
-    """
+    """Returns the final tables, without columns that would be empty, and their caption."""
     parts: list[Table | Text] = [_losses(comparison)]
     if any(entry.coefficients for entry in comparison.entries):
         parts.append(_learned(comparison))
@@ -30,11 +29,9 @@ def _losses(comparison: Comparison) -> Table:
     partial = any(not entry.finished for entry in comparison.entries)
     title = headline(comparison)
     result = _table(f"{title} (interrupted)" if comparison.interrupted else title)
-    result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
     result.add_column("learning rate", no_wrap=True)
-    result.add_column("train", justify="right", no_wrap=True)
-    result.add_column("validation", justify="right", no_wrap=True)
-    result.add_column("time", justify="right", no_wrap=True)
+    for name in ("train", "validation", "time"):
+        result.add_column(name, justify="right", no_wrap=True)
     if partial:
         result.add_column("outcome", min_width=11)
     for entry in comparison.entries:
@@ -56,7 +53,6 @@ def _losses(comparison: Comparison) -> Table:
 
 def _learned(comparison: Comparison) -> Table:
     result = _table(None)
-    result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
     result.add_column("learned coefficients")
     for entry in comparison.entries:
         if entry.coefficients:
@@ -65,14 +61,11 @@ def _learned(comparison: Comparison) -> Table:
 
 
 def _table(title: str | None) -> Table:
-    return Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-        title_justify="left",
-    )
+    """Returns a table with a column for the optimizers' names."""
+    style: dict[str, Any] = {"padding": (0, 1), "collapse_padding": True, "pad_edge": False}
+    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", **style)
+    result.add_column("optimizer", no_wrap=True, overflow="ellipsis")
+    return result
 
 
 def headline(comparison: Comparison) -> str:
@@ -84,7 +77,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def rates_in_words(comparison: Comparison) -> str:
-    """Returns where the learning rates come from and how they change, in a sentence."""
+    """Returns a sentence on the origin of the learning rates and on their schedule."""
     config = comparison.config
     origins = {entry.setup.origin for entry in comparison.entries}
     told = {
@@ -98,7 +91,7 @@ def rates_in_words(comparison: Comparison) -> str:
 
 
 def rate(setup: Setup) -> str:
-    """Returns a learning rate, marked where it is not the file's own."""
+    """Returns a learning rate, with its origin unless that is the file."""
     marked = "" if setup.origin == "file" else f" ({setup.origin})"
     return f"{setup.learning_rate:.4g}{marked}"
 
@@ -166,7 +159,7 @@ def write_summary(comparison: Comparison, path: Path) -> None:
 
 
 def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON knows no NaN
+    return value if math.isfinite(value) else None  # JSON has no NaN
 
 
 def _spread(spread: Spread | None) -> dict[str, float | None] | None:
@@ -174,7 +167,7 @@ def _spread(spread: Spread | None) -> dict[str, float | None] | None:
 
 
 def _coefficients(entry: Entry) -> str:
-    # No space within a pair, so that lines break between pairs only.
+    # There are no spaces within a pair, so that lines break between pairs only.
     return "  ".join(
         f"{name}={spread.mean:.4g}"
         + ("" if spread.deviation is None else f"±{spread.deviation:.2g}")

@@ -1,4 +1,4 @@
-"""What a comparison produces."""
+"""The results of a comparison."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """The training of one optimizer with one seed; properties are None where nothing is known."""
+    """The training of one optimizer with one seed; losses are None where they are not known."""
 
     optimizer: str
     status: Status
@@ -100,13 +100,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Space:
-    """Where a learned coefficient may be.
-
-    Attributes:
-        low: The lower bound.
-        high: The upper bound.
-        simplex: The weight vector that it is a component of, or None.
-    """
+    """The bounds of a learned coefficient, and the weight vector that it belongs to, if any."""
 
     low: float
     high: float
@@ -115,13 +109,12 @@ class Space:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an optimizer is trained with.
+    """The settings of an optimizer.
 
     Attributes:
-        learning_rate: The learning rate before the schedule, which is its peak.
-        origin: Where it comes from: "file" (the optimizer's own default), "set", or "tuned".
-        spaces: Where each learned coefficient may be, by its name in the file; without those of
-            which nothing is known.
+        learning_rate: The peak learning rate, which the schedule multiplies by a factor up to 1.
+        origin: The origin of that: "file" (the optimizer's own default), "set", or "tuned".
+        spaces: The bounds of learned coefficients, as far as they are known, by name.
     """
 
     learning_rate: float = math.nan
@@ -154,8 +147,8 @@ class Spread:
 class Entry:
     """All runs of one optimizer, one per seed.
 
-    A mean is over the finished runs, or over the others while none has finished; when one of
-    the runs diverged there is no mean, because it would be one of the lucky seeds only.
+    Means are over the finished runs, or over all runs if none has finished.  If one of the runs
+    diverged there is no mean, since it would leave out the seeds with the worst results.
     """
 
     optimizer: str
@@ -169,7 +162,7 @@ class Entry:
 
     @property
     def shown(self) -> tuple[Run, ...]:
-        """The finished runs, or while there are none the others that have taken a step."""
+        """The finished runs; if there are none, those that have taken a step."""
         finished = tuple(run for run in self.runs if run.status is Status.FINISHED)
         return finished or tuple(run for run in self.runs if run.records)
 
@@ -216,16 +209,16 @@ class Comparison:
 
     Attributes:
         config: The request.
-        entries: What came of each optimizer, in the order of the request.
+        entries: The results of each optimizer, in the order of the request.
         characters: Length of the text.
         vocabulary: Number of symbols.
         parameters: Number of the model's parameters.
         unigram_entropy: Entropy of the symbol frequencies, nats per character: the loss of the
             best prediction that ignores the context.
-        csv: Path of the log, one row per optimizer, seed and step.
-        figures: Paths of the picture, one per format.
+        csv: Path of the log.
+        figures: Paths of the figure, one per format.
         summary: Path of the summary in JSON.
-        searches: What the search for learning rates tried, by optimizer.
+        searches: The trials of the search for learning rates, by optimizer.
     """
 
     config: TrainingConfig
@@ -269,5 +262,5 @@ class Trial:
 
 
 def is_coefficient(metric: str) -> bool:
-    """Whether a metric is a learned coefficient rather than a diagnostic such as its gradient."""
+    """Whether a metric is a learned coefficient, and not its hyper-gradient."""
     return not metric.startswith("hypergradient/")

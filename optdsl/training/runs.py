@@ -22,9 +22,9 @@ def run_all(
     rows: CsvLog,
     progress: Reporter,
 ) -> tuple[Entry, ...]:
-    """Trains every candidate with the first seed, then with the next one, and so on.
+    """Trains every candidate with the first seed, then every one with the next seed, and so on.
 
-    So an interrupt after the first seed leaves every optimizer with as many runs, or one less.
+    After an interrupt, the numbers of runs of any two optimizers differ by one at most.
     """
     windows = spaced_windows(corpus.validation, config.block, config.validation_windows)
     runs: dict[str, list[Run]] = {candidate.label: [] for candidate in candidates}
@@ -53,11 +53,11 @@ def _run(
     rows: CsvLog,
     progress: Reporter,
 ) -> Run:
-    torch.default_generator.manual_seed(config.seed)  # in case the optimizer draws numbers
+    torch.default_generator.manual_seed(config.seed)  # for an optimizer that draws random numbers
     records: list[Record] = []
     status = Status.FINISHED
     try:
-        model = copy.deepcopy(model)  # the initial weights serve every optimizer
+        model = copy.deepcopy(model)  # every optimizer needs the initial weights
         optimizer = candidate.build(model.parameters())
         for record in train(config, model, optimizer, text, windows):
             rows.write(candidate.label, config.seed, record)

@@ -1,19 +1,37 @@
-"""What all panels of the figure have in common."""
+"""The style of all panels of the figure."""
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
+
+from optdsl.training.curves import Band, Curve
 
 GREY = "#666666"
 SHADE = 0.2  # opacity of a band
 
 
 def title(axes: Axes, text: str) -> None:
-    """Puts a title at the left, above the axes; a dollar sign in it is only that."""
+    """Puts a title at the left, above the axes, without interpreting dollar signs."""
     axes.set_title(text, loc="left", fontsize=10, parse_math=False)
 
 
+def plain(legend: Legend) -> None:
+    """Turns off the interpretation of dollar signs in the texts of a legend."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def shade(axes: Axes, curve: Curve, values: Band) -> None:
+    """Fills the range of some values over the runs of a curve, if there are several."""
+    if len(curve.runs) > 1:
+        known = np.isfinite(values.mean)
+        band = values.low[known], values.high[known]
+        axes.fill_between(curve.steps[known], *band, color=curve.colour, alpha=SHADE, linewidth=0)
+
+
 def whole_steps() -> MaxNLocator:
-    """Returns what places the ticks of a step axis: there is no half of a step."""
+    """Returns a locator that places the ticks of a step axis at whole steps."""
     return MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True)
 
 

@@ -1,4 +1,4 @@
-"""The text to learn: reading, encoding as symbol indices, and cutting into windows."""
+"""The training text: reading it, encoding it as symbol indices, cutting it into windows."""
 
 import sysconfig
 from dataclasses import dataclass
@@ -12,72 +12,18 @@ from optdsl.training.config import TrainingError
 
 # Pure-Python modules found in every CPython since 3.11.  A few have since moved into packages and
 # are then skipped; the rest is far more than a default run reads.
-STANDARD_LIBRARY_MODULES = (
-    "_pydecimal",
-    "_pyio",
-    "argparse",
-    "ast",
-    "asyncio/base_events",
-    "asyncio/events",
-    "asyncio/streams",
-    "asyncio/tasks",
-    "calendar",
-    "codecs",
-    "collections/__init__",
-    "concurrent/futures/process",
-    "configparser",
-    "contextlib",
-    "dataclasses",
-    "difflib",
-    "dis",
-    "doctest",
-    "email/_header_value_parser",
-    "email/message",
-    "enum",
-    "fractions",
-    "ftplib",
-    "functools",
-    "gettext",
-    "heapq",
-    "http/client",
-    "http/cookiejar",
-    "http/server",
-    "imaplib",
-    "inspect",
-    "ipaddress",
-    "logging/__init__",
-    "logging/handlers",
-    "mailbox",
-    "multiprocessing/managers",
-    "multiprocessing/pool",
-    "optparse",
-    "os",
-    "pdb",
-    "pickle",
-    "pickletools",
-    "platform",
-    "plistlib",
-    "pydoc",
-    "random",
-    "shutil",
-    "smtplib",
-    "socket",
-    "statistics",
-    "subprocess",
-    "tarfile",
-    "tempfile",
-    "threading",
-    "traceback",
-    "typing",
-    "unittest/case",
-    "unittest/mock",
-    "urllib/parse",
-    "urllib/request",
-    "weakref",
-    "xml/dom/minidom",
-    "xml/etree/ElementTree",
-    "xmlrpc/client",
-)
+_MODULES = """
+    _pydecimal _pyio argparse ast asyncio/base_events asyncio/events asyncio/streams
+    asyncio/tasks calendar codecs collections/__init__ concurrent/futures/process configparser
+    contextlib dataclasses difflib dis doctest email/_header_value_parser email/message enum
+    fractions ftplib functools gettext heapq http/client http/cookiejar http/server imaplib
+    inspect ipaddress logging/__init__ logging/handlers mailbox multiprocessing/managers
+    multiprocessing/pool optparse os pdb pickle pickletools platform plistlib pydoc random
+    shutil smtplib socket statistics subprocess tarfile tempfile threading traceback typing
+    unittest/case unittest/mock urllib/parse urllib/request weakref xml/dom/minidom
+    xml/etree/ElementTree xmlrpc/client
+"""
+STANDARD_LIBRARY_MODULES = tuple(_MODULES.split())
 MINIMUM_STANDARD_LIBRARY = 1_000_000  # characters; less would overfit in a default run
 
 UNKNOWN = 0  # index of the symbol that stands for every rare character

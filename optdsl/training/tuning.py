@@ -1,8 +1,8 @@
-"""A small search for a learning rate, the same one for every optimizer.
+"""A small search for the learning rate of each optimizer, with the same budget for all.
 
 Each optimizer is trained with `MULTIPLIERS` times its default learning rate (or the one that was
-set for it), for a part of the steps of the comparison, with the schedule of so short a run.  The
-rate with the lowest validation loss is taken.  The search uses a seed that the comparison does not.
+set for it) for a part of the comparison's steps, with the schedule of a run of that length and with
+a seed that the comparison does not use.  The rate with the lowest validation loss is taken.
 """
 
 import copy
@@ -14,16 +14,17 @@ from torch import nn
 
 from optdsl.training.candidates import Candidate
 from optdsl.training.config import TrainingConfig, TrainingError
-from optdsl.training.loop import counted, train
+from optdsl.training.loop import train
 from optdsl.training.model import build_model
 from optdsl.training.results import Trial
 from optdsl.training.text import Corpus, spaced_windows
+from optdsl.words import counted
 
 MULTIPLIERS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def search_steps(config: TrainingConfig) -> int:
-    """Returns the steps of one short run; all of an optimizer's take as many as a run of it."""
+    """Returns the steps of one trial; all trials of an optimizer take as many as one run."""
     return max(1, config.steps // len(MULTIPLIERS))
 
 
@@ -37,7 +38,7 @@ def budget_in_words(config: TrainingConfig) -> str:
 
 
 def require_rates(candidates: Iterable[Candidate]) -> None:
-    """Checks that there is something to search for.
+    """Checks that the learning rates can be searched for by multiplication.
 
     Raises:
         TrainingError: A learning rate is zero, which stays zero whatever it is multiplied by.
@@ -62,11 +63,11 @@ def tune(
         config: The comparison.
         corpus: Its text.
         candidates: Its optimizers.
-        tell: Is given a line for each optimizer, with what was found.
+        tell: Receives a line on the results for each optimizer.
 
     Returns:
-        The candidates with the rates that were found, and the trials by label.  An optimizer of
-        which every trial diverged keeps its rate.
+        The candidates with the rates that were found, and the trials by label.  An optimizer
+        keeps its rate if all of its trials failed.
     """
     steps = search_steps(config)
     short = config.model_copy(
