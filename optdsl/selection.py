@@ -1,4 +1,4 @@
-"""Which hyperparameters an optimizer learns: the specification's wish, or the user's."""
+"""The hyperparameters that an optimizer learns: as the specification says, or as the user does."""
 
 from __future__ import annotations
 
@@ -8,43 +8,41 @@ from dataclasses import replace
 from typing import Never
 
 from optdsl.diagnostics import nearest
-from optdsl.differentiate import moves
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Learned, Program
 from optdsl.lower.learn_request import Problem, Request, Rules, accepted, learnable
 from optdsl.options import Learn, LearnOption, OptionError, real
+from optdsl.specifications.library import flat
 
 
 def select(program: Program, learn: LearnOption, rules: Rules) -> Program:
-    """The program with what it learns settled.
+    """The program with the learned hyperparameters that the user has chosen.
 
     Args:
-        program: a lowered program, which may say what it learns.
-        learn: True for what the specification says, False for nothing, names for a part of what
-            it says, or a `Learn` by name in place of what it says. The name of a weight vector
-            stands for all its components, which are learned together.
-        rules: the library.
+        program: a lowered program, with those that its specification says.
+        learn: True for all of them, False for none, names for some of them, or a mapping from
+            names to `Learn` in their place. The name of a weight vector stands for all of its
+            components, which are learned together.
+        rules: the rules by which they may be learned.
 
     Raises:
-        OptionError: for a name, rule, bound or option that cannot be.
+        OptionError: for an unknown name, rule or option, or values out of their bounds.
     """
-    learned = _chosen(program, learn, rules)
-    chosen = {entry.hyper for entry in learned}
-    for name, hypers in _learnable(program).items():
-        # One weight may be flat while others move: that of a member that does nothing.
-        if chosen & set(hypers) and not any(moves(program, h) for h in hypers):
-            raise OptionError(
-                f"{program.name}: {name} cannot be learned, its hyper-gradient is always "
-                f"zero: theta' depends on it only through functions that are flat, or not at all"
-            )
-    return replace(program, learned=learned)
+    chosen = replace(program, learned=_chosen(program, learn, rules))
+    for name in flat(chosen):
+        raise OptionError(
+            f"{program.name}: {name} cannot be learned, its hyper-gradient is always zero: theta' "
+            f"depends on it only through functions that are flat, or not at all"
+        )
+    return chosen
 
 
 def check_backend(backend: str, learned: Iterable[Learned]) -> None:
-    """Refuse what compiled kernels cannot learn.
+    """Check that a backend can learn some hyperparameters.
 
     Raises:
-        OptionError: for a cosine with "c" or "triton", whose kernels have no norms of tangents.
+        OptionError: for the signal "cosine" with "c" or "triton", whose kernels do not compute
+            norms of tangents.
     """
     names = [x.hyper for x in learned if x.signal == "cosine"]
     if backend in {"c", "triton"} and names:
@@ -52,10 +50,6 @@ def check_backend(backend: str, learned: Iterable[Learned]) -> None:
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
             f'take backend="auto" or "eager", or the signal "sign"'
         )
-
-
-def _learnable(program: Program) -> dict[str, tuple[str, ...]]:
-    return learnable((h.name for h in program.hypers), program.simplexes)
 
 
 def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned, ...]:
@@ -84,7 +78,7 @@ def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned
 
 def _hypers(program: Program, name: object) -> tuple[str, ...]:
     """The hyperparameters that a name given by the user stands for."""
-    names = _learnable(program)
+    names = learnable((h.name for h in program.hypers), program.simplexes)
     if isinstance(name, str) and name in names:
         return names[name]
     for simplex in program.simplexes:

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
+from optdsl.lower.learn_request import learnable
 from optdsl.lower.scope import collect
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
@@ -40,10 +41,10 @@ def list_specs() -> tuple[str, ...]:
 
 
 def find(name: str) -> str:
-    """The name under which the library has a specification; case and underscores are free.
+    """The library's own spelling of a name, without regard to case and underscores.
 
     Raises:
-        UnknownSpecError: when it has none.
+        UnknownSpecError: when the library has no specification of that name.
     """
     known = {references.folded(spec): spec for spec in list_specs()}
     if references.folded(name) not in known:
@@ -51,20 +52,25 @@ def find(name: str) -> str:
     return known[references.folded(name)]
 
 
+def is_path(name: str) -> bool:
+    """Whether a name is the path of a file, and not one of the library's."""
+    return name.endswith(".opt") or os.sep in name
+
+
 def open_source(name: str | os.PathLike[str]) -> Source:
     """The text of a specification of the library, or of a ``.opt`` file.
 
     Raises:
-        UnknownSpecError: when the library has none of that name.
+        UnknownSpecError: when the library has no specification of that name.
         OSError: when the file cannot be read.
         ValueError: when the file is not UTF-8 text.
     """
     text = os.fspath(name)
-    if isinstance(name, str) and not text.endswith(".opt") and os.sep not in text:
+    if isinstance(name, str) and not is_path(name):
         found = find(text)
         return Source(f"{found}.opt", resources.spec_text(found))
     try:
-        # A byte order mark is no text; the ends of lines stay as they are, for the formatter.
+        # A byte order mark is dropped; line ends are kept, for the formatter to change.
         content = Path(text).read_bytes().decode("utf-8-sig")
         return Source(text, content, directory=os.path.dirname(text) or os.curdir)
     except UnicodeDecodeError as error:
@@ -80,15 +86,15 @@ def prelude() -> Mapping[str, ast.Function]:
 
 @dataclass(frozen=True, eq=False)
 class Specification:
-    """What a text says.
+    """A specification that has been read.
 
     Attributes:
-        program: what it computes.
-        member: what it is as a member of a blend.
-        claims: what it says about itself.
-        combinations: of a blend, its slots, each shown to be a convex combination.
-        separate: of a blend, the states that its members would keep without sharing.
-        remarks: warnings and notes about this text, not about the rules that it refers to.
+        program: the program of its rule.
+        member: the program as a member of a blend, with named equations.
+        claims: its claims.
+        combinations: for a blend, its slots, which are convex combinations.
+        separate: for a blend, the states of its members before equal ones are merged.
+        remarks: warnings and notes about this text, without those about the rules it refers to.
     """
 
     program: Program
@@ -105,11 +111,11 @@ def read(source: Source, verify: bool = True) -> Program:
 
 
 def specification(source: Source, verify: bool = True) -> Specification:
-    """What a specification says, with the rules that it refers to looked up.
+    """Read a specification and the rules that it refers to.
 
     Args:
         source: the text.
-        verify: whether a claim that is refuted is a mistake.
+        verify: whether claims are decided; one that is refuted is a mistake.
 
     Raises:
         SpecError: with every mistake of the text, or of a rule that it refers to.
@@ -117,31 +123,31 @@ def specification(source: Source, verify: bool = True) -> Specification:
     return _specification(recipe(source), verify)
 
 
-# A source as plain values: name, text, directory, and the same for the rules it refers to.
+# A source as plain values: its name, text and directory, and the recipes of the rules it refers to.
 Recipe = tuple[str, str, str | None, tuple[tuple[str, Any], ...]]
 
 
 def recipe(source: Source) -> Recipe:
-    """The source and all that it refers to, as plain values: equal ones mean the same."""
+    """The source and all sources that it refers to; those with equal recipes mean the same."""
     source = references.attached(source, open_source, list_specs())
     rules = tuple((name, recipe(rule)) for name, rule in source.rules or ())
     return source.name, source.text, source.directory, rules
 
 
 def from_recipe(values: Recipe) -> Source:
-    """The source that `recipe` took apart."""
+    """The source of a recipe."""
     name, text, directory, rules = values
     return Source(name, text, directory, tuple((n, from_recipe(r)) for n, r in rules))
 
 
 def recipe_of(values: list[Any]) -> Recipe:
-    """A recipe from the lists that JSON makes of one."""
+    """A recipe that was stored as JSON, which turns tuples into lists."""
     name, text, directory, rules = values
     return name, text, directory, tuple((n, recipe_of(r)) for n, r in rules)
 
 
 def surroundings(source: Source) -> list[Any]:
-    """All that a specification may depend on, without looking into it, as plain values."""
+    """Everything that the meaning of a source can depend on, found without parsing it."""
     beside = []
     if source.directory is not None:
         for path in sorted(Path(source.directory).glob("*.opt")):
@@ -181,37 +187,20 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     )
     references.report_unknown(declaration, source, list_specs(), report)
     try:
-        found = _lowered(declaration, rules, learners, broken, report)
+        found, names = _lowered(declaration, rules, learners, broken, report)
     except SpecError:
-        names, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
-        claims(declaration, names, programs, sources, unknown, report)
+        mistaken, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
+        claims(declaration, mistaken, programs, sources, unknown, report)
         report.check()
         raise
     _check_learned(found.program, declaration, report)
-    claimed = claims(declaration, found.names, programs, sources, broken, report)
+    claimed = claims(declaration, names, programs, sources, broken, report)
     report.check()
-    names = found.names
     report_unused(declaration, found.program, names.scope, names.world, report)
     if verify:
         settle_all(found.program, claimed, report)
     report.check()
-    return Specification(
-        found.program,
-        found.member,
-        claimed,
-        found.combinations,
-        found.separate,
-        report.remarks,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Lowered:
-    program: Program
-    member: Program
-    names: Names
-    combinations: tuple[Combination, ...] = ()
-    separate: tuple[State, ...] = ()
+    return replace(found, claims=claimed, remarks=report.remarks)
 
 
 def _lowered(
@@ -220,33 +209,42 @@ def _lowered(
     learners: Rules,
     broken: frozenset[str],
     report: Report,
-) -> _Lowered:
+) -> tuple[Specification, Names]:
+    """The specification without its claims, and the names that claims may use."""
     if declaration.blend:
         programs = {name: rule.member for name, rule in rules.items()}
         blended = blend(declaration, prelude(), learners, programs, report, broken)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
-        names = names_of_blend(blended)
-        return _Lowered(blended.program, blended.member, names, blended.combinations, separate)
+        found = Specification(blended.program, blended.member, (), blended.combinations, separate)
+        return found, names_of_blend(blended)
     program = lower(declaration, prelude(), learners, report, broken)
     scope, _ = collect(declaration, prelude(), Report(), broken)
-    return _Lowered(program, program, names_of(program, scope))
+    return Specification(program, program, ()), names_of(program, scope)
+
+
+def flat(program: Program) -> tuple[str, ...]:
+    """The names of what a program learns although its hyper-gradient is always zero.
+
+    A weight vector is one of them if the hyper-gradients of all its weights are always zero.
+    """
+    learned = {entry.hyper for entry in program.learned}
+    names = learnable((h.name for h in program.hypers), program.simplexes)
+    return tuple(
+        name
+        for name, hypers in names.items()
+        if learned & set(hypers) and not any(moves(program, h) for h in hypers)
+    )
 
 
 def _check_learned(program: Program, declaration: ast.Declaration, report: Report) -> None:
-    """Report hyperparameters that are to be learned and can never move."""
-    still = [x.hyper for x in program.learned if not moves(program, x.hyper)]
-    vectors = [set(s.hypers) for s in program.simplexes]
-    # A weight vector moves if any of its weights does.
-    flat = [h for h in still if all(h not in v or v <= set(still) for v in vectors)]
+    """Report learned hyperparameters whose hyper-gradient is always zero."""
     spans = {
-        n.text.replace(".", "_").lower(): n.span
-        for s in declaration.statements
-        if isinstance(s, ast.Learn)
-        for n in s.names
+        name.text.replace(".", "_").lower(): name.span
+        for statement in declaration.statements
+        if isinstance(statement, ast.Learn)
+        for name in statement.names
     }
-    for hyper in flat:
-        simplex = program.simplex_of(hyper)
-        name = simplex.name if simplex else hyper
+    for name in flat(program):
         report.error(
             "flat",
             f"`{name}` cannot be learned: its hyper-gradient is always zero",
@@ -256,21 +254,21 @@ def _check_learned(program: Program, declaration: ast.Declaration, report: Repor
         )
 
 
-# The rules whose `learn` statements are being looked up, in this thread.
+# The rules of the library that this thread is reading because a `learn` statement names them.
 _READING: ContextVar[frozenset[str]] = ContextVar("reading", default=frozenset())
 
 
 class Library:
-    """The library's rules, for specifications that refer to them."""
+    """The library's rules, by which specifications may learn."""
 
     def names(self) -> Iterable[str]:
         """The names of all rules."""
         return list_specs()
 
     def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
-        """A rule's name in the library and its hyperparameters; None when there is none.
+        """A rule's name in the library and its hyperparameters; None for an unknown name.
 
-        A rule that is learned by itself, directly or around a corner, is none either.
+        A rule that would be learned by itself, directly or through others, is not found either.
         """
         try:
             found = find(name)
@@ -289,37 +287,32 @@ class Library:
 LIBRARY = Library()
 
 
-class Learners:
-    """The rules by which a specification may learn: its own directory's, then the library's."""
+@dataclass(frozen=True, eq=False)
+class Learners(Library):
+    """The rules by which a specification may learn: its own directory's, then the library's.
 
-    def __init__(
-        self,
-        own: Mapping[str, tuple[str, tuple[Hyper, ...]]],
-        beside: Iterable[str] = (),
-    ) -> None:
-        """Those of a specification.
+    Attributes:
+        own: the paths of the files that it names, and their hyperparameters, by those names.
+        beside: the names of all files in its directory, for hints.
+    """
 
-        Args:
-            own: the files that it names, and their hyperparameters, by the names it has for them.
-            beside: the names of all files in its directory, for hints.
-        """
-        self._own = own
-        self._beside = tuple(beside)
+    own: Mapping[str, tuple[str, tuple[Hyper, ...]]]
+    beside: Iterable[str]
 
     def names(self) -> Iterable[str]:
         """The names of all rules."""
-        return sorted({*LIBRARY.names(), *self._beside})
+        return sorted({*super().names(), *self.beside})
 
     def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
         """As of `Library`; a file is called by `references.learner_name`."""
-        if name in self._own:
-            path, hypers = self._own[name]
+        if name in self.own:
+            path, hypers = self.own[name]
             return references.learner_name(path, list_specs()), hypers
-        return LIBRARY.hypers(name)
+        return super().hypers(name)
 
 
 def learner_recipes(source: Source) -> dict[str, Recipe]:
-    """The files by which a specification learns, by the names that their rules have in programs."""
+    """The files by which a specification learns: their recipes by their names in programs."""
     found = from_recipe(recipe(source)).rules or ()
     own = [rule for name, rule in found if name.startswith(references.BY)]
     return {references.learner_name(rule.name, list_specs()): recipe(rule) for rule in own}

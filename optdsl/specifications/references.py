@@ -14,7 +14,7 @@ from optdsl.syntax.parse import parse_partial
 
 MAX_DEPTH = 8
 
-# What stands before the name of a rule by which a specification learns, among its references.
+# A prefix for references to rules by which a specification learns.
 BY = "by "
 
 # Reads a specification by its name in the library, or by its path.
@@ -22,25 +22,25 @@ Opener = Callable[[str], Source]
 
 
 def folded(name: str) -> str:
-    """A name of a specification without what is free in it: case, and signs between words."""
+    """A name in lower case and without signs between words, which do not count in look-ups."""
     return re.sub(r"[\W_]", "", name.lower())
 
 
 def attached(
     source: Source, opener: Opener, library: Iterable[str], path: tuple[Source, ...] = ()
 ) -> Source:
-    """The source with the rules that it refers to, and theirs in turn.
+    """The source with the sources that it refers to, recursively.
 
-    Rules that cannot be found, or in several files, are left out; see `report_unknown`.
+    Rules that are not found, or found in several files, are left out; see `report_unknown`.
 
     Args:
-        source: a text; one that is attached already stays as it is.
-        opener: reads a specification.
+        source: the specification; one with attached rules is returned as it is.
+        opener: opens a specification by name or path.
         library: the names of the library's specifications.
-        path: what is being looked up, from the outermost specification on.
+        path: the specifications that led to this one, the outermost first.
 
     Raises:
-        SpecError: for a file that cannot be read, and a rule that would be made of itself.
+        SpecError: for a file that cannot be read, or a rule that refers to itself.
     """
     if source.rules is not None:
         return source
@@ -63,14 +63,14 @@ def attached(
             break
         opened = []
         learner = name.startswith(BY)
-        # The library's rules for coefficients are no part of a specification: every class has them.
+        # Rules of the library by which it learns are not attached: every installation has them.
         for place in _candidates(rule.text, beside, {} if learner else known):
             try:
                 opened.append(opener(place))
             except (OSError, ValueError) as error:
                 message = f"`{rule.text}` cannot be read"
                 report.error("unknown-rule", message, rule.span, label=str(error))
-        # A file that is called like what it uses means the library's.
+        # In a file with the name of a rule of the library, that name means the library's rule.
         others = [o for o in opened if all(_identity(o) != _identity(p) for p in inside)]
         if others:
             found[name] = attached(others[0], opener, library, inside)
@@ -82,16 +82,14 @@ def attached(
                 f"`{rule.text}` is made of itself",
                 rule.span,
                 label=" uses ".join(names),
-                hint="a rule is not learned by itself"
-                if learner
-                else "a blend is made of other rules",
+                hint=f"{'learn by' if learner else 'a blend is made of'} other rules",
             )
     report.check()
     return replace(source, rules=tuple(found.items()))
 
 
 def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, str]) -> list[str]:
-    """Where a rule may be: the file beside, then the library; nowhere if several files fit."""
+    """Where a rule may be: the file beside, then the library; empty if several files match."""
     files = beside.get(folded(name), [])
     exact = [place for place in files if Path(place).stem == name]
     if len(files) > 1 and not exact:
@@ -101,9 +99,9 @@ def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, 
 
 
 def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
-    """The rules that a specification refers to: what it calls each one, and the rule's name.
+    """The rules that a specification refers to: the name of each reference, and of its rule.
 
-    Those by which it learns are called by their names with `BY` in front.
+    References of `learn` statements have the rule's name with the prefix `BY`.
     """
     members: dict[str, ast.Identifier] = {}
     for statement in declaration.statements:
@@ -120,9 +118,9 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
 
 
 def learner_name(path: str, library: Iterable[str]) -> str:
-    """What a file is called as the rule of a coefficient: letters, digits and underscores.
+    """The name in programs of a file by whose rule something is learned.
 
-    No rule of the library is called so.
+    It consists of letters, digits and underscores, and is not the name of a rule of the library.
     """
     name = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII) or "_"
     return f"own_{name}" if folded(name) in map(folded, library) else name
@@ -134,7 +132,7 @@ def report_unknown(
     library: Iterable[str],
     report: Report,
 ) -> None:
-    """Report the rules that `attached` did not find, or not in one place."""
+    """Report the rules that `attached` did not find, or found in several places."""
     found = dict(source.rules or ())
     beside = others_beside(source)
     names = [*library, *(Path(place).stem for places in beside.values() for place in places)]
@@ -153,7 +151,7 @@ def report_unknown(
             )
             continue
         if name.startswith(BY):
-            continue  # it is the library's, or reported with the statement
+            continue  # either a rule of the library, or reported when `learn` is lowered
         report.error(
             "unknown-rule",
             f"unknown rule `{rule.text}`",
@@ -181,7 +179,7 @@ def beside_of(directory: str | None) -> dict[str, list[str]]:
 
 
 def others_beside(source: Source) -> dict[str, list[str]]:
-    """As `beside_of`, of a specification's own directory, without its own file."""
+    """The other specifications in the directory of a specification; see `beside_of`."""
     own = os.path.realpath(source.name)
     others = {
         name: [place for place in places if os.path.realpath(place) != own]
@@ -191,6 +189,6 @@ def others_beside(source: Source) -> dict[str, list[str]]:
 
 
 def _identity(source: Source) -> tuple[bool, str]:
-    """The same for the same file, or the same specification of the library."""
+    """Equal for two sources of one file, or of one specification of the library."""
     inside = source.directory is None
     return inside, source.name if inside else os.path.realpath(source.name)
