@@ -22,7 +22,7 @@ LEARNER = "SGD"
 
 
 class Remark(NamedTuple):
-    """What is doubtful in a specification: a diagnostic's code, what it is at, the whole text."""
+    """A remark about a specification: its code, the text that it marks, and how it is shown."""
 
     code: str
     place: str
@@ -30,7 +30,7 @@ class Remark(NamedTuple):
 
 
 def summary(remarks: Sequence[Remark]) -> str:
-    """The remarks about a composed text for somebody who has not written it, in few lines."""
+    """The remarks about a composed text, in short, since the user has not written the text."""
     shared = dict.fromkeys(r.place for r in remarks if r.code == "share")
     told = [r.text for r in remarks if r.code != "share"]
     if shared:
@@ -54,7 +54,7 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
         name: the blend's name; by default the rules' names in a row.
 
     Raises:
-        OptionError: for too few rules, or a name that is none.
+        OptionError: for fewer than two rules, or an invalid name.
     """
     if len(rules) < 2:
         raise OptionError("a blend needs two rules or more, as in blend('adam', 'lion')")
@@ -81,7 +81,7 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
 
 
 def member_name(path_or_name: str, program: Program) -> str:
-    """What a blend calls a rule: its own name, or its file's where that differs.
+    """The name of a rule in a blend: its own, or one made from its file's where that differs.
 
     Args:
         path_or_name: the stem of the rule's file, by which it will be found.
@@ -99,10 +99,9 @@ def _words(names: Sequence[str]) -> str:
 
 
 def _shared(rules: Mapping[str, Program]) -> list[str]:
-    """One ``share`` for each set of members that agree about hyperparameters."""
+    """A ``share`` statement for each set of members whose hyperparameters are equal."""
     sharing: dict[tuple[tuple[str, ...], str], list[str]] = {}
-    # A shared name must not be what a member's own hyperparameter will be called.
-    taken = {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
+    taken = _taken(rules)
     for name in dict.fromkeys(h.name for p in rules.values() for h in p.hypers):
         members = _agreeing(rules, name)
         if (
@@ -120,14 +119,14 @@ def _shared(rules: Mapping[str, Program]) -> list[str]:
 
 
 def _different(rules: Mapping[str, Program], members: Sequence[str], hyper: str) -> str:
-    """A comment that says where a hyperparameter acts, if not everywhere in the same place."""
+    """A comment on where a hyperparameter acts, if its places in the members differ."""
     nowhere = Span(Source("<rules>", ""), 0, 0)
     places = {m: tuple(Member(m, rules[m], nowhere).reading(hyper)) for m in members}
     return f"  # {acting(places)}" if len(set(places.values())) > 1 else ""
 
 
 def _having(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
-    """The members with a hyperparameter, components of their weight vectors aside."""
+    """The members with a hyperparameter of that name that is not a component of a weight vector."""
     return tuple(
         m
         for m, p in rules.items()
@@ -146,14 +145,14 @@ def _agreeing(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
 
 
 def _rates(rules: Mapping[str, Program]) -> list[str]:
-    """One learning rate for schedulers to drive, where the members' differ."""
+    """A learning rate for schedulers, from which those of the members follow, if they differ."""
     having = [m for m in _having(rules, "lr") if isinstance(_lr(rules, m).domain, Interval)]
     if not having or (len(having) > 1 and _agreeing(rules, "lr") == _having(rules, "lr")):
         return []
     first = _lr(rules, having[0])
     if len(having) == 1:
         return [f"share lr among {having[0]}"]
-    # A rule that refuses a learning rate of 0 makes the blend refuse it.
+    # If a learning rate of 0 is out of the bounds of one member, it is out of the blend's.
     opening = "(" if any(0.0 not in _lr(rules, m).domain for m in having) else "["
     lines = [f"hyper lr = {spell(first.default)} in {opening}0, inf)"]
     bindings = []
@@ -177,11 +176,14 @@ def _lr(rules: Mapping[str, Program], member: str) -> Hyper:
 
 
 def _fresh(name: str, rules: Mapping[str, Program]) -> str:
-    """The name, made longer while a member's own hyperparameter will be called so."""
-    taken = {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
-    while name in taken:
+    while name in _taken(rules):
         name += "_outer"
     return name
+
+
+def _taken(rules: Mapping[str, Program]) -> set[str]:
+    """The names that the blend gives to hyperparameters of single members."""
+    return {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
 
 
 def _ratio(rate: float, first: float) -> str:

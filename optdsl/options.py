@@ -1,4 +1,4 @@
-"""What a user may ask of the compiler, validated where it enters."""
+"""The options of the compiler, and their validation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ Order = Literal["overlapped", "exact"]
 
 
 class OptionError(ValueError):
-    """An option has a value that it cannot have."""
+    """An option has an invalid value."""
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class CompileOptions(_Options):
+class CompileOptions(BaseModel):
     """How a specification is compiled."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     backend: BackendName = "auto"
     order: Order = "overlapped"
@@ -42,12 +40,12 @@ class Learn(BaseModel):
         rule: the name of a rule of the library, or the path of a ``.opt`` file.
         clip: the hyper-gradient is limited to [-clip, clip]; None for no limit.
         bounds: every update is projected to this closed interval; by default the
-            hyperparameter's own domain, which must then be closed. A weight vector has none but
-            its simplex.
-        after: this many steps at the start leave the hyperparameter as it is.
-        exponentiated: a weight vector moves by the exponentiated gradient: the rule runs on the
-            logarithms of the weights. By default it moves by Euclidean projection.
-        scope: what has a value of its own: "optimizer" (one for all groups), "group", "tensor".
+            hyperparameter's own domain, which must then be closed. A weight vector is projected
+            to its simplex instead.
+        after: the number of steps at the start that leave the hyperparameter unchanged.
+        exponentiated: whether a weight vector moves by the exponentiated gradient, with the rule
+            running on the logarithms of the weights, instead of by Euclidean projection.
+        scope: what has its own learned value: the "optimizer", each "group", or each "tensor".
         signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
             the gradient and the derivative of the parameters by the hyperparameter.
 
@@ -76,7 +74,7 @@ class Learn(BaseModel):
 
     @property
     def hypers(self) -> dict[str, Any]:
-        """The hyperparameters of the rule itself."""
+        """The hyperparameters of the rule."""
         return dict(self.model_extra or {})
 
 
@@ -84,17 +82,17 @@ LearnOption = bool | Iterable[str] | Mapping[str, Learn]
 
 
 def canonical(learn: LearnOption) -> str | None:
-    """A wish as text, the same for equal ones; None for one that is better looked at each time."""
+    """An option as text, equal for equal options; None for one that cannot be compared so."""
     if isinstance(learn, bool | str):
         return repr(learn)
     if isinstance(learn, Mapping) and all(type(how) is Learn for how in learn.values()):
-        wish: Any = {name: how.model_dump() for name, how in learn.items()}
+        plain: Any = {name: how.model_dump() for name, how in learn.items()}
     elif isinstance(learn, list | tuple):
-        wish = list(learn)
+        plain = list(learn)
     else:
         return None
     try:
-        return json.dumps(wish)
+        return json.dumps(plain)
     except (TypeError, ValueError):
         return None
 
@@ -103,7 +101,7 @@ def real(value: Any) -> float:
     """A number of any library as a float.
 
     Raises:
-        TypeError: for anything else, text that spells a number included.
+        TypeError: for anything else, including text such as "0.1".
     """
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"must be a real number, not {value!r}")
@@ -122,7 +120,7 @@ def compile_options(backend: str, order: str = "overlapped") -> CompileOptions:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first complaints as one line: name, what is wrong, what was given."""
+    """The errors in one line: the names, values and reasons."""
     parts = []
     for item in error.errors():
         name = ".".join(str(p) for p in item["loc"])
@@ -132,14 +130,16 @@ def _sentence(error: ValidationError) -> str:
 
 
 def check_keywords(function: str, given: Mapping[str, object]) -> None:
-    """Refuse keyword arguments that `load` and its siblings have not: hyperparameters, mostly.
+    """Raise an error for keyword arguments that are not options of the compiler.
+
+    Most of them are hyperparameters; the message says where those are given.
 
     Args:
-        function: what was called.
-        given: the keyword arguments that are no options.
+        function: the name of the function that was called.
+        given: its unknown keyword arguments.
 
     Raises:
-        TypeError: for the first one, with where hyperparameters are given.
+        TypeError: for the first of them.
     """
     for name in given:
         hint = nearest(name, {"backend", "order", "learn"} - {name})

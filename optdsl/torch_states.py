@@ -1,8 +1,8 @@
-"""States of torch's own optimizers as states of compiled ones, and back.
+"""Conversion between states of torch's own optimizers and states of compiled ones.
 
-Both keep the same numbers under other names. Which rule of torch a state is of can be read from
-its groups; that a compiled rule takes the same steps is found by comparing the equations, as it is
-for checkpoints, so a rule of the user's own may take part.
+Both have the same numbers under different names. The groups of a state show which optimizer of
+torch it belongs to. Whether a compiled rule takes the same steps is decided by comparing equations,
+as for checkpoints, so that it may also be a rule of the user's own.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ theta' = theta - lr * (update + weight_decay * finite(theta))
 
 @dataclass(frozen=True)
 class _Rule:
-    """A rule that torch has.
+    """A rule of torch.
 
     Attributes:
-        name: for readers.
+        name: the name in messages.
         optimizer: torch's class.
         source: the name of the same rule in the library, or its text.
-        states: torch's names by ours.
-        options: what torch's groups say of it, beside hyperparameters.
-        counts: whether torch counts steps.
+        states: torch's names of states, by the library's.
+        options: the keys of torch's groups, other than hyperparameters, that identify it.
+        counts: whether torch counts the steps of this rule.
     """
 
     name: str
@@ -69,11 +69,11 @@ class _Rule:
     counts: bool = True
 
     def meaning(self) -> Meaning:
-        """What it means."""
+        """The meaning of its program, for comparisons."""
         return _meaning(self.source)
 
     def is_of(self, group: Group) -> bool:
-        """Whether a group may be one of this rule's."""
+        """Whether a group may belong to an optimizer of this rule."""
         # Before torch 2.7 groups do not say whether the decay is decoupled.
         keys = {*self.optimizer([torch.zeros(1)]).defaults, *self.options}
         optional = {*HINTS, "maximize", "decoupled_weight_decay"}
@@ -109,22 +109,22 @@ def from_torch(
 ) -> StateDict:
     """The state of torch's Adam, AdamW or SGD as one of a compiled rule, for `load_state_dict`.
 
-    A training goes on with it as it would have gone on in torch. Moments in half precision become
-    float32; SGD of torch counts no steps, and a momentum buffer that it has makes one. Options
-    of how to compute, and the user's own keys in groups, are kept.
+    Training continues with it as it would in torch. Moments in half precision become float32.
+    Torch's SGD does not count steps; with a momentum buffer, its state is taken as after one step.
+    Options about the implementation and the user's own keys in groups are kept.
 
     Args:
-        state_dict: what `state_dict()` of torch's optimizer gives; it stays as it is.
+        state_dict: the result of `state_dict()` of torch's optimizer, which is not changed.
         rule: a name of the library, the path of a ``.opt`` file, or a class; it must take the steps
             of torch's optimizer and give its hyperparameters and states the library's names.
 
     Raises:
-        TypeError: for what is no state dict, such as the optimizer itself.
-        ValueError: for the state of another optimizer, or of one that takes other steps, with what
-            is different.
+        TypeError: for an argument that is not a state dict, such as the optimizer itself.
+        ValueError: for the state of another optimizer, or of one that takes other steps; the
+            message lists the differences.
         UnknownSpecError, OSError, SpecError: as `optdsl.load`.
     """
-    target = (rule if isinstance(rule, type) else load(rule, learn=False)).compiled
+    target = _class(rule).compiled
     groups, states = _parts(state_dict)
     found = _source_rule(groups, target.meaning, target.program.name)
     betas = beta_names(target.meaning.hypers)
@@ -141,25 +141,25 @@ def to_torch(
 ) -> StateDict:
     """The state of a compiled rule as one of torch's Adam, AdamW or SGD, for `load_state_dict`.
 
-    Coefficients become the values that they have in the groups; what their rules remember, and
-    a hyper-gradient that is still to come, is left out.
+    Learned coefficients become fixed at their values in the groups; the states of the rules that
+    learn them are left out.
 
     Args:
-        state_dict: what `state_dict()` of a compiled optimizer gives; it stays as it is.
-        rule: what it is of, where it does not say so itself, as those of
+        state_dict: the result of `state_dict()` of a compiled optimizer, which is not changed.
+        rule: the rule of the state dict, if that does not contain it, as one from
             `torch.distributed.checkpoint`.
 
     Raises:
-        TypeError: for what is no state dict, such as the optimizer itself.
-        ValueError: when torch has no such rule; when hyperparameters were learned for each tensor;
-            when a step is pending; with what to do.
+        TypeError: for an argument that is not a state dict, such as the optimizer itself.
+        ValueError: if torch has no such rule, if hyperparameters were learned for each tensor, or
+            if a step is pending; the message says what to do.
     """
     groups, states = _parts(state_dict)
     own: Meaning | None
     if rule is None:
         own, name = read(state_dict.get("meaning")), str(state_dict.get("specification"))
     else:
-        target = (rule if isinstance(rule, type) else load(rule, learn=False)).compiled
+        target = _class(rule).compiled
         own, name = target.meaning, target.program.name
     if own is None:
         raise ValueError("this state does not say of which rule it is: give to_torch the rule")
@@ -171,6 +171,10 @@ def to_torch(
         "state": {key: kept for key, state in states.items() if (kept := _to_state(found, state))},
         "param_groups": [_to_group(group, found, own) for group in groups],
     }
+
+
+def _class(rule: str | os.PathLike[str] | type[CompiledOptimizer]) -> type[CompiledOptimizer]:
+    return rule if isinstance(rule, type) else load(rule, learn=False)
 
 
 def _parts(state_dict: StateDict) -> tuple[list[Group], Mapping[Any, Group]]:
@@ -188,7 +192,7 @@ def _meaning(source: str) -> Meaning:
 
 
 def _source_rule(groups: list[Group], own: Meaning, name: str) -> _Rule:
-    """The rule of torch that a state is of, which takes the steps of a compiled one."""
+    """The rule of torch that a state belongs to and that takes the steps of a compiled rule."""
     found = [rule for rule in _RULES if all(map(rule.is_of, groups))]
     if not found:
         keys = ", ".join(sorted(str(key) for key in groups[0] if key != "params"))
@@ -222,13 +226,13 @@ def _from_state(rule: _Rule, state: Group) -> dict[str, Any]:
             f"not {', '.join(sorted(known))}"
         )
     kept: dict[str, Any] = {names[key]: _precise(found[key]) for key in names}
-    # Without a count there was one step at least.
+    # A state without a count was left by one step at least.
     kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64, device="cpu")
     return kept
 
 
 def _precise(value: Tensor) -> Tensor:
-    """A copy of a moment in the precision in which it is kept here."""
+    """A copy of a moment in the precision in which compiled rules store it."""
     return value.to(COMPUTE.get(value.dtype, value.dtype), copy=True)
 
 
@@ -276,12 +280,8 @@ def _to_group(group: Group, rule: _Rule, own: Meaning) -> dict[str, Any]:
         kept["betas"] = tuple(group[name] for name in betas)
     if "nesterov" in kept:
         kept["nesterov"] = bool(kept["nesterov"])
-    defaults = rule.optimizer([torch.zeros(1)], **_arguments(rule)).defaults
-    return {**defaults, **kept}
-
-
-def _arguments(rule: _Rule) -> dict[str, Any]:
-    return {"amsgrad": rule.options["amsgrad"]} if "amsgrad" in rule.options else {}
+    arguments = {key: value for key, value in rule.options.items() if key == "amsgrad"}
+    return {**rule.optimizer([torch.zeros(1)], **arguments).defaults, **kept}
 
 
 def _copied(value: Any) -> Any:

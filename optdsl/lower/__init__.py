@@ -33,9 +33,9 @@ def lower(
     Args:
         declaration: the syntax tree.
         prelude: the functions that every specification may use, by name.
-        rules: the library, for ``learn ... by RULE``.
-        report: the mistakes that parsing found; those of lowering are added.
-        broken: names that stand in statements with a syntax error; their absence is no mistake.
+        rules: the rules for ``learn ... by RULE``.
+        report: has the mistakes that parsing found; those of lowering are added.
+        broken: the words of statements with syntax errors, which are not reported as unknown names.
 
     Raises:
         SpecError: with every mistake in `report`.
@@ -82,7 +82,7 @@ _ELSEWHERE = {
 
 
 def _blend_only(declaration: ast.Declaration, report: Report) -> None:
-    """Report statements that only a blend has."""
+    """Report statements that are allowed in blends only."""
     for statement in declaration.statements:
         word = _ELSEWHERE.get(type(statement))
         if word:
@@ -96,7 +96,7 @@ def _blend_only(declaration: ast.Declaration, report: Report) -> None:
 
 
 def check_types(scope: Scope, report: Report) -> None:
-    """Report type names that are none, and states of a type that no state has."""
+    """Report unknown types, and states that are declared uniform."""
     for function in scope.functions.values():
         for parameter in function.parameters:
             _type(parameter.type, report)
@@ -107,9 +107,9 @@ def check_types(scope: Scope, report: Report) -> None:
                 "type",
                 "a state is a tensor or a scalar",
                 state.type.span,
-                label="one number per tensor is the least that is remembered",
-                hint=f"`state {state.name.text} : scalar = ...` is one number per tensor; what is "
-                f"the same for all of them is an equation of `t` and hyperparameters",
+                label="a uniform value is the same for all tensors, and is not stored",
+                hint=f"`state {state.name.text} : scalar = ...` is one number per tensor; a value "
+                f"that is the same for all of them is an equation of `t` and hyperparameters",
             )
 
 
@@ -127,7 +127,7 @@ def _type(name: ast.Identifier | None, report: Report) -> Type | None:
 def _fit(
     lowering: Lowering, equation: ast.Equation, value: Value, scope: Scope, report: Report
 ) -> Value | None:
-    """The value under its equation's name, if it fits what the name stands for."""
+    """The value of an equation under its name; None, and a diagnostic, if its type is wrong."""
     name, kind = equation.name.text, lowering.builder[value].type
     if equation.primed:
         state = scope.states.get(name)
@@ -176,8 +176,8 @@ def _state(
             "initial-value",
             f"the initial value of `{name}` depends on `t`",
             node.initial.span,
-            label="`t` is not there yet: a function that is called here uses it",
-            hint="write what it is before the first step",
+            label="a function that is called here uses `t`, which has no value yet",
+            hint="write the value before the first step without that function",
         )
         return None
     after = environment.get(f"{name}'")

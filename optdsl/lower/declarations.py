@@ -18,7 +18,7 @@ UNIT = Interval(0.0, 1.0)
 
 @dataclass(frozen=True)
 class Declared:
-    """What the `hyper` statements of a file declare.
+    """The hyperparameters of a file.
 
     Attributes:
         hypers: every hyperparameter by its name, components of weight vectors included.
@@ -70,7 +70,7 @@ def _hyper(name: str, node: ast.Hyper, scope: Scope, report: Report) -> Hyper | 
 
 
 def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[float] | None:
-    """The weights before any learning, one for each label."""
+    """The initial weights, one for each label; None after a mistake."""
     labels = [label.text for label in node.labels]
     if len(labels) < 2:
         report.error(
@@ -116,7 +116,7 @@ def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[f
 
 
 def corner_weights(node: ast.Expression, labels: list[str]) -> list[float] | None:
-    """The weights that a single word names: ``uniform``, or the label that has all the weight."""
+    """The weights for ``uniform``, or for a label, which has all the weight; None for others."""
     if not isinstance(node, ast.Name) or node.primed or node.owner:
         return None
     if node.name in labels:

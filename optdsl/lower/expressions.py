@@ -1,4 +1,4 @@
-"""Expressions to operations: names are resolved, functions inlined, types checked."""
+"""Lowering of expressions to operations, with functions inlined and types checked."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from optdsl.ir.types import BY_NAME, TENSOR, Type, TypeMismatch
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
-# What a name stands for: a value, or None after a mistake that is already reported.
+# The values of names; None after a mistake that is already reported.
 Environment = Mapping[str, Value | None]
 
 
-# Expanding functions must end: parts visited, and calls and expressions nested in each other.
+# Limits on the expansion of functions: expressions lowered, and their depth.
 MAX_VISITS = 200_000
 MAX_DEPTH = 150
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The calls that led into the body of a function.
+    """The body of a function that is being expanded.
 
     Attributes:
-        function: whose body it is.
-        site: the call in the author's own file.
-        names: all functions that are being expanded.
+        function: the function.
+        site: the outermost call, which is not in the body of another function.
+        names: the names of all functions that are being expanded.
     """
 
     function: ast.Function
@@ -37,7 +37,7 @@ class Frame:
     names: frozenset[str]
 
     def expands(self, name: str) -> bool:
-        """Whether the function is being expanded already."""
+        """Whether a function is being expanded already."""
         return name in self.names
 
 
@@ -67,7 +67,7 @@ class Lowering:
     def expression(
         self, node: ast.Expression, environment: Environment, frame: Frame | None = None
     ) -> Value | None:
-        """The value of an expression, or None when it, or something it uses, is mistaken."""
+        """The value of an expression; None if it, or a value that it uses, has a mistake."""
         span = frame.site if frame else node.span
         if self._full or self._overgrown(span):
             return None
@@ -77,7 +77,7 @@ class Lowering:
         return value
 
     def _overgrown(self, span: Span) -> bool:
-        """Whether functions have expanded beyond the limits; reported once."""
+        """Whether functions have expanded beyond the limits, which is reported."""
         self._visits += 1
         if self._visits <= MAX_VISITS and self._depth < MAX_DEPTH:
             return False
@@ -110,7 +110,7 @@ class Lowering:
                 known = {*scope.hypers, *scope.components, *scope.states, *BUILTINS}
                 return self.leaf(node.spelled, span) if node.spelled in known else None
             case ast.Negate():
-                # A literal's sign belongs to the literal.
+                # The sign of a literal is a part of it.
                 if isinstance(node.operand, ast.Number):
                     return self.builder.constant(-node.operand.value)
                 return self._emit("neg", (node.operand,), span, environment, frame)
@@ -149,7 +149,7 @@ class Lowering:
                 value = self._demand(value, parameter, function, where)
             arguments[parameter.name.text] = value
         site = frame.site if frame else node.span
-        # What a function makes of the same values is the same value: it sees nothing else.
+        # A function sees its arguments only, so equal calls have equal values.
         key = (name, *arguments.values())
         if key in self._expanded:
             return self._expanded[key]
@@ -166,7 +166,7 @@ class Lowering:
     def _demand(
         self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
     ) -> Value | None:
-        """The value, if it has the type that the parameter asks for."""
+        """The value of an argument; None, and a diagnostic, if its type is not the parameter's."""
         demanded = named_type(parameter.type)
         actual = self.builder[value].type
         if demanded is None or (actual.extent <= demanded.extent and not actual.condition):
@@ -214,7 +214,7 @@ class Lowering:
 
 
 def named_type(name: ast.Identifier | None) -> Type | None:
-    """The type of that name; None when there is none."""
+    """The type of a declaration; None if none is declared, or it is unknown."""
     return None if name is None else BY_NAME.get(name.text)
 
 
@@ -228,4 +228,4 @@ def _narrower(actual: Type, demanded: Type) -> str:
         return "write `where(condition, 1, 0)`"
     if demanded.extent.name == "SCALAR":
         return "reduce it with `sum`, `mean`, `norm`, `rms` or `dot`"
-    return "uniform are numbers, hyperparameters, `t`, and what is computed from them alone"
+    return "uniform values are numbers, hyperparameters, `t`, and functions of them"

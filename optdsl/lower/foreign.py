@@ -1,4 +1,4 @@
-"""Names that people know from elsewhere and the language does not have: what to write instead."""
+"""Hints for names of other languages and libraries: what to write instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from optdsl.diagnostics import nearest
 from optdsl.ir.ops import FUNCTIONS
 
-# What other texts call the built-in names.
+# Common names for the built-in ones.
 _SYNONYMS = {
     **dict.fromkeys(("grad", "gradient", "gradients"), "g"),
     **dict.fromkeys(("p", "param", "parameter", "w", "weight"), "theta"),
@@ -77,11 +77,11 @@ _FUNCTIONS = {
 
 
 def name_hint(name: str, known: AbstractSet[str]) -> str:
-    """What was probably meant by an unknown name; nothing where that cannot be told.
+    """The name that was probably meant by an unknown one, as a hint; empty if there is none.
 
     Args:
         name: the name as it is written.
-        known: the names that could stand there.
+        known: the names that are defined there.
     """
     synonym = _SYNONYMS.get(name.lower())
     if synonym in known:
@@ -100,9 +100,9 @@ def function_hint(name: str, callables: AbstractSet[str], values: AbstractSet[st
     """What to write in place of an unknown function.
 
     Args:
-        name: the function that there is not.
-        callables: the functions that there are.
-        values: the names of the file that stand for values.
+        name: the name of the unknown function.
+        callables: the names of all functions.
+        values: the names of values in the file.
     """
     if name in values:
         return f"`{name}` is no function: write `*` for a product"

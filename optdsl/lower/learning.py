@@ -1,4 +1,4 @@
-"""`learn` statements: which hyperparameters are learned, by what rule, within what bounds."""
+"""Lowering of `learn` statements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def learning(
 ) -> tuple[Learned, ...]:
     """The learned hyperparameters, in the order of the file.
 
-    `learnable` says which of the `hypers` each name stands for: a weight vector for several.
+    `learnable` has the names of the `hypers` behind each name: several for a weight vector.
     """
     default_after = _default_after(declaration, report)
     found: dict[str, tuple[tuple[Learned, ...], Span]] = {}

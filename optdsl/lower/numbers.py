@@ -1,4 +1,4 @@
-"""Defaults and bounds: expressions that are plain numbers."""
+"""Constant expressions, as in defaults and bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optdsl.syntax import ast
 
 
 def number(node: ast.Expression, what: str, scope: Scope, report: Report) -> float | None:
-    """The value of a constant expression; None, and a diagnostic, when it is none."""
+    """The value of a constant expression; None, and a diagnostic, for another expression or NaN."""
     value = _evaluate(node, what, scope, report)
     if value is not None and math.isnan(value):
         report.error("number", f"{what} is not a number", node.span, label="evaluates to NaN")
@@ -23,7 +23,7 @@ def number(node: ast.Expression, what: str, scope: Scope, report: Report) -> flo
 def _evaluate(node: ast.Expression, what: str, scope: Scope, report: Report) -> float | None:
     match node:
         case ast.Number():
-            # The parser has already said of an infinite literal that it is too large.
+            # The parser has reported an infinite literal as too large.
             return None if math.isinf(node.value) else node.value
         case ast.Name(name="inf", primed=False):
             return math.inf
@@ -60,7 +60,7 @@ def _not_constant(node: ast.Expression, what: str, scope: Scope, report: Report)
 
 
 def domain(node: ast.Interval | ast.Choice | None, scope: Scope, report: Report) -> Domain | None:
-    """The set that a domain denotes: all numbers when there is none; None after a mistake."""
+    """The set of numbers that a domain denotes, all without one; None after a mistake."""
     if node is None:
         return EVERYTHING
     if isinstance(node, ast.Choice):

@@ -1,4 +1,4 @@
-"""The order in which equations are lowered, and the cycles that forbid one."""
+"""The order in which equations are lowered, and cycles among them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Key = tuple[str, bool]
 
 
 def order(scope: Scope, report: Report) -> list[Key]:
-    """The equations, each after those it uses, otherwise as written; cycles are left out."""
+    """The equations, each after those that it uses; those of cycles are reported and left out."""
     position = {key: index for index, key in enumerate(scope.equations)}
     uses = {key: _uses(equation, scope) for key, equation in scope.equations.items()}
     while True:

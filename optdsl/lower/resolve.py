@@ -28,10 +28,10 @@ def walk(node: ast.Expression) -> Iterator[ast.Expression]:
 
 
 def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
-    """Report unknown names and functions and wrong numbers of arguments.
+    """Report unknown names and functions, and wrong numbers of arguments.
 
-    `broken` are names that stand in statements with a syntax error: what they mean is not known,
-    so they are not reported.
+    Names in `broken`, the words of statements with syntax errors, are not reported, since those
+    statements may define them.
     """
     names = scope.values() | broken | {f"{name}'" for name in broken}
     for (name, primed), equation in scope.equations.items():
@@ -44,7 +44,7 @@ def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
 
 
 def resolve_functions(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
-    """Report what the bodies of functions use and may not see."""
+    """Report names in the bodies of functions that are not parameters."""
     for function in scope.functions.values():
         parameters = _parameters(function, report)
         resolve_expression(
@@ -93,7 +93,7 @@ def _initial(
 
 
 def spelled_name(node: ast.Expression) -> str | None:
-    """A use of a name as it is written; None for other expressions."""
+    """A name as it is written; None for other expressions."""
     return node.spelled if isinstance(node, ast.Name) else None
 
 
@@ -106,9 +106,9 @@ def resolve_expression(
     inside: ast.Function | None = None,
     own: str = "",
 ) -> None:
-    """Report what an expression uses that is not among `names`, and wrong calls.
+    """Report names in an expression that are not among `names`, and invalid calls.
 
-    No hint proposes `own`, the name that the expression defines.
+    Hints do not propose `own`, the name that the expression defines.
     """
     for node in walk(root):
         if report.full:
@@ -163,23 +163,23 @@ def _unknown(
 def _unknown_member(
     node: ast.Name, spelled: str, scope: Scope, names: AbstractSet[str], report: Report
 ) -> None:
-    """Report ``owner.name``, where nothing is called so."""
+    """Report ``owner.name``, which is not defined."""
     weights = scope.weights.get(node.owner)
+    close = nearest(spelled, (n for n in names if "." in n))
     if weights is not None:
         label = f"`{node.owner}` has no weight of this name"
-        hint = f"its weights are {', '.join(x.text for x in weights.labels)}"
-        own = {n for n in names if n.startswith(f"{node.owner}.")}
-        hint = nearest(spelled, own) or f"{hint}; add `{node.name}` to its simplex"
-        report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=hint)
-        return
+        close = nearest(spelled, (n for n in names if n.startswith(f"{node.owner}.")))
+        listed = ", ".join(x.text for x in weights.labels)
+        hint = f"its weights are {listed}; add `{node.name}` to its simplex"
     elif any(name.startswith(f"{node.owner}.") for name in names):
-        label = f"the member `{node.owner}` has none of this name"
+        label = f"the member `{node.owner}` has no value of this name"
         hint = "`optdsl show` lists the equations of a rule"
     else:
         label = f"`{node.owner}` is neither a member nor a weight vector"
         hint = "list members in `use`, as in `use Adam, Lion`"
-    hint = nearest(spelled, (n for n in names if "." in n)) or hint
-    report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=hint)
+    report.error(
+        "unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=close or hint
+    )
 
 
 def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What every name of a specification stands for, and the mistakes of naming."""
+"""The names that a specification defines, and mistakes in defining them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation
 
 
 def reserved_hyper(name: str) -> str | None:
-    """Why a hyperparameter cannot be called so; None for most names."""
+    """The reason why a name cannot be a hyperparameter's; None if it can."""
     if keyword.iskeyword(name) or name == "__debug__":
         return "a keyword of Python, where hyperparameters are arguments"
     return _RESERVED_HYPERS.get(name)
@@ -63,7 +63,7 @@ class Scope:
         }
 
     def values(self) -> set[str]:
-        """Every name that stands for a value, as written (owners and primes included)."""
+        """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
         equations = {name + ("'" if primed else "") for name, primed in self.equations}
         return {*BUILTINS, *self.hypers, *self.components, *self.states, *after, *equations}
@@ -79,12 +79,10 @@ def collect(
     report: Report,
     broken: AbstractSet[str],
 ) -> tuple[Scope, AbstractSet[str]]:
-    """Gather the definitions; duplicates and misplaced primes go to `report`.
-
-    What a broken statement may define is not reported as missing.
+    """Collect the definitions; duplicate and reserved names are reported.
 
     Returns:
-        The scope, and the names that could not be defined, of which enough is said.
+        The scope, and the reserved names that it leaves out. Their uses need not be reported.
     """
     hypers: dict[str, ast.Hyper] = {}
     weights: dict[str, ast.Weights] = {}
@@ -131,7 +129,7 @@ def collect(
 
 
 def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -> None:
-    """Report labels that are listed twice, and components that are called like something else."""
+    """Report labels that are reserved, and components with a name that is used already."""
     taken = dict(first)
     for name, node in scope.weights.items():
         for label in node.labels:

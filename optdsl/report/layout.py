@@ -1,13 +1,13 @@
-"""What all pages have in common."""
+"""The layout of all pages."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
-# Of one number of a state, which is kept in float32 unless the parameter is in float64.
+# The size of a number in a state, which is stored in float32 unless the parameter is float64.
 BYTES = 4
-# Characters in a line.
+# Characters per line.
 WIDTH = 88
 
 

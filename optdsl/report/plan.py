@@ -1,4 +1,4 @@
-"""The bytes of a rule: what its state takes, and what a step moves between memory and processor."""
+"""The page on a plan: bytes of state, and bytes that a step reads and writes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
 
 _WAYS = {
-    "none": "Nothing is learned: a step is all there is.",
-    "live": "Live: the hyper-gradients of a step are computed from what is alive after it.",
-    "replay": "Replay: the states lag by one step. It is done again, with its tangents, while the "
-    "next one is taken.",
+    "none": "Nothing is learned, so that a step needs no tangents.",
+    "live": "Live: the hyper-gradients of a step are computed from values that are left after it.",
+    "replay": "Replay: the stored states lag by one step, which is computed again, with its "
+    "tangents, during the next one.",
     "stored": "Stored: the tangents of a step are kept until the next one.",
 }
 _NAMES = {
@@ -44,7 +44,7 @@ def describe_plan(source: Source, learn: LearnOption = True) -> str:
         ["A step, in bytes per parameter", *table(_steps(chosen))],
     ]
     if len(candidates) > 1:
-        blocks.append(["Plans that there are", *table(_compared(candidates, chosen))])
+        blocks.append(["Possible plans", *table(_compared(candidates, chosen))])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -76,7 +76,14 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
     for kind in KINDS:
         plan = next((p for p in candidates if p.kind == kind), None)
         if plan is None:
-            rows.append((kind, "cannot be: a tangent needs what is not alive", "", ""))
+            rows.append(
+                (
+                    kind,
+                    "not possible: a tangent needs values that are gone",
+                    "",
+                    "",
+                )
+            )
             continue
         moved = BYTES * sum(schedule(plan)[Role.FUSED].traffic)
         state = f"{BYTES * state_tensors(plan)} bytes of state"

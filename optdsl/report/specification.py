@@ -1,4 +1,4 @@
-"""A specification described for a reader: equations, hyperparameters, states, bytes."""
+"""The page on a specification, and the list of the library."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
 
     Args:
         source: the specification.
-        program: its program, which says what is learned.
-        separate: of a blend, the states that its members would keep each for itself.
+        program: its program, with what is learned.
+        separate: for a blend, the states of its members before equal ones are merged.
     """
     declaration = parse(source)
     blocks = [
@@ -36,12 +36,12 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     blocks.append(_states(program, declaration, separate))
     claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
     if claimed:
-        blocks.append(["Claims (`optdsl verify` settles them)", *_claims(claimed)])
+        blocks.append(["Claims (`optdsl verify` decides them)", *_claims(claimed)])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 def listing(programs: Mapping[str, Program], width: int) -> str:
-    """Each specification by name: bytes of state, where it comes from, what is learned."""
+    """A list of specifications: name, bytes of state, source, and learned hyperparameters."""
     column = max(map(len, programs), default=0)
     out = []
     for name, program in programs.items():
@@ -70,7 +70,7 @@ def _equations(declaration: ast.Declaration) -> list[str]:
 
 
 def _members(declaration: ast.Declaration) -> list[list[str]]:
-    """Of a blend, its members and what is settled for them."""
+    """The members of a blend, with their shared and bound hyperparameters."""
     if not declaration.blend:
         return []
     kinds = (ast.Use, ast.Share, ast.Binding)
@@ -115,19 +115,13 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         for s in declaration.statements
         if isinstance(s, ast.State)
     }
-    rows = [
-        (
-            s.name,
-            initial.get(s.name, _origins(s)),
-            str(s.type),
-            f"{BYTES} bytes per {_unit(s.type.extent)}",
-        )
-        for s in program.states
-    ]
-    rows += [
-        (f"tangent/{x.hyper}", "", "tensor", f"{BYTES} bytes per parameter")
-        for x in program.learned
-    ]
+    rows = []
+    for s in program.states:
+        start = initial.get(s.name, f"for {', '.join(s.origins)}")
+        unit = "parameter" if s.type.extent is Extent.TENSOR else "tensor"
+        rows.append((s.name, start, str(s.type), f"{BYTES} bytes per {unit}"))
+    for x in program.learned:
+        rows.append((f"tangent/{x.hyper}", "", "tensor", f"{BYTES} bytes per parameter"))
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
     if program.learned:
         tangents = BYTES * len(program.learned)
@@ -144,12 +138,3 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
 
 def _tensors(states: Sequence[State]) -> int:
     return sum(s.type.extent is Extent.TENSOR for s in states)
-
-
-def _origins(state: State) -> str:
-    """The members' states that one buffer stands for."""
-    return f"for {', '.join(state.origins)}"
-
-
-def _unit(extent: Extent) -> str:
-    return "parameter" if extent is Extent.TENSOR else "tensor"

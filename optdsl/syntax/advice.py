@@ -1,4 +1,4 @@
-"""Hints for syntax errors: what people write out of habit, and what to write instead."""
+"""Hints for syntax errors: what to write in place of what is usual in other languages."""
 
 from __future__ import annotations
 
@@ -68,10 +68,7 @@ _WORDS = {
     **dict.fromkeys(("input", "param", "parameter", "arg", "argument"), _GIVEN),
     **dict.fromkeys(("import", "from", "include"), "a blend names other rules in `use`"),
 }
-_KEYWORDS = (
-    "optimizer", "blend", "hyper", "state", "def", "use", "share", "learn", "recovers", "misses",
-)  # fmt: skip
-# What follows the word of a statement that ends, or goes astray, too early.
+# How the statements begin, for one that is incomplete.
 _FORMS = {
     "optimizer": "write `optimizer NAME`",
     "blend": "write `blend NAME`",
@@ -89,14 +86,14 @@ _NAME = r"[^\W\d]\w*"
 
 
 def advice(found: str, before: str, after: str, accepted: AbstractSet[str], header: bool) -> str:
-    """A hint for common slips; nothing where none is known.
+    """A hint for a common mistake; empty for others.
 
     Args:
-        found: the offending text; empty where the statement ends too early.
-        before: what its statement has before it.
-        after: what its statement has behind it.
-        accepted: the terminals that could have stood there.
-        header: whether the statement is the first one of its file.
+        found: the unexpected text; empty where the statement ends too early.
+        before: the text of the statement before it.
+        after: the text of the statement after it.
+        accepted: the terminals that the grammar allows there.
+        header: whether the statement is the header of its file.
     """
     hints = (
         _of_header(found, before, accepted) if header else "",
@@ -150,7 +147,7 @@ def _of_assignment(found: str, before: str, after: str) -> str:
 
 
 def _of_word(found: str, before: str, accepted: AbstractSet[str]) -> str:
-    """A word of other languages: what was found, or the one before it, taken for a name."""
+    """Hints for words of other languages: the unexpected one, or the one before it."""
     if found in _WORDS:
         return _WORDS[found]
     last = re.search(rf"({_NAME})\s*\Z", before)
@@ -160,13 +157,13 @@ def _of_word(found: str, before: str, accepted: AbstractSet[str]) -> str:
     if last[1] in _WORDS:
         return _WORDS[last[1]]
     if first and accepted == {"EQUAL"} and re.match(r"\w", found):
-        return nearest(first[1], _KEYWORDS) or _STATEMENT
+        return nearest(first[1], _FORMS) or _STATEMENT
     keywords = [k.lower() for k in accepted if k.lower() in {"in", "by", "after", "at", "among"}]
     return nearest(found, keywords) if re.match(_NAME, found) else ""
 
 
 def _of_argument(found: str, before: str, accepted: AbstractSet[str]) -> str:
-    """``f(x, name = value)``, which is a comparison to few."""
+    """Hints for ``=`` inside an expression: a named argument, or a comparison."""
     if found != "=" or "EQUAL" in accepted:
         return ""
     name = re.search(rf"[(,]\s*({_NAME})\s*\Z", before)
@@ -179,7 +176,7 @@ def _of_argument(found: str, before: str, accepted: AbstractSet[str]) -> str:
 
 
 def _open_call(before: str) -> str:
-    """The function whose arguments are being listed at the end of a text; empty for none."""
+    """The function whose argument list is open at the end of a text; empty for none."""
     depth = 0
     for place in range(len(before) - 1, -1, -1):
         depth += {")": 1, "(": -1}.get(before[place], 0)
@@ -225,7 +222,7 @@ def _of_layout(before: str) -> str:
 
 
 def _of_form(found: str, before: str, after: str, accepted: AbstractSet[str]) -> str:
-    """What a statement of this kind looks like."""
+    """Hints on the form of the statement."""
     words = re.findall(_NAME, before)
     word = words[0] if words else ""
     if word in _FORMS and found == "," and word in {"hyper", "state"}:

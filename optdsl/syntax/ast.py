@@ -1,4 +1,4 @@
-"""The syntax tree of a specification: frozen, typed, with spans that equality ignores."""
+"""The syntax tree of a specification, whose nodes are compared without their spans."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optdsl.diagnostics import Span
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """A name as the language knows it: Greek letters are spelled out (``β1`` is ``beta1``)."""
+    """A name, with Greek letters spelled out (``β1`` is ``beta1``)."""
 
     text: str
     span: Span = field(compare=False, repr=False)
@@ -94,7 +94,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Trivia:
-    """What stands around a statement and means nothing to the compiler."""
+    """The blank line and the comments around a statement, for the formatter."""
 
     blank_before: bool = field(default=False, compare=False)
     leading: tuple[str, ...] = ()
@@ -176,14 +176,14 @@ class Binding(_Statement):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """``rule as alias`` in ``use``; without an alias the rule's own name serves."""
+    """``rule as alias`` in ``use``; without an alias, the member has the name of its rule."""
 
     rule: Identifier
     alias: Identifier | None
 
     @property
     def name(self) -> Identifier:
-        """What the blend calls the member."""
+        """The name of the member in the blend."""
         return self.alias or self.rule
 
 

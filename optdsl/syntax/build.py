@@ -15,7 +15,7 @@ from optdsl.syntax.layout import LogicalLine
 Child = Tree[Token] | Token | None
 
 PRIMES = "'′"
-# The spellings of the field where they differ from the letter's own name.
+# Letters whose usual spelling in formulas is not their name.
 _GREEK = {"ε": "eps", "ϵ": "eps"}
 
 
@@ -175,7 +175,7 @@ class Builder:
         return ast.Identifier(latin(str(token).rstrip(PRIMES)), self._token_span(token))
 
     def _halves(self, child: Child) -> tuple[ast.Identifier, ast.Identifier]:
-        """The two names of ``owner.name``; a prime, which means nothing here, stays for others."""
+        """The two names of ``owner.name``; a prime, which is a mistake, stays in the second one."""
         whole = self._name(child)
         owner, _, name = whole.text.partition(".")
         name += "'" if self._token(child)[-1] in PRIMES else ""

@@ -1,14 +1,12 @@
-"""Syntax errors in words: what was found, and what was expected."""
+"""Syntax errors in words: what the parser expected."""
 
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+# Other terminals are keywords, which are shown in lower case.
 _WORDS = {
     "EQUAL": "`=`",
-    "IN": "`in`",
-    "BY": "`by`",
-    "AFTER": "`after`",
     "COMMA": "`,`",
     "COLON": "`:`",
     "LPAR": "`(`",
@@ -21,12 +19,6 @@ _WORDS = {
     "NUMBER": "a number",
     "STRING": "a citation in double quotes",
     "MEMBER": "a member's name",
-    "AS": "`as`",
-    "AMONG": "`among`",
-    "ON": "`on`",
-    "PER": "`per`",
-    "AT": "`at`",
-    "OPTIMIZER": "`optimizer`",
     "PLUS": "`+`",
     "MINUS": "`-`",
     "STAR": "`*`",
@@ -41,7 +33,7 @@ _STATEMENT = frozenset({"HYPER", "STATE", "DEF", "LEARN", "NAME", "PRIMED"})
 
 
 def expectation(accepted: AbstractSet[str]) -> str:
-    """The set of acceptable terminals as a phrase: ``expected `=` or `in` ``."""
+    """The terminals that are accepted, as a phrase such as ``expected `=` or `in` ``."""
     if accepted >= _STATEMENT:
         return (
             "expected an equation or a word such as `hyper`, `state`, `use`, `learn` or `recovers`"
@@ -53,7 +45,7 @@ def expectation(accepted: AbstractSet[str]) -> str:
         rest -= _EXPRESSION
     if rest >= OPERATORS - {"COMPARISON"}:
         phrases.append("an operator")
-        # A parenthesis after a name would call it: true, but never what was forgotten.
+        # "(" would make a call of a name; it is accepted, but hardly what was forgotten.
         rest -= OPERATORS | {"LPAR"}
     phrases += sorted({_WORDS.get(name, f"`{name.lower()}`") for name in rest})
     if len(phrases) == 1:

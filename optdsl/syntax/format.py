@@ -9,13 +9,13 @@ from optdsl.syntax import ast
 
 WIDTH = 88
 
-# Binding strength; a child that binds less than its place demands gets parentheses.
+# Precedence; an operand with a lower one than its place requires is put in parentheses.
 _COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(6)
 _LEVEL = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "^": _POWER}
 
 
 def expression(node: ast.Expression) -> str:
-    """An expression with as few parentheses as its meaning allows."""
+    """An expression with as few parentheses as possible."""
     return _expression(node, _COMPARISON)
 
 
@@ -59,7 +59,7 @@ def domain(node: ast.Interval | ast.Choice) -> str:
 
 
 def format(declaration: ast.Declaration) -> str:
-    """The whole file, ending with one newline; columns of neighbouring statements align."""
+    """The text of a file; columns of neighbouring statements are aligned."""
     out = list(declaration.trivia.leading)
     out.append(f"{'blend' if declaration.blend else 'optimizer'} {declaration.name.text}")
     out += [f'  "{line}"' for line in declaration.documentation]

@@ -38,25 +38,16 @@ class Layout:
 
 
 def cut(source: Source, report: Report) -> Layout:
-    """Cut `source` into logical lines; oversized texts are reported, not parsed."""
+    """Cut `source` into logical lines; one that exceeds a limit is reported and not cut."""
     text = source.text
     if len(text) > MAX_CHARACTERS:
-        report.error(
-            "too-large",
-            f"the file has {len(text):,} characters",
-            Span(source, 0, 1),
-            label=f"at most {MAX_CHARACTERS:,} are read",
-            hint="a specification holds one rule; is this the right file?",
-        )
+        _too_large(f"{len(text):,} characters", MAX_CHARACTERS, Span(source, 0, 1), report)
         return Layout((), ())
     broken = _SURROGATE.search(text)
     if broken:
-        report.error(
-            "syntax",
-            "the text is not valid Unicode",
-            Span(source, broken.start(), broken.end()),
-            label="half of a surrogate pair",
-        )
+        span = Span(source, broken.start(), broken.end())
+        message = "the text is not valid Unicode"
+        report.error("syntax", message, span, label="half of a surrogate pair")
         return Layout((), ())
     lines: list[LogicalLine] = []
     comments: list[str] = []
@@ -71,7 +62,7 @@ def cut(source: Source, report: Report) -> Layout:
         elif stripped.startswith("#"):
             comments.append(stripped)
         elif base is not None and indent > base and lines:
-            # Comments inside a statement are inside its range: its own lexer sees them.
+            # The comments before this line belong to the statement, whose lexer finds them.
             comments, blank = [], False
             first = lines[-1]
             lines[-1] = LogicalLine(
@@ -84,12 +75,17 @@ def cut(source: Source, report: Report) -> Layout:
             comments, blank = [], False
     if len(lines) > MAX_STATEMENTS:
         extra = lines[MAX_STATEMENTS]
-        report.error(
-            "too-large",
-            f"the file has {len(lines):,} statements",
-            Span(source, extra.start, extra.end),
-            label=f"at most {MAX_STATEMENTS:,} are read",
-            hint="a specification holds one rule; is this the right file?",
-        )
+        span = Span(source, extra.start, extra.end)
+        _too_large(f"{len(lines):,} statements", MAX_STATEMENTS, span, report)
         return Layout((), ())
     return Layout(tuple(lines), tuple(comments))
+
+
+def _too_large(size: str, limit: int, span: Span, report: Report) -> None:
+    report.error(
+        "too-large",
+        f"the file has {size}",
+        span,
+        label=f"at most {limit:,} are read",
+        hint="a specification holds one rule; is this the right file?",
+    )

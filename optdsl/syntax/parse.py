@@ -36,9 +36,9 @@ class Parsed:
     """What could be parsed of a text that may have mistakes.
 
     Attributes:
-        declaration: the tree without the broken statements, and with a name of no meaning when
-            the header is broken; None when there is nothing to look at.
-        broken: every word of the broken statements, for what they define is not known.
+        declaration: the tree without the statements that have syntax errors, with the name "_"
+            if the header has one; None if there is no statement.
+        broken: every word of those statements, each of which may be a name that they define.
     """
 
     declaration: ast.Declaration | None
@@ -59,7 +59,7 @@ def parse(source: Source) -> ast.Declaration:
 
 
 def parse_partial(source: Source, report: Report) -> Parsed:
-    """Parse what can be parsed; mistakes go to `report`, broken statements are left out."""
+    """Parse a text, without the statements that have syntax errors, which are reported."""
     layout = cut(source, report)
     if not layout.lines and not report.empty:
         return Parsed(None, frozenset())
@@ -89,7 +89,7 @@ def parse_partial(source: Source, report: Report) -> Parsed:
 def _header(
     source: Source, line: LogicalLine, nodes: list[ast.Declaration | ast.Statement]
 ) -> tuple[ast.Declaration, list[ast.Declaration | ast.Statement]]:
-    """The header and the statements; one in the place of a broken header, to look at the rest."""
+    """The header and the statements, with a placeholder for a header that has a syntax error."""
     if nodes and isinstance(nodes[0], ast.Declaration):
         return nodes[0], nodes[1:]
     first = source.text[line.start : line.end].partition("\n")[0]
@@ -99,7 +99,7 @@ def _header(
 
 
 def parse_prelude(source: Source) -> ast.Prelude:
-    """Parse a file that holds nothing but functions.
+    """Parse a file of functions.
 
     Raises:
         SpecError: on a syntax error, or on a statement that is not a ``def``.
@@ -181,7 +181,7 @@ def _report_syntax(
     )
 
 
-# The words that no name can be.
+# The terminals of reserved words.
 KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
     "PER", "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
@@ -189,7 +189,7 @@ KEYWORDS = {
 
 
 def _too_deep(tree: Tree[Token]) -> tuple[int, int] | None:
-    """The extent of a subtree below the nesting limit, found without recursion."""
+    """The start and end of a subtree below the nesting limit; found without recursion."""
     level = [tree]
     for _ in range(MAX_NESTING):
         level = [child for node in level for child in node.children if isinstance(child, Tree)]
