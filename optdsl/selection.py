@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Never
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Learned, Program
-from optdsl.lower.learn_request import Problem, Request, Rules, accepted, learnable
+from optdsl.lower.learn_request import Request, Rules, learnable, learned, problems
 from optdsl.options import Learn, LearnOption, OptionError, real
 from optdsl.specifications.library import flat
 
@@ -112,7 +111,13 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> tuple[Lea
     vector = any(simplex.name == name for simplex in program.simplexes)
     hypers = [program.hyper(part) for part in parts]
     # A class may be given other values than the defaults, so those need not lie within the bounds.
-    return accepted(request, hypers, vector, rules, _refuse, start=False)
+    for problem in problems(request, hypers, vector, rules, start=False):
+        message = problem.message.replace("unknown rule", "no rule is called")
+        reason = problem.hint or problem.label
+        mark = ":" if problem.code.startswith("unknown") else ";"
+        told = message.replace("`", "'") + (f"{mark} {reason}" if reason else "")
+        raise OptionError(f"Learn: {told}")
+    return learned(request, hypers, rules)
 
 
 def _number(value: object) -> float:
@@ -121,15 +126,6 @@ def _number(value: object) -> float:
         return real(value)
     except TypeError:
         return math.nan
-
-
-def _refuse(problem: Problem) -> Never:
-    """Say in one line what is wrong with a `Learn`."""
-    message = problem.message.replace("unknown rule", "no rule is called")
-    reason = problem.hint or problem.label
-    mark = ":" if problem.code.startswith("unknown") else ";"
-    told = message.replace("`", "'") + (f"{mark} {reason}" if reason else "")
-    raise OptionError(f"Learn: {told}")
 
 
 def _interval(bounds: tuple[float, float] | None) -> Interval | None:

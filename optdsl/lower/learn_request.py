@@ -6,7 +6,7 @@ Both become a `Request`. Who makes it turns each `Problem` into a diagnostic or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,86 +78,63 @@ class Problem:
     hint: str = ""
 
 
-Complain = Callable[[Problem], None]
-
-
 def is_steps(value: float) -> bool:
     """Whether a number is a number of steps: whole, finite, and not negative."""
     return 0 <= value < math.inf and value == math.floor(value)
 
 
-def accepted(
-    request: Request,
-    hypers: Sequence[Hyper],
-    vector: bool,
-    rules: Rules,
-    complain: Complain,
-    start: bool = True,
-) -> tuple[Learned, ...]:
-    """How the hyperparameters of a request are learned; nothing after a complaint.
-
-    Args:
-        request: what is asked for.
-        hypers: the hyperparameters that `request.name` stands for; none where that is not known,
-            and only the rest is to be checked.
-        vector: whether they are the components of a weight vector.
-        rules: the rules that there are.
-        complain: receives each problem; it may raise.
-        start: whether the defaults must lie within the bounds.
-    """
-    problems: list[Problem] = []
-
-    def report(problem: Problem) -> None:
-        problems.append(problem)
-        complain(problem)
-
-    rule = _rule(request, rules, report)
-    for place, word, known in (
-        ("scope", request.scope, SCOPES),
-        ("signal", request.signal, SIGNALS),
-    ):
-        if word not in known:
-            hint = nearest(word, known) or f"there are {', '.join(known)}"
-            report(Problem("unknown-name", place, f"`{word}` is no {place}", hint=hint))
-    if not is_steps(request.after):
-        report(Problem("number", "after", "steps are whole", "not a whole number"))
-    problem = _of_target(request, hypers, vector, start)
-    if problem is not None:
-        report(problem)
-    if problems:
-        return ()
+def learned(request: Request, hypers: Iterable[Hyper], rules: Rules) -> tuple[Learned, ...]:
+    """How hyperparameters are learned by a request without `problems`."""
+    rule, _ = rules.hypers(request.rule) or (request.rule, ())
     options = {name: value for name, (value, _) in request.options.items()}
     clip = options.pop("clip", None)
+    after, way = int(request.after), (request.exponentiated, request.scope, request.signal)
     return tuple(
-        Learned(
-            hyper.name,
-            rule,
-            tuple(options.items()),
-            clip,
-            _chosen(request, hyper),
-            int(request.after),
-            request.exponentiated,
-            request.scope,
-            request.signal,
-        )
-        for hyper in hypers
+        Learned(h.name, rule, tuple(options.items()), clip, _bounds(request, h), after, *way)
+        for h in hypers
     )
 
 
-def _rule(request: Request, rules: Rules, complain: Complain) -> str:
-    """The canonical name of the rule, whose options are checked."""
+def problems(
+    request: Request, hypers: Sequence[Hyper], vector: bool, rules: Rules, start: bool = True
+) -> Iterator[Problem]:
+    """What is wrong with a request.
+
+    Args:
+        request: the request.
+        hypers: the hyperparameters that `request.name` stands for; with none, only the rest of the
+            request is checked.
+        vector: whether they are the components of a weight vector.
+        rules: the rules by which they may be learned.
+        start: whether the defaults must lie within the bounds.
+    """
+    yield from _of_rule(request, rules)
+    words = ("scope", request.scope, SCOPES), ("signal", request.signal, SIGNALS)
+    for place, word, known in words:
+        if word not in known:
+            hint = nearest(word, known) or f"there are {', '.join(known)}"
+            yield Problem("unknown-name", place, f"`{word}` is no {place}", hint=hint)
+    if not is_steps(request.after):
+        yield Problem("number", "after", "steps are whole", "not a whole number")
+    name = request.name
+    if vector and request.bounds is not None:
+        message = f"the weights {name} lie in [0, 1] and sum to one"
+        yield Problem("learn-bounds", "bounds", message, hint="leave out bounds")
+    elif hypers and request.exponentiated and not vector:
+        message = f"{name} is no weight vector, and only weights are learned by their logarithms"
+        yield Problem("learn-bounds", "name", message, hint="leave out `exponentiated`")
+    else:
+        yield from (p for hyper in hypers if (p := _of_bounds(request, hyper, start)))
+
+
+def _of_rule(request: Request, rules: Rules) -> Iterator[Problem]:
     known = rules.hypers(request.rule)
     if known is None:
-        complain(
-            Problem(
-                "unknown-rule",
-                "rule",
-                f"unknown rule `{request.rule}`",
-                "neither in the library nor a file of this name beside this one",
-                nearest(request.rule, rules.names()) or f"there are {', '.join(rules.names())}",
-            )
-        )
-        return request.rule
+        message = f"unknown rule `{request.rule}`"
+        label = "neither in the library nor a file of this name beside this one"
+        hint = nearest(request.rule, rules.names()) or f"there are {', '.join(rules.names())}"
+        yield Problem("unknown-rule", "rule", message, label, hint)
+        return
     name, hypers = known
     domains: dict[str, Domain] = {h.name: h.domain for h in hypers} | {"clip": CLIP}
     for option, (value, written) in request.options.items():
@@ -165,39 +142,20 @@ def _rule(request: Request, rules: Rules, complain: Complain) -> str:
             names = [h.name for h in hypers] + list(request.words)
             hint = nearest(option, names) or f"it has {', '.join(names)}"
             message = f"{name} has no hyperparameter `{option}`"
-            complain(Problem("unknown-option", f"option {option}", message, hint=hint))
+            yield Problem("unknown-option", f"option {option}", message, hint=hint)
         elif value not in domains[option]:
             message = f"{option} = {written} must lie in {domains[option]}"
-            complain(Problem("out-of-bounds", f"value {option}", message))
-    return name
-
-
-def _of_target(
-    request: Request, hypers: Sequence[Hyper], vector: bool, start: bool
-) -> Problem | None:
-    """What keeps hyperparameters from being learned in this way, and within these bounds."""
-    name = request.name
-    if vector and request.bounds is not None:
-        message = f"the weights {name} lie in [0, 1] and sum to one"
-        return Problem("learn-bounds", "bounds", message, hint="leave out bounds")
-    if hypers and request.exponentiated and not vector:
-        message = f"{name} is no weight vector, and only weights are learned by their logarithms"
-        return Problem("learn-bounds", "name", message, hint="leave out `exponentiated`")
-    for hyper in hypers:
-        problem = _of_bounds(request, hyper, start)
-        if problem is not None:
-            return problem
-    return None
+            yield Problem("out-of-bounds", f"value {option}", message)
 
 
 def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
     """What is wrong with the interval to which every update is projected."""
     name, allowed = request.name, hyper.domain
-    label = hint = ""
+    message = label = hint = ""
     if isinstance(allowed, Choice):
         message, label = f"`{name}` is one of {allowed}", "cannot be learned by gradient descent"
         return Problem("learn-bounds", "bounds", message, label)
-    chosen = _chosen(request, hyper)
+    chosen = _bounds(request, hyper)
     lower_open = chosen.lower_open and not math.isinf(chosen.lower)
     upper_open = chosen.upper_open and not math.isinf(chosen.upper)
     if lower_open or upper_open:
@@ -209,16 +167,12 @@ def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
         label = f"must lie within {allowed}"
     elif start and hyper.default not in chosen:
         message = f"`{name}` starts at {spell(hyper.default)}, outside {chosen}"
-        label, hint = (
-            "the first update would jump to the bounds",
-            "change the default or the bounds",
-        )
-    else:
-        return None
-    return Problem("learn-bounds", "bounds", message, label, hint)
+        label = "the first update would jump to the bounds"
+        hint = "change the default or the bounds"
+    return Problem("learn-bounds", "bounds", message, label, hint) if message else None
 
 
-def _chosen(request: Request, hyper: Hyper) -> Interval:
-    chosen = hyper.domain if request.bounds is None else request.bounds
-    assert isinstance(chosen, Interval)
-    return chosen
+def _bounds(request: Request, hyper: Hyper) -> Interval:
+    bounds = hyper.domain if request.bounds is None else request.bounds
+    assert isinstance(bounds, Interval)
+    return bounds

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.program import Hyper, Learned
-from optdsl.lower.learn_request import Problem, Request, Rules, accepted, is_steps
+from optdsl.lower.learn_request import Problem, Request, Rules, is_steps, learned, problems
 from optdsl.lower.numbers import domain, number
 from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
@@ -61,14 +60,16 @@ def learning(
             # With bounds that are mistaken themselves there is nothing to compare.
             known = bounds is not None or node.bounds is None
             parts = [hypers[part] for part in learnable.get(name.text, ()) if known]
-            complain = functools.partial(_complain, node, name, report)
-            learned = accepted(request, parts, len(parts) > 1, rules, complain)
-            if learned:
-                found[name.text] = learned, name.span
-    return tuple(x for learned, _ in found.values() for x in learned)
+            wrong = list(problems(request, parts, len(parts) > 1, rules))
+            _report(wrong, node, name, report)
+            if parts and not wrong:
+                found[name.text] = learned(request, parts, rules), name.span
+    return tuple(x for entries, _ in found.values() for x in entries)
 
 
-def _complain(node: ast.Learn, name: ast.Identifier, report: Report, problem: Problem) -> None:
+def _report(
+    wrong: Iterable[Problem], node: ast.Learn, name: ast.Identifier, report: Report
+) -> None:
     """Report what is wrong with a statement as far as it concerns one of its names."""
     spans = {
         "rule": node.rule.span,
@@ -80,9 +81,10 @@ def _complain(node: ast.Learn, name: ast.Identifier, report: Report, problem: Pr
     for place, part in (("scope", node.scope), ("signal", node.signal), ("after", node.after)):
         if part is not None:
             spans[place] = part.span
-    if problem.place in spans:  # a wrong number in `learn after` is reported there
-        label, hint = problem.label, problem.hint
-        report.error(problem.code, problem.message, spans[problem.place], label=label, hint=hint)
+    for problem in wrong:
+        if problem.place in spans:  # a wrong number in `learn after` is reported there
+            span, label, hint = spans[problem.place], problem.label, problem.hint
+            report.error(problem.code, problem.message, span, label=label, hint=hint)
 
 
 def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope, report: Report) -> None:
