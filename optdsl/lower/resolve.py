@@ -113,73 +113,61 @@ def resolve_expression(
     for node in walk(root):
         if report.full:
             return
-        spelled = spelled_name(node)
-        if spelled is not None and spelled not in names and spelled != "inf":
-            assert isinstance(node, ast.Name)
-            if node.owner in broken:
-                continue
-            _unknown(node, spelled, scope, names, report, inside, own)
-        elif isinstance(node, ast.Call):
+        if isinstance(node, ast.Call):
             _call(node, scope, broken, report)
+        elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
+            if node.primed and not node.owner and node.name in names:
+                report.error(
+                    "prime",
+                    f"`{node.spelled}` is primed, but `{node.name}` is not a state",
+                    node.span,
+                    label="only states and theta have a value after the step",
+                    hint=f"write `{node.name}`",
+                )
+            elif node.owner not in broken:
+                if node.owner:
+                    label, hint = _unknown_member(node, scope, names)
+                else:
+                    label, hint = _unknown(node, scope, names - {own}, inside)
+                message = f"unknown name `{node.spelled}`"
+                report.error("unknown-name", message, node.span, label=label, hint=hint)
 
 
 def _unknown(
-    node: ast.Name,
-    spelled: str,
-    scope: Scope,
-    names: AbstractSet[str],
-    report: Report,
-    inside: ast.Function | None,
-    own: str,
-) -> None:
-    if node.primed and not node.owner and node.name in names:
-        report.error(
-            "prime",
-            f"`{spelled}` is primed, but `{node.name}` is not a state",
-            node.span,
-            label="only states and theta have a value after the step",
-            hint=f"write `{node.name}`",
-        )
-        return
-    if node.owner:
-        _unknown_member(node, spelled, scope, names, report)
-        return
+    node: ast.Name, scope: Scope, names: AbstractSet[str], inside: ast.Function | None
+) -> tuple[str, str]:
+    """A label and a hint for a name that is not defined."""
+    spelled = node.spelled
     where = f"not a parameter of `{inside.name.text}`" if inside else "not defined in this file"
     if node.name in scope.callables():
-        hint = f"`{node.name}` is a function: call it, as in `{node.name}(...)`"
-    elif inside is not None and node.name in scope.values():
-        hint = f"a function sees its own parameters only: pass `{node.name}` to it"
-    elif node.name in BUILTINS and inside is None:
-        where = "built in, and not to be used here"
+        return where, f"`{node.name}` is a function: call it, as in `{node.name}(...)`"
+    if inside is not None and node.name in scope.values():
+        return where, f"a function sees its own parameters only: pass `{node.name}` to it"
+    if node.name in BUILTINS and inside is None:
         hint = "a blend is made of its members' values and of hyperparameters"
-    else:
-        # In a blend, the name of some member's equation.
-        owned = sorted(n for n in names if n.partition(".")[2] == spelled)
-        hint = f"did you mean `{owned[0]}`?" if owned else name_hint(spelled, names - {own})
-        hint = hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
-    report.error("unknown-name", f"unknown name `{spelled}`", node.span, label=where, hint=hint)
+        return "built in, and not to be used here", hint
+    # In a blend, the name may be that of some member's equation.
+    owned = sorted(n for n in names if n.partition(".")[2] == spelled)
+    hint = f"did you mean `{owned[0]}`?" if owned else name_hint(spelled, names)
+    return where, hint or f"define `{node.name} = ...`, or declare it as a `hyper`"
 
 
-def _unknown_member(
-    node: ast.Name, spelled: str, scope: Scope, names: AbstractSet[str], report: Report
-) -> None:
-    """Report ``owner.name``, which is not defined."""
+def _unknown_member(node: ast.Name, scope: Scope, names: AbstractSet[str]) -> tuple[str, str]:
+    """A label and a hint for ``owner.name``, which is not defined."""
+    prefix, dotted = f"{node.owner}.", {n for n in names if "." in n}
     weights = scope.weights.get(node.owner)
-    close = nearest(spelled, (n for n in names if "." in n))
     if weights is not None:
         label = f"`{node.owner}` has no weight of this name"
-        close = nearest(spelled, (n for n in names if n.startswith(f"{node.owner}.")))
+        dotted = {n for n in dotted if n.startswith(prefix)}
         listed = ", ".join(x.text for x in weights.labels)
         hint = f"its weights are {listed}; add `{node.name}` to its simplex"
-    elif any(name.startswith(f"{node.owner}.") for name in names):
+    elif any(name.startswith(prefix) for name in dotted):
         label = f"the member `{node.owner}` has no value of this name"
         hint = "`optdsl show` lists the equations of a rule"
     else:
         label = f"`{node.owner}` is neither a member nor a weight vector"
         hint = "list members in `use`, as in `use Adam, Lion`"
-    report.error(
-        "unknown-name", f"unknown name `{spelled}`", node.span, label=label, hint=close or hint
-    )
+    return label, nearest(node.spelled, dotted) or hint
 
 
 def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report) -> None:

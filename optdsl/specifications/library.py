@@ -80,8 +80,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
 @functools.cache
 def prelude() -> Mapping[str, ast.Function]:
     """The functions that every specification may use, by name."""
-    tree = parse_prelude(Source("prelude.opt", resources.prelude_text()))
-    return {function.name.text: function for function in tree.functions}
+    functions = parse_prelude(Source("prelude.opt", resources.prelude_text()))
+    return {function.name.text: function for function in functions}
 
 
 @dataclass(frozen=True, eq=False)

@@ -268,10 +268,3 @@ class Declaration(_Statement):
     statements: tuple[Statement, ...]
     closing: tuple[str, ...] = ()
     blend: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prelude:
-    """A file of functions only."""
-
-    functions: tuple[Function, ...]

@@ -98,7 +98,7 @@ def _header(
     return ast.Declaration(ast.Identifier("_", span), (), (), span=span, blend=blends), nodes
 
 
-def parse_prelude(source: Source) -> ast.Prelude:
+def parse_prelude(source: Source) -> tuple[ast.Function, ...]:
     """Parse a file of functions.
 
     Raises:
@@ -113,7 +113,7 @@ def parse_prelude(source: Source) -> ast.Prelude:
         elif node is not None:
             report.error("syntax", "only functions may stand here", node.span)
     report.check()
-    return ast.Prelude(tuple(functions))
+    return tuple(functions)
 
 
 def _parse_line(
