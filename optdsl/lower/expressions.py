@@ -36,10 +36,6 @@ class Frame:
     site: Span
     names: frozenset[str]
 
-    def expands(self, name: str) -> bool:
-        """Whether a function is being expanded already."""
-        return name in self.names
-
 
 class Lowering:
     """Adds the operations of expressions to a builder."""
@@ -69,20 +65,15 @@ class Lowering:
     ) -> Value | None:
         """The value of an expression; None if it, or a value that it uses, has a mistake."""
         span = frame.site if frame else node.span
-        if self._full or self._overgrown(span):
+        self._visits += 1
+        if not self._full and (self._visits > MAX_VISITS or self._depth >= MAX_DEPTH):
+            self._too_large(span)
+        if self._full:
             return None
         self._depth += 1
         value = self._dispatch(node, span, environment, frame)
         self._depth -= 1
         return value
-
-    def _overgrown(self, span: Span) -> bool:
-        """Whether functions have expanded beyond the limits, which is reported."""
-        self._visits += 1
-        if self._visits <= MAX_VISITS and self._depth < MAX_DEPTH:
-            return False
-        self._too_large(span)
-        return True
 
     def _too_large(self, span: Span) -> None:
         self._full = True
@@ -132,7 +123,7 @@ class Lowering:
             return self._emit(row.opcode, node.arguments, span, environment, frame)
         if len(node.arguments) != len(function.parameters):
             return None
-        if frame is not None and frame.expands(name):
+        if frame is not None and name in frame.names:
             self._report.error(
                 "recursion",
                 f"`{name}` calls itself",

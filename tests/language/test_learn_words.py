@@ -70,3 +70,21 @@ learn Lion.lr per group in [0, 1] by SGD
         "w_lion": ("tensor", "sign"),
         "lion_lr": ("group", "raw"),
     }
+
+
+@pytest.mark.parametrize(
+    ("statement", "how"),
+    [
+        ("learn lr by SGD(momentun = 1)", Learn("sgd", momentun=1)),
+        ("learn lr by SGD(momentum = -1)", Learn("sgd", momentum=-1)),
+        ("learn lr in [0, 2] by SGD", Learn("sgd", bounds=(0, 2))),
+        ("learn lr by exponentiated SGD", Learn("sgd", exponentiated=True)),
+    ],
+)
+def test_mistakes_are_told_in_the_words_of_python(statement: str, how: Learn) -> None:
+    with pytest.raises(optdsl.SpecError) as written:
+        optdsl.compile(SPEC.format(statement))
+    with pytest.raises(optdsl.OptionError) as asked:
+        optdsl.compile(SPEC.format(""), learn={"lr": how})
+    (diagnostic,) = written.value.diagnostics
+    assert diagnostic.message.replace("`", "'") in str(asked.value)
