@@ -312,9 +312,11 @@ def _elaborated(
 ) -> Elaboration:
     """The end of the front half: derivatives, and the rules that move what is learned."""
     own = {name: library.from_recipe(values) for name, values in files}
-    # What was verified when the rules were selected need not be again.
+    # The claims of the user's own files were decided when the files were selected.
     rules = (
-        library.read(own.get(x.rule) or library.open_source(x.rule), verify=False)
+        library.read(own[x.rule], verify=False)
+        if x.rule in own
+        else library.read(library.open_source(x.rule))
         for x in program.learned
     )
     coefficients = tuple(

@@ -60,6 +60,19 @@ def parse(source: Source) -> ast.Declaration:
 
 def parse_partial(source: Source, report: Report) -> Parsed:
     """Parse a text, without the statements that have syntax errors, which are reported."""
+    parsed, found = _parsed(source.name, source.text, source.directory)
+    report.include(found)
+    return parsed
+
+
+# Members of a blend are read for their own sake, for what they refer to, and in claims.
+@functools.lru_cache(maxsize=64)
+def _parsed(name: str, text: str, directory: str | None) -> tuple[Parsed, Report]:
+    source, report = Source(name, text, directory), Report()
+    return _parse_text(source, report), report
+
+
+def _parse_text(source: Source, report: Report) -> Parsed:
     layout = cut(source, report)
     if not layout.lines and not report.empty:
         return Parsed(None, frozenset())
