@@ -13,7 +13,6 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
-from optdsl.passes.collect import collect
 from optdsl.plan import Plan, pending
 
 
@@ -68,8 +67,6 @@ class Kernel:
         body: values computed per tensor or per element, in order.
         results: what leaves the kernel.
         dots: what is multiplied with the gradient and summed over all elements of all tensors.
-        homes: the results that are written, and the states in whose memory, where that is said by
-            the kernel that this one stands in for.
         rotates: whether states may take over each other's memory, so that nothing is copied.
     """
 
@@ -79,7 +76,6 @@ class Kernel:
     body: tuple[Value, ...]
     results: tuple[Result, ...]
     dots: tuple[Result, ...] = ()
-    homes: tuple[tuple[str, str], ...] | None = None
     rotates: bool = True
 
     @property
@@ -158,9 +154,6 @@ class Kernel:
     @cached_property
     def stored(self) -> tuple[Result, ...]:
         """The results that are written: all but those that are where they belong already."""
-        if self.homes is not None:
-            written = dict(self.homes)
-            return tuple(r for r in self.results if r.name in written)
         return tuple(r for r in self.results if not self._in_place(r))
 
     def _in_place(self, result: Result) -> bool:
@@ -169,27 +162,6 @@ class Kernel:
             return operation.opcode == "parameter"
         home = self.buffers.get(result.name, result.name)
         return operation.opcode == "state" and operation.attribute == home
-
-    @cached_property
-    def finite(self) -> Kernel | None:
-        """The same kernel for finite numbers only, with fewer operations on elements.
-
-        None where it would gain nothing, and where reductions are in the way.
-        """
-        operations = self.program.operations
-        means = any(operations[v].opcode == "mix" for v in self.loops[-1].body)
-        if len(self.loops) > 1 or self.loops[0].scalars or not (means or self.dots):
-            return None
-        program = collect(self.program)
-        new = dict(zip(self.program.results, program.results, strict=True))
-        results, dots = (
-            tuple(replace(r, value=new[r.value]) for r in found)
-            for found in (self.results, self.dots)
-        )
-        homes = tuple((r.name, self.buffers.get(r.name, r.name)) for r in self.stored)
-        found = replace(_kernel(self.name, program, results, dots), homes=homes)
-        # What is read here and nowhere there would not be seen to be odd.
-        return found if found.read == self.read else None
 
     @property
     def read(self) -> frozenset[tuple[str, str | None]]:
@@ -218,8 +190,8 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
     program = plan.advance
     initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
     kernels = [
-        _kernel(Role.INITIALIZE, program, initial),
-        _kernel(Role.STEP, program, _results(program)),
+        make_kernel(Role.INITIALIZE, program, initial),
+        make_kernel(Role.STEP, program, _results(program)),
     ]
     if plan.complete is not None and plan.fused is not None:
         kept = {pending("g"), pending("theta")}
@@ -230,9 +202,9 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
         }
         complete = _keeping_the_gradient(plan.complete, early)
         kernels += [
-            _kernel(Role.COMPLETE, complete, _results(complete, kept - early), _dots(complete)),
-            _kernel(Role.STEP_COMPLETED, program, _results(program, early)),
-            _kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
+            make_kernel(Role.COMPLETE, complete, _results(complete, kept - early), _dots(complete)),
+            make_kernel(Role.STEP_COMPLETED, program, _results(program, early)),
+            make_kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
         ]
     return {kernel.name: kernel for kernel in kernels}
 
@@ -273,9 +245,10 @@ def _dots(program: Program) -> tuple[Result, ...]:
     return tuple(Result(t.hyper, t.value, program.parameter_type) for t in program.tangents)
 
 
-def _kernel(
+def make_kernel(
     name: str, program: Program, results: tuple[Result, ...], dots: tuple[Result, ...] = ()
 ) -> Kernel:
+    """The kernel that computes some results of a program."""
     needed = program.needed(tuple(r.value for r in (*results, *dots)))
     uniform = tuple(v for v in needed if program.type(v).extent is Extent.UNIFORM)
     body = tuple(v for v in needed if program.type(v).extent is not Extent.UNIFORM)

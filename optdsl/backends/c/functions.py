@@ -5,6 +5,7 @@ from __future__ import annotations
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
+from optdsl.backends.c.finite import finite
 from optdsl.backends.c.layout import braced, slot
 from optdsl.backends.c.values import Values
 from optdsl.ir.laws import Stage
@@ -35,8 +36,8 @@ class Functions:
         self.entry = EntryPoint(kernel.name, states, hypers, hypers, True, results, dots, moved)
         buffers = ("theta", "g", *states)
         self.values = Values(kernel, dtype == "float64", buffers)
-        finite = kernel.finite
-        self.finite = None if finite is None else Values(finite, dtype == "float64", buffers)
+        variant = finite(kernel)
+        self.finite = None if variant is None else Values(variant, dtype == "float64", buffers)
 
     def text(self) -> str:
         """All functions; the places of values are complete only afterwards."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from optdsl.backends.c.coefficients import NEGATIVE, ONE, Coefficient, Coefficients
+from optdsl.backends.c.multiples import Multiple, Multiples
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.passes.coefficients import NEGATIVE, ONE, Coefficient, Coefficients
 from optdsl.passes.eliminate_dead import eliminate_dead
-from optdsl.passes.multiples import Multiple, Multiples
 
 # From so many terms on, a sum that is used more than once is not repeated in what uses it.
 _LONG = 3

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from optdsl import compiler, interpret
+from optdsl.backends.c.collect import collect
 from optdsl.ir.program import Program
 from optdsl.ir.types import TENSOR
 from optdsl.ir.verify import verify
-from optdsl.passes.collect import collect
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan import pending, plans
 from tests.oracles import every_operation, problems
