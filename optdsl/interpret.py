@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optdsl.ir.ops import LEAVES, TABLE
-from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.evaluate import Arithmetic, Point, evaluated, first_states
+from optdsl.ir.ops import LEAVES
+from optdsl.ir.program import Program
+from optdsl.ir.types import TENSOR
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def initial_state(
         gradient: the first gradient, of the same shape.
         hypers: a value for every hyperparameter; tensors stay on autograd's tape.
     """
-    values = _evaluate(program, program.initial_values, parameter, gradient, {}, hypers, 1)
-    return {s.name: _extend(values[s.initial], s.type, parameter) for s in program.states}
+    return first_states(program, _point(parameter, gradient, {}, hypers, 1))
 
 
 def step(
@@ -128,55 +128,13 @@ def step(
     t: int,
 ) -> Step:
     """One step; see `initial_state` for the arguments, `t` counts from 1."""
-    values = _evaluate(program, program.step_values, parameter, gradient, state, hypers, t)
-    tensor = Type(Extent.TENSOR)
+    at = _point(parameter, gradient, state, hypers, t)
+    values = evaluated(program, program.needed(program.step_values), at)
     return Step(
-        _extend(values[program.parameter], tensor, parameter),
-        {s.name: _extend(values[s.next], s.type, parameter) for s in program.states},
-        {t.hyper: _extend(values[t.value], tensor, parameter) for t in program.tangents},
+        at.extended(values[program.parameter], TENSOR),
+        {s.name: at.extended(values[s.next], s.type) for s in program.states},
+        {t.hyper: at.extended(values[t.value], TENSOR) for t in program.tangents},
     )
-
-
-def _extend(value: Tensor, kind: Type, like: Tensor) -> Tensor:
-    """A value of smaller extent at its full extent."""
-    return value.expand(like.shape) if kind.extent is Extent.TENSOR else value
-
-
-def _evaluate(
-    program: Program,
-    roots: tuple[Value, ...],
-    parameter: Tensor,
-    gradient: Tensor,
-    state: Mapping[str, Tensor],
-    hypers: Mapping[str, float | Tensor],
-    t: int,
-) -> dict[int, Tensor]:
-    def leaf(operation: Operation) -> Tensor:
-        match operation.opcode:
-            case "constant":
-                return _double(operation.attribute)
-            case "hyper":
-                return _double(hypers[str(operation.attribute)])
-            case "step":
-                return _double(t)
-            case "gradient":
-                return _double(gradient)
-            case "parameter":
-                return _double(parameter)
-            case "size":
-                return _double(parameter.numel())
-            case _:
-                return _double(state[str(operation.attribute)])
-
-    values: dict[int, Tensor] = {}
-    for index in program.needed(roots):
-        operation = program.operations[index]
-        if TABLE[operation.opcode].leaf:
-            values[index] = leaf(operation)
-        else:
-            arguments = [values[a] for a in operation.arguments]
-            values[index] = _APPLY[operation.opcode](*arguments)
-    return values
 
 
 def _double(value: object) -> Tensor:
@@ -184,3 +142,22 @@ def _double(value: object) -> Tensor:
         return value.to(torch.float64)
     # Whatever the default device is.
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
+_TORCH = Arithmetic(
+    lambda opcode, x: _APPLY[opcode](*x),
+    _double,
+    _double,
+    Tensor.numel,
+    lambda value, like: value.expand(like.shape),
+)
+
+
+def _point(
+    parameter: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    hypers: Mapping[str, float | Tensor],
+    t: int,
+) -> Point:
+    return Point(_double(parameter), _double(gradient), state, hypers, t, _TORCH)

@@ -213,6 +213,7 @@ def _unknown(function: Callable[..., float]) -> Callable[..., Bounded]:
     return bounded
 
 
+# A reduction takes a sequence of numbers.
 FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     **{opcode: _unknown(function) for opcode, function in APPLY.items()},
     "define": lambda x: x,
@@ -234,14 +235,12 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "min": _lipschitz(host.minimum),
     **{opcode: _compared(opcode) for opcode in COMPARE},
     "where": _where,
+    "sum": _sum,
+    "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),
 }
 # The same, where conditions and signs are taken to be what they are computed to be.
 TRUSTING: dict[str, Callable[..., Bounded]] = {
     **FUNCTIONS,
     "sign": lambda x: Bounded(host.signum(x.value)),
     **{opcode: _computed(compare) for opcode, compare in COMPARE.items()},
-}
-REDUCTIONS: dict[str, Callable[[tuple[Bounded, ...]], Bounded]] = {
-    "sum": _sum,
-    "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),
 }

@@ -1,21 +1,22 @@
-"""The meaning of a program on Python floats: small tensors as tuples, and no torch.
+"""The meaning of a program in any arithmetic, and in that of Python floats.
 
-For trials of claims, which a specification goes through whenever it is read.
+Python floats, with small tensors as tuples, are for trials of claims: a specification goes through
+them whenever it is read, and torch is not needed. `optdsl.interpret` evaluates on torch's tensors.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optdsl.ir import bounded
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import APPLY, COMPARE, TABLE
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import Extent
+from optdsl.ir.types import TENSOR, Extent, Type
 
 Tensor = tuple[float, ...]
 # A number of some arithmetic, or a tensor of them.
@@ -39,23 +40,80 @@ class Run:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What stands for numbers, and what is done with them.
+    """What stands for numbers and tensors, and what is done with them.
 
     Attributes:
-        functions: the operations on single numbers, by opcode.
-        reductions: the operations on all elements of a tensor, by opcode.
+        apply: the result of an operation with arguments, given its opcode and them.
         literal: the number for a literal, or for the value of a hyperparameter.
         exact: the number for one that is exact.
+        size: how many elements a tensor has.
+        expanded: a number as a tensor with the shape of another one; tensors are as they are.
     """
 
-    functions: Mapping[str, Callable[..., Any]]
-    reductions: Mapping[str, Callable[[tuple[Any, ...]], Any]]
-    literal: Callable[[float], Any]
+    apply: Callable[[str, Sequence[Any]], Any]
+    literal: Callable[[Any], Any]
     exact: Callable[[float], Any]
+    size: Callable[[Any], int]
+    expanded: Callable[[Any, Any], Any]
 
 
 # Called with the value and the result of each operation with arguments.
 Watch = Callable[[Value, Number], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a step starts from; `t` counts from 1."""
+
+    theta: Any
+    g: Any
+    state: Mapping[str, Number]
+    hypers: Mapping[str, Any]
+    t: int
+    arithmetic: Arithmetic
+
+    def leaf(self, operation: Operation) -> Number:
+        """The value of an operation without arguments."""
+        match operation.opcode:
+            case "constant":
+                return self.arithmetic.literal(operation.attribute)
+            case "hyper":
+                return self.arithmetic.literal(self.hypers[str(operation.attribute)])
+            case "step":
+                return self.arithmetic.exact(float(self.t))
+            case "gradient":
+                return self.g
+            case "parameter":
+                return self.theta
+            case "size":
+                return self.arithmetic.exact(float(self.arithmetic.size(self.theta)))
+            case _:
+                return self.state[str(operation.attribute)]
+
+    def extended(self, value: Number, kind: Type) -> Number:
+        """A value of smaller extent at the extent of a type."""
+        whole = kind.extent is Extent.TENSOR
+        return self.arithmetic.expanded(value, self.theta) if whole else value
+
+
+def evaluated(
+    program: Program, needed: Sequence[Value], at: Point, watch: Watch | None = None
+) -> dict[Value, Number]:
+    """The results of some operations, which are in order and with all that they depend on."""
+    found: dict[Value, Number] = {}
+    for value in needed:
+        operation = program.operations[value]
+        x = [found[a] for a in operation.arguments]
+        found[value] = at.arithmetic.apply(operation.opcode, x) if x else at.leaf(operation)
+        if watch is not None and x:
+            watch(value, found[value])
+    return found
+
+
+def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
+    """The states before the first step."""
+    found = evaluated(program, program.needed(program.initial_values), at, watch)
+    return {s.name: at.extended(found[s.initial], s.type) for s in program.states}
 
 
 def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
@@ -78,22 +136,16 @@ def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bo
 def _followed(
     program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
 ) -> list[tuple[Any, ...]]:
-    exact = arithmetic.exact
-    hypers = {name: arithmetic.literal(x) for name, x in run.hypers}
-    theta, state = tuple(map(exact, run.theta)), dict[str, Number]()
-    found: list[tuple[Any, ...]] = []
-    roots = (program.parameter, *(s.next for s in program.states))
-    needed = program.needed(roots)
-    for t, gradient in enumerate(run.gradients, start=1):
-        g = tuple(map(exact, gradient))
-        at = _Point(theta, g, state, hypers, t, arithmetic, watch)
+    theta, *gradients = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
+    hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
+    needed = program.needed((program.parameter, *(s.next for s in program.states)))
+    for t, g in enumerate(gradients, start=1):
+        at = Point(theta, g, state, hypers, t, arithmetic)
         if t == 1:
-            values = _values(program, program.needed(program.initial_values), at)
-            for s in program.states:
-                state[s.name] = _extended(values[s.initial], s.type.extent, theta)
-        values = _values(program, needed, at)
-        state = {s.name: _extended(values[s.next], s.type.extent, theta) for s in program.states}
-        theta = _extended(values[program.parameter], Extent.TENSOR, theta)
+            at = replace(at, state=first_states(program, at, watch))
+        values = evaluated(program, needed, at, watch)
+        state = {s.name: at.extended(values[s.next], s.type) for s in program.states}
+        theta = at.extended(values[program.parameter], TENSOR)
         found.append(theta)
     return found
 
@@ -111,8 +163,7 @@ class Uniforms:
 
     def at(self, hypers: Mapping[str, float], t: int) -> tuple[float, ...]:
         """The values at a step."""
-        point = _Point((), (), {}, hypers, t, _FLOATS, None)
-        found = _values(self._program, self._needed, point)
+        found = evaluated(self._program, self._needed, Point((), (), {}, hypers, t, _FLOATS))
         return tuple(float(found[v]) for v in self._roots)
 
 
@@ -121,86 +172,33 @@ def number(program: Program, value: Value, hypers: Mapping[str, float], t: int =
     return Uniforms(program, (value,)).at(hypers, t)[0]
 
 
-def _extended(value: Number, extent: Extent, like: tuple[Any, ...]) -> Number:
-    if extent is not Extent.TENSOR or isinstance(value, tuple):
-        return value
-    return (value,) * len(like)
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Where a step starts from."""
-
-    theta: tuple[Any, ...]
-    g: tuple[Any, ...]
-    state: Mapping[str, Number]
-    hypers: Mapping[str, Number]
-    t: int
-    arithmetic: Arithmetic
-    watch: Watch | None
-
-    def leaf(self, operation: Operation) -> Number:
-        match operation.opcode:
-            case "constant":
-                return self.arithmetic.literal(operation.attribute)  # type: ignore[arg-type]
-            case "hyper":
-                return self.hypers[str(operation.attribute)]
-            case "step":
-                return self.arithmetic.exact(float(self.t))
-            case "gradient":
-                return self.g
-            case "parameter":
-                return self.theta
-            case "size":
-                return self.arithmetic.exact(float(len(self.theta)))
-            case _:
-                return self.state[str(operation.attribute)]
-
-
-def _values(program: Program, needed: tuple[Value, ...], at: _Point) -> dict[Value, Number]:
-    found: dict[Value, Number] = {}
-    for value in needed:
-        operation = program.operations[value]
-        x = [found[a] for a in operation.arguments]
-        found[value] = _applied(operation.opcode, x, at.arithmetic) if x else at.leaf(operation)
-        if at.watch is not None and x:
-            at.watch(value, found[value])
-    return found
-
-
-def _applied(opcode: str, x: list[Number], arithmetic: Arithmetic) -> Number:
-    if opcode in arithmetic.reductions:
-        return arithmetic.reductions[opcode](x[0])
-    function = arithmetic.functions[opcode]
+def _on_tuples(functions: Mapping[str, Callable[..., Any]], opcode: str, x: Sequence[Any]) -> Any:
+    """An operation on numbers, on the elements of tuples, or on all elements of one."""
+    function = functions[opcode]
     length = next((len(a) for a in x if isinstance(a, tuple)), None)
-    if length is None:
+    if length is None or TABLE[opcode].stage is Stage.REDUCTION:
         return function(*x)
     columns = (a if isinstance(a, tuple) else (a,) * length for a in x)
     return tuple(function(*row) for row in zip(*columns, strict=True))
 
 
-_FUNCTIONS: dict[str, Callable[..., float]] = {
-    **APPLY,
-    **{name: lambda x, y, f=f: float(f(x, y)) for name, f in COMPARE.items()},
-    "where": lambda condition, x, y: x if condition else y,
-}
-_REDUCTIONS = {
-    row.opcode: row.apply
-    for row in TABLE.values()
-    if row.stage is Stage.REDUCTION and row.apply is not None
-}
+def _expanded(value: Any, like: tuple[Any, ...]) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * len(like)
+
+
+_FUNCTIONS = {row.opcode: row.apply for row in TABLE.values() if row.apply is not None}
 
 
 def spellings() -> frozenset[str]:
     """The operations with arguments that are known here."""
-    return frozenset({*_FUNCTIONS, *_REDUCTIONS})
+    return frozenset(_FUNCTIONS)
 
 
-_FLOATS = Arithmetic(_FUNCTIONS, _REDUCTIONS, float, float)
-_BOUNDED = Arithmetic(
-    bounded.FUNCTIONS,
-    bounded.REDUCTIONS,
-    functools.lru_cache(maxsize=4096)(bounded.literal),
-    bounded.exact,
+_FLOATS = Arithmetic(functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded)
+_BOUNDED = replace(
+    _FLOATS,
+    apply=functools.partial(_on_tuples, bounded.FUNCTIONS),
+    literal=functools.lru_cache(maxsize=4096)(bounded.literal),
+    exact=bounded.exact,
 )
-_TRUSTING = replace(_BOUNDED, functions=bounded.TRUSTING)
+_TRUSTING = replace(_BOUNDED, apply=functools.partial(_on_tuples, bounded.TRUSTING))
