@@ -15,7 +15,7 @@ from fractions import Fraction
 from optdsl.algebra.magnitudes import Magnitudes, magnitudes
 from optdsl.ir import intervals
 from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
-from optdsl.ir.ops import COMPARE, TABLE
+from optdsl.ir.ops import COMPARE, TABLE, unaliased
 from optdsl.ir.program import Operation, Program, Value
 
 # After so much work without an end, nothing is taken for known of any state.
@@ -205,12 +205,9 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
 
 def whole(operations: Sequence[Operation], value: Value) -> bool:
     """Whether a value is certainly a whole number: a literal, or the step."""
-    while TABLE[operations[value].opcode].laws.alias:
-        (value,) = operations[value].arguments
-    number = operations[value].attribute
-    is_literal = operations[value].opcode == "constant" and isinstance(number, float)
-    literal = is_literal and isinstance(number, float) and number.is_integer()
-    return literal or operations[value].opcode == "step"
+    operation = operations[unaliased(operations, value)]
+    number = operation.attribute
+    return operation.opcode == "step" or (isinstance(number, float) and number.is_integer())
 
 
 def _product(zero: Fact, other: Fact) -> tuple[bool, bool]:

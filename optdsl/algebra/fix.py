@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from optdsl.algebra.facts import Fact, decided, facts
 from optdsl.algebra.normal_form import decimal
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import APPLY, COMPARE, TABLE
+from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
@@ -65,7 +65,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     """
     known = facts(program, values)
     # Rounding may decide what is compared: there, a decimal does not stand for what is computed.
-    deciding = (o for o in program.operations if o.opcode in COMPARE or o.opcode == "sign")
+    deciding = (o for o in program.operations if laws_of(o).jumps)
     compared = set(upstream(program.operations, [a for o in deciding for a in o.arguments]))
     positions = itertools.count()
 
@@ -75,7 +75,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
             return builder.constant(values[str(operation.attribute)])
         facts = [known[a] for a in operation.arguments]
         if operation.opcode == "where":
-            condition = program.operations[_named(program.operations, operation.arguments[0])]
+            condition = program.operations[unaliased(program.operations, operation.arguments[0])]
             return _chosen(builder, arguments, [known[a] for a in condition.arguments])
         return _simplified(builder, operation, arguments, facts, position in compared)
 
@@ -143,15 +143,8 @@ def _simplified(
     return None
 
 
-def _named(builder: Builder | Sequence[Operation], value: Value) -> Value:
-    """What stands behind the names of a value."""
-    while TABLE[builder[value].opcode].laws.alias:
-        (value,) = builder[value].arguments
-    return value
-
-
 def _number(builder: Builder, value: Value) -> float | None:
-    operation = builder[_named(builder, value)]
+    operation = builder[unaliased(builder, value)]
     number = operation.attribute
     return number if operation.opcode == "constant" and isinstance(number, float) else None
 
@@ -180,7 +173,7 @@ def _folded(
 
 
 def _chosen(builder: Builder, x: tuple[Value, ...], compared: list[Fact]) -> Value | None:
-    condition = builder[_named(builder, x[0])]
+    condition = builder[unaliased(builder, x[0])]
     if condition.opcode in COMPARE:
         left, right = (_number(builder, a) for a in condition.arguments)
         if left is not None and right is not None and decided(left - right, *compared):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from optdsl.algebra.means import Means
 from optdsl.ir.domain import Choice, Interval
-from optdsl.ir.ops import COMPARE
+from optdsl.ir.ops import COMPARE, laws_of
 from optdsl.ir.program import Operation, Program, Value
 
 MODERATE = 30.0
@@ -34,7 +34,6 @@ _WHOLE = 15.9
 _ROUNDS = 24
 _MAX_WORK = 200_000
 _MAX_STATES = 128
-_NEVER_ROUNDS = frozenset({"define", "stop_gradient", "neg", "abs", "max", "min"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +120,8 @@ class _Looked:
         self._same, self._of_state = means.same, means.of_state
         self._means = {
             value: found
-            for value, operation in enumerate(program.operations)
-            if operation.opcode in {"add", "div"} and self._of_state[value]
+            for value in range(len(program.operations))
+            if self._of_state[value]
             if (found := means.parts(Value(value))) is not None
         }
 
@@ -304,17 +303,17 @@ class _Looked:
     ) -> tuple[bool, float]:
         """Whether the result is whole, and what rounding may move it by."""
         opcode, error = operation.opcode, [a.error for a in x]
-        decided = opcode in COMPARE or opcode == "sign"
-        if decided:
+        laws = laws_of(operation)
+        if laws.jumps:
             return True, 0.0 if not any(error) else 1.0 if opcode in COMPARE else 2.0
         if opcode == "where":
             whole = x[1].whole and x[2].whole
             return whole, math.inf if error[0] else max(error[1:])
-        whole = all(a.whole for a in x) and opcode in _NEVER_ROUNDS | {"add", "sub", "mul"}
+        whole = laws.integral and all(a.whole for a in x)
         same = [self._same[a] for a in operation.arguments]
         if opcode == "sub" and same[0] == same[1]:
             return True, 0.0
-        if opcode in _NEVER_ROUNDS:
+        if laws.selects:
             return whole, max(error)
         units = {"mul": any(self._unit(a) for a in operation.arguments),
                  "div": opcode == "div" and self._unit(operation.arguments[1])}  # fmt: skip

@@ -18,7 +18,7 @@ from optdsl.algebra import undefined
 from optdsl.algebra.facts import Fact, decided
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
 from optdsl.algebra.undefined import Sum
-from optdsl.ir.ops import COMPARE
+from optdsl.ir.ops import COMPARE, TABLE, laws_of
 from optdsl.ir.program import Operation, Program, Value, upstream
 
 # A product or sum with more terms stays one of two atoms: still equal to itself.
@@ -36,6 +36,7 @@ _FOLDED: dict[tuple[str, Fraction], Fraction] = {
     ("log", Fraction(1)): Fraction(0),
     ("tanh", Fraction(0)): Fraction(0),
 }
+_MIRRORED = {"gt": "lt", "ge": "le"}
 _KEPT = Fact()
 
 
@@ -131,7 +132,7 @@ class Algebra:
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
-            case "hyper" | "step" | "gradient" | "parameter" | "size":
+            case opcode if TABLE[opcode].leaf:
                 return self._opaque(step.fact.defined, operation.opcode, operation.attribute)
             case "define" | "stop_gradient":
                 return x[0]
@@ -157,7 +158,7 @@ class Algebra:
                 return self._extremum(operation.opcode, x[0], x[1])
             case "where":
                 return self._where(*x)
-            case "lt" | "le" | "gt" | "ge" | "eq" | "ne":
+            case opcode if opcode in COMPARE:
                 return self._comparison(step, x[0], x[1])
             case "sum" | "mean":
                 # A number in front of a reduction can stand behind it.
@@ -212,7 +213,7 @@ class Algebra:
     def _large(self, step: _Step) -> Polynomial:
         """An operation that may pass the largest number, as an atom."""
         opcode, x = step.operation.opcode, step.x
-        if opcode in {"add", "mul"}:
+        if laws_of(step.operation).commutative:
             x = sorted(x, key=_order)
         divided = {"div": 1, "pow": 0}.get(opcode)
         sign = None if divided is None else self._zero(step, divided, Fraction(1))
@@ -384,12 +385,12 @@ class Algebra:
         Where rounding may decide otherwise than the real numbers do, it is an atom, too.
         """
         opcode, written = step.operation.opcode, step.written
-        if opcode in {"gt", "ge"}:
-            opcode, x, y = {"gt": "lt", "ge": "le"}[opcode], y, x
-            written = written[::-1]
+        if opcode in _MIRRORED:
+            opcode, x, y, written = _MIRRORED[opcode], y, x, written[::-1]
+        ordered = not TABLE[opcode].laws.commutative
         if not (self.defined(x) and self.defined(y)):
             # Infinities compare as themselves, and not as their difference.
-            first, second = (x, y) if opcode in {"lt", "le"} else sorted((x, y), key=_order)
+            first, second = (x, y) if ordered else sorted((x, y), key=_order)
             return self._opaque(True, opcode, first, second)
         difference = self._difference(x, y)
         number = difference.number
@@ -397,7 +398,7 @@ class Algebra:
             if step.decided(number):
                 return constant(COMPARE[opcode](number, 0))
             return self._opaque(True, opcode, "rounded", *written)
-        scale = abs(difference.leading) if opcode in {"lt", "le"} else difference.leading
+        scale = abs(difference.leading) if ordered else difference.leading
         return self._opaque(True, opcode, difference.scaled(1 / scale))
 
     def _where(self, condition: Polynomial, x: Polynomial, y: Polynomial) -> Polynomial:

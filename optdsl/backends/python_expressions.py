@@ -136,10 +136,10 @@ class Printer:
         if operation.opcode == "where":
             text, last = self.text(value), f"else {self._at(operation.arguments[2], _CONDITIONAL)}"
             return (text.removesuffix(f" {last}"), last) if text.endswith(f" {last}") else None
-        if operation.opcode not in {"add", "sub", "mul", "div"}:
+        symbol, level = _BINARY.get(operation.opcode, ("", _ATOM))
+        if level not in {_SUM, _PRODUCT}:
             return None
         text = self.text(value)
-        symbol, level = _BINARY[operation.opcode]
         last = f"{symbol} {self._at(operation.arguments[1], level + 1)}"
         if not text.endswith(f" {last}"):
             return None  # a call of a helper

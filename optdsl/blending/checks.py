@@ -10,6 +10,8 @@ from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.domain import closed, hull
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import stages
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.lower.expressions import Lowering
@@ -136,9 +138,7 @@ def check_used(
 def _mistaken(lowering: Lowering, value: Value) -> bool:
     """Whether a value is made of what a blend may not use, of which enough is said."""
     operations = lowering.builder.operations
-    return any(
-        operations[v].opcode in {"gradient", "parameter"} for v in upstream(operations, (value,))
-    )
+    return Stage.BUFFER in stages(operations[v] for v in upstream(operations, (value,)))
 
 
 def check_bounds(

@@ -12,6 +12,8 @@ from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, spell
 from optdsl.ir.evaluate import number as evaluated
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
@@ -345,8 +347,9 @@ def _fixed(program: Program, value: Value, settings: Mapping[str, float]) -> flo
     """The number that a value is at some settings; None where it depends on anything else."""
     for behind in program.needed((value,)):
         operation = program.operations[behind]
-        known = operation.opcode != "hyper" or operation.attribute in settings
-        if not known or operation.opcode in {"step", "gradient", "parameter", "state", "size"}:
+        row = TABLE[operation.opcode]
+        known = operation.opcode == "hyper" and operation.attribute in settings
+        if row.leaf and row.stage is not Stage.LITERAL and not known:
             return None
     return evaluated(program, value, settings)
 

@@ -47,6 +47,11 @@ class Laws:
         affine: whether it is affine in its arguments, given which of them vary.
         shows: the arguments of which an infinity or a NaN shows in the result as one of both,
             given the arguments that are literals, with None for the others.
+        selects: whether it is one of its arguments, or its negation, so that nothing is rounded.
+        integral: whether it is certainly a whole number where its arguments are.
+        compares: whether which of its two arguments is larger decides what it is.
+        jumps: whether a small change of an argument may change it by one or more, so that rounding
+            can decide what it is.
         bounded: whether finite arguments give a finite result, up to a sum that would overflow
             in another order, too; given which arguments are uniform.
     """
@@ -60,6 +65,10 @@ class Laws:
     additive: bool
     affine: Callable[[Flags], bool]
     shows: Callable[[tuple[float | None, ...]], tuple[int, ...]]
+    selects: bool
+    integral: bool
+    compares: bool
+    jumps: bool
     bounded: Callable[[Flags], bool]
 
 

@@ -22,7 +22,7 @@ from optdsl.ir.signatures import Infer
 from optdsl.ir.types import SCALAR, TENSOR, UNIFORM
 
 if TYPE_CHECKING:
-    from optdsl.ir.program import Operation
+    from optdsl.ir.program import Operation, Operations, Value
 
 Range = Callable[..., Interval]
 
@@ -80,13 +80,16 @@ _COUNT = Interval(1.0, float("inf"), False, True)
 _FUNCTION = Laws(
     stage=Stage.ELEMENTWISE, alias=False, smooth=True, replayable=True, commutative=False,
     rational=False, additive=False, affine=laws.never, shows=laws.none, bounded=laws.never,
+    selects=False, integral=False, compares=False, jumps=False,
 )  # fmt: skip
-_ALIAS = replace(_FUNCTION, alias=True, shows=laws.every, bounded=laws.always)
+_SELECTION = replace(_FUNCTION, selects=True, integral=True)
+_ALIAS = replace(_SELECTION, alias=True, shows=laws.every, bounded=laws.always)
 _ARITHMETIC = replace(_FUNCTION, rational=True, affine=laws.always, shows=laws.every)
-_SUM = replace(_ARITHMETIC, additive=True, bounded=laws.always)
+_SUM = replace(_ARITHMETIC, additive=True, integral=True, bounded=laws.always)
 _FLAT = replace(_FUNCTION, bounded=laws.always)
-_CHOICE = replace(_FUNCTION, smooth=False)
-_EXTREMUM = replace(_CHOICE, commutative=True)
+_CHOICE = replace(_SELECTION, smooth=False)
+_EXTREMUM = replace(_CHOICE, commutative=True, compares=True)
+_COMPARISON = replace(_FUNCTION, integral=True, compares=True, jumps=True)
 _REDUCTION = replace(_FUNCTION, stage=Stage.REDUCTION, smooth=False, replayable=False)
 
 
@@ -129,14 +132,14 @@ _ROWS = (
         "the value itself, a constant to differentiation", function="stop_gradient"),
     # Arithmetic.
     Row("neg", 1, signatures.elementwise, derivatives.negation, intervals.negate, operator.neg,
-        replace(_ARITHMETIC, bounded=laws.always), "-x"),
+        replace(_ARITHMETIC, bounded=laws.always, selects=True, integral=True), "-x"),
     Row("add", 2, signatures.elementwise, derivatives.addition, intervals.add, operator.add,
         replace(_SUM, commutative=True), "x + y"),
     Row("sub", 2, signatures.elementwise, derivatives.subtraction, intervals.subtract,
         operator.sub, _SUM, "x - y"),
     Row("mul", 2, signatures.elementwise, derivatives.product, intervals.multiply, operator.mul,
-        replace(_ARITHMETIC, commutative=True, affine=lambda varies: not all(varies),
-                bounded=any),
+        replace(_ARITHMETIC, commutative=True, integral=True,
+                affine=lambda varies: not all(varies), bounded=any),
         "x * y"),
     Row("div", 2, signatures.elementwise, derivatives.quotient, intervals.divide, host.divide,
         replace(_ARITHMETIC, affine=lambda varies: not varies[1], shows=laws.first), "x / y"),
@@ -159,9 +162,10 @@ _ROWS = (
         lambda x: Interval(-1.0, 1.0), math.tanh, _FLAT, "hyperbolic tangent",
         function="tanh"),
     Row("abs", 1, signatures.elementwise, derivatives.absolute, intervals.absolute, abs,
-        replace(_FUNCTION, shows=laws.every), "|x|", function="abs"),
-    Row("sign", 1, signatures.elementwise, derivatives.zero, intervals.sign, host.signum, _FLAT,
-        "-1, 0 or 1; NaN stays NaN", function="sign"),
+        replace(_SELECTION, shows=laws.every), "|x|", function="abs"),
+    Row("sign", 1, signatures.elementwise, derivatives.zero, intervals.sign, host.signum,
+        replace(_FLAT, integral=True, jumps=True), "-1, 0 or 1; NaN stays NaN",
+        function="sign"),
     Row("max", 2, signatures.elementwise, derivatives.larger, intervals.maximum, host.maximum,
         _EXTREMUM, "the larger; NaN if either is", function="max"),
     Row("min", 2, signatures.elementwise, derivatives.smaller, intervals.minimum, host.minimum,
@@ -171,7 +175,7 @@ _ROWS = (
         "x where the condition holds, else y", function="where"),
     # Conditions.
     *(Row(opcode, 2, signatures.comparison, derivatives.zero, lambda x, y: ANYTHING, compare,
-          replace(_FUNCTION, commutative=commutes), meaning)
+          replace(_COMPARISON, commutative=commutes), meaning)
       for opcode, compare, commutes, meaning in (
         ("lt", operator.lt, False, "x < y"), ("le", operator.le, False, "x <= y"),
         ("gt", operator.gt, False, "x > y"), ("ge", operator.ge, False, "x >= y"),
@@ -199,9 +203,21 @@ APPLY: dict[str, Callable[..., float]] = {
 }
 
 
+def laws_of(operation: Operation) -> Laws:
+    """The laws of an operation."""
+    return TABLE[operation.opcode].laws
+
+
 def stages(operations: Iterable[Operation]) -> set[Stage]:
     """Where in a step some operations are done."""
     return {TABLE[operation.opcode].stage for operation in operations}
+
+
+def unaliased(operations: Operations, value: Value) -> Value:
+    """What stands behind the names and barriers of a value, if there are any."""
+    while laws_of(operations[value]).alias:
+        (value,) = operations[value].arguments
+    return value
 
 
 FUNCTIONS = {row.function: row for row in _ROWS if row.function}

@@ -6,9 +6,9 @@ same type serves every stage before and after every rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import NewType
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NewType, Protocol
 
 from optdsl.diagnostics import Span
 from optdsl.ir.domain import Domain, Interval
@@ -28,6 +28,13 @@ class Operation:
     type: Type
     hint: str | None = field(default=None, compare=False)
     span: Span | None = field(default=None, compare=False, repr=False)
+
+
+class Operations(Protocol):
+    """Operations by their values."""
+
+    def __getitem__(self, value: Value, /) -> Operation:
+        """The operation that makes a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +159,47 @@ class Program:
     @property
     def step_values(self) -> tuple[Value, ...]:
         """What every step computes: the parameter, the states, the tangents."""
-        return (
-            self.parameter,
-            *(s.next for s in self.states),
-            *(t.value for t in self.tangents),
-        )
+        return (*self.carried_values, *(t.value for t in self.tangents))
 
     @property
     def results(self) -> tuple[Value, ...]:
         """Everything that a program computes for others."""
         return (*self.initial_values, *self.step_values)
 
+    @property
+    def carried_values(self) -> tuple[Value, ...]:
+        """What the next step starts from: the parameter and the states."""
+        return (self.parameter, *(s.next for s in self.states))
+
+    @property
+    def equations(self) -> dict[str, Value]:
+        """The named equations, primes included: the operations `define`."""
+        named = enumerate(self.operations)
+        return {str(o.attribute): Value(i) for i, o in named if o.opcode == "define"}
+
+    def rebuilt(
+        self, operations: tuple[Operation, ...], new: Sequence[Value] | Mapping[Value, Value]
+    ) -> Program:
+        """The program with other operations, and each result's new value in place of the old."""
+        return replace(
+            self,
+            operations=operations,
+            states=tuple(replace(s, initial=new[s.initial], next=new[s.next]) for s in self.states),
+            parameter=new[self.parameter],
+            tangents=tuple(replace(t, value=new[t.value]) for t in self.tangents),
+        )
+
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         """The values that `roots` depend on, themselves included, in program order."""
         return upstream(self.operations, roots)
+
+
+def depending(operations: Sequence[Operation], opcode: str) -> list[bool]:
+    """Whether each value depends on an operation of that kind."""
+    found: list[bool] = []
+    for operation in operations:
+        found.append(operation.opcode == opcode or any(found[a] for a in operation.arguments))
+    return found
 
 
 def upstream(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optdsl.ir.domain import SUM_TOLERANCE, Choice
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import ANY, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TypeMismatch
@@ -31,16 +32,14 @@ def verify(program: Program) -> Program:
         _operation(program, index, operation)
         if operation.opcode == "hyper" and operation.attribute not in hypers:
             raise InvalidProgram(f"%{index} reads no hyperparameter: {operation.attribute}")
-        if (
-            operation.opcode in {"gradient", "parameter"}
-            and operation.type != program.parameter_type
-        ):
-            raise InvalidProgram(f"%{index} reads the {operation.opcode} as {operation.type}")
-        if operation.opcode == "state":
-            if operation.attribute not in states:
-                raise InvalidProgram(f"%{index} reads no state: {operation.attribute}")
-            if operation.type != states[str(operation.attribute)]:
-                raise InvalidProgram(f"%{index} reads {operation.attribute} as {operation.type}")
+        if operation.opcode == "state" and operation.attribute not in states:
+            raise InvalidProgram(f"%{index} reads no state: {operation.attribute}")
+        if TABLE[operation.opcode].stage is Stage.BUFFER:
+            name = operation.attribute
+            kind = program.parameter_type if name is None else states[str(name)]
+            if operation.type != kind:
+                what = name or f"the {operation.opcode}"
+                raise InvalidProgram(f"%{index} reads {what} as {operation.type}")
     for hyper in program.hypers:
         if hyper.default not in hyper.domain:
             raise InvalidProgram(f"{hyper.name} = {hyper.default} is outside {hyper.domain}")

@@ -42,21 +42,20 @@ def _identity(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> V
 
 def _sign(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
     """Negations cost nothing to move: a product, quotient or sum rounds the same either way."""
-    opcode = operation.opcode
-    if opcode not in {"mul", "div", "add", "sub"}:
-        return None
-    left, right = (_negated(builder, a) for a in x)
-    if opcode in {"mul", "div"} and (left is not None or right is not None):
-        product = builder.emit(
-            opcode, x[0] if left is None else left, x[1] if right is None else right
-        )
-        return product if left is not None and right is not None else builder.emit("neg", product)
-    if opcode == "mul" and builder.is_constant(x[0], -1.0):
-        return builder.emit("neg", x[1])
-    if right is not None:
-        return builder.emit("sub" if opcode == "add" else "add", x[0], right)
-    if opcode == "add" and left is not None:
-        return builder.emit("sub", x[1], left)
+    emit, negated = builder.emit, [_negated(builder, a) for a in x]
+    match operation.opcode, negated:
+        case "mul" | "div", [left, right] if left is not None or right is not None:
+            signless = (a if n is None else n for a, n in zip(x, negated, strict=True))
+            product = emit(operation.opcode, *signless)
+            return emit("neg", product) if None in negated else product
+        case "mul", _ if builder.is_constant(x[0], -1.0):
+            return emit("neg", x[1])
+        case "add", [_, int() as right]:
+            return emit("sub", x[0], right)
+        case "add", [int() as left, None]:
+            return emit("sub", x[1], left)
+        case "sub", [_, int() as right]:
+            return emit("add", x[0], right)
     return None
 
 

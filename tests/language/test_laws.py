@@ -94,6 +94,40 @@ def test_a_bounded_operation_is_finite_where_its_arguments_are(row: Row) -> None
                 assert math.isfinite(applied(row, changed)), (row.opcode, changed)
 
 
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+def test_a_selection_and_nothing_else_gives_an_argument_or_its_negation(row: Row) -> None:
+    numbers = [(x, applied(row, x)) for x in arguments(row)]
+    assert row.laws.selects == all(abs(y) in map(abs, x) for x, y in numbers)
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
+def test_an_integral_operation_gives_whole_numbers_of_whole_numbers(row: Row) -> None:
+    """Of a mean, the weights are no whole numbers, so it is none whatever its parts are."""
+    whole = [x for x in arguments(row) if all(a.is_integer() for a in x)]
+    whole += [tuple(4.0 * a for a in x) for x in arguments(row) if row.opcode != "where"]
+    assert row.laws.integral == all(applied(row, x).is_integer() for x in whole)
+
+
+@pytest.mark.parametrize("row", [r for r in COMPUTED if r.arity == 2], ids=by_opcode)
+def test_a_comparison_depends_on_the_order_of_its_arguments_alone(row: Row) -> None:
+    """Its result is the truth of the order, or one of the arguments."""
+    assert row.apply is not None
+    results = [(x, row.apply(*x)) for x in arguments(row)]
+    assert row.laws.compares == all(isinstance(y, bool) or y in x for x, y in results)
+
+
+@pytest.mark.parametrize("row", [r for r in COMPUTED if r.arity in (1, 2)], ids=by_opcode)
+def test_what_jumps_moves_by_one_where_arguments_hardly_move(row: Row) -> None:
+    """A function of one number jumps at zero, one of two numbers where they are equal."""
+    places = [(0.0,)] if row.arity == 1 else [(x, x) for x in NUMBERS if x > 0]
+    moves = [0.0]
+    for place in places:
+        near = itertools.product(*((x - 1e-9, x, x + 1e-9) for x in place))
+        results = [y for x in near if math.isfinite(y := applied(row, x))]
+        moves.append(max(results) - min(results))
+    assert row.laws.jumps == (max(moves) >= 1)
+
+
 @pytest.mark.parametrize("row", [r for r in TABLE.values() if r.stage is Stage.REDUCTION],
                          ids=by_opcode)  # fmt: skip
 def test_a_reduction_of_equal_numbers_is_what_the_row_says(row: Row) -> None:
