@@ -8,8 +8,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from optdsl.ir.domain import Interval
-from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.numbering import alike
+from optdsl.ir.ops import unaliased
+from optdsl.ir.program import Program, Value, depending
 
 # Weights of terms are tried in at most so many ways.
 _MAX_CHOICES = 16
@@ -34,8 +35,8 @@ class Means:
             settings: hyperparameters that have a given value.
         """
         self._program, self._ranges, self._settings = program, ranges, settings
-        self.same = _numbered(program.operations)
-        self.of_state = _of_state(program)
+        self.same = alike(program.operations, {})
+        self.of_state = depending(program.operations, "state")
 
     def parts(self, value: Value) -> list[Value] | None:
         """The parts of a weighted mean: of a sum, or a quotient of one, whose weights sum to it."""
@@ -67,25 +68,22 @@ class Means:
                 return [part for _, part in chosen]
         return None
 
-    def _named(self, value: Value) -> Value:
-        while TABLE[self._program.operations[value].opcode].laws.alias:
-            (value,) = self._program.operations[value].arguments
-        return value
-
     def _terms(self, value: Value, through: bool) -> Iterator[Value]:
-        waiting = [self._named(value)]
+        operations = self._program.operations
+        waiting = [unaliased(operations, value)]
         while waiting:
             value = waiting.pop()
             if through:
-                value = self._named(value)
-            operation = self._program.operations[value]
+                value = unaliased(operations, value)
+            operation = operations[value]
             if operation.opcode == "add":
                 waiting.extend(reversed(operation.arguments))
             else:
                 yield value
 
     def _weighed(self, term: Value) -> Iterator[tuple[Value | None, Value]]:
-        operation = self._program.operations[self._named(term)]
+        operations = self._program.operations
+        operation = operations[unaliased(operations, term)]
         if operation.opcode == "mul":
             for weight, part in (operation.arguments, operation.arguments[::-1]):
                 if not self.of_state[weight] and self._ranges[weight].lower >= 0:
@@ -94,42 +92,19 @@ class Means:
 
     def _linear(self, value: Value, depth: int = 3) -> dict[Hashable, Fraction]:
         """A value as a sum of multiples of others, and of one."""
-        value = self._named(value)
+        value = unaliased(self._program.operations, value)
         operation = self._program.operations[value]
-        if operation.opcode == "hyper" and str(operation.attribute) in self._settings:
-            number = self._settings[str(operation.attribute)]
-        elif operation.opcode == "constant" and isinstance(operation.attribute, float):
-            number = operation.attribute
-        elif operation.opcode in {"add", "sub"} and depth:
-            first, second = (self._linear(a, depth - 1) for a in operation.arguments)
-            sign = 1 if operation.opcode == "add" else -1
-            keys = {**first, **second}
-            found = {k: first.get(k, Fraction(0)) + sign * second.get(k, Fraction(0)) for k in keys}
-            return {k: c for k, c in found.items() if c}
-        else:
-            return {("value", self.same[value]): Fraction(1)}
-        if not math.isfinite(number):
-            return {("value", self.same[value]): Fraction(1)}
-        return {1: Fraction(repr(float(number)))} if number else {}
-
-
-def _numbered(operations: Sequence[Operation]) -> list[int]:
-    """A number for each value, the same for those that are computed in the same way."""
-    numbers: dict[Hashable, int] = {}
-    found: list[int] = []
-    for operation in operations:
-        arguments = tuple(found[a] for a in operation.arguments)
-        if TABLE[operation.opcode].laws.alias:
-            found.append(arguments[0])
-            continue
-        key = (operation.opcode, repr(operation.attribute), arguments)
-        found.append(numbers.setdefault(key, len(numbers)))
-    return found
-
-
-def _of_state(program: Program) -> list[bool]:
-    """Whether each value depends on a state before the step."""
-    found: list[bool] = []
-    for operation in program.operations:
-        found.append(operation.opcode == "state" or any(found[a] for a in operation.arguments))
-    return found
+        number = operation.attribute
+        if operation.opcode == "hyper":
+            number = self._settings.get(str(number))
+        if isinstance(number, int | float) and math.isfinite(number):
+            return {1: Fraction(repr(float(number)))} if number else {}
+        match operation.opcode:
+            case "add" | "sub" if depth:
+                total, second = (self._linear(a, depth - 1) for a in operation.arguments)
+                for key, c in second.items():
+                    moved = c if operation.opcode == "add" else -c
+                    total[key] = total.get(key, Fraction(0)) + moved
+                return {k: c for k, c in total.items() if c}
+            case _:
+                return {("value", self.same[value]): Fraction(1)}

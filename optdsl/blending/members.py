@@ -25,9 +25,7 @@ class Member:
 
         What a member blend keeps of its own members (``Adam.num``) is not among them.
         """
-        named = enumerate(self.program.operations)
-        found = {str(o.attribute): Value(i) for i, o in named if o.opcode == "define"}
-        return {name: value for name, value in found.items() if "." not in name}
+        return {name: v for name, v in self.program.equations.items() if "." not in name}
 
     def hyper(self, name: str) -> Hyper | None:
         """A hyperparameter of the rule, or None."""

@@ -1,19 +1,18 @@
 """States that are always equal become one.
 
-Two states are one buffer when their initial values and their recurrences are the same. The coarsest
-such partition is found as the states of an automaton are minimised (Moore, 1956): start from equal
-initial values, and split until recurrences agree. Equality is that of operations, so that every bit
-is kept.
+Two states are one buffer when their initial values and their recurrences are the same operations of
+the same things, so that every bit is kept.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.algebra.fix import live_states
 from optdsl.ir.builder import Builder
+from optdsl.ir.numbering import coarsest
 from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
@@ -25,31 +24,22 @@ Partition = Mapping[str, int]
 def partition(program: Program, names: Mapping[str, str] | None = None) -> Partition:
     """The coarsest partition into states that are always equal; for `names` see `identities`."""
     initial = identities(program, {s.name: 0 for s in program.states}, program.initial_values)
-    classes = _numbered((s.type, i) for s, i in zip(program.states, initial, strict=True))
-    while True:
-        named = {s.name: c for s, c in zip(program.states, classes, strict=True)}
-        after = identities(program, named, [s.next for s in program.states], names)
-        split = _numbered(zip(classes, after, strict=True))
-        if max(split, default=0) == max(classes, default=0):
-            return named
-        classes = split
+
+    def named(classes: list[int]) -> Partition:
+        return {s.name: c for s, c in zip(program.states, classes, strict=True)}
+
+    def after(classes: list[int]) -> list[Value]:
+        return identities(program, named(classes), [s.next for s in program.states], names)
+
+    start = ((s.type, i) for s, i in zip(program.states, initial, strict=True))
+    found = coarsest(start, after)
+    assert found is not None
+    return named(found)
 
 
 def partition_by_name(program: Program) -> Partition:
     """The coarsest partition into states that stay equal whatever a blend of this one redefines."""
-    names = _candidates(program)
-    while True:
-        classes = partition(program, names)
-        kept = _agreed(program, classes, names)
-        if kept == names:
-            return classes
-        names = kept
-
-
-def _numbered(keys: Iterable[object]) -> list[int]:
-    """The keys as numbers, equal ones alike, in the order in which they come."""
-    seen: dict[object, int] = {}
-    return [seen.setdefault(key, len(seen)) for key in keys]
+    return partition(program, _settled(program, lambda names: partition(program, names)))
 
 
 def identities(
@@ -67,15 +57,15 @@ def identities(
     new: list[Value] = []
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
-        if operation.opcode == "define" and names is None:
-            new.append(arguments[0])
-            continue
-        if operation.opcode == "define" and names is not None:
-            name = str(operation.attribute)
-            operation = replace(operation, attribute=names.get(name, name))
-        if operation.opcode == "state":
-            known = classes[str(operation.attribute)]
-            operation = replace(operation, attribute=str(known))
+        name = str(operation.attribute)
+        match operation.opcode:
+            case "define" if names is None:
+                new.append(arguments[0])
+                continue
+            case "define" if names is not None:
+                operation = replace(operation, attribute=names.get(name, name))
+            case "state":
+                operation = replace(operation, attribute=str(classes[name]))
         new.append(builder.copy(operation, arguments))
     return [new[r] for r in roots]
 
@@ -93,7 +83,7 @@ def merge_states(program: Program, by_name: bool = False) -> Program:
     alive = {classes[s.name] for s in program.states}
     blocks = {c: states for c, states in whole.items() if c in alive}
     names = _names(blocks, program)
-    plain = _settled(program, classes)
+    plain = _settled(program, lambda names: classes)
     hints = _hints(_meanings(program, classes)) | {
         f"{state.name}'": f"{names[c]}'" for c, states in blocks.items() for state in states
     }
@@ -156,36 +146,32 @@ def _meanings(
     program: Program, classes: Partition, names: Mapping[str, str] | None = None
 ) -> dict[str, Value]:
     """What each equation computes, as a number that equal ones share; see `identities`."""
-    defines = [(Value(i), o) for i, o in enumerate(program.operations) if o.opcode == "define"]
-    values = identities(program, classes, [value for value, _ in defines], names)
-    spelled = (str(operation.attribute) for _, operation in defines)
-    return dict(zip(spelled, values, strict=True))
+    defined = program.equations
+    values = identities(program, classes, list(defined.values()), names)
+    return dict(zip(defined, values, strict=True))
 
 
 def _candidates(program: Program) -> dict[str, str]:
     """The members' equations that may be the blend's under a plain name: no slot has it."""
-    names = [str(o.attribute) for o in program.operations if o.opcode == "define"]
+    names = program.equations
     return {n: _plain(n) for n in names if n.count(".") == 1 and _plain(n) not in names}
 
 
-def _agreed(program: Program, classes: Partition, names: Mapping[str, str]) -> dict[str, str]:
-    """Of the equations that may have a plain name, those about which all members agree."""
-    meanings = _meanings(program, classes, names)
-    found = _by_plain(meanings)
-    return {n: plain for n, plain in names.items() if len(found[plain]) == 1}
-
-
-def _settled(program: Program, classes: Partition) -> dict[str, str]:
+def _settled(program: Program, classes: Callable[[Mapping[str, str]], Partition]) -> dict[str, str]:
     """The members' equations that are the blend's, by the names that they have there.
 
-    An equation that uses one about which members do not agree is none of them.
+    All members must agree about such an equation, and about those that it uses.
+
+    Args:
+        program: the blend.
+        classes: the class of each state, given the names that equations have.
     """
-    names = _candidates(program)
-    while True:
-        kept = _agreed(program, classes, names)
-        if kept == names:
-            return kept
+    names, kept = dict[str, str](), _candidates(program)
+    while kept != names:
         names = kept
+        found = _by_plain(_meanings(program, classes(names), names))
+        kept = {n: plain for n, plain in names.items() if len(found[plain]) == 1}
+    return kept
 
 
 def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:

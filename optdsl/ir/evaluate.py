@@ -138,7 +138,7 @@ def _followed(
 ) -> list[tuple[Any, ...]]:
     theta, *gradients = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
     hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
-    needed = program.needed((program.parameter, *(s.next for s in program.states)))
+    needed = program.needed(program.carried_values)
     for t, g in enumerate(gradients, start=1):
         at = Point(theta, g, state, hypers, t, arithmetic)
         if t == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Value
@@ -27,10 +26,4 @@ def rewrite(program: Program, rule: Rule) -> Program:
         if operation.hint:
             builder.suggest(value, operation.hint)
         new.append(value)
-    return replace(
-        program,
-        operations=builder.operations,
-        states=tuple(replace(s, initial=new[s.initial], next=new[s.next]) for s in program.states),
-        parameter=new[program.parameter],
-        tangents=tuple(replace(t, value=new[t.value]) for t in program.tangents),
-    )
+    return program.rebuilt(builder.operations, new)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from optdsl.algebra.facts import facts
 from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
-from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.numbering import alike, coarsest
+from optdsl.ir.program import Program, Value
 
 # The class of each state, in either program.
 Classes = dict[str, int]
@@ -17,7 +17,6 @@ _Forms = Callable[[int, Sequence[Value], Classes | None], Sequence[Hashable]]
 
 # States that take more rounds than this to tell apart are taken for different.
 _ROUNDS = 24
-_COMMUTING = frozenset({"add", "mul", "max", "min", "eq", "ne"})
 
 
 def equal(left: Program, right: Program, work: int = MAX_WORK) -> bool:
@@ -90,12 +89,10 @@ class Matching:
         numbers: dict[Hashable, int] = {}
 
         def written(side: int, classes: Classes | None) -> list[int]:
-            program, found = self._programs[side], list[int]()
-            for operation in program.operations:
-                state = (operation.attribute, side) if classes is None else None
-                key = _key(operation, [found[a] for a in operation.arguments], state, classes)
-                found.append(numbers.setdefault(key, len(numbers)))
-            return found
+            def state(name: str) -> Hashable:
+                return (name, side) if classes is None else classes[name]
+
+            return alike(self._programs[side].operations, numbers, state)
 
         def forms(side: int, roots: Sequence[Value], classes: Classes | None) -> list[int]:
             found = written(side, classes)
@@ -105,55 +102,25 @@ class Matching:
         return written(0, classes[0]), written(1, classes[1])
 
 
-def _key(
-    operation: Operation, arguments: list[int], state: Hashable, classes: Classes | None
-) -> Hashable:
-    opcode, attribute = operation.opcode, operation.attribute
-    if TABLE[opcode].laws.alias:
-        return ("same", *arguments)
-    if opcode in _COMMUTING:
-        arguments = sorted(arguments)
-    if opcode == "state":
-        return opcode, classes[str(attribute)] if classes is not None else state
-    return opcode, repr(attribute), *arguments
-
-
 def _matched(
     programs: tuple[Program, Program], forms: _Forms, rounds: int | None = None
 ) -> tuple[Classes, Classes] | None:
     """The coarsest classes of states that start and stay equal; None beyond some rounds."""
-    keys: list[Hashable] = [
-        (state.type, form)
-        for side, program in enumerate(programs)
-        for state, form in zip(
-            program.states, forms(side, program.initial_values, None), strict=True
-        )
-    ]
-    numbers = _numbered(keys)
-    while rounds is None or rounds > 0:
-        classes = _by_name(programs, numbers)
-        keys = [
-            form
-            for side, program in enumerate(programs)
-            for form in forms(side, [s.next for s in program.states], classes[side])
-        ]
-        split = _numbered(list(zip(numbers, keys, strict=True)))
-        if len(set(split)) == len(set(numbers)):
-            return classes
-        numbers = split
-        rounds = None if rounds is None else rounds - 1
-    return None
+    sides = list(enumerate(programs))
+    states = [(side, s.name) for side, p in sides for s in p.states]
+    types = [s.type for p in programs for s in p.states]
+    start = [form for side, p in sides for form in forms(side, p.initial_values, None)]
 
+    def by_name(numbers: list[int]) -> tuple[Classes, Classes]:
+        known: tuple[Classes, Classes] = ({}, {})
+        for (side, name), number in zip(states, numbers, strict=True):
+            known[side][name] = number
+        return known
 
-def _numbered(keys: list[Hashable]) -> list[int]:
-    seen: dict[Hashable, int] = {}
-    return [seen.setdefault(key, len(seen)) for key in keys]
+    def after(numbers: list[int]) -> list[Hashable]:
+        known = by_name(numbers)
+        nexts = [[s.next for s in p.states] for p in programs]
+        return [form for side, _ in sides for form in forms(side, nexts[side], known[side])]
 
-
-def _by_name(programs: tuple[Program, Program], numbers: list[int]) -> tuple[Classes, Classes]:
-    left, right = programs
-    cut = len(left.states)
-    return (
-        dict(zip((s.name for s in left.states), numbers[:cut], strict=True)),
-        dict(zip((s.name for s in right.states), numbers[cut:], strict=True)),
-    )
+    found = coarsest(zip(types, start, strict=True), after, rounds)
+    return None if found is None else by_name(found)

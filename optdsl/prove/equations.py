@@ -22,7 +22,7 @@ def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[li
 
     None of programs that are too large to be compared with some work.
     """
-    defined = [_defined(p) for p in (left, right)]
+    defined = [p.equations for p in (left, right)]
     try:
         matching = Matching(left, right, work)
         forms = [
@@ -64,12 +64,6 @@ def equation(program: Program, definition: Value, spelled: list[int]) -> str:
     if spelled[inner] > MAX_SHOWN:
         return f"{named.attribute} = (an equation of more than {MAX_SHOWN} operations)"
     return f"{named.attribute} = {expression(_node(program, inner))}"
-
-
-def _defined(program: Program) -> dict[str, Value]:
-    """The named equations of a program."""
-    operations = enumerate(program.operations)
-    return {str(o.attribute): Value(v) for v, o in operations if o.opcode == "define"}
 
 
 def _node(program: Program, value: Value) -> ast.Expression:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
-from optdsl.ir.ops import COMPARE
-from optdsl.ir.program import Hyper, Operation, Program, Value, upstream
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import COMPARE, TABLE, laws_of
+from optdsl.ir.program import Hyper, Operation, Program, Value, depending, upstream
 
 RUNS = 24
 STEPS = 10
@@ -22,7 +23,6 @@ _MAX_LANDMARKS = 12
 MAX_STEPS = 2_000
 # Over the size of a program: how many of its branches are looked at for the step.
 _MAX_TURNS = 16_000
-_BRANCHING = frozenset({*COMPARE, "max", "min"})
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
     steps: set[int] = set()
     count, far = 0, list[int]()
     for program in programs:
-        needed = program.needed((program.parameter, *(s.next for s in program.states)))
-        branching = [v for v in needed if program.operations[v].opcode in _BRANCHING]
+        needed = program.needed(program.carried_values)
+        branching = [v for v in needed if laws_of(program.operations[v]).compares]
         compared = [a for v in branching for a in _x(program, v)]
         for number in _numbers(program, compared, hypers):
             numbers.setdefault(number)
@@ -65,9 +65,8 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
         for value in stepwise[: max(1, _MAX_TURNS // len(program.operations))]:
             steps.update(_turns(program, value, hypers))
         steps.update(_met(program, needed, of_step, hypers))
-        of_state = _of_state(program)
-        with_state = [v for v in branching if of_state[v]]
-        beside = [a for v in with_state for a in _x(program, v)]
+        of_state = depending(program.operations, "state")
+        beside = [a for v in branching if of_state[v] for a in _x(program, v)]
         counts = [n for n in _numbers(program, beside, hypers) if n + 1 >= STEPS]
         count = max([count, *(math.ceil(n) for n in counts if n <= MAX_STEPS)])
         far += (int(n) for n in counts if n > MAX_STEPS and n.is_integer())
@@ -88,19 +87,11 @@ def _numbers(
             yield abs(found)
 
 
-def _of_state(program: Program) -> list[bool]:
-    """Whether each value depends on a state."""
-    found: list[bool] = []
-    for operation in program.operations:
-        found.append(operation.opcode == "state" or any(found[a] for a in operation.arguments))
-    return found
-
-
 def _met(
     program: Program, needed: Sequence[Value], of_step: set[Value], hypers: Mapping[str, float]
 ) -> Iterator[int]:
     """The steps at which a sum of the step and a number is zero, and those before."""
-    sums = [v for v in needed if v in of_step and program.operations[v].opcode in {"add", "sub"}]
+    sums = [v for v in needed if v in of_step and laws_of(program.operations[v]).additive]
     met = [v for v in sums if any(program.operations[a].opcode == "step" for a in _x(program, v))]
     for value in met[:_MAX_LANDMARKS]:
         for number in _numbers(program, _x(program, value), hypers):
@@ -117,10 +108,8 @@ def _of_step(program: Program, needed: Sequence[Value]) -> set[Value]:
     found: set[Value] = set()
     for value in needed:
         operation = program.operations[value]
-        own = {"step", "hyper", "constant"}
-        if operation.opcode in own or (
-            operation.arguments and found.issuperset(operation.arguments)
-        ):
+        given = TABLE[operation.opcode].stage in {Stage.LITERAL, Stage.HOST}
+        if given or (operation.arguments and found.issuperset(operation.arguments)):
             found.add(value)
     return found
 
@@ -288,6 +277,6 @@ def _random(hyper: Hyper, source: random.Random) -> float:
 
 def branches(program: Program) -> dict[Value, Operation]:
     """The conditions of a program, by their values."""
-    needed = program.needed((program.parameter, *(s.next for s in program.states)))
+    needed = program.needed(program.carried_values)
     found = {v: program.operations[v] for v in needed}
     return {v: o for v, o in found.items() if o.opcode in COMPARE}

@@ -74,18 +74,13 @@ class _Collector:
 
     def collected(self) -> Program:
         """The new program, with operations that nothing uses."""
-        program, value = self._program, self._value
         for old in self._needed:
             self._visit(old)
-        found = replace(
-            program,
-            states=tuple(
-                replace(s, initial=value(s.initial), next=value(s.next)) for s in program.states
-            ),
-            parameter=value(program.parameter),
-            tangents=tuple(replace(t, value=value(t.value)) for t in program.tangents),
-        )
-        return replace(found, operations=self._builder.operations)
+        program = self._program
+        results = [v for s in program.states for v in (s.initial, s.next)]
+        results += [program.parameter, *(t.value for t in program.tangents)]
+        new = {old: self._value(old) for old in results}
+        return program.rebuilt(self._builder.operations, new)
 
     def _visit(self, value: Value) -> None:
         operation = self._program.operations[value]
@@ -97,12 +92,14 @@ class _Collector:
             self._forms[value] = self._multiple(multiple)
         elif TABLE[operation.opcode].laws.additive:
             self._forms[value] = self._sum(value, operation)
-        elif operation.opcode in {"mul", "div"}:
-            self._forms[value] = self._product(value, operation)
-        elif operation.opcode == "where":
-            self._forms[value] = self._choice(operation)
         else:
-            self._forms[value] = self._atom(self._copied(operation))
+            match operation.opcode:
+                case "mul" | "div":
+                    self._forms[value] = self._product(value, operation)
+                case "where":
+                    self._forms[value] = self._choice(operation)
+                case _:
+                    self._forms[value] = self._atom(self._copied(operation))
 
     def _copied(self, operation: Operation) -> Value:
         arguments = tuple(self._value(a) for a in operation.arguments)
