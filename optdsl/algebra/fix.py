@@ -10,7 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from optdsl.algebra.facts import Fact, decided, facts
-from optdsl.algebra.normal_form import decimal
+from optdsl.algebra.polynomial import decimal, square_root
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
@@ -18,13 +18,6 @@ from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
-
-
-def _root(x: Fraction) -> Fraction | None:
-    if x < 0:
-        return None
-    root = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
-    return root if root * root == x else None
 
 
 def _power(x: Fraction, y: Fraction) -> Fraction | None:
@@ -46,7 +39,7 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "mul": operator.mul,
     "div": _quotient,
     "pow": _power,
-    "sqrt": _root,
+    "sqrt": square_root,
     "abs": abs,
     "sign": lambda x: Fraction((x > 0) - (x < 0)),
     "max": max,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
+from optdsl.algebra.polynomial import decimal
 from optdsl.ir.domain import Interval
 from optdsl.ir.numbering import alike
 from optdsl.ir.ops import unaliased
@@ -98,7 +99,7 @@ class Means:
         if operation.opcode == "hyper":
             number = self._settings.get(str(number))
         if isinstance(number, int | float) and math.isfinite(number):
-            return {1: Fraction(repr(float(number)))} if number else {}
+            return {1: decimal(float(number))} if number else {}
         match operation.opcode:
             case "add" | "sub" if depth:
                 total, second = (self._linear(a, depth - 1) for a in operation.arguments)

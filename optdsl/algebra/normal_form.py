@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.algebra import undefined
 from optdsl.algebra.facts import Fact, decided
-from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.algebra.polynomial import ONE, Polynomial, constant, decimal, square_root, variable
 from optdsl.algebra.undefined import Sum
-from optdsl.ir.ops import COMPARE, TABLE, laws_of
+from optdsl.ir.ops import COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 
 # A product or sum with more terms stays one of two atoms: still equal to itself.
@@ -31,11 +32,9 @@ MAX_EXPONENT = 1 << 20
 # The size of all normal forms of one algebra.
 MAX_WORK = 500_000
 
-_FOLDED: dict[tuple[str, Fraction], Fraction] = {
-    ("exp", Fraction(0)): Fraction(1),
-    ("log", Fraction(1)): Fraction(0),
-    ("tanh", Fraction(0)): Fraction(0),
-}
+_FOLDED: dict[tuple[str, Fraction | int | None], int] = {
+    ("exp", 0): 1, ("log", 1): 0, ("tanh", 0): 0,
+}  # fmt: skip
 _MIRRORED = {"gt": "lt", "ge": "le"}
 _KEPT = Fact()
 
@@ -107,15 +106,15 @@ class Algebra:
             if value in opaque:
                 found[value] = variable(self.atom("opaque", operation.attribute))
                 continue
+            x, name = operation.arguments, str(operation.attribute)
             step = _Step(
                 operation,
-                [found[a] for a in operation.arguments],
+                [found[a] for a in x],
                 _KEPT if facts is None else facts[value],
-                None if facts is None else [facts[a] for a in operation.arguments],
-                [value if written is None else written[a] for a in operation.arguments],
+                None if facts is None else [facts[a] for a in x],
+                [value if written is None else written[a] for a in x],
             )
             if operation.opcode == "state":
-                name = str(operation.attribute)
                 known = name if states is None else states[name]
                 found[value] = self._opaque(step.fact.defined, "state", known)
             else:
@@ -139,42 +138,39 @@ class Algebra:
             case "neg":
                 return self._product(constant(-1), x[0])
             case "add":
-                return self._sum(x[0], x[1])
+                return self._sum(*x)
             case "sub":
-                return self._sum(x[0], self._product(constant(-1), x[1]))
+                return self._difference(*x)
             case "mix" if all(map(self.defined, x)):
                 return self._mean(x[0::2], x[1::2])
             case "mul":
-                return self._product(x[0], x[1])
+                return self._product(*x)
             case "div":
-                return self._quotient(step, x[0], x[1])
+                return self._quotient(step, *x)
             case "pow":
-                return self._power(step, x[0], x[1])
+                return self._power(step, *x)
             case "sqrt":
-                return self._root(step, x[0])
+                return self._root(step, *x)
             case "sign" | "abs":
-                return self._signed(step, x[0])
+                return self._signed(step, *x)
             case "max" | "min":
-                return self._extremum(operation.opcode, x[0], x[1])
+                return self._extremum(operation.opcode, *x)
             case "where":
                 return self._where(*x)
             case opcode if opcode in COMPARE:
-                return self._comparison(step, x[0], x[1])
+                return self._comparison(step, *x)
             case "sum" | "mean":
                 # A number in front of a reduction can stand behind it.
                 reduced = self._function(operation.opcode, x[0].monic())
                 return self._product(constant(x[0].leading), reduced)
+            case opcode if (opcode, x[0].number) in _FOLDED:
+                return constant(_FOLDED[opcode, x[0].number])
             case opcode:
-                number = x[0].number
-                if number is not None and (opcode, number) in _FOLDED:
-                    return constant(_FOLDED[opcode, number])
                 return self._function(opcode, *x, defined=step.fact.defined)
 
     def _mean(self, weights: list[Polynomial], parts: list[Polynomial]) -> Polynomial:
-        total, weighed = ZERO, ZERO
-        for weight, part in zip(weights, parts, strict=True):
-            total = self._sum(total, weight)
-            weighed = self._sum(weighed, self._product(weight, part))
+        total, products = functools.reduce(self._sum, weights), map(self._product, weights, parts)
+        weighed = functools.reduce(self._sum, products)
         # Weights sum to one, which the algebra does not know of a weight vector.
         return self._divided(weighed, total) if total.terms else self._over(total, 1)
 
@@ -194,27 +190,20 @@ class Algebra:
         """A function that is opaque; of what may be undefined it may be, too."""
         return self._opaque(defined and all(map(self.defined, x)), opcode, *x)
 
-    def _commuting(
-        self, opcode: str, x: Polynomial, y: Polynomial, defined: bool = True
-    ) -> Polynomial:
-        first, second = sorted((x, y), key=_order)
-        return self._function(opcode, first, second, defined=defined)
+    def _commuting(self, opcode: str, *x: Polynomial, defined: bool = True) -> Polynomial:
+        return self._function(opcode, *sorted(x), defined=defined)
 
     def _limited(self, step: _Step, form: Polynomial) -> Polynomial:
         """The form, or an atom in its place where its numbers are too large."""
-        for monomial, c in form:
-            scale = c.numerator.bit_length() - c.denominator.bit_length()
-            beyond = _bits(c) > MAX_BITS or (self._doubles and not -1077 < scale < 1024)
-            long = len(monomial) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in monomial)
-            if beyond or long:
-                return self._large(step)
-        return form
+        scales = (c.numerator.bit_length() - c.denominator.bit_length() for _, c in form)
+        beyond = self._doubles and any(not -1077 < scale < 1024 for scale in scales)
+        long = any(len(m) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in m) for m, _ in form)
+        return self._large(step) if beyond or long or form.bits > MAX_BITS else form
 
     def _large(self, step: _Step) -> Polynomial:
         """An operation that may pass the largest number, as an atom."""
-        opcode, x = step.operation.opcode, step.x
-        if laws_of(step.operation).commutative:
-            x = sorted(x, key=_order)
+        opcode = step.operation.opcode
+        x = sorted(step.x) if TABLE[opcode].laws.commutative else step.x
         divided = {"div": 1, "pow": 0}.get(opcode)
         sign = None if divided is None else self._zero(step, divided, Fraction(1))
         return self._opaque(False, "large", opcode, sign, *x)
@@ -229,12 +218,10 @@ class Algebra:
 
     def _sum_of(self, form: Polynomial) -> Sum | None:
         """What is known of a form that may be undefined; such a form is one atom."""
-        if len(form.terms) != 1:
-            return None
-        monomial, coefficient = form.terms[0]
-        if len(monomial) != 1 or coefficient != 1:
-            return None
-        return self._undefined.get(monomial[0][0])
+        match form.terms:
+            case ((((atom, _),), 1),):
+                return self._undefined.get(atom)
+        return None
 
     def _opened(self, form: Polynomial) -> Sum:
         return self._sum_of(form) or Sum(form, ())
@@ -245,8 +232,8 @@ class Algebra:
         if found.single is not None:
             return variable(found.single)
         self._work -= 32 + sum(1 + len(coefficient) for _, coefficient in found.terms)
-        numbers = (c for _, coefficient in found.terms for _, c in coefficient)
-        if len(found.terms) > MAX_TERMS or any(_bits(c) > MAX_BITS for c in numbers):
+        bits = max(coefficient.bits for _, coefficient in found.terms)
+        if len(found.terms) > MAX_TERMS or bits > MAX_BITS:
             return self._opaque(False, "long sum", found)
         atom = self.atom("sum of", found)
         self._undefined[atom] = found
@@ -255,9 +242,9 @@ class Algebra:
     def _sum(self, x: Polynomial, y: Polynomial) -> Polynomial:
         if self.defined(x) and self.defined(y):
             return x + y if len(x) + len(y) <= MAX_TERMS else self._commuting("long sum", x, y)
-        first, second = self._opened(x), self._opened(y)
-        number = self._sum(first.number, second.number)
-        return self._closed(undefined.added(number, first.terms + second.terms))
+        left, right = self._opened(x), self._opened(y)
+        number = self._sum(left.number, right.number)
+        return self._closed(undefined.added(number, left.terms + right.terms))
 
     def _product(self, x: Polynomial, y: Polynomial) -> Polynomial:
         if self.defined(x) and self.defined(y):
@@ -265,12 +252,11 @@ class Algebra:
                 return self._commuting("product", x, y)
             self._work -= len(x) * len(y)
             product = x * y
-            fits = all(_bits(c) <= 2 * MAX_BITS for _, c in product)
+            fits = product.bits <= 2 * MAX_BITS
             return product if fits else self._commuting("product", x, y, defined=False)
-        if self.defined(y):
-            x, y = y, x
-        if self.defined(x):
-            return self._closed(undefined.scaled(x, self._opened(y), self._product))
+        for factor, other in ((x, y), (y, x)):
+            if self.defined(factor):
+                return self._closed(undefined.scaled(factor, self._opened(other), self._product))
         first, second = self._whole(x), self._whole(y)
         if len(first[0]) + len(second[0]) > MAX_ATOMS:
             return self._commuting("product", x, y)
@@ -278,11 +264,8 @@ class Algebra:
 
     def _whole(self, x: Polynomial) -> undefined.Term:
         """What may be undefined as one factor: a sum of several is not multiplied out."""
-        product = self._opened(x).product
-        if product is not None:
-            return product
-        whole = self._function("whole", x).terms[0][0][0][0]
-        return (whole,), ONE
+        whole = self._opened(x).product
+        return whole or ((self._function("whole", x).terms[0][0][0][0],), ONE)
 
     # --- quotients ------------------------------------------------------------------------------
 
@@ -293,22 +276,19 @@ class Algebra:
         inverse = y.inverse()
         if inverse is None:
             # A sum has no inverse among polynomials: an atom stands for it, numbers taken out.
-            summed = variable(self.atom("sum of terms", y.monic()), -1)
-            inverse = summed.scaled(1 / y.leading)
+            inverse = variable(self.atom("sum of terms", y.monic()), -1).scaled(1 / y.leading)
         return self._product(x, inverse)
 
     def _quotient(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
         nonzero = step.facts is None or step.facts[1].nonzero
         if nonzero and y.terms and self.defined(y):
             return self._divided(x, y)
-        sign = self._zero(step, 1, y.leading)
-        return self._product(x, self._over(y, sign))
+        return self._product(x, self._over(y, self._zero(step, 1, y.leading)))
 
     def _over(self, y: Polynomial, sign: Hashable) -> Polynomial:
         """1 / y for what may be zero, or no number."""
-        if not y.terms:
-            return self._opaque(False, "over", y, sign)
-        return self._product(constant(1 / y.leading), self._opaque(False, "over", y.monic(), sign))
+        inverse = self._opaque(False, "over", y.monic(), sign)
+        return self._product(constant(1 / y.leading), inverse) if y.terms else inverse
 
     def _zero(self, step: _Step, argument: int, direction: Fraction) -> Hashable:
         """The sign of an argument where it is zero, relative to a factor; or how it is written."""
@@ -325,16 +305,13 @@ class Algebra:
             return ONE
         if exponent == Fraction(1, 2) and self.defined(x):
             return self._root(step, x)
-        whole = exponent is not None and exponent.denominator == 1
-        if exponent is not None and whole and 0 < exponent <= MAX_POWER:
-            return functools.reduce(self._product, [x] * int(exponent))
-        nonzero = self.defined(x) and (step.facts is None or step.facts[0].nonzero)
-        if exponent is not None and whole and -MAX_POWER <= exponent < 0:
-            product = functools.reduce(self._product, [x] * -int(exponent))
-            if nonzero and product.terms:
+        if exponent is not None and exponent.denominator == 1 and abs(exponent) <= MAX_POWER:
+            product = functools.reduce(self._product, [x] * abs(int(exponent)))
+            if exponent > 0:
+                return product
+            if self.defined(x) and (step.facts is None or step.facts[0].nonzero) and product.terms:
                 return self._divided(ONE, product)
-            sign = self._zero(step, 0, x.leading) if exponent % 2 else 1
-            return self._over(product, sign)
+            return self._over(product, self._zero(step, 0, x.leading) if exponent % 2 else 1)
         if step.fact.defined and self.defined(x) and self.defined(y):
             return self._function("pow", x, y)
         return self._opaque(False, "pow", x, y, self._zero(step, 0, Fraction(1)))
@@ -343,38 +320,32 @@ class Algebra:
 
     def _root(self, step: _Step, x: Polynomial) -> Polynomial:
         if not x.terms:
-            return ZERO
-        scale = x.leading
-        if scale > 0:
-            root = Fraction(math.isqrt(scale.numerator), math.isqrt(scale.denominator))
-            if root * root == scale:
-                rest = x.monic()
-                kept = (
-                    ONE if rest == ONE else self._function("sqrt", rest, defined=step.fact.defined)
-                )
-                return self._product(constant(root), kept)
-        return self._function("sqrt", x, defined=step.fact.defined)
+            return x
+        root, defined = square_root(x.leading), step.fact.defined
+        if root is None:
+            return self._function("sqrt", x, defined=defined)
+        rest = x.monic()
+        kept = ONE if rest == ONE else self._function("sqrt", rest, defined=defined)
+        return self._product(constant(root), kept)
 
     def _signed(self, step: _Step, x: Polynomial) -> Polynomial:
         """sign(c x) = sign(c) sign(x), and the same for absolute values."""
-        opcode, number = step.operation.opcode, x.number
+        opcode, number, scale = step.operation.opcode, x.number, x.leading
         if opcode == "sign" and number is not None and not step.decided(number):
             return self._opaque(True, opcode, "rounded", *step.written)
-        scale = x.leading
-        size = abs(scale) if opcode == "abs" else Fraction(1)
-        direction = size if opcode == "abs" or scale > 0 else -size
-        if x.number is not None:
-            return constant(direction) if scale else ZERO
-        return self._product(constant(direction), self._function(opcode, x.monic()))
+        outer = constant(abs(scale) if opcode == "abs" else (scale > 0) - (scale < 0))
+        return (
+            outer if number is not None else self._product(outer, self._function(opcode, x.monic()))
+        )
 
     def _extremum(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
         if x == y:
             return x
-        if self.defined(x) and self.defined(y):
-            difference = self._difference(x, y).number
-            if difference is not None:
-                return x if (difference >= 0) == (opcode == "max") else y
-        return self._commuting(opcode, x, y)
+        known = self.defined(x) and self.defined(y)
+        difference = self._difference(x, y).number if known else None
+        if difference is None:
+            return self._commuting(opcode, x, y)
+        return x if (difference >= 0) == (opcode == "max") else y
 
     def _difference(self, x: Polynomial, y: Polynomial) -> Polynomial:
         return self._sum(x, self._product(constant(-1), y))
@@ -390,55 +361,33 @@ class Algebra:
         ordered = not TABLE[opcode].laws.commutative
         if not (self.defined(x) and self.defined(y)):
             # Infinities compare as themselves, and not as their difference.
-            first, second = (x, y) if ordered else sorted((x, y), key=_order)
-            return self._opaque(True, opcode, first, second)
+            return self._opaque(True, opcode, *((x, y) if ordered else sorted((x, y))))
         difference = self._difference(x, y)
-        number = difference.number
-        if number is not None:
-            if step.decided(number):
-                return constant(COMPARE[opcode](number, 0))
-            return self._opaque(True, opcode, "rounded", *written)
-        scale = abs(difference.leading) if ordered else difference.leading
-        return self._opaque(True, opcode, difference.scaled(1 / scale))
+        if difference.number is None:
+            scale = abs(difference.leading) if ordered else difference.leading
+            return self._opaque(True, opcode, difference.scaled(1 / scale))
+        if step.decided(difference.number):
+            return constant(COMPARE[opcode](difference.number, 0))
+        return self._opaque(True, opcode, "rounded", *written)
 
     def _where(self, condition: Polynomial, x: Polynomial, y: Polynomial) -> Polynomial:
-        decided = condition.number
-        if decided is not None or x == y:
-            return x if decided != 0 else y
+        if condition.number is not None or x == y:
+            return x if condition.number != 0 else y
         return self._function("where", condition, x, y)
 
 
+@dataclass(slots=True)
 class _Step:
     """An operation, and what is known of it and of its arguments."""
 
-    __slots__ = ("fact", "facts", "operation", "written", "x")
-
-    def __init__(
-        self,
-        operation: Operation,
-        x: list[Polynomial],
-        fact: Fact,
-        facts: list[Fact] | None,
-        written: list[Hashable],
-    ) -> None:
-        self.operation, self.x, self.fact, self.facts = operation, x, fact, facts
-        self.written = written
+    operation: Operation
+    x: list[Polynomial]
+    fact: Fact
+    facts: list[Fact] | None
+    written: list[Hashable]
 
     def decided(self, difference: Fraction) -> bool:
         """Whether rounding leaves it as it is how the arguments compare."""
         if self.facts is None or len(set(self.written)) < len(self.written):
             return True
         return decided(difference, self.facts[0], self.facts[-1])
-
-
-def _order(form: Polynomial) -> tuple[object, ...]:
-    return form.terms
-
-
-def _bits(number: Fraction) -> int:
-    return max(number.numerator.bit_length(), number.denominator.bit_length())
-
-
-def decimal(number: float) -> Fraction:
-    """A finite float as the shortest decimal that reads back as it."""
-    return Fraction(repr(number))

@@ -6,6 +6,7 @@ Exponents may be negative: the inverse of an atom is an atom to the power -1.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from fractions import Fraction
 Monomial = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Polynomial:
     """A sum of monomials with coefficients other than 0, sorted, so that equal sums are equal."""
 
@@ -37,6 +38,12 @@ class Polynomial:
     def leading(self) -> Fraction:
         """The coefficient of the last monomial; 0 has 0."""
         return self.terms[-1][1] if self.terms else Fraction(0)
+
+    @property
+    def bits(self) -> int:
+        """The length of the longest numerator or denominator."""
+        sizes = (max(c.numerator.bit_length(), c.denominator.bit_length()) for _, c in self.terms)
+        return max(sizes, default=0)
 
     def __iter__(self) -> Iterator[tuple[Monomial, Fraction]]:
         return iter(self.terms)
@@ -85,6 +92,19 @@ class Polynomial:
 def constant(number: Fraction | int) -> Polynomial:
     """A number."""
     return Polynomial((((), Fraction(number)),)) if number else Polynomial(())
+
+
+def decimal(number: float) -> Fraction:
+    """A finite float as the shortest decimal that reads back as it."""
+    return Fraction(repr(number))
+
+
+def square_root(x: Fraction) -> Fraction | None:
+    """The square root of a number, if it is rational."""
+    if x < 0:
+        return None
+    root = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
+    return root if root * root == x else None
 
 
 def variable(atom: int, exponent: int = 1) -> Polynomial:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.algebra.facts import facts
-from optdsl.algebra.normal_form import Algebra, TooMuchWork, decimal
-from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.algebra.normal_form import Algebra, TooMuchWork
+from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, decimal, variable
 from optdsl.diagnostics import Report, Span
 from optdsl.ir.domain import hull, spell
 from optdsl.ir.program import Hyper, Program, Simplex, Value

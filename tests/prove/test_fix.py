@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optdsl.algebra.fix import fix, live_states
-from optdsl.algebra.normal_form import decimal
+from optdsl.algebra.polynomial import decimal
 from optdsl.ir.domain import Choice
 from optdsl.ir.program import Hyper, Program
 from optdsl.ir.verify import verify

@@ -15,8 +15,8 @@ import sympy
 from hypothesis import given, settings, strategies as st
 
 from optdsl.algebra import normal_form
-from optdsl.algebra.normal_form import MAX_TERMS, Algebra, decimal
-from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, variable
+from optdsl.algebra.normal_form import MAX_TERMS, Algebra
+from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, decimal, variable
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import OPERATORS
 from optdsl.ir.program import Program, Value
