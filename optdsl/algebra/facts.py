@@ -15,7 +15,7 @@ from fractions import Fraction
 from optdsl.algebra.magnitudes import Magnitudes, magnitudes
 from optdsl.ir import intervals
 from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
-from optdsl.ir.ops import COMPARE, TABLE, unaliased
+from optdsl.ir.ops import COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, Value
 
 # After so much work without an end, nothing is taken for known of any state.
@@ -90,7 +90,7 @@ def decided(difference: float | Fraction, x: Fact, y: Fact) -> bool:
 
 def _steady(program: Program, given: Mapping[str, float], sizes: Magnitudes) -> tuple[Fact, ...]:
     """The facts that hold of the start and stay true from step to step."""
-    # Optimistic at first: what holds of the start, and stays true from step to step, is so.
+    # An induction: what is known of the initial values is widened until a step preserves it.
     known: dict[str, Fact] | None = None
     for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
         found = _found(program, given, known, sizes)
@@ -199,8 +199,12 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
                 return exponent.range.lower >= 0 or base.nonzero
             positive = base.range.lower >= 0 and base.nonzero
             return positive or (base.range.lower >= 0 and exponent.range.lower >= 0)
-        case _:
+        case "mix" | "exp" | "tanh" | "sum" | "mean":
             return True
+        case _:
+            # Of a function that is not listed here, nothing is known.
+            laws = laws_of(operation)
+            return laws.rational or laws.selects or laws.jumps
 
 
 def whole(operations: Sequence[Operation], value: Value) -> bool:

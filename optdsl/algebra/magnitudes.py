@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optdsl.algebra.means import Means
 from optdsl.ir.domain import Choice, Interval
+from optdsl.ir.intervals import excludes_zero
 from optdsl.ir.ops import COMPARE, laws_of
 from optdsl.ir.program import Operation, Program, Value
 
@@ -53,6 +54,10 @@ class Magnitude:
     error: float = 0.0
     whole: bool = False
     large: bool = False
+
+
+# What is known of each state.
+_States = Mapping[str, Magnitude]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +98,9 @@ def magnitudes(
     work = (len(program.operations) + 1) * (1 + len(program.states) // 16)
     rounds = max(3, min(_ROUNDS, _MAX_WORK // work)) if len(program.states) <= _MAX_STATES else 0
     known = {s.name: Magnitude(-math.inf, -MODERATE, 0.0, True) for s in program.states}
-    for patience in (rounds, rounds, 0):
-        if not patience:
-            growing.update(known)
-        for _ in range(patience or 1):
+    changed = set[str]()
+    for _ in range(2):
+        for _ in range(rounds):
             known |= {name: Magnitude(error=math.inf) for name in growing}
             values = looked.values(known)
             after = looked.after(values, known)
@@ -105,6 +109,7 @@ def magnitudes(
                 return Magnitudes(values, frozenset(growing))
             known = after
         growing |= changed
+    growing.update(known)
     known = {name: Magnitude(error=math.inf) for name in growing}
     return Magnitudes(looked.values(known), frozenset(growing))
 
@@ -125,31 +130,22 @@ class _Looked:
             if (found := means.parts(Value(value))) is not None
         }
 
-    def values(self, states: Mapping[str, Magnitude]) -> list[Magnitude]:
+    def values(self, states: _States) -> list[Magnitude]:
         """The magnitudes of all values, from those of the states."""
         found: list[Magnitude] = []
-        for value, operation in enumerate(self._program.operations):
-            x = [found[a] for a in operation.arguments]
-            if x:
-                size = self._within(Value(value), self._size(operation, x))
-                whole, error = self._rounding(operation, x, size)
-                large = size > LARGEST
-                found.append(
-                    Magnitude(
-                        MODERATE if large else size,
-                        self._least(Value(value), operation, x),
-                        error,
-                        whole,
-                        large,
-                    )
-                )
-            else:
-                found.append(self._leaf(Value(value), operation, states))
+        for index, operation in enumerate(self._program.operations):
+            x, value = [found[a] for a in operation.arguments], Value(index)
+            if not x:
+                found.append(self._leaf(value, operation, states))
+                continue
+            size = min(self._outer(value), self._size(operation, x))
+            least = self._least(value, operation, x)
+            whole, error = self._rounding(operation, x, size)
+            large = size > LARGEST
+            found.append(Magnitude(MODERATE if large else size, least, error, whole, large))
         return found
 
-    def after(
-        self, values: list[Magnitude], known: Mapping[str, Magnitude]
-    ) -> dict[str, Magnitude]:
+    def after(self, values: list[Magnitude], known: _States) -> dict[str, Magnitude]:
         """The magnitudes of the states in any step, if they are as known in the terms of others."""
         bounds: list[_Bound] = []
         for value in range(len(values)):
@@ -162,20 +158,11 @@ class _Looked:
             group = groups[s.name]
             inside = {m: sum(c for n, c in near[m].states.items() if n in group) for m in group}
             own = max(min(inside[m], near[m].norm) for m in group)
-            others = [
-                _log(c) + known[n].size
-                for m in group
-                for n, c in near[m].states.items()
-                if n not in group and c
-            ]
-            added = _total([*(near[m].rest for m in group), *others])
-            size = (
-                added
-                if own == 0
-                else added + STEPS + 5 * (own > 1)
-                if own <= 1 + _SLACK
-                else math.inf
-            )
+            terms = [(n, c) for m in group for n, c in near[m].states.items() if n not in group]
+            others = [_log(c) + known[n].size for n, c in terms if c]
+            size = _total([*(near[m].rest for m in group), *others])
+            if own > 0:
+                size = size + STEPS + 5 * (own > 1) if own <= 1 + _SLACK else math.inf
             starts = (values[x.initial].size for x in self._program.states if x.name in group)
             size = max([*starts, min(size, self._outer(s.next)), old.size])
             exact = not (start.error or after.error or old.error)
@@ -189,32 +176,24 @@ class _Looked:
         enclosure = self._ranges[value]
         return _log(max(abs(enclosure.lower), abs(enclosure.upper)))
 
-    def _within(self, value: Value, size: float) -> float:
-        return min(size, self._outer(value))
-
-    def _leaf(
-        self, value: Value, operation: Operation, states: Mapping[str, Magnitude]
-    ) -> Magnitude:
+    def _leaf(self, value: Value, operation: Operation, states: _States) -> Magnitude:
         name = str(operation.attribute)
         match operation.opcode:
             case "constant":
+                assert isinstance(operation.attribute, float)
                 number = operation.attribute
-                assert isinstance(number, float)
                 if not math.isfinite(number):
                     return Magnitude()
-                return Magnitude(_log(number), _log(number) if number else 0.0, 0.0,
-                                 number.is_integer())  # fmt: skip
+                least = _log(number) if number else 0.0
+                return Magnitude(_log(number), least, 0.0, number.is_integer())
             case "hyper":
-                size = self._within(value, MODERATE)
-                if name in self._settings and math.isfinite(self._settings[name]):
-                    size = _log(self._settings[name])
+                number = self._settings.get(name, math.inf)
+                size = _log(number) if math.isfinite(number) else min(MODERATE, self._outer(value))
                 return Magnitude(size, self._inner(value, -MODERATE), 0.0, self._is_whole(name))
             case "step" | "size":
                 return Magnitude(STEPS, 0.0, 0.0, True)
             case "state" if name in states:
-                state = states[name]
-                return Magnitude(self._within(value, state.size), state.least, state.error,
-                                 state.whole)  # fmt: skip
+                return replace(states[name], size=min(states[name].size, self._outer(value)))
             case _:
                 return Magnitude()
 
@@ -228,9 +207,6 @@ class _Looked:
         enclosure = self._ranges[value]
         distance = max(enclosure.lower, -enclosure.upper)
         return max(least, _log(distance)) if distance > 0 else least
-
-    def _nonzero(self, value: Value) -> bool:
-        return 0.0 not in self._ranges[value]
 
     def _least(self, value: Value, operation: Operation, x: list[Magnitude]) -> float:
         least = [a.least for a in x]
@@ -246,20 +222,21 @@ class _Looked:
                 powers = (exponent.lower, exponent.upper)
                 found = min(_scaled(p, least[0] if p >= 0 else x[0].size) for p in powers)
             case "add" | "sub":
-                certain = [
-                    a.least for v, a in zip(operation.arguments, x, strict=True) if self._nonzero(v)
-                ]
-                found = (max(certain) if certain else min(least)) - _LAST_PLACE
+                pairs = zip(operation.arguments, least, strict=True)
+                certain = [a for v, a in pairs if excludes_zero(self._ranges[v])]
+                found = max(certain, default=min(least)) - _LAST_PLACE
             case "mix":
                 found = min(least[1::2]) - _LAST_PLACE
             case "sum" | "mean":
                 found = least[0] - STEPS - _LAST_PLACE
             case "where":
                 found = min(least[1:])
-            case "exp" | "log":
-                found = -math.inf if operation.opcode == "exp" else -_LAST_PLACE
+            case "log":
+                found = -_LAST_PLACE
+            case "tanh" | "sign":
+                found = least[0]
             case _:
-                found = min(least)
+                found = min(least) if laws_of(operation).selects else -math.inf
         return self._inner(value, found)
 
     def _size(self, operation: Operation, x: list[Magnitude]) -> float:
@@ -285,25 +262,23 @@ class _Looked:
                 return max(_scaled(p, size[0] if p >= 0 else x[0].least) for p in powers)
             case "tanh":
                 return min(0.0, size[0])
-            case "sign":
-                return 0.0
             case "sum":
                 return size[0] + STEPS
             case "mix":
                 return max(size[1::2])
             case "where":
                 return max(size[1:])
-            case opcode if opcode in COMPARE:
-                return 0.0
+            case "mean":
+                return size[0]
             case _:
-                return max(size)
+                laws = laws_of(operation)
+                return 0.0 if laws.jumps else max(size) if laws.selects else math.inf
 
     def _rounding(
         self, operation: Operation, x: list[Magnitude], size: float
     ) -> tuple[bool, float]:
         """Whether the result is whole, and what rounding may move it by."""
-        opcode, error = operation.opcode, [a.error for a in x]
-        laws = laws_of(operation)
+        opcode, laws, error = operation.opcode, laws_of(operation), [a.error for a in x]
         if laws.jumps:
             return True, 0.0 if not any(error) else 1.0 if opcode in COMPARE else 2.0
         if opcode == "where":
@@ -315,9 +290,9 @@ class _Looked:
             return True, 0.0
         if laws.selects:
             return whole, max(error)
-        units = {"mul": any(self._unit(a) for a in operation.arguments),
-                 "div": opcode == "div" and self._unit(operation.arguments[1])}  # fmt: skip
-        own = 0.0 if (whole and size < _WHOLE) or units.get(opcode) else _UNIT * _ten(size)
+        units = {"mul": operation.arguments, "div": operation.arguments[1:]}.get(opcode, ())
+        simple = (whole and size < _WHOLE) or any(map(self._unit, units))
+        own = 0.0 if simple else _UNIT * _ten(size)
         match opcode:
             case "add" | "sub":
                 return whole, sum(error) + own
@@ -346,15 +321,13 @@ class _Looked:
         plain = _Bound({}, min(sizes[value].size, outer))
         if not self._of_state[value] or outer < LARGEST:
             return plain
-        x = [bounds[a] for a in arguments]
         if value in self._means:
             return _either([bounds[a] for a in self._means[value]])
+        x = [bounds[a] for a in arguments]
         match opcode:
-            case "define" | "stop_gradient" | "neg" | "abs" | "mean":
-                return x[0]
             case "add" | "sub":
-                names = {**x[0].states, **x[1].states}
-                states = {n: x[0].states.get(n, 0.0) + x[1].states.get(n, 0.0) for n in names}
+                left, right = (bound.states for bound in x)
+                states = {n: left.get(n, 0.0) + right.get(n, 0.0) for n in {**left, **right}}
                 return _Bound(states, _total([x[0].rest, x[1].rest]), x[0].norm + x[1].norm)
             case "mul":
                 first, second = sorted((0, 1), key=lambda i: sizes[arguments[i]].size)
@@ -363,14 +336,12 @@ class _Looked:
                 return _scaled_bound(x[second], sizes[arguments[first]].size)
             case "div":
                 return _scaled_bound(x[0], -sizes[arguments[1]].least)
-            case "max" | "min":
-                return _either(x)
             case "where":
                 return _either(x[1:])
             case "mix":
                 return _either(x[1::2])
-            case _:
-                return plain
+            case opcode:
+                return _either(x) if opcode == "mean" or laws_of(operation).selects else plain
 
 
 def _groups(uses: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -387,25 +358,23 @@ def _groups(uses: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def _either(bounds: Sequence[_Bound]) -> _Bound:
-    states: dict[str, float] = {}
-    for bound in bounds:
-        for name, c in bound.states.items():
-            states[name] = max(states.get(name, 0.0), c)
+    names = (name for bound in bounds for name in bound.states)
+    states = {name: max(b.states.get(name, 0.0) for b in bounds) for name in names}
     return _Bound(states, max(b.rest for b in bounds), max(b.norm for b in bounds))
 
 
 def _scaled_bound(bound: _Bound, size: float) -> _Bound:
     if size == -math.inf:
         return _Bound({}, -math.inf)
-    factor = _ten(size) if size else 1.0
+    factor = _ten(size)
     rest = bound.rest + size if bound.rest > -math.inf else bound.rest
     return _Bound({n: c * factor for n, c in bound.states.items()}, rest, bound.norm * factor)
 
 
 def _log(number: float) -> float:
-    return math.log10(abs(number)) if number and math.isfinite(number) else (
-        -math.inf if number == 0 else math.inf
-    )  # fmt: skip
+    if not math.isfinite(number):
+        return math.inf
+    return math.log10(abs(number)) if number else -math.inf
 
 
 def _ten(size: float) -> float:
