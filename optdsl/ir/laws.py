@@ -40,6 +40,7 @@ class Laws:
         smooth: whether its derivative may be multiplied with an adjoint of zero, which reverse
             accumulation does; not where it picks one argument, since the other one's derivative
             may be NaN, nor where it mixes elements.
+        initial: whether it is known before the first step.
         replayable: whether it may be done again with the same result from one element alone.
         commutative: whether the order of its arguments does not matter, to the bit.
         rational: whether it is one of the four operations of arithmetic.
@@ -59,6 +60,7 @@ class Laws:
     stage: Stage
     alias: bool
     smooth: bool
+    initial: bool
     replayable: bool
     commutative: bool
     rational: bool

@@ -78,9 +78,9 @@ _COUNT = Interval(1.0, float("inf"), False, True)
 # --- laws that several rows share -----------------------------------------------------------------
 
 _FUNCTION = Laws(
-    stage=Stage.ELEMENTWISE, alias=False, smooth=True, replayable=True, commutative=False,
-    rational=False, additive=False, affine=laws.never, shows=laws.none, bounded=laws.never,
-    selects=False, integral=False, compares=False, jumps=False,
+    stage=Stage.ELEMENTWISE, alias=False, smooth=True, initial=True, replayable=True,
+    commutative=False, rational=False, additive=False, affine=laws.never, shows=laws.none,
+    selects=False, integral=False, compares=False, jumps=False, bounded=laws.never,
 )  # fmt: skip
 _SELECTION = replace(_FUNCTION, selects=True, integral=True)
 _ALIAS = replace(_SELECTION, alias=True, shows=laws.every, bounded=laws.always)
@@ -93,8 +93,10 @@ _COMPARISON = replace(_FUNCTION, integral=True, compares=True, jumps=True)
 _REDUCTION = replace(_FUNCTION, stage=Stage.REDUCTION, smooth=False, replayable=False)
 
 
-def _leaf(stage: Stage, replayable: bool, rational: bool = False) -> Laws:
-    return replace(_FUNCTION, stage=stage, replayable=replayable, rational=rational)
+def _leaf(stage: Stage, replayable: bool, rational: bool = False, initial: bool = True) -> Laws:
+    return replace(
+        _FUNCTION, stage=stage, replayable=replayable, rational=rational, initial=initial
+    )
 
 
 def _itself(x: float) -> float:
@@ -114,13 +116,13 @@ _ROWS = (
     Row("hyper", 0, signatures.leaf(UNIFORM), derivatives.zero, lambda: ANYTHING, None,
         _leaf(Stage.HOST, True, rational=True), "a hyperparameter", attribute=str),
     Row("step", 0, signatures.leaf(UNIFORM), derivatives.zero, lambda: _COUNT, None,
-        _leaf(Stage.HOST, True), "t, the step, from 1"),
+        _leaf(Stage.HOST, True, initial=False), "t, the step, from 1"),
     Row("gradient", 0, signatures.leaf(TENSOR), derivatives.zero, lambda: ANYTHING, None,
         _leaf(Stage.BUFFER, False), "g"),
     Row("parameter", 0, signatures.leaf(TENSOR), derivatives.zero, lambda: ANYTHING, None,
         _leaf(Stage.BUFFER, False), "theta, before the step"),
     Row("state", 0, signatures.leaf(TENSOR), derivatives.zero, lambda: ANYTHING, None,
-        _leaf(Stage.BUFFER, False), "a state, before the step", attribute=str),
+        _leaf(Stage.BUFFER, False, initial=False), "a state, before the step", attribute=str),
     Row("size", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
         _leaf(Stage.LENGTH, False), "the number of elements of theta"),
     # Names and barriers.

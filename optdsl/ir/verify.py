@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from optdsl.ir.domain import SUM_TOLERANCE, Choice
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import ANY, TABLE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.ops import ANY, TABLE, laws_of
+from optdsl.ir.program import Operation, Program
 from optdsl.ir.types import TypeMismatch
 from optdsl.words import SCOPES, SIGNALS
 
@@ -66,7 +66,7 @@ def _simplexes(program: Program, hypers: set[str]) -> None:
         if entry.exponentiated and program.simplex_of(entry.hyper) is None:
             raise InvalidProgram(f"{entry.hyper} is no weight")
         if entry.scope not in SCOPES or entry.signal not in SIGNALS:
-            raise InvalidProgram(f"{entry.hyper} is learned in a way that is none")
+            raise InvalidProgram(f"{entry.hyper} has no such scope or signal")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:
@@ -113,7 +113,9 @@ def _results(program: Program, hypers: set[str]) -> None:
         for value in (state.initial, state.next):
             if program.type(value).extent > state.type.extent:
                 raise InvalidProgram(f"state {state.name} is a {state.type}")
-    _reads_only(program, program.initial_values, {"state", "step"})
+    for value in program.needed(program.initial_values):
+        if not laws_of(program.operations[value]).initial:
+            raise InvalidProgram(f"an initial value reads %{value}, which is not there yet")
     for learned in program.learned:
         if learned.hyper not in hypers:
             raise InvalidProgram(f"learns no hyperparameter: {learned.hyper}")
@@ -123,9 +125,3 @@ def _results(program: Program, hypers: set[str]) -> None:
     for tangent in program.tangents:
         if tangent.hyper not in hypers:
             raise InvalidProgram(f"tangent by no hyperparameter: {tangent.hyper}")
-
-
-def _reads_only(program: Program, roots: tuple[Value, ...], forbidden: set[str]) -> None:
-    for value in program.needed(roots):
-        if program.operations[value].opcode in forbidden:
-            raise InvalidProgram(f"an initial value reads %{value}, which is not there yet")

@@ -50,6 +50,10 @@ def test_leaves_and_only_leaves_are_given() -> None:
     assert all((row.apply is None) == row.leaf for row in TABLE.values())
 
 
+def test_only_states_and_the_step_are_not_there_before_the_first_step() -> None:
+    assert {r.opcode for r in TABLE.values() if not r.laws.initial} == {"state", "step"}
+
+
 @pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
 def test_an_alias_and_nothing_else_is_its_argument(row: Row) -> None:
     same = row.arity == 1 and all(applied(row, x) == x[0] for x in arguments(row))
@@ -102,7 +106,7 @@ def test_a_selection_and_nothing_else_gives_an_argument_or_its_negation(row: Row
 
 @pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)
 def test_an_integral_operation_gives_whole_numbers_of_whole_numbers(row: Row) -> None:
-    """Of a mean, the weights are no whole numbers, so it is none whatever its parts are."""
+    """All arguments are whole here, the weights of a mean included."""
     whole = [x for x in arguments(row) if all(a.is_integer() for a in x)]
     whole += [tuple(4.0 * a for a in x) for x in arguments(row) if row.opcode != "where"]
     assert row.laws.integral == all(applied(row, x).is_integer() for x in whole)
