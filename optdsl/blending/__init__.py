@@ -79,7 +79,7 @@ def blend(
     scope, undefined = collect(declaration, prelude, report, broken)
     unknown = frozenset(broken | undefined)
     found = members(declaration, programs, report)
-    # Of a member that there is not, enough is said.
+    # `members` reports unknown members; their names are not reported again.
     unknown |= listed(declaration) - set(found)
     check_no_states(declaration, report)
     check_types(scope, report)

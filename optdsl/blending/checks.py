@@ -73,17 +73,13 @@ def check_update(
     common = [e for e in found[first].equations if e in found[other].equations]
     left, right = meanings(first, common), meanings(other, common)
     equation = next(e for e in common if left[e] != right[e])
-    apart = [
-        h
-        for h in sorted(_hypers(found[first], equation) & _hypers(found[other], equation))
-        if settled.bound[first, h] != settled.bound[other, h]
-    ]
+    common_hypers = sorted(found[first].read_by(equation) & found[other].read_by(equation))
+    apart = [h for h in common_hypers if settled.bound[first, h] != settled.bound[other, h]]
     mixed = f"`theta' = w * {first}.theta' + (1 - w) * {other}.theta'`"
     hint = f"write {mixed}, or blend `{equation}`"
     if apart:
-        hint = (
-            f"each has its own {' and '.join(apart)}: write `share {', '.join(apart)}`, or {mixed}"
-        )
+        share = f"write `share {', '.join(apart)}`"
+        hint = f"each has its own {' and '.join(apart)}: {share}, or {mixed}"
     report.error(
         "update-differs",
         f"`{first}` and `{other}` define theta' differently",
@@ -98,15 +94,6 @@ def check_update(
         ],
         hint=hint,
     )
-
-
-def _hypers(member: Member, equation: str) -> set[str]:
-    """The hyperparameters that an equation reads itself."""
-    operations = member.program.operations
-    equations = set(member.equations.values())
-    root = operations[member.equations[equation]].arguments
-    values = upstream(operations, root, stop=equations)
-    return {str(operations[v].attribute) for v in values if operations[v].opcode == "hyper"}
 
 
 def _span(member: Member, equation: str) -> Span | None:
@@ -136,7 +123,7 @@ def check_used(
 
 
 def _mistaken(lowering: Lowering, value: Value) -> bool:
-    """Whether a value is made of what a blend may not use, of which enough is said."""
+    """Whether a value uses what a blend may not use, which is reported elsewhere."""
     operations = lowering.builder.operations
     return Stage.BUFFER in stages(operations[v] for v in upstream(operations, (value,)))
 

@@ -94,48 +94,42 @@ def claims(
         names: what its statements may use.
         programs: the rules that it refers to, by the names it has for them.
         sources: their texts.
-        broken: names of which enough is said.
+        broken: names whose own mistakes are reported already.
         report: for unknown rules, options and coefficients, and for values out of bounds.
     """
-    found = []
+    found, size = list[Claim](), 0
     claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
-    if len(claimed) > MAX_CLAIMS:
-        report.error(
-            "too-large",
-            f"the file makes {len(claimed):,} claims",
-            claimed[MAX_CLAIMS].span,
-            label=f"at most {MAX_CLAIMS} are settled",
-            hint="keep those that matter",
-        )
+
+    def too_large(message: str, node: ast.Claim, label: str) -> tuple[Claim, ...]:
+        hint = "keep those that matter"
+        report.error("too-large", message, node.span, label=label, hint=hint)
         return ()
-    size = 0
+
+    if len(claimed) > MAX_CLAIMS:
+        label = f"at most {MAX_CLAIMS} are settled"
+        return too_large(f"the file makes {len(claimed):,} claims", claimed[MAX_CLAIMS], label)
     for node in claimed:
-        if node.rule.text in programs:
-            size += len(names.program.operations) + len(programs[node.rule.text].operations)
+        name = node.rule.text
+        rule = programs.get(name)
+        if rule is None:
+            continue
+        size += len(names.program.operations) + len(rule.operations)
         if size > MAX_CLAIMED:
-            report.error(
-                "too-large",
-                f"the claims are about more than {MAX_CLAIMED:,} operations",
-                node.span,
-                label="the limit is reached here",
-                hint="keep those that matter",
+            message = f"the claims are about more than {MAX_CLAIMED:,} operations"
+            return too_large(message, node, "the limit is reached here")
+        # What is wrong with one claim hides nothing of the next one.
+        own = Report()
+        settings = _settings(node, names, broken, own)
+        _check_names(node, rule, names, broken, own)
+        bound = None
+        if own.empty and names.program.operations:
+            bound = _reference(node, rule, names, dict(settings), own)
+        report.include(own)
+        if bound is not None:
+            origin = sources[name].loadable
+            found.append(
+                Claim(node.holds, _spelled(node), node.span, name, origin, *bound, settings)
             )
-            return ()
-        if node.rule.text in programs:
-            # What is wrong with one claim hides nothing of the next one.
-            own = Report()
-            settings = _settings(node, names, broken, own)
-            rule = programs[node.rule.text]
-            _check_names(node, rule, names, broken, own)
-            bound = None
-            if own.empty and names.program.operations:
-                bound = _reference(node, rule, names, dict(settings), own)
-            report.include(own)
-            if bound is not None:
-                name = node.rule.text
-                origin = sources[name].loadable
-                text = _spelled(node)
-                found.append(Claim(node.holds, text, node.span, name, origin, *bound, settings))
     return tuple(found)
 
 
@@ -155,9 +149,9 @@ def _settings(
     for setting in node.settings:
         name = setting.name.text
         hypers = names.learnable.get(name)
-        if hypers is None and name in broken:
-            continue
         if hypers is None:
+            if name in broken:
+                continue
             report.error(
                 "unknown-name",
                 f"`{name}` is not a hyperparameter",
@@ -169,7 +163,14 @@ def _settings(
         else:
             value = number(setting.value, f"`{name}`", names.scope, report)
             domain = names.program.hyper(hypers[0]).domain
-            if value is not None and _within(value, domain, setting, report):
+            if value is not None and value not in domain:
+                report.error(
+                    "out-of-bounds",
+                    f"`{name}` = {spell(value)} is out of bounds",
+                    setting.value.span,
+                    label=f"must lie in {domain}",
+                )
+            elif value is not None:
                 found[hypers[0]] = value
     return tuple(found.items())
 
@@ -194,18 +195,6 @@ def _vector(
         )
         return {}
     return dict(zip(hypers, weights, strict=True))
-
-
-def _within(value: float, domain: Domain, setting: ast.Option, report: Report) -> bool:
-    if value in domain:
-        return True
-    report.error(
-        "out-of-bounds",
-        f"`{setting.name.text}` = {spell(value)} is out of bounds",
-        setting.value.span,
-        label=f"must lie in {domain}",
-    )
-    return False
 
 
 # The reference, the bindings, the domains, and the names of those that are as by default.
@@ -291,8 +280,7 @@ def _option(
         label, hint = "a condition", "write `where(condition, 1, 0)`"
         report.error("type", f"`{hyper}` is a number", node.span, label=label, hint=hint)
         return None
-    used = (builder[v].opcode for v in upstream(builder.operations, (value,)))
-    if "step" in used:
+    if any(builder[v].opcode == "step" for v in upstream(builder.operations, (value,))):
         report.error(
             "not-constant",
             f"`{hyper}` changes with `t`",
@@ -347,9 +335,9 @@ def _fixed(program: Program, value: Value, settings: Mapping[str, float]) -> flo
     """The number that a value is at some settings; None where it depends on anything else."""
     for behind in program.needed((value,)):
         operation = program.operations[behind]
-        row = TABLE[operation.opcode]
+        stage = TABLE[operation.opcode].stage
         known = operation.opcode == "hyper" and operation.attribute in settings
-        if row.leaf and row.stage is not Stage.LITERAL and not known:
+        if stage.given and stage is not Stage.LITERAL and not known:
             return None
     return evaluated(program, value, settings)
 

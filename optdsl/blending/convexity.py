@@ -59,7 +59,7 @@ def combination(
         program: where the values are; for its hyperparameters' bounds, too.
         value: the slot's value.
         originals: what the equation takes from members, by its spelling.
-        report: for weights that are none.
+        report: for weights that are not those of a convex combination.
     """
     algebra = Algebra()
     try:

@@ -33,16 +33,14 @@ class Member:
 
     def reading(self, hyper: str) -> list[str]:
         """The equations whose own expressions have a hyperparameter."""
-        operations, equations = self.program.operations, self.equations
-        named = set(equations.values())
-        return sorted(
-            name
-            for name, value in equations.items()
-            if any(
-                operations[v].opcode == "hyper" and operations[v].attribute == hyper
-                for v in upstream(operations, operations[value].arguments, stop=named)
-            )
-        )
+        return sorted(name for name in self.equations if hyper in self.read_by(name))
+
+    def read_by(self, equation: str) -> set[str]:
+        """The hyperparameters that an equation's own expression has."""
+        operations, named = self.program.operations, set(self.equations.values())
+        root = operations[self.equations[equation]].arguments
+        own = (operations[v] for v in upstream(operations, root, stop=named))
+        return {str(o.attribute) for o in own if o.opcode == "hyper"}
 
     def flat(self, hyper: str) -> str:
         """What the member's own hyperparameter is called outside the language."""

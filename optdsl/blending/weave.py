@@ -205,7 +205,7 @@ class Weaver:
     def _copy(
         self, member: Member, operation: Operation, arguments: list[Value | None]
     ) -> Value | None:
-        """An operation that is none of the member's own equations."""
+        """An operation of a member that is not one of its equations."""
         found = tuple(a for a in arguments if a is not None)
         if len(found) < len(arguments):
             return None

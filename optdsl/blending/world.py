@@ -50,7 +50,7 @@ class World:
         if isinstance(bound, str):
             return lowering.builder.emit("hyper", attribute=bound, hint=bound)
         value = lowering.expression(bound.value, self.environment(lowering.builder))
-        # Of a condition, which is no number, enough is said.
+        # `check_numbers` reports a condition.
         return None if value is None or lowering.builder[value].type.condition else value
 
     def environment(self, builder: Builder) -> dict[str, Value | None]:
