@@ -116,7 +116,8 @@ def initial_state(
         gradient: the first gradient, of the same shape.
         hypers: a value for every hyperparameter; tensors stay on autograd's tape.
     """
-    return first_states(program, _point(parameter, gradient, {}, hypers, 1))
+    at = Point(_double(parameter), _double(gradient), {}, hypers, 1, _TORCH)
+    return first_states(program, at)
 
 
 def step(
@@ -128,7 +129,7 @@ def step(
     t: int,
 ) -> Step:
     """One step; see `initial_state` for the arguments, `t` counts from 1."""
-    at = _point(parameter, gradient, state, hypers, t)
+    at = Point(_double(parameter), _double(gradient), state, hypers, t, _TORCH)
     values = evaluated(program, program.needed(program.step_values), at)
     return Step(
         at.extended(values[program.parameter], TENSOR),
@@ -151,13 +152,3 @@ _TORCH = Arithmetic(
     Tensor.numel,
     lambda value, like: value.expand(like.shape),
 )
-
-
-def _point(
-    parameter: Tensor,
-    gradient: Tensor,
-    state: Mapping[str, Tensor],
-    hypers: Mapping[str, float | Tensor],
-    t: int,
-) -> Point:
-    return Point(_double(parameter), _double(gradient), state, hypers, t, _TORCH)

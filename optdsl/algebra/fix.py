@@ -10,6 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from optdsl.algebra.facts import Fact, decided, facts
+from optdsl.algebra.normal_form import FOLDED
 from optdsl.algebra.polynomial import decimal, square_root
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
@@ -44,9 +45,7 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "sign": lambda x: Fraction((x > 0) - (x < 0)),
     "max": max,
     "min": min,
-    "exp": lambda x: Fraction(1) if x == 0 else None,
-    "log": lambda x: Fraction(0) if x == 1 else None,
-    "tanh": lambda x: Fraction(0) if x == 0 else None,
+    **{f: lambda x, f=f: FOLDED.get((f, x)) for f, _ in FOLDED},
 }
 
 

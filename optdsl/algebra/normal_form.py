@@ -32,8 +32,9 @@ MAX_EXPONENT = 1 << 20
 # The size of all normal forms of one algebra.
 MAX_WORK = 500_000
 
-_FOLDED: dict[tuple[str, Fraction | int | None], int] = {
-    ("exp", 0): 1, ("log", 1): 0, ("tanh", 0): 0,
+# What functions are of the numbers for which they are rational.
+FOLDED: dict[tuple[str, Fraction | int | None], Fraction] = {
+    ("exp", 0): Fraction(1), ("log", 1): Fraction(0), ("tanh", 0): Fraction(0),
 }  # fmt: skip
 _MIRRORED = {"gt": "lt", "ge": "le"}
 _KEPT = Fact()
@@ -51,8 +52,8 @@ class Algebra:
 
         Args:
             work: the size of all forms, beyond which `forms` raises `TooMuchWork`.
-            doubles: whether numbers beyond double precision are none: they run as infinities or
-                as zero.
+            doubles: whether numbers beyond the range of double precision are opaque, since they
+                run as infinities or as zero.
         """
         self._doubles = doubles
         self._work = work
@@ -163,8 +164,8 @@ class Algebra:
                 # A number in front of a reduction can stand behind it.
                 reduced = self._function(operation.opcode, x[0].monic())
                 return self._product(constant(x[0].leading), reduced)
-            case opcode if (opcode, x[0].number) in _FOLDED:
-                return constant(_FOLDED[opcode, x[0].number])
+            case opcode if (opcode, x[0].number) in FOLDED:
+                return constant(FOLDED[opcode, x[0].number])
             case opcode:
                 return self._function(opcode, *x, defined=step.fact.defined)
 

@@ -2,7 +2,7 @@
 
 Sums and products of such values commute and associate, a number may be multiplied into a sum, and
 equal multiples of one sign may be added up. Nothing cancels: x - x is kept as 0 * x, which is zero
-where x is a number and NaN where it is none, and neither x / x nor (1 - k) * x is multiplied out.
+where x is finite and NaN elsewhere, and neither x / x nor (1 - k) * x is multiplied out.
 """
 
 from __future__ import annotations

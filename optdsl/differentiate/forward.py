@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Program, Value
 
 
 def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[Value | None]:
@@ -45,11 +45,11 @@ def along(
             continue
         derive = TABLE[operation.opcode].derivative
         found[value] = derive(builder, value, operation.arguments, arguments)
-        _name(builder, found[value], operation, name or opcode)
+        suggest(builder, found[value], operation.hint, name or opcode)
     return found
 
 
-def _name(builder: Builder, tangent: Value | None, operation: Operation, leaf: str) -> None:
-    """Let the tangent of a named value read as what it is."""
-    if tangent is not None and operation.hint:
-        builder.suggest(tangent, f"d_{operation.hint}_d_{leaf}".replace("'", "_next"))
+def suggest(builder: Builder, value: Value | None, of: str | None, by: str | None) -> None:
+    """Name a derivative by what it is of and by, where both have a name."""
+    if value is not None and of and by:
+        builder.suggest(value, f"d_{of}_d_{by}".replace("'", "_next"))

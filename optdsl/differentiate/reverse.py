@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from optdsl.differentiate import forward
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent
 
 
@@ -57,11 +57,11 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
                 seeded = (*one[:position], adjoint, *one[position + 1 :])
                 part = _derived(builder, program, value, seeded)
                 adjoints[argument] = builder.plus(adjoints.get(argument), part)
-                _name(builder, adjoints[argument], program.operations[argument])
+                hint = program.operations[argument].hint
+                forward.suggest(builder, adjoints[argument], "theta_next", hint)
     totals = [_total(builder, products) for products in sums]
     for total, hyper in zip(totals, hypers, strict=True):
-        if total is not None:
-            builder.suggest(total, f"d_theta_next_d_{hyper}")
+        forward.suggest(builder, total, "theta_next", hyper)
     return totals
 
 
@@ -91,8 +91,3 @@ def _total(builder: Builder, products: dict[Value, Value | None]) -> Value | Non
     for adjoint, slope in products.items():
         total = builder.plus(total, builder.times(slope, adjoint))
     return total
-
-
-def _name(builder: Builder, adjoint: Value | None, operation: Operation) -> None:
-    if adjoint is not None and operation.hint:
-        builder.suggest(adjoint, f"d_theta_next_d_{operation.hint}".replace("'", "_next"))

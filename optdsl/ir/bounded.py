@@ -8,12 +8,13 @@ are what they are: overflow and undefined operations are no rounding.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.ir import host
-from optdsl.ir.ops import APPLY, COMPARE
+from optdsl.ir.ops import APPLY, COMPARE, TABLE
 
 _UNIT = 2.0**-53
 _TINY = 5e-324
@@ -180,9 +181,9 @@ def _compared(opcode: str) -> Callable[[Bounded, Bounded], Bounded]:
     return applied
 
 
-def _computed(compare: Callable[..., bool]) -> Callable[[Bounded, Bounded], Bounded]:
-    """A comparison that is what it is computed to be."""
-    return lambda x, y: Bounded(float(compare(x.value, y.value)))
+def _computed(function: Callable[..., float]) -> Callable[..., Bounded]:
+    """A comparison or a sign that is what it is computed to be."""
+    return lambda *x: Bounded(float(function(*(a.value for a in x))))
 
 
 def _where(condition: Bounded, x: Bounded, y: Bounded) -> Bounded:
@@ -218,7 +219,7 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     **{opcode: _unknown(function) for opcode, function in APPLY.items()},
     "define": lambda x: x,
     "stop_gradient": lambda x: x,
-    "neg": lambda x: Bounded(-x.value, x.error),
+    "neg": _lipschitz(operator.neg),
     "add": _add,
     "sub": _subtract,
     "mul": _multiply,
@@ -241,6 +242,5 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
 # The same, where conditions and signs are taken to be what they are computed to be.
 TRUSTING: dict[str, Callable[..., Bounded]] = {
     **FUNCTIONS,
-    "sign": lambda x: Bounded(host.signum(x.value)),
-    **{opcode: _computed(compare) for opcode, compare in COMPARE.items()},
+    **{r.opcode: _computed(r.apply) for r in TABLE.values() if r.laws.jumps and r.apply},
 }

@@ -67,7 +67,7 @@ def _simplex(x: Simplex) -> str:
 
 
 class IRSyntaxError(ValueError):
-    """A line of a program's text that is none."""
+    """A line that no program's text can have."""
 
 
 def parse_program(text: str) -> Program:

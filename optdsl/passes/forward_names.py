@@ -5,24 +5,19 @@
 
 from __future__ import annotations
 
-from optdsl.ir.builder import Builder
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Program
 from optdsl.passes.rewrite import rewrite
 
 
 def forward_names(program: Program) -> Program:
     """The program without ``define``."""
-    return rewrite(program, _names)
+    return _without(program, "define")
 
 
 def forward_barriers(program: Program) -> Program:
     """The program without ``stop_gradient``."""
-    return rewrite(program, _barriers)
+    return _without(program, "stop_gradient")
 
 
-def _names(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
-    return arguments[0] if operation.opcode == "define" else None
-
-
-def _barriers(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
-    return arguments[0] if operation.opcode == "stop_gradient" else None
+def _without(program: Program, opcode: str) -> Program:
+    return rewrite(program, lambda _, operation, x: x[0] if operation.opcode == opcode else None)
