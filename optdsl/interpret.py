@@ -70,33 +70,20 @@ def _mix(*parts: Tensor) -> Tensor:
     return mean + (change - change.detach())
 
 
+# What torch calls by the opcode itself.
+_OF_TORCH = (
+    "neg", "add", "sub", "mul", "div", "sqrt", "exp", "log", "tanh", "abs", "where",
+    "lt", "le", "gt", "ge", "eq", "ne", "sum", "mean",
+)  # fmt: skip
 _APPLY: dict[str, Callable[..., Tensor]] = {
+    **{opcode: getattr(torch, opcode) for opcode in _OF_TORCH},
     "define": lambda x: x,
-    "stop_gradient": lambda x: x.detach(),
-    "neg": torch.neg,
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
+    "stop_gradient": Tensor.detach,
     "pow": _pow,
     "mix": _mix,
-    "sqrt": torch.sqrt,
-    "exp": torch.exp,
-    "log": torch.log,
-    "tanh": torch.tanh,
-    "abs": torch.abs,
     "sign": _sign,
     "max": torch.maximum,
     "min": torch.minimum,
-    "where": torch.where,
-    "lt": torch.lt,
-    "le": torch.le,
-    "gt": torch.gt,
-    "ge": torch.ge,
-    "eq": torch.eq,
-    "ne": torch.ne,
-    "sum": torch.sum,
-    "mean": torch.mean,
 }
 
 

@@ -41,16 +41,8 @@ _NOUNS = {
 }  # fmt: skip
 _NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
-_TENSOR_FUNCTIONS = {
-    "sqrt": "torch.sqrt",
-    "exp": "torch.exp",
-    "log": "torch.log",
-    "tanh": "torch.tanh",
-    "abs": "torch.abs",
-    "sign": "sign",
-    "sum": "torch.sum",
-    "mean": "torch.mean",
-}
+_OF_TORCH = ("sqrt", "exp", "log", "tanh", "abs", "sum", "mean")
+_TENSOR_FUNCTIONS = {"sign": "sign", **{name: f"torch.{name}" for name in _OF_TORCH}}
 
 _SIGN = '''\
 def sign(x: Tensor) -> Tensor:
@@ -83,17 +75,10 @@ def raised(x: Tensor | float, y: Tensor) -> Tensor:
 HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
     function.__name__: inspect.getsource(function).rstrip()
     for function in (
-        host.divide,
-        host.power,
-        host.mixed,
-        host.square_root,
-        host.exponential,
-        host.logarithm,
-        host.signum,
-        host.maximum,
-        host.minimum,
+        host.divide, host.power, host.mixed, host.square_root, host.exponential, host.logarithm,
+        host.signum, host.maximum, host.minimum,
     )
-}
+}  # fmt: skip
 
 
 def spelled_operations() -> frozenset[str]:

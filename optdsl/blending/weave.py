@@ -107,10 +107,8 @@ class Weaver:
     def _slot_uses(self, slot: str) -> list[Node]:
         names = (n for n in walk(self._slots[slot].value) if isinstance(n, ast.Name) and n.owner)
         spelled = {(n.owner, n.name + ("'" if n.primed else "")): None for n in names}
-        return [(m, n) for m, n in spelled if m in self._members and self._is_equation(m, n)]
-
-    def _is_equation(self, member: str, name: str) -> bool:
-        return name in self._members[member].equations
+        known = {m: member.equations for m, member in self._members.items()}
+        return [(m, n) for m, n in spelled if n in known.get(m, ())]
 
     def _make(self, member: str, name: str) -> Value | None:
         if not member:

@@ -177,37 +177,21 @@ def absolute(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     return None if d[0] is None else b.times(d[0], b.emit("sign", x[0]))
 
 
-def larger(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
-    """Of max(x, y), which is that of the argument taken; of the first one in a tie."""
-    return _extremum(b, "ge", x, d)
+def extremum(comparison: str) -> Derivative:
+    """Of the argument for which a comparison with the other one holds; of the first in a tie."""
 
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        return None if d == (None, None) else choice(b, y, (b.emit(comparison, *x),), (None, *d))
 
-def smaller(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
-    """Of min(x, y), which is that of the argument taken; of the first one in a tie."""
-    return _extremum(b, "le", x, d)
-
-
-def _extremum(b: Writer, comparison: str, x: Values, d: Tangents) -> Tangent:
-    if d == (None, None):
-        return None
-    return _chosen(b, b.emit(comparison, *x), d[0], d[1])
+    return derivative
 
 
 def choice(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of where(c, x, y)."""
-    return _chosen(b, x[0], d[1], d[2])
-
-
-def _chosen(b: Writer, condition: Value, then: Tangent, otherwise: Tangent) -> Tangent:
-    if then is None and otherwise is None:
+    if d[1] is None and d[2] is None:
         return None
     nothing = b.constant(0.0)
-    return b.emit(
-        "where",
-        condition,
-        nothing if then is None else then,
-        nothing if otherwise is None else otherwise,
-    )
+    return b.emit("where", x[0], *(nothing if t is None else t for t in d[1:]))
 
 
 def total(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:

@@ -24,11 +24,9 @@ def ranges(program: Program, settings: Mapping[str, float] | None = None) -> tup
             assert isinstance(operation.attribute, float)
             found.append(intervals.point(operation.attribute))
         elif operation.opcode == "hyper":
-            assert isinstance(operation.attribute, str)
-            name = operation.attribute
-            known = name in given
+            name = str(operation.attribute)
             domain = hull(program.hyper(name).domain)
-            found.append(intervals.point(given[name]) if known else domain)
+            found.append(intervals.point(given[name]) if name in given else domain)
         else:
             arguments = (found[a] for a in operation.arguments)
             found.append(TABLE[operation.opcode].interval(*arguments))
