@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optdsl.ir.evaluate import Arithmetic, Point, evaluated, first_states
+from optdsl.ir.evaluate import Arithmetic, Code, Point, first_states
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Program
 from optdsl.ir.types import TENSOR
@@ -117,7 +117,7 @@ def step(
 ) -> Step:
     """One step; see `initial_state` for the arguments, `t` counts from 1."""
     at = Point(_double(parameter), _double(gradient), state, hypers, t, _TORCH)
-    values = evaluated(program, program.needed(program.step_values), at)
+    values = Code(program, program.step_values, _TORCH).evaluated(at)
     return Step(
         at.extended(values[program.parameter], TENSOR),
         {s.name: at.extended(values[s.next], s.type) for s in program.states},
@@ -133,7 +133,7 @@ def _double(value: object) -> Tensor:
 
 
 _TORCH = Arithmetic(
-    lambda opcode, x: _APPLY[opcode](*x),
+    lambda opcode, _: _APPLY[opcode],
     _double,
     _double,
     Tensor.numel,

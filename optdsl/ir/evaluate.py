@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from optdsl.ir import bounded
@@ -43,14 +44,15 @@ class Arithmetic:
     """What stands for numbers and tensors, and what is done with them.
 
     Attributes:
-        apply: the result of an operation with arguments, given its opcode and them.
+        function: what computes an operation with arguments, given its opcode and which of the
+            arguments are tensors.
         literal: the number for a literal, or for the value of a hyperparameter.
         exact: the number for one that is exact.
         size: how many elements a tensor has.
         expanded: a number as a tensor with the shape of another one; tensors are as they are.
     """
 
-    apply: Callable[[str, Sequence[Any]], Any]
+    function: Callable[[str, tuple[bool, ...]], Callable[..., Any]]
     literal: Callable[[Any], Any]
     exact: Callable[[float], Any]
     size: Callable[[Any], int]
@@ -96,24 +98,41 @@ class Point:
         return self.arithmetic.expanded(value, self.theta) if whole else value
 
 
-def evaluated(
-    program: Program, needed: Sequence[Value], at: Point, watch: Watch | None = None
-) -> dict[Value, Number]:
-    """The results of some operations, which are in order and with all that they depend on."""
-    found: dict[Value, Number] = {}
-    for value in needed:
-        operation = program.operations[value]
-        x = [found[a] for a in operation.arguments]
-        found[value] = at.arithmetic.apply(operation.opcode, x) if x else at.leaf(operation)
-        if watch is not None and x:
-            watch(value, found[value])
-    return found
+class Code:
+    """Some values of a program with all that they depend on, to be evaluated many times."""
+
+    def __init__(self, program: Program, roots: Sequence[Value], arithmetic: Arithmetic) -> None:
+        """Look up the function of each operation."""
+        self._leaves: list[tuple[Value, Operation]] = []
+        self._steps: list[tuple[Value, Callable[..., Number], tuple[Value, ...]]] = []
+        for value in program.needed(tuple(roots)):
+            operation = program.operations[value]
+            x = operation.arguments
+            if x:
+                tensors = tuple(program.type(a).extent is Extent.TENSOR for a in x)
+                self._steps.append((value, arithmetic.function(operation.opcode, tensors), x))
+            else:
+                self._leaves.append((value, operation))
+
+    def evaluated(self, at: Point, watch: Watch | None = None) -> dict[Value, Number]:
+        """The result of each operation."""
+        found = {value: at.leaf(operation) for value, operation in self._leaves}
+        for value, function, x in self._steps:
+            found[value] = function(*[found[a] for a in x])
+        if watch is not None:
+            for value, _, _ in self._steps:
+                watch(value, found[value])
+        return found
 
 
 def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
     """The states before the first step."""
-    found = evaluated(program, program.needed(program.initial_values), at, watch)
+    found = _code(program, program.initial_values, at.arithmetic).evaluated(at, watch)
     return {s.name: at.extended(found[s.initial], s.type) for s in program.states}
+
+
+# Trials run a few programs many times.
+_code = functools.lru_cache(maxsize=16)(Code)
 
 
 def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
@@ -138,12 +157,12 @@ def _followed(
 ) -> list[tuple[Any, ...]]:
     theta, *gradients = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
     hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
-    needed = program.needed(program.carried_values)
+    code = _code(program, program.carried_values, arithmetic)
     for t, g in enumerate(gradients, start=1):
         at = Point(theta, g, state, hypers, t, arithmetic)
         if t == 1:
             at = replace(at, state=first_states(program, at, watch))
-        values = evaluated(program, needed, at, watch)
+        values = code.evaluated(at, watch)
         state = {s.name: at.extended(values[s.next], s.type) for s in program.states}
         theta = at.extended(values[program.parameter], TENSOR)
         found.append(theta)
@@ -155,15 +174,14 @@ class Uniforms:
 
     def __init__(self, program: Program, values: tuple[Value, ...]) -> None:
         """Look up what the values are made from."""
-        self._program, self._roots = program, values
-        self._needed = program.needed(values)
-        opcodes = {program.operations[v].opcode for v in self._needed}
+        self._roots, self._code = values, Code(program, values, _FLOATS)
+        opcodes = {program.operations[v].opcode for v in program.needed(values)}
         self.steady = "step" not in opcodes
         """Whether they are the same at every step."""
 
     def at(self, hypers: Mapping[str, float], t: int) -> tuple[float, ...]:
         """The values at a step."""
-        found = evaluated(self._program, self._needed, Point((), (), {}, hypers, t, _FLOATS))
+        found = self._code.evaluated(Point((), (), {}, hypers, t, _FLOATS))
         return tuple(float(found[v]) for v in self._roots)
 
 
@@ -172,14 +190,18 @@ def number(program: Program, value: Value, hypers: Mapping[str, float], t: int =
     return Uniforms(program, (value,)).at(hypers, t)[0]
 
 
-def _on_tuples(functions: Mapping[str, Callable[..., Any]], opcode: str, x: Sequence[Any]) -> Any:
+def _on_tuples(
+    functions: Mapping[str, Callable[..., Any]], opcode: str, tensors: tuple[bool, ...]
+) -> Callable[..., Any]:
     """An operation on numbers, on the elements of tuples, or on all elements of one."""
     function = functions[opcode]
-    length = next((len(a) for a in x if isinstance(a, tuple)), None)
-    if length is None or TABLE[opcode].stage is Stage.REDUCTION:
-        return function(*x)
-    columns = (a if isinstance(a, tuple) else (a,) * length for a in x)
-    return tuple(function(*row) for row in zip(*columns, strict=True))
+    if not any(tensors) or TABLE[opcode].stage is Stage.REDUCTION:
+        return function
+    if all(tensors):
+        return lambda *x: tuple(map(function, *x))
+    return lambda *x: tuple(
+        map(function, *(a if whole else repeat(a) for a, whole in zip(x, tensors, strict=True)))
+    )
 
 
 def _expanded(value: Any, like: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -197,8 +219,8 @@ def spellings() -> frozenset[str]:
 _FLOATS = Arithmetic(functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded)
 _BOUNDED = replace(
     _FLOATS,
-    apply=functools.partial(_on_tuples, bounded.FUNCTIONS),
+    function=functools.partial(_on_tuples, bounded.FUNCTIONS),
     literal=functools.lru_cache(maxsize=4096)(bounded.literal),
     exact=bounded.exact,
 )
-_TRUSTING = replace(_BOUNDED, apply=functools.partial(_on_tuples, bounded.TRUSTING))
+_TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
