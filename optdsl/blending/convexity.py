@@ -15,6 +15,7 @@ from optdsl.algebra.facts import facts
 from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial, constant, decimal, variable
 from optdsl.diagnostics import Report, Span
+from optdsl.ir.builder import Builder
 from optdsl.ir.domain import hull, spell
 from optdsl.ir.program import Hyper, Program, Simplex, Value
 from optdsl.syntax import ast
@@ -65,6 +66,7 @@ def combination(
     try:
         weights = _weights(slot, algebra, program, value, originals)
         corners = _check(algebra, weights, program)
+        _check_defined(program, value, originals)
     except _NotConvex as problem:
         report.error(
             "convex",
@@ -84,6 +86,7 @@ def _span(equation: ast.Equation) -> Span:
 
 
 _FORM = "a slot is a sum of members' values, each with a weight made of hyperparameters"
+_TOO_LARGE = "is too large to be looked at"
 _EXAMPLE = "write for instance `w * A.x + (1 - w) * B.x` with `hyper w = 1 in [0, 1]`"
 
 
@@ -95,14 +98,10 @@ def _weights(
     originals: Mapping[str, Value],
 ) -> dict[str, Polynomial]:
     """The weight of each part, a polynomial over hyperparameters."""
-    opaque = set(originals.values())
     try:
-        form = algebra.forms(program, (value,), opaque=opaque)[value]
-        strict = Algebra()
-        known = facts(program)
-        number = strict.forms(program, (value,), opaque=opaque, facts=known)[value]
+        form = algebra.forms(program, (value,), opaque=set(originals.values()))[value]
     except TooMuchWork:
-        raise _NotConvex("is too large to be looked at", _FORM, _EXAMPLE) from None
+        raise _NotConvex(_TOO_LARGE, _FORM, _EXAMPLE) from None
     atoms = {algebra.atom("opaque", name): name for name in originals}
     hypers = {algebra.hyper(h.name) for h in program.hypers}
     weights = dict.fromkeys(originals, ZERO)
@@ -121,10 +120,42 @@ def _weights(
         for atom, power in rest:
             weight *= variable(atom, power)
         weights[atoms[parts[0][0]]] += weight
-    if not strict.defined(number):
-        # As `w / w`, which is 1 but for w = 0.
-        raise _NotConvex("has a weight that may be infinite or NaN", _FORM, _EXAMPLE)
     return weights
+
+
+def _check_defined(program: Program, value: Value, originals: Mapping[str, Value]) -> None:
+    """Refuse weights that are right over the reals, but infinite or NaN for some coefficients.
+
+    As `w / w`, which is 1 but for w = 0. The members' values are moderate numbers here, so that
+    only the slot's own operations have to be looked at, and not the members' with them.
+    """
+    builder, own = Builder(), program.operations
+    parts = {v: builder.emit("state", attribute=own[v].attribute, type=own[v].type)
+             for v in originals.values()}  # fmt: skip
+    root = builder.copied(program, (value,), parts)[value]
+    alone = Program(
+        "", (), program.hypers, (), builder.operations, (), root, simplexes=program.simplexes
+    )
+    known, algebra = facts(alone), Algebra()
+    try:
+        form = algebra.forms(alone, (root,), opaque=set(parts.values()), facts=known)[root]
+    except TooMuchWork:
+        raise _NotConvex(_TOO_LARGE, _FORM, _EXAMPLE) from None
+    if algebra.defined(form):
+        return
+    if any(fact.large for fact in known):
+        raise _NotConvex(
+            "has a weight that may overflow",
+            "a factor may pass the largest number, 1.8e308, over the bounds of the coefficients",
+            "write the weights with smaller factors, or narrow the bounds of the coefficients",
+        )
+    divisors = [o.arguments[1] for o in builder.operations if o.opcode == "div"]
+    zero = any(not known[divisor].nonzero for divisor in divisors)
+    raise _NotConvex(
+        "has a weight that may be infinite or NaN",
+        "a divisor may be zero" if zero else "some coefficients do not give a finite number",
+        "write the weights without what cancels, or narrow the bounds of the coefficients",
+    )
 
 
 def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program) -> int:

@@ -179,6 +179,8 @@ def test_what_is_not_convex_is_refused_with_numbers(
         ("A.h / B.h", (), "is not linear in what it takes from members"),
         ("A.h * A.h / A.h * B.h / B.h + 0 * B.h", (), "may be infinite or NaN"),
         ("k / k * A.h + 0 * B.h", (K,), "may be infinite or NaN"),
+        ("k * 1e300 * 1e300 / 1e300 / 1e300 * A.h + (1 - k) * B.h", (K,),
+         "has a weight that may overflow"),
         ("1 / A.h", (), "is not linear in what it takes from members"),
         ("sqrt(A.h)", (), "adds something that is no member's"),
         ("max(A.h, B.h)", (), "adds something that is no member's"),
