@@ -60,13 +60,16 @@ class Means:
         options = [list(self._weighed(term)) for term in terms]
         for chosen in itertools.islice(itertools.product(*options), _MAX_CHOICES):
             summed: dict[Hashable, Fraction] = {}
-            for weight, _ in chosen:
-                for key, c in (
-                    {1: Fraction(1)} if weight is None else self._linear(weight)
-                ).items():
+            parts: list[Value] = []
+            for weight, part in chosen:
+                linear = {1: Fraction(1)} if weight is None else self._linear(weight)
+                for key, c in linear.items():
                     summed[key] = summed.get(key, Fraction(0)) + c
+                if linear:
+                    # A part whose weight is the number zero takes no part.
+                    parts.append(part)
             if {k: c for k, c in summed.items() if c} == total:
-                return [part for _, part in chosen]
+                return parts
         return None
 
     def _terms(self, value: Value, through: bool) -> Iterator[Value]:
