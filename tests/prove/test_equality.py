@@ -302,13 +302,17 @@ def test_a_rule_with_a_mistake_is_not_proved(name: str) -> None:
     assert unproved(program(name), found) >= 0.8 * len(found) > 10
 
 
+# Most of the mistakes that are drawn for this blend are refused when they are read.
+DRAWN = {"two_speed": 40}
+
+
 @pytest.mark.parametrize("name", BLENDS)
 def test_a_blend_with_a_mistake_in_it_or_in_a_member_is_not_proved(name: str) -> None:
     text = joined(statements(text_of(name)))
     source = attached(Source("t.opt", text), library.open_source, SPECS)
     changed = [replace(source, text=t) for t in mistakes(text, 12)]
     for i, (member, rule) in enumerate(source.rules or ()):
-        for other in mistakes(rule.text, 40 // len(source.rules or ())):
+        for other in mistakes(rule.text, DRAWN.get(name, 20) // len(source.rules or ())):
             rules = list(source.rules or ())
             rules[i] = (member, replace(rule, text=other))
             changed.append(replace(source, rules=tuple(rules)))

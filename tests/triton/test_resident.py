@@ -171,8 +171,10 @@ def test_a_step_does_not_wait_for_the_device(order: str, monkeypatch: pytest.Mon
         original = getattr(Tensor, name)
 
         def called(self: Tensor, *arguments: Any) -> Any:
-            # Addresses are compared on the host, where they are whole numbers.
-            assert not self.is_floating_point(), "the host reads a tensor"
+            # The addresses of a step's tensors are compared by torch, too, but on the host; whether
+            # some overlap is all that may be read.
+            condition = self.dtype is torch.bool and self.device.type == "cpu"
+            assert condition, "the host reads a tensor"
             return original(self, *arguments)
 
         return called
