@@ -6,7 +6,6 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import settings
 
@@ -23,22 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--backend", default="eager", help="for optimizers of tests that do not say which"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Tests that name no backend are about what all have in common, or about the reference."""
-    from optdsl import compiler
-
-    for function in (compiler.load, compiler.compile, compiler.blend):
-        defaults = function.__kwdefaults__
-        assert defaults["backend"] == "auto"
-        defaults["backend"] = config.getoption("--backend")
 
 
 # Each distinct C text is compiled once: all processes, and the next run, share a cache, which

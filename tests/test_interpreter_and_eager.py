@@ -235,7 +235,7 @@ def test_every_operation_means_what_it_says(shape: tuple[int, ...], mode: float)
 
 def test_every_operation_compiles_to_an_optimizer() -> None:
     """`optdsl.compile` and a plain training step, scalar states included."""
-    cls = optdsl.compile(every_operation.TEXT)
+    cls = optdsl.compile(every_operation.TEXT, backend="eager")
     generator = problems.seeded(6)
     parameter = problems.randn(generator, 2, 3).requires_grad_()
     optimizer = cls([parameter], lr=0.05)

@@ -79,8 +79,8 @@ def _specification(rules: Rules) -> Specification:
 @functools.cache
 def _optimizer(rules: Rules) -> type[CompiledOptimizer]:
     if len(rules) == 1:
-        return optdsl.load(rules[0], learn=False)
-    return optdsl.blend(*rules, learn=False)
+        return optdsl.load(rules[0], learn=False, backend="eager")
+    return optdsl.blend(*rules, learn=False, backend="eager")
 
 
 def member(claim: Claim) -> type[CompiledOptimizer]:

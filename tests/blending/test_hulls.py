@@ -252,7 +252,7 @@ theta' = w * One.theta' + (1 - w) * Other.theta'
 @functools.cache
 def twins(name: str) -> type[CompiledOptimizer]:
     rule = Blend((name,)).program.name
-    return optdsl.compile(TWINS.format(rule=rule))
+    return optdsl.compile(TWINS.format(rule=rule), backend="eager")
 
 
 def assert_the_same(
@@ -362,18 +362,18 @@ def test_second_moments_that_overflow_stop_a_blend_as_they_stop_its_members(
     name: str, fixed: Hypers
 ) -> None:
     """The square of 1e20 is infinite in single precision: both members divide by it, and stay."""
-    assert one_step(optdsl.load("adamw"), 1.0, 1e20, weight_decay=0.0) == 1
-    assert one_step(optdsl.load("avgrad"), 1.0, 1e20) == 1
+    assert one_step(Blend(("adamw",)).optimizer, 1.0, 1e20, weight_decay=0.0) == 1
+    assert one_step(Blend(("avgrad",)).optimizer, 1.0, 1e20) == 1
     assert one_step(Blend((name,)).optimizer, 1.0, 1e20, **fixed) == 1
 
 
 def test_a_member_that_diverges_takes_the_mean_along() -> None:
     blend = Blend(("sgd", "lion")).optimizer
-    assert one_step(optdsl.load("sgd"), 1.0, -1e38, lr=10.0) == math.inf
+    assert one_step(Blend(("sgd",)).optimizer, 1.0, -1e38, lr=10.0) == math.inf
     assert one_step(blend, 1.0, -1e38, lr=10.0, w_sgd=0.5, w_lion=0.5) == math.inf
 
 
 def test_equal_parts_are_the_mean_to_the_bit_when_they_are_negative_zeros() -> None:
     for rule in ("adamw", "lion"):
-        assert math.copysign(1, one_step(optdsl.load(rule), -0.0, 1.0, lr=0.0)) == -1
+        assert math.copysign(1, one_step(Blend((rule,)).optimizer, -0.0, 1.0, lr=0.0)) == -1
     assert math.copysign(1, one_step(Blend(("adamw", "lion")).optimizer, -0.0, 1.0, lr=0.0)) == -1

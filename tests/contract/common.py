@@ -13,7 +13,7 @@ from optdsl.ir.program import Hyper
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 SPECS = optdsl.list_specs()
-BACKENDS = ("eager", "c")
+BACKENDS = ("eager", "auto")
 ORDERS = ("overlapped", "exact")
 EVERY = [pytest.param(s, b, id=f"{s}-{b}") for s in SPECS for b in BACKENDS]
 

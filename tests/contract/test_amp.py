@@ -12,7 +12,7 @@ import optdsl
 from optdsl import Learn
 from tests.runtime.helpers import ORDERS, bits, fingerprint, held, learner, parameters, train
 
-BACKENDS = ("eager", "c")
+BACKENDS = ("eager", "auto")
 RULES = ("adam", "adan", "lion", "mada_legacy", "mada")
 
 

@@ -1,7 +1,7 @@
 """The contract of torch optimizers, for every specification on every backend.
 
-Where each point of the contract is tested; a star marks what only the eager backend is asked there,
-and this package asks of "c" as well:
+Where each point of the contract is tested; a star marks what is asked there of compiled code only,
+and in this package of eager code as well:
 
 - groups with values of their own: here; tests/runtime/test_groups.py*
 - `add_param_group` in mid-training: here; tests/runtime/test_groups.py*
@@ -18,8 +18,8 @@ and this package asks of "c" as well:
 - empty groups: here; tests/runtime/test_groups.py*
 - unknown keywords, values out of bounds: tests/runtime/test_hyperparameters.py (no kernel runs)
 - sparse and complex: here; tests/runtime/test_bad_gradients.py*
-- deepcopy, pickle, spawn: tests/runtime/test_copying.py*, tests/c/test_checkpoints.py
-- `state_dict`, `load_state_dict`, safe loading, dtypes: tests/runtime/test_checkpoint.py*,
+- deepcopy, pickle, spawn: tests/runtime/test_copying.py, tests/c/test_checkpoints.py
+- `state_dict`, `load_state_dict`, safe loading, dtypes: tests/runtime/test_checkpoint.py,
   tests/runtime/test_loading.py*, tests/c/test_checkpoints.py
 - what a checkpoint says about its rule, migration by name: test_checkpoint_meaning.py
 - AMP, accumulation, clipping: test_amp.py, test_loops.py; tests/runtime/test_amp.py*

@@ -32,7 +32,7 @@ def trained(backend: str, steps: int = 2) -> tuple[nn.Module, CompiledOptimizer]
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-@pytest.mark.parametrize("backend", ["eager", "c"])
+@pytest.mark.parametrize("backend", ["eager", "auto"])
 def test_a_flattened_checkpoint_says_that_it_cannot_hold_them(backend: str, steps: int) -> None:
     model, optimizer = trained(backend)
     saved = get_optimizer_state_dict(model, optimizer, options=FLAT)
@@ -49,10 +49,10 @@ def test_a_flattened_checkpoint_says_that_it_cannot_hold_them(backend: str, step
 
 
 def test_other_checkpoints_hold_them() -> None:
-    model, optimizer = trained("c")
+    model, optimizer = trained("auto")
     optimizer.param_groups[1]["weight_decay"] = 0.3
     saved = get_optimizer_state_dict(model, optimizer)
-    model, fresh = trained("c", steps=0)
+    model, fresh = trained("auto", steps=0)
     set_optimizer_state_dict(model, fresh, saved)
     assert fresh.param_groups[1]["weight_decay"] == 0.3
     assert fresh.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
@@ -61,7 +61,7 @@ def test_other_checkpoints_hold_them() -> None:
 def test_a_flattened_checkpoint_holds_a_group_that_is_not_empty_any_more() -> None:
     runs = []
     for _ in range(2):
-        model, optimizer = trained("c", steps=0)
+        model, optimizer = trained("auto", steps=0)
         extra = nn.Parameter(torch.ones(2))
         model.register_parameter("extra", extra)
         optimizer.param_groups[1]["params"].append(extra)
@@ -76,7 +76,7 @@ def test_a_flattened_checkpoint_holds_a_group_that_is_not_empty_any_more() -> No
 
 
 def test_copies_have_them_too() -> None:
-    _, optimizer = trained("c")
+    _, optimizer = trained("auto")
     for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert list(copied.param_groups[1]["params"]) == []
         assert copied.param_groups[1]["weight_decay"] == 0.1

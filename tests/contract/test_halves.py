@@ -51,7 +51,7 @@ def test_what_is_no_state_at_all_is_refused(part: str, value: object) -> None:
         optimizer.load_state_dict(optimizer.state_dict() | {part: value})
 
 
-@pytest.mark.parametrize("backend", ["eager", "c"])
+@pytest.mark.parametrize("backend", ["eager", "auto"])
 def test_a_tensors_coefficient_may_be_set_before_its_first_step(backend: str) -> None:
     cls = optdsl.load(
         "adam", backend=backend, learn={"lr": Learn("sgd", lr=0.0, bounds=(0, 1), scope="tensor")}

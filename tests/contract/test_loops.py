@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import optdsl
 from tests.runtime.helpers import ORDERS, fingerprint, learner
 
-BACKENDS = ("eager", "c")
+BACKENDS = ("eager", "auto")
 # Ours, torch's, and arguments that both have.
 PAIRS: dict[str, tuple[str, Any, dict[str, float]]] = {
     "adam": ("adam", torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),

@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 # It freezes torch's flags for the whole process, which other tests did not ask for.
 setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
 
-BACKENDS = ("eager", "c")
+BACKENDS = ("eager", "auto")
 SPECS = {torch.optim.Adam: "adam", torch.optim.AdamW: "adamw", torch.optim.SGD: "sgd"}
 INFOS = [info for info in theirs.optim_db if info.optim_cls in SPECS]
 # Flags of how torch computes, none of which changes what is computed.

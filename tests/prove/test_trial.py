@@ -56,7 +56,7 @@ def refuted_in(path: Path) -> tuple[Program, Settlement]:
 def compiled(name: str | os.PathLike[str], run: Run, hypers: dict[str, float]) -> Tensor:
     """Where a run leads the compiled optimizer."""
     p = torch.nn.Parameter(torch.tensor(run.theta, dtype=torch.float64))
-    optimizer = optdsl.load(name, learn=False, verify=False)([p], **hypers)
+    optimizer = optdsl.load(name, learn=False, verify=False, backend="eager")([p], **hypers)
     for g in run.gradients:
         p.grad = torch.tensor(g, dtype=torch.float64)
         optimizer.step()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SPECS = optdsl.list_specs()
 ORDERS = ("overlapped", "exact")
+# What users get, compiled wherever it can be, and the code that it falls back to.
+BACKENDS = ("auto", "eager")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # theta' = theta + w: the hyper-gradient of w is the sum of the gradient, so a test dictates it.
@@ -125,14 +127,14 @@ def learning(spec: str) -> dict[str, Learn]:
     return chosen
 
 
-def learner(spec: str, order: str = "exact") -> type[CompiledOptimizer]:
+def learner(spec: str, order: str = "exact", backend: str = "auto") -> type[CompiledOptimizer]:
     """A class of the specification that learns."""
-    return optdsl.load(spec, order=order, learn=learning(spec))
+    return optdsl.load(spec, order=order, learn=learning(spec), backend=backend)
 
 
-def plain(spec: str) -> type[CompiledOptimizer]:
+def plain(spec: str, backend: str = "auto") -> type[CompiledOptimizer]:
     """A class of the specification that learns nothing."""
-    return optdsl.load(spec, learn=False)
+    return optdsl.load(spec, learn=False, backend=backend)
 
 
 class Probe:

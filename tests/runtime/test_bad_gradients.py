@@ -60,18 +60,31 @@ def test_parameters_become_what_torch_makes_of_them(spec: str, at: int, bad: flo
     assert not mine[0].isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("eager", torch.float64),
+        ("eager", torch.bfloat16),
+        ("auto", torch.float32),
+        ("auto", torch.bfloat16),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("at", [0, 2])
 @pytest.mark.parametrize("spec", SPECS)
-def test_nan_is_not_swallowed(spec: str, at: int, dtype: torch.dtype) -> None:
+def test_nan_is_not_swallowed(spec: str, at: int, backend: str, dtype: torch.dtype) -> None:
     """The element is NaN from then on; the others are what they would have been."""
     sick, sane = parameters(dtype), parameters(dtype)
-    train_with(plain(spec)(sick), math.nan, at, range(5))
-    train(plain(spec)(sane), range(5))
+    train_with(plain(spec, backend)(sick), math.nan, at, range(5))
+    train(plain(spec, backend)(sane), range(5))
     assert sick[0].view(-1)[0].isnan()
     with torch.no_grad():
         sick[0].view(-1)[0] = sane[0].view(-1)[0]
-    assert [bits(p) for p in sick] == [bits(p) for p in sane]
+    if backend == "eager":
+        assert [bits(p) for p in sick] == [bits(p) for p in sane]
+    else:
+        # Kernels for finite numbers collect factors, and so round otherwise.
+        torch.testing.assert_close(sick, sane, rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s != "lion"])

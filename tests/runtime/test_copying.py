@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import os
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import optdsl
 
-from .helpers import ORDERS, SPECS, fingerprint, held, learner, parameters, plain, train
+from .helpers import BACKENDS, SPECS, fingerprint, held, learner, parameters, plain, train
 
 MODULE = """
 import optdsl
@@ -24,7 +25,7 @@ from optdsl import Learn
 
 learn = {"lr": Learn("sgd", lr=1e-4, momentum=0.9, bounds=(0, 1))}
 
-class Mine(optdsl.load("adam", learn=learn, backend="eager")):
+class Mine(optdsl.load("adam", learn=learn, backend="BACKEND")):
     '''Adam with a notebook.'''
 
     def __init__(self, params, note="", **hypers):
@@ -54,9 +55,12 @@ with open(sys.argv[2], "wb") as file:
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def mine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> ModuleType:
     """A user's module with a class derived from a compiled one."""
-    (tmp_path / "users_optimizers.py").write_text(MODULE)
+    text = MODULE.replace("BACKEND", getattr(request, "param", "auto"))
+    (tmp_path / "users_optimizers.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "users_optimizers", raising=False)
     return importlib.import_module("users_optimizers")
@@ -66,11 +70,20 @@ def pickled(content: Any) -> Any:
     return pickle.loads(pickle.dumps(content))
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("backend", "order", "copied"),
+    [
+        ("auto", "overlapped", pickled),
+        ("auto", "exact", copy.deepcopy),
+        ("eager", "overlapped", copy.deepcopy),
+        ("eager", "exact", pickled),
+    ],
+)
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_copy_is_independent_and_goes_on_the_same(spec: str, order: str, copied: Any) -> None:
-    cls = learner(spec, order)
+def test_a_copy_is_independent_and_goes_on_the_same(
+    spec: str, backend: str, order: str, copied: Any
+) -> None:
+    cls = learner(spec, order, backend)
     original = cls(parameters())
     for halt in (0, 1, 4):
         train(original, range(halt))
@@ -130,9 +143,13 @@ def test_a_pickled_optimizer_compiles_its_own_text() -> None:
     assert fingerprint(twin) == fingerprint(optimizer)
 
 
-def test_a_users_subclass_is_an_ordinary_class(mine: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("mine", "backend"), [(b, b) for b in BACKENDS], indirect=["mine"], ids=BACKENDS
+)
+def test_a_users_subclass_is_an_ordinary_class(mine: ModuleType, backend: str) -> None:
     optimizer = mine.Mine(parameters(), note="hello", lr=0.01)
-    reference = optdsl.load("adam", learn=mine.learn)(parameters(), lr=0.01)
+    plainly = optdsl.load("adam", learn=mine.learn, backend=backend)
+    reference = plainly(parameters(), lr=0.01)
     assert optimizer.note == "hello"
     train(optimizer, range(3))
     train(reference, range(3))
@@ -169,7 +186,9 @@ def test_a_subclass_may_override_the_step() -> None:
 
 @pytest.mark.slow
 def test_another_process_goes_on_the_same(mine: ModuleType, tmp_path: Path) -> None:
-    optimizers: list[Any] = [learner(spec)(parameters()) for spec in SPECS]
+    backends = itertools.cycle(BACKENDS)
+    classes = [learner(spec, backend=next(backends)) for spec in SPECS]
+    optimizers: list[Any] = [cls(parameters()) for cls in classes]
     optimizers.append(mine.Mine(parameters()))
     for optimizer in optimizers:
         train(optimizer, range(3))

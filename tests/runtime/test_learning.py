@@ -165,8 +165,10 @@ def test_a_learning_rate_of_zero_for_the_coefficients_changes_nothing_else(
     names = ["lr", "weight_decay"] + (["rho", "c", "beta3"] if spec == "mada_legacy" else [])
     top = {"lr": 10, "weight_decay": 10, "beta3": 0.9}
     still = {n: Learn("sgd", lr=0, bounds=(0, top.get(n, 1))) for n in names}
-    optimizer = optdsl.load(spec, order=order, learn=still)(parameters(), lr=0.01)
-    reference = plain(spec)(parameters(), lr=0.01)
+    # Compiled kernels collect factors otherwise where there are tangents, up to rounding.
+    cls = optdsl.load(spec, order=order, learn=still, backend="eager")
+    optimizer = cls(parameters(), lr=0.01)
+    reference = plain(spec, "eager")(parameters(), lr=0.01)
     train(optimizer, range(6))
     train(reference, range(6))
     assert fingerprint(optimizer)["parameters"] == fingerprint(reference)["parameters"]

@@ -43,13 +43,16 @@ theta' = (theta + w.fast * where(x == 0, 4, 0) + w.slow * where(x == 1, 4, 0)
 
 
 def mix(
-    learn: str | Learn | bool = True, order: str = "overlapped", start: str = "uniform"
+    learn: str | Learn | bool = True,
+    order: str = "overlapped",
+    start: str = "uniform",
+    backend: str = "auto",
 ) -> type[CompiledOptimizer]:
     """The mixture, which learns by a statement, by a `Learn`, or not."""
     statement = learn if isinstance(learn, str) else ""
     text = MIX.format(learn=statement, start=start)
     how: dict[str, Learn] | bool = {"w": learn} if isinstance(learn, Learn) else bool(learn)
-    return optdsl.compile(text, order=order, learn=how)
+    return optdsl.compile(text, order=order, learn=how, backend=backend)
 
 
 def vector(optimizer: torch.optim.Optimizer, group: int = 0) -> list[float]:
@@ -77,9 +80,11 @@ class Probe:
         weights: Sequence[float] | None = None,
         order: str = "exact",
         start: str = "uniform",
+        backend: str = "auto",
     ) -> None:
         self.parameter = nn.Parameter(torch.arange(3, dtype=torch.float64))
-        cls = optdsl.compile(PROBE.format(start=start), order=order, learn={"w": learn})
+        text = PROBE.format(start=start)
+        cls = optdsl.compile(text, order=order, learn={"w": learn}, backend=backend)
         self.optimizer = cls([self.parameter], **named(weights) if weights else {})
 
     @property
