@@ -104,11 +104,14 @@ def test_they_agree_on_anything(name: str, data: st.DataObject) -> None:
     theta, gradients, hypers = data.draw(cases(name))
     found = trajectory(eager(name), theta, gradients, hypers)
     expected = trajectory(Interpreter(program(name)), theta, gradients, hypers)
-    neighbour = Interpreter(knobs(name).program)
-    neighbours = [
-        trajectory(neighbour, theta, gradients, {**hypers, **pattern})
-        for pattern in knobs(name).patterns()
-    ]
+
+    def neighbours() -> list[list[dict[str, Tensor]]]:
+        neighbour = Interpreter(knobs(name).program)
+        return [
+            trajectory(neighbour, theta, gradients, {**hypers, **pattern})
+            for pattern in knobs(name).patterns()
+        ]
+
     problem = disagreement(found, expected, neighbours)
     assert problem is None, problem
 

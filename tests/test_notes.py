@@ -208,15 +208,16 @@ def test_a_rule_beside_a_file_that_changes_is_seen(tmp_path: Path) -> None:
     assert in_another_process(code) == "0.5"
 
 
-@pytest.mark.parametrize("learn", ["True", "['c']", "{'c': optdsl.Learn('sgd', lr=0.1)}"])
-def test_a_warm_start_parses_nothing(directory: Path, learn: str) -> None:
+def test_a_warm_start_parses_nothing(directory: Path) -> None:
     code = (
         "import optdsl, torch, lark\n"
         "calls = []\n"
         "parse = lark.Lark.parse\n"
         "lark.Lark.parse = lambda self, *a, **k: (calls.append(1), parse(self, *a, **k))[1]\n"
-        "p = torch.ones(1, requires_grad=True); p.grad = torch.ones(1)\n"
-        f"optdsl.load('mada', backend='eager', learn={learn})([p]).step(); print(len(calls))"
+        "for learn in True, ['c'], {'c': optdsl.Learn('sgd', lr=0.1)}:\n"
+        "    p = torch.ones(1, requires_grad=True); p.grad = torch.ones(1)\n"
+        "    optdsl.load('mada', backend='eager', learn=learn)([p]).step()\n"
+        "print(len(calls))"
     )
     cold, warm = in_another_process(code), in_another_process(code)
     assert int(cold) > 0

@@ -661,7 +661,10 @@ def built_forms(nodes: Iterable[Node]) -> list[Polynomial]:
     return [found[root] for root in roots]
 
 
-def test_small_expressions_with_one_form_are_equal_everywhere() -> None:
+@pytest.mark.parametrize(
+    "names", ["xy2", pytest.param("xy21", marks=pytest.mark.exhaustive)], ids=" ".join
+)
+def test_small_expressions_with_one_form_are_equal_everywhere(names: str) -> None:
     """Every expression of two operators over a few leaves, at points where some coincide."""
     pairs = ("+", "-", "*", "/", "max", "min", "where<", "where==")
     single = ("neg", "sign", "abs", "sqrt", "^2", "^-1")
@@ -681,7 +684,7 @@ def test_small_expressions_with_one_form_are_equal_everywhere() -> None:
 
     leaves = {
         Node(n): tuple(p.get(n, Fraction(0)) if n in p else Fraction(n) for p in GRID)
-        for n in ("x", "y", "2", "1")
+        for n in names
     }
     small = leaves | grown(leaves, leaves)
     everything = small | grown(small, leaves)
