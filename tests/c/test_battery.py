@@ -9,6 +9,7 @@ two numbers around. A hyper-gradient is a sum, and is within 1e-10 or 1e-4 of it
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,21 +57,31 @@ def stream(dtype: torch.dtype) -> list[list[Tensor | None]]:
     return rules.gradients(dtype, STEPS[dtype])
 
 
+def expected(rule: str, dtype: torch.dtype, t: int) -> Expected:
+    """Step `t` of the trajectory, which is computed as far as somebody asks."""
+    known, coming = _trajectory(rule, dtype)
+    while len(known) <= t:
+        known.append(next(coming))
+    return known[t]
+
+
 @functools.cache
-def expected(rule: str, dtype: torch.dtype) -> list[Expected]:
+def _trajectory(rule: str, dtype: torch.dtype) -> tuple[list[Expected], Iterator[Expected]]:
+    return [], _steps(rule, dtype)
+
+
+def _steps(rule: str, dtype: torch.dtype) -> Iterator[Expected]:
     """The trajectory; parameters of a narrow dtype are rounded after each step."""
     unit = 0.0 if dtype is torch.float64 else SINGLE
     steps = STEPS[dtype]
     reference = ByInterpreter(rules.differentiated(rule), rules.tensors(dtype), unit)
-    found = []
     for own, gradients in zip(schedule(rule, steps), stream(dtype), strict=True):
         start = [p.theta.value for p in reference.parameters]
         sums = reference.step(gradients, rules.by_parameter(own))
-        found.append(Expected([_snapshot(x, p) for x, p in zip(start, reference.parameters,
-                                                               strict=True)], sums))  # fmt: skip
+        pairs = zip(start, reference.parameters, strict=True)
+        yield Expected([_snapshot(x, p) for x, p in pairs], sums)
         for parameter in reference.parameters if dtype in NARROW else ():
             parameter.theta = Near.exactly(parameter.theta.value.to(dtype).double())
-    return found
 
 
 def _snapshot(start: Tensor, parameter: Parameter) -> Snapshot:
@@ -94,7 +105,7 @@ class Run:
             t: the step.
             off: a hyperparameter that the optimizer gets a thousandth too small.
         """
-        here = expected(self.rule, self.dtype)[t]
+        here = expected(self.rule, self.dtype, t)
         hypers = schedule(self.rule, STEPS[self.dtype])[t]
         for group, values in zip(self.optimizer.param_groups, hypers, strict=True):
             group.update(values)

@@ -10,16 +10,19 @@ from tests.c import rules, test_battery as battery
 # An interpreted kernel is slow, and what a step can do wrong it does in the first few.
 STEPS = 4
 DEVICE = rules.device("triton")
-# Every rule in one cell, and one rule in several, whenever the suite runs; the rest in test-full.
+# Each dtype and order, plans and loops of every kind; the rest in test-full, and on a GPU.
 EVERYDAY = {
-    *((rule, torch.float32, "overlapped") for rule in rules.RULES),
-    ("mada", torch.bfloat16, "overlapped"),
-    ("mada", torch.float64, "exact"),
+    ("mada", torch.float32, "overlapped"),
+    ("lion", torch.bfloat16, "overlapped"),
+    ("every_operation", torch.float64, "exact"),
+    ("lamb", torch.float32, "exact"),
+    ("adamw", torch.float16, "exact"),
 }
 CELLS = [
     pytest.param(
         rule, dtype, order, id=f"{rule}-{str(dtype)[6:]}-{order}",
-        marks=[] if (rule, dtype, order) in EVERYDAY else pytest.mark.exhaustive,
+        marks=[] if DEVICE == "cuda" or (rule, dtype, order) in EVERYDAY
+        else pytest.mark.exhaustive,
     )
     for rule in rules.RULES
     for dtype in rules.DTYPES
