@@ -34,7 +34,7 @@ class Compiled:
 
     def __init__(self, spec: str, start: Mapping[str, Tensor], settings: CoefficientMemory) -> None:
         self._parameters = {name: x.detach().requires_grad_() for name, x in start.items()}
-        cls = optdsl.load(spec, learn=False)
+        cls = optdsl.load(spec, learn=False, backend="eager")
         self._optimizer = cls(list(self._parameters.values()), **settings)
 
     def step(self, gradients: Mapping[str, Tensor | None], lr: float) -> Mapping[str, Tensor]:
