@@ -13,7 +13,7 @@ from torch import Tensor
 from optdsl.artifact import Artifact
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.types import Extent
-from optdsl.plan import pending
+from optdsl.plan.keys import is_pending
 from optdsl.runtime.core.owned_numbers import Owned, counts, made
 from optdsl.runtime.core.tasks import (
     COMPUTE,
@@ -24,6 +24,7 @@ from optdsl.runtime.core.tasks import (
     StepCache,
     pending_hypers,
 )
+from optdsl.runtime.engines.noted_steps import NotedSteps, noted_hypers
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
@@ -35,38 +36,6 @@ _SETTLING = frozenset({Role.COMPLETE, Role.FUSED})
 _SPARE = "spare"
 # The parameters, by identity, that `complete` has found to have no step pending.
 _IDLE = "idle"
-
-
-class _Noted(NamedTuple):
-    """What states note of their steps.
-
-    Attributes:
-        steps: the counts.
-        counts: their numbers.
-        held: `PENDING_HYPERS`; None where an entry point does not complete anything.
-        rows: the different ones, and which each state has; None where nobody asks for them.
-    """
-
-    steps: Owned
-    counts: list[float]
-    held: Owned | None
-    rows: tuple[list[list[float]], list[int]] | None
-
-    def idle(self) -> list[int]:
-        """The places of states that have no step pending, whatever they keep.
-
-        Somebody has set the count, or that of the pending step, to 0.
-        """
-        if self.held is None:
-            return []
-        if self.rows is None:
-            pending = self.held.firsts()
-        else:
-            if 0.0 not in self.counts and all(row[0] for row in self.rows[0]):
-                return []
-            pending = [self.rows[0][place][0] for place in self.rows[1]]
-        both = zip(self.counts, pending, strict=True)
-        return [place for place, pair in enumerate(both) if not all(pair)]
 
 
 class Task(NamedTuple):
@@ -229,13 +198,13 @@ class PackedEngine:
             self._run(Role.STEP, dropped, {})
         return sums
 
-    def _noted(self, name: str, states: Sequence[dict[str, Any]], own: StepCache) -> _Noted:
+    def _noted(self, name: str, states: Sequence[dict[str, Any]], own: StepCache) -> NotedSteps:
         steps = Owned.of([state["step"] for state in states], own, "steps")
         held = noted_hypers(states, own) if self._notes and name in _SETTLING else None
         hypers = self.module.entries[name].hypers
-        reads = any(hyper.startswith(pending("")) for hyper in hypers)
+        reads = any(map(is_pending, hypers))
         rows = held.rows() if held is not None and reads else None
-        return _Noted(steps, steps.numbers(), held, rows)
+        return NotedSteps(steps, steps.numbers(), held, rows)
 
     def _run_apart(
         self,
@@ -243,7 +212,7 @@ class PackedEngine:
         works: Sequence[ParameterTask],
         known: StepCache,
         plain: TensorTable | None = None,
-        noted: _Noted | None = None,
+        noted: NotedSteps | None = None,
     ) -> HyperGradients:
         """Call an entry point for works whose tensors do not overlap.
 
@@ -396,11 +365,6 @@ class PackedEngine:
                 new = torch.empty_like(like, dtype=self._compute, device=self._device)
                 state[name] = new.copy_(value)
         return work._replace(parameter=theta, gradient=gradient)
-
-
-def noted_hypers(states: Sequence[dict[str, Any]], own: StepCache) -> Owned:
-    """What states with a step pending note of it."""
-    return Owned.of([state[PENDING_HYPERS] for state in states], own, PENDING_HYPERS)
 
 
 def _dense(x: Tensor) -> bool:

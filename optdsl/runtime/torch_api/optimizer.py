@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -19,16 +19,13 @@ from optdsl.runtime.core.hyperparameters import (
     check_shared,
     check_sums,
     check_value,
-    number,
 )
 from optdsl.runtime.core.owned_numbers import separated
-from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache, check_dense, check_dtypes
+from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import device_step_of
-from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
-from optdsl.runtime.learning.scopes import Part, add
-from optdsl.runtime.torch_api import completed_state as completing, observing
+from optdsl.runtime.torch_api import completed_state as completing, host_step, observing
 from optdsl.runtime.torch_api.arguments import (
     Betas,
     drop_options_that_are_off,
@@ -37,7 +34,6 @@ from optdsl.runtime.torch_api.arguments import (
     shown,
     spread_into,
 )
-from optdsl.runtime.torch_api.batches import batches
 from optdsl.runtime.torch_api.empty_groups import NoParameters
 from optdsl.runtime.torch_api.flattened import check_flattened, packed, unpacked
 from optdsl.runtime.torch_api.opaque_step import make_step_opaque
@@ -341,20 +337,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         device = device_step_of(self, work, self._known) if self._observed is None else None
         if device is not None:
             device.step(self, work)
-            self._betas.write(self.param_groups)
-            self._overwritten.after_step(self.param_groups)
-            return loss
-        hypers = self._check_step(work)
-        scopes = self.compiled.scopes
-        parts = scopes.divided(work, hypers, self.param_groups, self.state)
-        for part in parts:
-            self._check_own(part)
-        taken = scopes.taken(self.param_groups, self.state)
-        try:
-            scopes.lend(parts, self.state)
-            self._take(parts, taken, hypers)
-        finally:
-            scopes.give_back(parts, self.state)
+        else:
+            host_step.step(self, work)
         self._betas.write(self.param_groups)
         self._overwritten.after_step(self.param_groups)
         return loss
@@ -367,81 +351,3 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         self._blank = inert_step.start_over(self, work, self._blank)
         self._begun = True
         return True
-
-    def _check_step(self, work: list[list[tuple[Tensor, Tensor]]]) -> list[dict[str, float]]:
-        """The hyperparameters that a step uses, by group."""
-        name = type(self).__name__
-        hypers = []
-        if self.process_group is not None:
-            self.compiled.scopes.check_group()
-        for group in self.param_groups:
-            hypers.append(self._hypers(group))
-            check_sums(name, self.compiled.program.simplexes, group)
-        check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
-        check_dense(name, (gradient for pairs in work for _, gradient in pairs))
-        check_dtypes(name, (parameter for pairs in work for parameter, _ in pairs))
-        return hypers
-
-    def _check_own(self, part: Part) -> None:
-        """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
-        if not part.own:
-            return
-        program = self.compiled.program
-        own = {h.name: h for h in program.hypers if h.name in part.own}
-        for name, hyper in own.items():
-            number(type(self).__name__, hyper, part.own[name], self.compiled.bounds)
-        check_sums(type(self).__name__, program.simplexes, part.work[0][1])
-
-    def _take(
-        self, parts: list[Part], taken: list[int], hypers: Sequence[dict[str, float]]
-    ) -> None:
-        """A step of all parts, which get their sums; coefficients learn."""
-        states = self.state
-        jobs = [(p, self._known_of(p), batches(self.compiled, states, p)) for p in parts]
-        if self.compiled.order == "exact":
-            for part, known, found in jobs:
-                for engine, batch in found.items():
-                    add(part.sums, engine.complete(batch.pending, known))
-            self._learn(parts, taken)
-            learned = [c.name for c in self.compiled.coefficients]
-            for group, values in zip(self.param_groups, hypers, strict=True):
-                values.update((key, float(group[key])) for key in learned)
-            self.compiled.scopes.refresh(parts, hypers)
-            for _, known, found in jobs:
-                for engine, batch in found.items():
-                    engine.advance_completed(batch.pending, known)
-                    engine.advance(batch.fresh, known)
-        else:
-            for part, known, found in jobs:
-                for engine, batch in found.items():
-                    add(part.sums, engine.fused(batch.pending, known))
-                    engine.advance(batch.fresh, known)
-            self._learn(parts, taken)
-
-    def _known_of(self, part: Part) -> StepCache:
-        if part.key is None:
-            return self._known
-        known: StepCache = self._known.setdefault(part.key, {})
-        return known
-
-    def _learn(self, parts: list[Part], taken: list[int]) -> None:
-        if self._observed is not None:
-            observing.replace(parts, self._observed)
-        if self.compiled.coefficients:
-            taken = self._over_ranks(parts, taken)
-        self.compiled.scopes.learn(self.compiled.updates, parts, self.param_groups, taken)
-        self._observed = None
-
-    def _over_ranks(self, parts: list[Part], taken: list[int]) -> list[int]:
-        """Make the parts' sums those of all ranks, and the counts the largest."""
-        if self.process_group is None and not collectives.is_spread(self.param_groups):
-            return taken
-        held = [p for group in self.param_groups for p in group["params"]]
-        slots = self.compiled.scopes.slots(parts, held)
-        sums = [part.sums if part else {} for part in slots]
-        names = self.compiled.measured
-        sums, taken = collectives.over_ranks(sums, taken, names, held, self.process_group)
-        for part, total in zip(slots, sums, strict=True):
-            if part:
-                part.sums = total
-        return taken

@@ -1,0 +1,127 @@
+"""A step in which the host takes part: kernels run by batches, and coefficients learn here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
+from optdsl.runtime.core.tasks import StepCache, check_dense, check_dtypes
+from optdsl.runtime.distributed import collectives
+from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.learning.scopes import Pairs, Part, add
+from optdsl.runtime.torch_api import observing
+from optdsl.runtime.torch_api.batches import batches
+
+
+def step(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> None:
+    """Take one step.
+
+    Args:
+        optimizer: the optimizer.
+        work: parameters with gradients, by group.
+
+    Raises:
+        RuntimeError: for a sparse gradient; nothing has changed.
+        ValueError: for a hyperparameter out of bounds, weights that do not sum to one, or a
+            parameter of a dtype that no kernel takes; nothing has changed.
+    """
+    hypers = _checked(optimizer, work)
+    scopes = optimizer.compiled.scopes
+    parts = scopes.divided(work, hypers, optimizer.param_groups, optimizer.state)
+    for part in parts:
+        _check_own(optimizer, part)
+    taken = scopes.taken(optimizer.param_groups, optimizer.state)
+    try:
+        scopes.lend(parts, optimizer.state)
+        _take(optimizer, parts, taken, hypers)
+    finally:
+        scopes.give_back(parts, optimizer.state)
+
+
+def _checked(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[dict[str, float]]:
+    """The hyperparameters that a step uses, by group."""
+    name = type(optimizer).__name__
+    hypers = []
+    if optimizer.process_group is not None:
+        optimizer.compiled.scopes.check_group()
+    for group in optimizer.param_groups:
+        hypers.append(optimizer._hypers(group))
+        check_sums(name, optimizer.compiled.program.simplexes, group)
+    check_shared(name, (c.name for c in optimizer.compiled.scopes.shared), optimizer.param_groups)
+    check_dense(name, (gradient for pairs in work for _, gradient in pairs))
+    check_dtypes(name, (parameter for pairs in work for parameter, _ in pairs))
+    return hypers
+
+
+def _check_own(optimizer: LearningOptimizer, part: Part) -> None:
+    """Refuse what a tensor has of its own, loaded perhaps, as a group's would be."""
+    if not part.own:
+        return
+    program = optimizer.compiled.program
+    own = {h.name: h for h in program.hypers if h.name in part.own}
+    for name, hyper in own.items():
+        number(type(optimizer).__name__, hyper, part.own[name], optimizer.compiled.bounds)
+    check_sums(type(optimizer).__name__, program.simplexes, part.work[0][1])
+
+
+def _take(
+    optimizer: LearningOptimizer,
+    parts: list[Part],
+    taken: list[int],
+    hypers: Sequence[dict[str, float]],
+) -> None:
+    """A step of all parts, which get their sums; coefficients learn."""
+    states = optimizer.state
+    jobs = [(p, _known_of(optimizer, p), batches(optimizer.compiled, states, p)) for p in parts]
+    if optimizer.compiled.order == "exact":
+        for part, known, found in jobs:
+            for engine, batch in found.items():
+                add(part.sums, engine.complete(batch.pending, known))
+        _learn(optimizer, parts, taken)
+        learned = [c.name for c in optimizer.compiled.coefficients]
+        for group, values in zip(optimizer.param_groups, hypers, strict=True):
+            values.update((key, float(group[key])) for key in learned)
+        optimizer.compiled.scopes.refresh(parts, hypers)
+        for _, known, found in jobs:
+            for engine, batch in found.items():
+                engine.advance_completed(batch.pending, known)
+                engine.advance(batch.fresh, known)
+    else:
+        for part, known, found in jobs:
+            for engine, batch in found.items():
+                add(part.sums, engine.fused(batch.pending, known))
+                engine.advance(batch.fresh, known)
+        _learn(optimizer, parts, taken)
+
+
+def _known_of(optimizer: LearningOptimizer, part: Part) -> StepCache:
+    if part.key is None:
+        return optimizer._known
+    known: StepCache = optimizer._known.setdefault(part.key, {})
+    return known
+
+
+def _learn(optimizer: LearningOptimizer, parts: list[Part], taken: list[int]) -> None:
+    if optimizer._observed is not None:
+        observing.replace(parts, optimizer._observed)
+    if optimizer.compiled.coefficients:
+        taken = _over_ranks(optimizer, parts, taken)
+    optimizer.compiled.scopes.learn(
+        optimizer.compiled.updates, parts, optimizer.param_groups, taken
+    )
+    optimizer._observed = None
+
+
+def _over_ranks(optimizer: LearningOptimizer, parts: list[Part], taken: list[int]) -> list[int]:
+    """Make the parts' sums those of all ranks, and the counts the largest."""
+    if optimizer.process_group is None and not collectives.is_spread(optimizer.param_groups):
+        return taken
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    slots = optimizer.compiled.scopes.slots(parts, held)
+    sums = [part.sums if part else {} for part in slots]
+    names = optimizer.compiled.measured
+    sums, taken = collectives.over_ranks(sums, taken, names, held, optimizer.process_group)
+    for part, total in zip(slots, sums, strict=True):
+        if part:
+            part.sums = total
+    return taken
