@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optdsl.compiler import blend, compile, load
+    from optdsl.api import blend, compile, load
     from optdsl.diagnostics import SpecError, SpecWarning
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
@@ -42,12 +42,12 @@ _HOMES = {
     "SpecError": "optdsl.diagnostics",
     "SpecWarning": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",
-    "blend": "optdsl.compiler",
+    "blend": "optdsl.api",
     "check_ranks": "optdsl.runtime.torch_api.rank_consistency",
-    "compile": "optdsl.compiler",
+    "compile": "optdsl.api",
     "from_torch": "optdsl.torch_states",
     "list_specs": "optdsl.specifications.library",
-    "load": "optdsl.compiler",
+    "load": "optdsl.api",
     "to_torch": "optdsl.torch_states",
 }
 

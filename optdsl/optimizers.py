@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
     if not name.startswith("_") and folded(name) in specs:
         known = names()
         if name in known:
-            from optdsl.compiler import load
+            from optdsl.api import load
 
             return load(known[name])
     message = f"module {__name__!r} has no attribute {name!r}"

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.compiler import load
+from optdsl.api import load
 from optdsl.diagnostics import Source
+from optdsl.plan.keys import is_pending
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read, shortened
 from optdsl.runtime.core.hints import HINTS
@@ -254,7 +255,7 @@ def _to_state(rule: _Rule, state: Group) -> dict[str, Any]:
             "this state has hyperparameters that were learned for each tensor, and torch has them "
             "for groups only"
         )
-    if any(str(key).startswith("pending/") for key in state):
+    if any(map(is_pending, state)):
         raise ValueError(
             "a step of this state is pending, because something is learned; complete it first: "
             "to_torch(fixed.migrated(state_dict)), where `fixed` is an optimizer of the same rule "

@@ -199,7 +199,7 @@ def _files(names: Sequence[str]) -> list[str]:
 
 def blend(options: argparse.Namespace) -> int:
     """``optdsl blend RULE...``: the specification of a mixture of rules, printed or written."""
-    from optdsl.compiler import blend_source
+    from optdsl.api import blend_source
     from optdsl.options import OptionError
 
     output = options.output

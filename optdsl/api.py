@@ -1,0 +1,186 @@
+"""What users call: optimizers from the library, from files, from texts, and from blends."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Never
+
+from optdsl.compiler import elaborate, optimizer_class
+from optdsl.compose import LEARNER, compose, member_name, summary
+from optdsl.diagnostics import Source, SpecWarning
+from optdsl.options import LearnOption, OptionError, check_keywords, compile_options
+from optdsl.selection import check_backend
+from optdsl.specifications import library
+from optdsl.specifications.references import beside_of, folded
+from optdsl.syntax.format import format
+from optdsl.syntax.parse import parse
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+    verify: bool = True,
+    **hypers: Never,
+) -> type[CompiledOptimizer]:
+    """Compile an optimizer of the library, or a ``.opt`` file.
+
+    Args:
+        name: a name that `list_specs` lists, or the path of a ``.opt`` file.
+        backend: how it runs. "eager" is plain torch, on every device; "c" is compiled kernels for
+            the CPU, built by the system's C compiler when they are first needed; "triton" is
+            kernels for the GPU; "auto" is the fastest that works for a parameter's device and
+            dtype. Without a C compiler or without Triton, these warn and run as "eager".
+        order: when learned coefficients move. "exact" is the order of Ozkara et al. (2024): they
+            learn from a gradient before the step that uses it. "overlapped" lets them act from
+            the next step on, so that a fused kernel needs one pass over memory only.
+        learn: True learns what the specification says, False nothing; a list of names learns a
+            part of what it says; a dict of `Learn` by name replaces it.
+        verify: whether a claim of the specification (``recovers``, ``misses``) that is refuted is
+            an error.
+        **hypers: none: the class takes hyperparameters.
+
+    Returns:
+        A `torch.optim.Optimizer` class: ``cls(params, lr=..., ...)`` takes the hyperparameters
+        by their names in the specification. The same arguments give the same class.
+
+    Raises:
+        UnknownSpecError: (a LookupError) when the library has no such name.
+        OSError: when the file cannot be read.
+        SpecError: (a ValueError) with every mistake of the specification.
+        OptionError: (a ValueError) for an option that cannot be.
+        TypeError: for an option that there is not.
+
+    Warns:
+        SpecWarning: for what is doubtful in the specification and no mistake.
+    """
+    check_keywords("load", hypers)
+    return _compile(library.open_source(name), backend, order, learn, verify)
+
+
+def compile(
+    text: str,
+    *,
+    backend: str = "auto",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+    verify: bool = True,
+    **hypers: Never,
+) -> type[CompiledOptimizer]:
+    """Compile the text of a specification; see `load`."""
+    check_keywords("compile", hypers)
+    return _compile(Source("<text>", text), backend, order, learn, verify)
+
+
+def blend(
+    *rules: str | os.PathLike[str],
+    name: str | None = None,
+    backend: str = "auto",
+    order: str = "overlapped",
+    learn: LearnOption = True,
+    **hypers: Never,
+) -> type[CompiledOptimizer]:
+    """Compile a mixture of any rules: their updates with weights that are learned while training.
+
+    ``blend("adam", "lion")`` is an optimizer with the weights ``w_adam`` and ``w_lion``, which sum
+    to one; with one of them at 1 it is that rule, to the bit in eager code. ``optdsl blend`` writes
+    the same as a specification to go on from.
+
+    Args:
+        *rules: two or more, each a name of the library or the path of a ``.opt`` file.
+        name: the class's name; by default the rules' names in a row.
+        backend: as of `load`.
+        order: as of `load`.
+        learn: as of `load`; the weights are called ``w``.
+        **hypers: as of `load`.
+
+    Raises:
+        UnknownSpecError, OSError, SpecError, OptionError, TypeError: as `load`.
+
+    Warns:
+        SpecWarning: for hyperparameters that the rules share and use in different places.
+    """
+    check_keywords("blend", hypers)
+    for rule in rules:
+        if not isinstance(rule, str | os.PathLike):
+            wrong = type(rule).__name__
+            raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
+    return _compile(blend_source(rules, name), backend, order, learn, verify=True, composed=True)
+
+
+def blend_source(
+    rules: Sequence[str | os.PathLike[str]],
+    name: str | None = None,
+    directory: str | None = None,
+) -> Source:
+    """The specification that mixes some rules, with the rules' own texts.
+
+    Args:
+        rules: names of the library or paths.
+        name: the blend's name.
+        directory: where the specification will lie; the rules that are files must lie there too.
+
+    Raises:
+        OptionError: for rules that cannot be blended, or not in that directory; and as `load`.
+    """
+    opened = [library.open_source(rule) for rule in rules]
+    members: dict[str, Source] = {}
+    for source in opened:
+        stem = Path(source.name).stem
+        member = member_name(stem, library.read(source))
+        if source.directory is not None and folded(member) != folded(stem):
+            raise OptionError(f"{source.name}: a blend cannot write this name; rename the file")
+        if member in members:
+            raise OptionError(
+                f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
+            )
+        beside = directory is None or source.directory is None
+        if not beside and not os.path.samefile(directory or "", source.directory or ""):
+            raise OptionError(
+                f"{source.name} is in another directory; a blend finds rules beside itself"
+            )
+        if directory is not None and source.directory is None:
+            near = beside_of(directory).get(folded(member), [])
+            if near:
+                raise OptionError(
+                    f"a blend in {directory} would take {near[0]} for {member}, and not the "
+                    f"library's; name that file, or write elsewhere"
+                )
+        members[member] = source
+    near = [] if directory is None else beside_of(directory).get(folded(LEARNER), [])
+    if near:
+        raise OptionError(
+            f"a blend in {directory} would learn its weights by {near[0]}, and not by the "
+            f"library's {LEARNER}; rename that file, or write elsewhere"
+        )
+    text = compose({m: library.read(s) for m, s in members.items()}, name)
+    text = format(parse(Source("<text>", text)))
+    return Source("<text>", text, directory, tuple(members.items()))
+
+
+def _compile(
+    source: Source,
+    backend: str,
+    order: str,
+    learn: LearnOption,
+    verify: bool,
+    composed: bool = False,
+) -> type[CompiledOptimizer]:
+    """The class; `composed` is for a text that the user has not written and cannot see."""
+    options = compile_options(backend, order)
+    found = elaborate(source, learn, verify)
+    if found.remarks:
+        # The place that matters is the call of `load`, `compile` or `blend`.
+        texts = [r.text for r in found.remarks]
+        told = summary(found.remarks) if composed else "\n\n".join(texts)
+        warnings.warn(told, SpecWarning, stacklevel=3)
+    check_backend(options.backend, found.learned)
+    return optimizer_class(found, options.backend, options.order)
