@@ -13,7 +13,8 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
-from optdsl.plan import Plan, pending
+from optdsl.plan import Plan
+from optdsl.plan.keys import pending
 
 
 class Role(enum.StrEnum):

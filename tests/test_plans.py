@@ -16,7 +16,8 @@ from optdsl.differentiate import differentiate, moves
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan import KINDS, Kind, Plan, completing, pending, plans
+from optdsl.plan import KINDS, Kind, Plan, completing, plans
+from optdsl.plan.keys import pending
 from optdsl.schedule import Role, cheapest, schedule, state_tensors
 from optdsl.specifications import library
 from tests.oracles import every_operation, problems

@@ -24,9 +24,10 @@ from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan.rematerialization import Rematerialization, pending
+from optdsl.plan.keys import pending, tangent
+from optdsl.plan.rematerialization import Rematerialization
 
-__all__ = ["KINDS", "Kind", "Plan", "completing", "pending", "plans"]
+__all__ = ["KINDS", "Kind", "Plan", "completing", "plans"]
 
 Kind = Literal["none", "live", "replay", "stored"]
 KINDS: tuple[Kind, ...] = ("live", "stored", "replay")
@@ -97,7 +98,7 @@ def completing(program: Program, kept: Iterable[str]) -> Plan | None:
 def _stored(program: Program, rounded: bool) -> Plan:
     builder = _copied(program)
     zero = builder.constant(0.0)
-    tangents = [State(f"tangent/{t.hyper}", TENSOR, zero, t.value) for t in program.tangents]
+    tangents = [State(tangent(t.hyper), TENSOR, zero, t.value) for t in program.tangents]
     advance = replace(
         program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
     )
@@ -207,13 +208,13 @@ def _plan(
     builder = again.builder
     starting = builder.copied(advance, advance.initial_values, {})
     read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
-    named = {pending(h.name): replace(h, name=pending(h.name)) for h in advance.hypers}
     steps = Interval(1.0, float("inf"), False, True)
-    named = {pending("t"): Hyper(pending("t"), 1.0, steps), **named}
+    own = [Hyper("t", 1.0, steps), *advance.hypers]
+    renamed = {h.name: replace(h, name=pending(h.name)) for h in own if pending(h.name) in read}
     complete = replace(
         advance,
         learned=(),
-        hypers=(*advance.hypers, *(h for name, h in named.items() if name in read)),
+        hypers=(*advance.hypers, *renamed.values()),
         states=tuple(
             replace(s, initial=starting[s.initial], next=nexts.get(s.name, _leaf(builder, s)))
             for s in advance.states
@@ -225,8 +226,7 @@ def _plan(
     complete = run_passes(verify(replace(complete, operations=builder.operations)))
     advance = run_passes(verify(replace(advance, learned=())))
     fused = run_passes(verify(_fused(complete, advance)))
-    hypers = tuple(name.removeprefix("pending/") for name in named if name in read)
-    return Plan(kind, advance, complete, fused, kept, hypers)
+    return Plan(kind, advance, complete, fused, kept, tuple(renamed))
 
 
 def _fused(complete: Program, advance: Program) -> Program:

@@ -12,15 +12,11 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent
+from optdsl.plan.keys import pending
 
 # At these steps a slope is looked at, and at the ends of the bounds of so many coefficients.
 _CORNERS = 8
 _STEPS = (1.0, 2.0, 3.0, 10.0, 1e6)
-
-
-def pending(name: str) -> str:
-    """The name of a value of the step that is pending."""
-    return f"pending/{name}"
 
 
 class Rematerialization:

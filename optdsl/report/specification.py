@@ -9,6 +9,7 @@ from optdsl.diagnostics import Source
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, State
 from optdsl.ir.types import Extent
+from optdsl.plan.keys import tangent
 from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression, statement
@@ -121,7 +122,7 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         unit = "parameter" if s.type.extent is Extent.TENSOR else "tensor"
         rows.append((s.name, start, str(s.type), f"{BYTES} bytes per {unit}"))
     for x in program.learned:
-        rows.append((f"tangent/{x.hyper}", "", "tensor", f"{BYTES} bytes per parameter"))
+        rows.append((tangent(x.hyper), "", "tensor", f"{BYTES} bytes per parameter"))
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
     if program.learned:
         tangents = BYTES * len(program.learned)

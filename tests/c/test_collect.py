@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from optdsl import compiler, interpret
+from optdsl import api, compiler, interpret
 from optdsl.backends.c.collect import collect
 from optdsl.ir.program import Program
 from optdsl.ir.types import TENSOR
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan import pending, plans
+from optdsl.plan import plans
+from optdsl.plan.keys import pending
 from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 from tests.test_plans import CASES, program
@@ -79,7 +80,7 @@ def test_a_blend_has_no_means_left_and_fewer_operations() -> None:
         before, after = operations(of), operations(collect(of))
         assert before["mix"] == 0 or after["mix"] == 0
         assert after.total() <= before.total()
-    step = run_passes(compiler.derive(compiler.blend_source(["adam", "lion", "yogi"]), False))
+    step = run_passes(compiler.derive(api.blend_source(["adam", "lion", "yogi"]), False))
     assert operations(step)["mix"] > 0
     assert operations(collect(step))["mix"] == 0
 

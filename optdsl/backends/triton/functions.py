@@ -11,7 +11,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import LEAVES, TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
-from optdsl.plan import pending
+from optdsl.plan.keys import pending
 from optdsl.schedule import Kernel, Loop, Result
 
 # From so many operations on, a compiler is told how many registers there are.

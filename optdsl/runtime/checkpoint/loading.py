@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from optdsl.ir.types import Extent
+from optdsl.plan.keys import is_added, is_pending
 from optdsl.runtime.checkpoint import observed
 from optdsl.runtime.checkpoint.foreign import check_native
 from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
@@ -26,7 +27,6 @@ from optdsl.runtime.engines.state_allocation import copied_beside
 from optdsl.runtime.learning.scopes import OWN
 
 # What a state keeps for a pending step, and no rule declares.
-_PENDING = ("tangent/", "pending/")
 _ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
 
 
@@ -98,13 +98,13 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
             )
     states = {s.name for s in program.states} | {"step"}
     for state in state_dict["state"].values():
-        kept = {key for key in state if not str(key).startswith((*_PENDING, *OWN))}
+        kept = {key for key in state if not (is_added(key) or str(key).startswith(OWN))}
         if state and kept != states:
             raise ValueError(
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
                 f"not {', '.join(sorted(states))}"
             )
-        noted = frozenset(str(key) for key in state if str(key).startswith("pending/"))
+        noted = frozenset(str(key) for key in state if is_pending(key))
         if not is_whole(program, noted):
             raise ValueError(
                 f"this state is not whole: its last step is pending, and of what completes it, it "

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from optdsl.plan import pending
+from optdsl.plan.keys import is_pending, pending
 from optdsl.runtime.checkpoint.foreign import check_mapping, check_native
 from optdsl.runtime.checkpoint.loading import pairs
 from optdsl.runtime.checkpoint.validation import check_structure
@@ -16,7 +16,6 @@ from optdsl.runtime.engines import completion as migrate
 from optdsl.runtime.engines.compiled import LearningOptimizer
 
 # How the keys start under which a state keeps what its pending step needs.
-_PENDING = pending("")
 
 
 def migrated(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def _state(
             f"this state cannot become one of {name}: its last step is not completed, and it does "
             "not say by which rule; load it where it was saved, and save it again"
         )
-    lasting = {k: v for k, v in state.items() if k not in declared and not k.startswith(_PENDING)}
+    lasting = {k: v for k, v in state.items() if k not in declared and not is_pending(k)}
     if saved is not None:
         state = {k: v.clone() for k, v in state.items() if k not in lasting}
         device = next(iter(state[s] for s in own.states), parameter).device

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.learning import square_keys
-from optdsl.plan import Plan, pending
+from optdsl.plan import Plan
+from optdsl.plan.keys import pending
 from optdsl.runtime.core.owned_numbers import without_values
 
 # The precision in which a parameter of each dtype is updated and its states are kept.

@@ -13,6 +13,7 @@ import torch
 
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
+from optdsl.plan.keys import pending
 from optdsl.runtime.build.toolchain import BuildError
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 
@@ -69,7 +70,7 @@ class Rows:
         self,
         works: Sequence[ParameterTask],
         counts: Sequence[float],
-        pending: tuple[list[list[float]], list[int]] | None,
+        held: tuple[list[list[float]], list[int]] | None,
     ) -> list[int]:
         """The row of each work, at its count of steps.
 
@@ -78,15 +79,15 @@ class Rows:
         Args:
             works: the works.
             counts: of the step, by work.
-            pending: the different rows of what is pending, and which each work has.
+            held: the different rows of what is pending, and which each work has.
         """
         _, _, _, hypers = zip(*works, strict=True)
         # All of them live meanwhile, and so do the identities.
         parts: list[list[float]] = [list(map(id, hypers)), list(counts)]
-        if pending is not None:
-            parts.append(list(map(float, pending[1])))
+        if held is not None:
+            parts.append(list(map(float, held[1])))
         if all(part.count(part[0]) == len(part) for part in parts):
-            self._add(works[0], counts[0], pending, 0)
+            self._add(works[0], counts[0], held, 0)
             self.count = 1
             return [0] * len(works)
         keys = list(zip(*parts, strict=True))
@@ -94,7 +95,7 @@ class Rows:
         some = {key: number for number, key in enumerate(keys)}
         places = {key: number for number, key in enumerate(some)}
         for number in some.values():
-            self._add(works[number], counts[number], pending, number)
+            self._add(works[number], counts[number], held, number)
         self.count = len(some)
         return list(map(places.__getitem__, keys))
 
@@ -102,13 +103,13 @@ class Rows:
         self,
         work: ParameterTask,
         t: float,
-        pending: tuple[list[list[float]], list[int]] | None,
+        held: tuple[list[list[float]], list[int]] | None,
         number: int,
     ) -> None:
         values = work.hypers
-        if pending is not None:
-            names = ("pending/t", *(f"pending/{n}" for n in self._names))
-            values = values | dict(zip(names, pending[0][pending[1][number]], strict=True))
+        if held is not None:
+            names = map(pending, ("t", *self._names))
+            values = values | dict(zip(names, held[0][held[1][number]], strict=True))
         self.values.append(t)
         self.values.extend(values[h] for h in self._hypers)
         self.values.extend(self._filling)

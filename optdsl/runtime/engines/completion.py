@@ -18,7 +18,8 @@ from optdsl import interpret
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
-from optdsl.plan import Plan, completing, pending, plans
+from optdsl.plan import Plan, completing, plans
+from optdsl.plan.keys import is_pending, pending, tangent
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
     HyperGradients,
@@ -79,11 +80,11 @@ def _completed(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tangents of a pending step, and the states that it completes, where they lag."""
     state = work.state
-    stored = {t.hyper: state.get(f"tangent/{t.hyper}") for t in program.tangents}
+    stored = {t.hyper: state.get(tangent(t.hyper)) for t in program.tangents}
     found = {hyper: x for hyper, x in stored.items() if x is not None}
     if found:
         return {h: counted_part(work.gradient, x) for h, x in found.items()}, {}
-    plan = _plan(program, frozenset(k for k in state if k.startswith("pending/")))
+    plan = _plan(program, frozenset(filter(is_pending, state)))
     if plan is None or plan.complete is None or PENDING_HYPERS not in state:
         return {}, {}
     if not (float(state["step"]) and float(state[PENDING_HYPERS][0])):
@@ -104,7 +105,7 @@ def _pieces(program: Program, work: ParameterTask) -> Iterator[ParameterTask]:
     parameter, state = work.parameter, work.state
     whole = not {Stage.REDUCTION, Stage.LENGTH}.isdisjoint(stages(program.operations))
     many = _PIECE if parameter.is_cpu else _PIECE_ELSEWHERE
-    if whole or parameter.numel() <= many or not any(k.startswith("pending/") for k in state):
+    if whole or parameter.numel() <= many or not any(map(is_pending, state)):
         yield work
         return
     flat = {k: v.reshape(-1) for k, v in state.items() if v.shape == parameter.shape}

@@ -9,6 +9,7 @@ import torch
 
 from optdsl.artifact import Artifact
 from optdsl.learning import square_keys
+from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import (
@@ -34,7 +35,7 @@ class EagerEngine:
         program, self.plan = artifact.program, artifact.plan
         self.shape = Shape(self.plan)
         self._rule = build(artifact.module)
-        self._tangents = {t.hyper: f"tangent/{t.hyper}" for t in program.tangents}
+        self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))
         self._sums = (*self._tangents, *squares)
@@ -92,8 +93,8 @@ class EagerEngine:
     def _products(self, work: ParameterTask) -> torch.Tensor:
         gradient, state = work.gradient, work.state
         products = [dot(gradient, state[k]) for k in self._tangents.values()]
-        for tangent in (state[self._tangents[name]] for name in self._cosines):
-            products += [dot(gradient, gradient), dot(tangent, tangent)]
+        for x in (state[self._tangents[name]] for name in self._cosines):
+            products += [dot(gradient, gradient), dot(x, x)]
         return torch.stack(products)
 
     def _start(self, work: ParameterTask) -> None:

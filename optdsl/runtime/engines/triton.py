@@ -11,7 +11,7 @@ import torch
 from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.ir.text import parse_program
-from optdsl.plan import pending
+from optdsl.plan.keys import is_pending, pending
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 from optdsl.runtime.engines.call_arguments import Rows
@@ -120,7 +120,7 @@ class TritonEngine(PackedEngine):
     def _called(self, task: Task) -> HyperGradients:
         """See `PackedEngine`."""
         names, entry = self.names, task.entry
-        if any(name.startswith(pending("")) for name in entry.hypers):
+        if any(map(is_pending, entry.hypers)):
             names = [*names, pending("t"), *map(pending, names)]
         rows = Rows(names, self._program, self.width)
         numbers = rows.of(task.works, task.counts, task.pending)
