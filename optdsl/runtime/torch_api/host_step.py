@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
 from optdsl.runtime.core.tasks import StepCache, check_dense, check_dtypes
@@ -48,8 +49,11 @@ def _checked(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[dict[s
         hypers.append(optimizer._hypers(group))
         check_sums(name, optimizer.compiled.program.simplexes, group)
     check_shared(name, (c.name for c in optimizer.compiled.scopes.shared), optimizer.param_groups)
-    check_dense(name, (gradient for pairs in work for _, gradient in pairs))
-    check_dtypes(name, (parameter for pairs in work for parameter, _ in pairs))
+    pairs = list(chain.from_iterable(work))
+    if pairs:
+        parameters, gradients = zip(*pairs, strict=True)
+        check_dense(name, gradients)
+        check_dtypes(name, parameters)
     return hypers
 
 
