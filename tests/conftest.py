@@ -1,11 +1,14 @@
 """Settings for the whole suite."""
 
 import contextlib
+import math
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -35,3 +38,24 @@ if "OPTDSL_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError):
             if time.time() - entry.stat().st_mtime > 86_400 and entry.name != "locks":
                 shutil.rmtree(entry)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Thin out tests that are `broad`: `make test` runs a part of their combinations.
+
+    The part is the same everywhere, and has every value of every parameter at least once.
+    """
+    broad: dict[tuple[Path, str], list[pytest.Function]] = {}
+    for item in (i for i in items if isinstance(i, pytest.Function) and hasattr(i, "callspec")):
+        if item.get_closest_marker("broad") is not None:
+            broad.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    for cases in broad.values():
+        marker = cases[0].get_closest_marker("broad")
+        assert marker is not None
+        wanted, seen = math.ceil(len(cases) / marker.args[0]), set[tuple[int, str]]()
+        for number, case in enumerate(sorted(cases, key=lambda c: zlib.crc32(c.nodeid.encode()))):
+            values = set(enumerate(case.callspec._idlist))
+            if number >= wanted and values <= seen:
+                case.add_marker(pytest.mark.exhaustive)
+            seen |= values

@@ -23,6 +23,8 @@ from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 
+pytestmark = pytest.mark.broad(3)
+
 STEPS = 6
 EVERY_OPERATION = "every_operation"
 LEARNING = [n for n in optdsl.list_specs() if read_spec(n).learned]

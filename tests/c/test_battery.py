@@ -22,6 +22,8 @@ from tests.oracles.rounding32 import SINGLE, Near
 
 from . import rules
 
+pytestmark = pytest.mark.broad(3)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

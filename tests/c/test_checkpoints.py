@@ -19,6 +19,8 @@ from optdsl import Learn
 
 from . import rules
 
+pytestmark = pytest.mark.broad(3)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

@@ -16,6 +16,8 @@ from tests.oracles import problems
 
 from . import rules
 
+pytestmark = pytest.mark.broad(3)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

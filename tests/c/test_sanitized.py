@@ -10,6 +10,8 @@ from optdsl.runtime.build.toolchain import toolchain
 
 from . import harness, rules
 
+pytestmark = pytest.mark.broad(3)
+
 CASES = [
     ("mada", True, "overlapped", "float32"),
     ("mada", True, "exact", "float64"),

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 import optdsl
 from tests.c import rules
 
+pytestmark = pytest.mark.broad(3)
+
 # A few numbers of each kind, for float32 and for float64.
 SPECIAL = {
     torch.float32: (math.nan, math.inf, 0.0, 1e-45, 1e-38, 3e38, 0.5, 3.0),

@@ -18,6 +18,8 @@ from tests.oracles import problems
 
 from . import rules
 
+pytestmark = pytest.mark.broad(3)
+
 # --- tensors --------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,8 @@ from tests.runtime.helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(4)
+
 BACKENDS = ("eager", "auto")
 LEARN = {"lr": Learn("sgd", lr=1e-5, momentum=0.9, clip=5, bounds=(0, 1), after=1)}
 # So much that the C backend lets the states lag, and does the last step again.

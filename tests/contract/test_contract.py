@@ -55,6 +55,8 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, loss, parameters, train
 
+pytestmark = pytest.mark.broad(3)
+
 # --- groups -------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,8 @@ import optdsl
 from tests.c.rules import device
 from tests.runtime.helpers import held, parameters
 
+pytestmark = pytest.mark.broad(3)
+
 STEPS = 5
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import optdsl
 from tests.runtime.helpers import ORDERS, fingerprint, learner
 
+pytestmark = pytest.mark.broad(3)
+
 BACKENDS = ("eager", "auto")
 # Ours, torch's, and arguments that both have.
 PAIRS: dict[str, tuple[str, Any, dict[str, float]]] = {

@@ -20,6 +20,8 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, loss, parameters
 
+pytestmark = pytest.mark.broad(4)
+
 
 def ascend(
     optimizer: torch.optim.Optimizer, steps: range, signs: Callable[[nn.Parameter], float]

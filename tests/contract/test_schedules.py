@@ -26,6 +26,8 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, parameters, train
 
+pytestmark = pytest.mark.broad(4)
+
 
 @every
 def test_a_tensor_stays_the_learning_rate_and_is_read_at_every_step(

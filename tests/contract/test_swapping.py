@@ -13,6 +13,8 @@ from optdsl import Learn
 from tests.contract.common import BACKENDS
 from tests.runtime.helpers import bits, held, parameters, saved, train
 
+pytestmark = pytest.mark.broad(3)
+
 # Keys that users and trainers keep in groups for themselves.
 OWN: dict[str, Any] = {
     "name": "decay",

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import optdsl
 
+pytestmark = pytest.mark.broad(4)
+
 pytest.importorskip("expecttest", reason="torch's own test helpers need it")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -296,7 +297,17 @@ def unproved(original: Program, others: list[Program]) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", REWRITABLE)
+# Those whose mistakes take seconds to follow.
+LONG = {"adan", "every_operation", "mada", "mada_legacy", "adaptivity"}
+
+
+def long(names: Iterable[str]) -> list[Any]:
+    """Names of rules; those of large rules are for `make test-full`."""
+    marks = {n: [pytest.mark.exhaustive] if n in LONG else [] for n in names}
+    return [pytest.param(n, marks=m) for n, m in marks.items()]
+
+
+@pytest.mark.parametrize("name", long(REWRITABLE))
 def test_a_rule_with_a_mistake_is_not_proved(name: str) -> None:
     found = readable(Source("t.opt", text) for text in mistakes(text_of(name), 32))
     assert unproved(program(name), found) >= 0.8 * len(found) > 10
@@ -306,7 +317,7 @@ def test_a_rule_with_a_mistake_is_not_proved(name: str) -> None:
 DRAWN = {"two_speed": 40}
 
 
-@pytest.mark.parametrize("name", BLENDS)
+@pytest.mark.parametrize("name", long(BLENDS))
 def test_a_blend_with_a_mistake_in_it_or_in_a_member_is_not_proved(name: str) -> None:
     text = joined(statements(text_of(name)))
     source = attached(Source("t.opt", text), library.open_source, SPECS)

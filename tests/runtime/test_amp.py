@@ -5,6 +5,8 @@ import torch
 
 from .helpers import ORDERS, SPECS, fingerprint, held, learner, loss, parameters, train
 
+pytestmark = pytest.mark.broad(3)
+
 
 def scaled_step(
     scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, step: int, spoil: bool = False

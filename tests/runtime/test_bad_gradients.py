@@ -25,6 +25,8 @@ from .helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(4)
+
 BAD = (math.nan, math.inf, -math.inf)
 # The same rule by the same equations in torch.
 IN_TORCH: dict[str, Any] = {

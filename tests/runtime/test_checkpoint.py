@@ -24,6 +24,8 @@ from .helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(4)
+
 STEPS = 8
 # Before any step, right after the first, before the learning rate learns, and while it does.
 CUTS = (0, 1, 3, 6)

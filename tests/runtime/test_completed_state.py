@@ -14,6 +14,8 @@ from .helpers import ORDERS, SPECS, bits, fingerprint, held, learning, loss, par
 from .test_observe import BACKENDS, PLANS, made
 from .test_scope import SHAPES, in_groups
 
+pytestmark = pytest.mark.broad(3)
+
 
 def declared(optimizer: Any) -> set[str]:
     return {"step", *(s.name for s in optimizer.compiled.program.states)}

@@ -19,6 +19,8 @@ import optdsl
 
 from .helpers import BACKENDS, SPECS, fingerprint, held, learner, parameters, plain, train
 
+pytestmark = pytest.mark.broad(4)
+
 MODULE = """
 import optdsl
 from optdsl import Learn

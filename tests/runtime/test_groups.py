@@ -11,6 +11,8 @@ from optdsl import Learn
 
 from .helpers import SPECS, bits, fingerprint, held, learner, loss, parameters, plain, train
 
+pytestmark = pytest.mark.broad(3)
+
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_it_is_a_torch_optimizer_that_moves_every_parameter(spec: str) -> None:

@@ -12,6 +12,8 @@ import optdsl
 
 from .helpers import SPECS, fingerprint, held, learner, parameters, plain, train
 
+pytestmark = pytest.mark.broad(4)
+
 
 def betas(spec: str) -> list[str]:
     names = [h.name for h in plain(spec).compiled.program.hypers]

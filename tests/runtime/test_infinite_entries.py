@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import optdsl
 from tests.c import rules
 
+pytestmark = pytest.mark.broad(4)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

@@ -23,6 +23,8 @@ from .helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(3)
+
 
 def test_the_hypergradient_is_measured_and_followed() -> None:
     probe = Probe(Learn("sgd", lr=0.25), w=1.0)

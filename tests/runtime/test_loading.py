@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 from .helpers import SPECS, fingerprint, held, learner, parameters, plain, resumed, saved, train
 
+pytestmark = pytest.mark.broad(3)
+
 
 def mean_the_same(first: str, second: str) -> bool:
     """As HyperAdam and AdamW do, which differ in what they learn."""

@@ -25,6 +25,8 @@ from .helpers import (
 )
 from .test_scope import MIXED, SHAPES, Descent, give, in_groups, stream
 
+pytestmark = pytest.mark.broad(3)
+
 BACKENDS = ("eager", "c", "triton")
 
 # Rules whose compiled kernels keep nothing more, the last gradient, and tangents.

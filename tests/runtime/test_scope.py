@@ -21,6 +21,8 @@ from tests.oracles.scoped_descent import ScopedDescent
 
 from .helpers import ORDERS, SPECS, bits, fingerprint, held, learning, parameters, resumed, train
 
+pytestmark = pytest.mark.broad(3)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

@@ -22,6 +22,8 @@ from .helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(4)
+
 VALUES = torch.linspace(0.5, 2.0, 2 * 3 * 4 * 5, dtype=torch.float64).reshape(2, 3, 4, 5)
 
 LAYOUTS = {

@@ -31,6 +31,8 @@ from .helpers import (
     train,
 )
 
+pytestmark = pytest.mark.broad(3)
+
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_signature_shows_the_hyperparameters(spec: str) -> None:

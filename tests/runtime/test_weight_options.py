@@ -20,6 +20,8 @@ from optdsl.specifications.library import LIBRARY, read
 from .helpers import fingerprint, parameters, saved, train
 from .weights import LABELS, MIX, mix, named, vector
 
+pytestmark = pytest.mark.broad(3)
+
 LEARN = Learn("sgd", lr=0.1)
 LEARNS: list[Learn | bool] = [False, LEARN, Learn("adam", lr=0.1, exponentiated=True)]
 HYPERS = tuple(f"w_{label}" for label in LABELS)

@@ -14,6 +14,8 @@ from optdsl import Learn
 from .helpers import ORDERS, SPECS, fingerprint, parameters, plain, train
 from .weights import LABELS, Probe, differences, exponentials, gradient, mix, named, nearest, vector
 
+pytestmark = pytest.mark.broad(3)
+
 GEOMETRIES = (False, True)
 UNIFORM = [1 / 3] * 3
 HYPERGRADIENTS = (

@@ -13,6 +13,8 @@ from optdsl import Learn
 
 from .helpers import ORDERS
 
+pytestmark = pytest.mark.broad(3)
+
 # "replay" and "live" plans, with one tangent and with several.
 RULES: dict[str, tuple[str, Any]] = {
     "mada": ("mada", True),

@@ -108,6 +108,17 @@ def hostile_files(directory: Path) -> list[str]:
     return list(map(str, files))
 
 
+def test_a_rule_compiles_for_both_makers_devices(tmp_path: Path) -> None:
+    for target in ("cuda:90", "hip:gfx942"):
+        directory = tmp_path / target.partition(":")[0]
+        directory.mkdir()
+        options = ["--rules", "lion", "--dtypes", "float32", "--orders", "overlapped"]
+        found = compiled(target, directory, options)
+        assert "step_loop0" in {r["kernel"] for r in found}
+        assert [r for r in found if r["spilled"]] == []
+
+
+@pytest.mark.exhaustive
 def test_kernels_for_nvidias_devices(tmp_path: Path) -> None:
     files = []
     for name in ("every_operation", "lamb", "blend"):
@@ -136,6 +147,7 @@ def test_kernels_for_nvidias_devices(tmp_path: Path) -> None:
             assert r["registers"] <= 168, r
 
 
+@pytest.mark.exhaustive
 def test_kernels_for_amds_devices(tmp_path: Path) -> None:
     found = compiled("hip:gfx942", tmp_path, ["--dtypes", "float32,bfloat16"])
     check_kernels(found, ("float32", "bfloat16"))

@@ -12,6 +12,8 @@ import optdsl
 from optdsl import Learn, OptionError
 from optdsl.runtime.device.device_step import DeviceStep
 
+pytestmark = pytest.mark.broad(3)
+
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

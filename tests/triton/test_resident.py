@@ -23,6 +23,8 @@ from optdsl.runtime.engines import triton as triton_engine
 from optdsl.runtime.engines.triton import TritonEngine
 from optdsl.specifications import library
 
+pytestmark = pytest.mark.broad(3)
+
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
