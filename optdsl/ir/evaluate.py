@@ -7,6 +7,7 @@ them whenever it is read, and torch is not needed. `optdsl.interpret` evaluates 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -216,11 +217,17 @@ def spellings() -> frozenset[str]:
     return frozenset(_FUNCTIONS)
 
 
+@functools.lru_cache(maxsize=4096)
+def _literal(x: float, sign: float) -> Bounded:
+    """A literal; zeros, which compare equal, are told apart by their signs."""
+    return bounded.literal(math.copysign(x, sign))
+
+
 _FLOATS = Arithmetic(functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded)
 _BOUNDED = replace(
     _FLOATS,
     function=functools.partial(_on_tuples, bounded.FUNCTIONS),
-    literal=functools.lru_cache(maxsize=4096)(bounded.literal),
+    literal=lambda x: _literal(x, math.copysign(1.0, x)),
     exact=bounded.exact,
 )
 _TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))

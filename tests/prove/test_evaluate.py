@@ -12,7 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from optdsl.ir import evaluate
 from optdsl.ir.builder import Builder
-from optdsl.ir.evaluate import Run, number, trajectory
+from optdsl.ir.evaluate import Run, number, rounded, trajectory
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Type
@@ -210,3 +210,12 @@ def test_a_uniform_value_by_itself() -> None:
     (value,) = (Value(i) for i, o in enumerate(read.operations) if o.opcode == "define"
                 and o.attribute == "h")  # fmt: skip
     assert number(read, value, {"lr": 0.25}) == 0.1 * 0.25
+
+
+def test_an_error_analysis_tells_zeros_apart_by_their_signs() -> None:
+    text = "optimizer A\nhyper h = 0 in (-inf, inf)\ntheta' = theta - sign(1 / h) * g\n"
+    for h in (0.0, -0.0):
+        run = Run((("h", h),), (1.0,), ((1.0,),))
+        ((plain,),) = trajectory(read_text(text), run)
+        ((bounded,),) = rounded(read_text(text), run)
+        assert bounded.value == plain == 1.0 - math.copysign(1.0, h)
