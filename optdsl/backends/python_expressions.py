@@ -41,7 +41,8 @@ _NOUNS = {
 }  # fmt: skip
 _NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
-_OF_TORCH = ("sqrt", "exp", "log", "tanh", "abs", "sum", "mean")
+_REDUCTIONS = ("sum", "mean")
+_OF_TORCH = ("sqrt", "exp", "log", "tanh", "abs", *_REDUCTIONS)
 _TENSOR_FUNCTIONS = {"sign": "sign", **{name: f"torch.{name}" for name in _OF_TORCH}}
 
 _SIGN = '''\
@@ -83,8 +84,9 @@ HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
 
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling, on the host and on tensors."""
+    functions = _TENSOR_FUNCTIONS.keys() & {*_HOST_FUNCTIONS, *_REDUCTIONS}
     return frozenset(
-        {*_BINARY, *_LEAVES, *_TENSOR_FUNCTIONS, "constant", "hyper", "state"}
+        {*_BINARY, *_LEAVES, *functions, "constant", "hyper", "state"}
         | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient"}
     )
 

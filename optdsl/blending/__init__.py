@@ -84,6 +84,8 @@ def blend(
     check_no_states(declaration, report)
     check_types(scope, report)
     own = declared(scope, report)
+    # A declaration with a mistake is reported, and its name is known.
+    unknown |= scope.hypers.keys() - own.hypers.keys()
     settled = world(declaration, found, scope, own, unknown, report)
     resolve_functions(scope, unknown, report)
     before = report.count

@@ -9,10 +9,10 @@ from optdsl.blending.merge import identities, partition
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.domain import closed, hull
+from optdsl.ir.domain import EVERYTHING, closed, hull
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
-from optdsl.ir.program import Program, Value, upstream
+from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
@@ -128,6 +128,14 @@ def _mistaken(lowering: Lowering, value: Value) -> bool:
     return Stage.BUFFER in stages(operations[v] for v in upstream(operations, (value,)))
 
 
+def _declared(settled: World, lowering: Lowering) -> tuple[Hyper, ...]:
+    """The hyperparameters of all operations; those whose declaration has a mistake lie anywhere."""
+    operations = lowering.builder.operations
+    used = (str(o.attribute) for o in operations if o.opcode == "hyper")
+    anywhere = {name: Hyper(name, 0.0, EVERYTHING) for name in used}
+    return tuple((anywhere | dict(settled.declared.hypers)).values())
+
+
 def check_bounds(
     settled: World,
     found: Mapping[str, Member],
@@ -142,7 +150,7 @@ def check_bounds(
         member = found[name]
         if value is None or _mistaken(lowering, value):
             continue
-        hypers = tuple(settled.declared.hypers.values())
+        hypers = _declared(settled, lowering)
         extended = Program("", (), hypers, (), lowering.builder.operations, (), value)
         allowed, actual = hull(member.program.hyper(hyper).domain), ranges(extended)[value]
         if not isinstance(bound.value, ast.Name):

@@ -131,6 +131,7 @@ class Weaver:
         equation = self._slots[name]
         taken = {qualified(*node): self._values[node] for node in self._slot_uses(name)}
         value = self._lowering.expression(equation.value, {**self._environment, **taken})
+        value = self._world.known(self._builder, value)
         originals = {spelled: v for spelled, v in taken.items() if v is not None}
         if value is None or len(originals) < len(taken):
             return None

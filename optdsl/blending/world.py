@@ -9,7 +9,7 @@ from optdsl.blending.members import Member
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, Domain
-from optdsl.ir.program import Hyper, Simplex, Value
+from optdsl.ir.program import Hyper, Simplex, Value, upstream
 from optdsl.lower.declarations import Declared
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import resolve_expression
@@ -51,7 +51,14 @@ class World:
             return lowering.builder.emit("hyper", attribute=bound, hint=bound)
         value = lowering.expression(bound.value, self.environment(lowering.builder))
         # `check_numbers` reports a condition.
-        return None if value is None or lowering.builder[value].type.condition else value
+        wrong = value is None or lowering.builder[value].type.condition
+        return None if wrong else self.known(lowering.builder, value)
+
+    def known(self, builder: Builder, value: Value | None) -> Value | None:
+        """A value; None where it uses a hyperparameter whose declaration has a mistake."""
+        used = () if value is None else upstream(builder.operations, (value,))
+        hypers = (builder[v].attribute for v in used if builder[v].opcode == "hyper")
+        return value if all(h in self.declared.hypers for h in hypers) else None
 
     def environment(self, builder: Builder) -> dict[str, Value | None]:
         """The blend's hyperparameters under all their spellings."""

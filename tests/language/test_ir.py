@@ -33,7 +33,7 @@ def test_every_operation_is_spelled_everywhere() -> None:
     assert spellings() == set(TABLE)
     for backend in BACKENDS.values():
         # Conditions, leaves and reductions included.
-        assert backend.spellings() == set(TABLE)
+        assert backend.spellings() == set(TABLE), backend.name
 
 
 def test_every_row_has_a_meaning_and_a_unique_function() -> None:

@@ -23,7 +23,6 @@ _RESERVED = """
     static step step_completed struct sums switch tanh tanhf tensor tgamma threads total trunc
     turned typedef typeof u union unix unsigned usual void volatile way while x y0 y1 yn
 """
-RESERVED = frozenset(_RESERVED.split())
 
 
 def identifier(name: str) -> str:
@@ -40,6 +39,9 @@ _BINARY = {
 }  # fmt: skip
 _LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
 _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
+RESERVED = frozenset(_RESERVED.split()) | {
+    f"{name}{f}" for name in _LIBRARY.values() for f in ("", "f")
+}
 
 # `@` is the type, `#` the suffix of the library's functions for it, `~` that of ours.
 _FUNCTIONS = """\

@@ -22,7 +22,6 @@ _RESERVED = """
     step_completed stop sum sums table taken tanh tensor tensors threshold tl total triton tuple u
     uniforms warps where width x y
 """
-RESERVED = frozenset(_RESERVED.split())
 
 
 def identifier(name: str) -> str:
@@ -140,6 +139,7 @@ def mixed(mean, x, turned, way):
     moved = tl.where(gap == 0, tl.where(end == 0, mean + x, end), moved)
     return tl.where(way == 0, end, moved)''',
 }
+RESERVED = frozenset(_RESERVED.split()) | HELPERS.keys()
 
 
 def helpers(text: str) -> list[str]:
