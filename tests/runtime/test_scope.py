@@ -372,7 +372,7 @@ def test_a_step_that_fails_keeps_what_tensors_have(monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(type(optimizer), "_take", fail)
+    monkeypatch.setattr("optdsl.runtime.torch_api.host_step._take", fail)
     with pytest.raises(MemoryError):
         train(optimizer, [4])
     assert fingerprint(optimizer) == before
