@@ -279,5 +279,5 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
     arguments = (found.recipe, backend, order, found.learned)
     recipe = (make_class, (*arguments, found.files) if found.files else arguments)
     back = BackHalf(artifact, learning, emit_learning)
-    engines = Engines(found.program, backend, order, artifact)
+    engines = Engines(found.program, backend, order, back.kernels)
     return make_optimizer(Compiled(found.program, engines, found.coefficients, order, recipe, back))

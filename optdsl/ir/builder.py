@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -18,19 +17,12 @@ class TooManyOperations(Exception):
     """The program outgrew `MAX_OPERATIONS`."""
 
 
-def _key(operation: Operation) -> tuple[object, ...]:
-    # 0.0 and -0.0 are equal as keys but not as numbers.
-    attribute = operation.attribute
-    sign = math.copysign(1.0, attribute) if isinstance(attribute, float) else 0.0
-    return operation.opcode, operation.arguments, attribute, sign, operation.type
-
-
 class Builder:
     """An append-only list of operations in which equal ones are one (value numbering)."""
 
     def __init__(self) -> None:
         self._operations: list[Operation] = []
-        self._known: dict[tuple[object, ...], Value] = {}
+        self._known: dict[Operation, Value] = {}
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -59,9 +51,8 @@ class Builder:
         row = TABLE[opcode]
         kind = type if row.leaf and type is not None else row.infer(kinds)
         operation = Operation(opcode, arguments, attribute, kind, hint, span)
-        key = _key(operation)
-        if key in self._known:
-            return self._known[key]
+        if operation in self._known:
+            return self._known[operation]
         if len(self._operations) >= MAX_OPERATIONS:
             raise TooManyOperations
         return self.append(operation)
@@ -73,7 +64,7 @@ class Builder:
         """
         value = Value(len(self._operations))
         self._operations.append(operation)
-        self._known.setdefault(_key(operation), value)
+        self._known.setdefault(operation, value)
         return value
 
     def suggest(self, value: Value, hint: str) -> None:

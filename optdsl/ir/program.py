@@ -6,6 +6,7 @@ same type serves every stage before and after every rewrite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NewType, Protocol
@@ -18,16 +19,30 @@ Value = NewType("Value", int)
 Attribute = float | str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One operation; `hint` names its value for readers and, like `span`, means nothing."""
+    """One operation; `hint` names its value for readers and, like `span`, means nothing.
+
+    Operations are equal if they compute the same bits: a literal 0.0 is not equal to -0.0.
+    """
 
     opcode: str
     arguments: tuple[Value, ...]
     attribute: Attribute
     type: Type
-    hint: str | None = field(default=None, compare=False)
-    span: Span | None = field(default=None, compare=False, repr=False)
+    hint: str | None = None
+    span: Span | None = field(default=None, repr=False)
+
+    def _key(self) -> tuple[object, ...]:
+        attribute = self.attribute
+        sign = math.copysign(1.0, attribute) if isinstance(attribute, float) else 0.0
+        return self.opcode, self.arguments, attribute, sign, self.type
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Operation) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
 class Operations(Protocol):

@@ -219,3 +219,16 @@ def test_an_error_analysis_tells_zeros_apart_by_their_signs() -> None:
         ((plain,),) = trajectory(read_text(text), run)
         ((bounded,),) = rounded(read_text(text), run)
         assert bounded.value == plain == 1.0 - math.copysign(1.0, h)
+
+
+def test_programs_that_differ_in_the_sign_of_a_zero_are_two() -> None:
+    runs = {}
+    for zero in (0.0, -0.0):
+        builder = Builder()
+        theta, one = builder.emit("parameter"), builder.constant(1.0)
+        sign = builder.emit("sign", builder.emit("div", one, builder.constant(zero)))
+        step = builder.emit("mul", sign, builder.emit("gradient"))
+        new = builder.emit("sub", theta, step)
+        made = Program("A", (), (), (), builder.operations, (), new)
+        runs[made] = trajectory(made, Run((), (1.0,), ((1.0,),)))
+    assert list(runs.values()) == [[(0.0,)], [(2.0,)]]
