@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.c import CEngine
 from tests.oracles import problems
@@ -31,7 +32,7 @@ def step(parameter: Tensor, gradient: Tensor, rule: str = "adam", backend: str =
     work = ParameterTask(parameter, gradient, {}, {h.name: h.default for h in program.hypers})
     with torch.no_grad():
         for _ in range(2):
-            engine.advance([work], {})
+            engine.advance([work], StepCache())
     return parameter
 
 

@@ -64,7 +64,7 @@ class Training:
 
     @property
     def device_step_of(self) -> bool:
-        return DeviceStep in self.optimizer._known
+        return self.optimizer._known.find(DeviceStep) is not None
 
     def agrees(self, other: Training, tolerance: float = 1e-9) -> None:
         for ours, theirs in zip(self.parameters, other.parameters, strict=True):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.owned_numbers import without_values
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
@@ -70,7 +71,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
             work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
-            optimizer.compiled.engines.of(parameter).advance([work], {})
+            optimizer.compiled.engines.of(parameter).advance([work], StepCache())
             for value in state.values():
                 value.zero_()
             optimizer.state[parameter] = state

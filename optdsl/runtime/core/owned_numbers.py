@@ -10,14 +10,12 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-StepCache = dict[Any, Any]
 
 # Tensors in more memories than this are read and written one by one.
 _MEMORIES = 8
@@ -108,12 +106,9 @@ class Owned:
         self._memories = _memories(self.tensors)
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], known: StepCache, key: Hashable) -> Owned:
-        """Those of tensors; what was found out before is kept under a key."""
-        found: Owned | None = known.get(key)
-        if found is None or not found._are(tensors):
-            found = known[key] = cls(tensors)
-        return found
+    def of(cls, tensors: Sequence[Tensor], before: Owned | None) -> Owned:
+        """The numbers of tensors: `before` again where it is of the same ones."""
+        return before if before is not None and before._are(tensors) else cls(tensors)
 
     def _are(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the tensors are these and lie where they did (`share_memory_` moves them)."""

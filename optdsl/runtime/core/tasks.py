@@ -15,6 +15,7 @@ from optdsl.learning import square_keys
 from optdsl.plan import Plan
 from optdsl.plan.keys import pending
 from optdsl.runtime.core.owned_numbers import without_values
+from optdsl.runtime.core.step_cache import StepCache
 
 # The precision in which a parameter of each dtype is updated and its states are kept.
 COMPUTE = {
@@ -68,9 +69,6 @@ class ParameterTask(NamedTuple):
 # Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
 # gradient and tangent, over the tensors that have both (see `square_keys`).
 HyperGradients = dict[str, float]
-
-# What engines keep for an optimizer from step to step; it may be emptied at any time.
-StepCache = dict[Any, Any]
 
 
 class Engine(Protocol):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.owned_numbers import Owned
-from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
 from optdsl.runtime.engines.triton import TritonEngine
 from optdsl.schedule import Role
@@ -62,7 +63,7 @@ class DeviceHyperparameters:
         self.states = list(states)
         self._own_steps = [self.rows[n, 0] for n in self.places]
         self._own_kept = [self.rows[n, 1 + hypers :] for n in self.places] if noted else []
-        self.launches: StepCache = {}
+        self.launches = StepCache()
         self.captured = False
         self.adopt(pending)
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
 from optdsl.runtime.core.owned_numbers import Owned
-from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, StepCache, check_dense
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, check_dense
 from optdsl.runtime.device.coefficient_memory import CoefficientMemory
 from optdsl.runtime.device.device_hyperparameters import DeviceHyperparameters
 from optdsl.runtime.device.device_learning import keys, learning_module
@@ -68,7 +69,7 @@ def device_step_of(
     first = next((p for pairs in work for p, _ in pairs), None)
     if first is None or not runs_on(first.device):
         return None
-    found: DeviceStep | None = known.get(DeviceStep)
+    found = known.find(DeviceStep)
     if optimizer.process_group is not None or compiled.scopes.finest != "optimizer":
         return None
     if found is not None and found.foresees(optimizer, work):
@@ -89,7 +90,8 @@ def device_step_of(
     if overlapping(parameters, gradients, [optimizer.state[p] for p in parameters]):
         return None
     if found is None or found.engine is not engine:
-        found = known[DeviceStep] = DeviceStep(optimizer, engine)
+        found = DeviceStep(optimizer, engine)
+        known.put(found)
     return found
 
 
@@ -229,7 +231,7 @@ class DeviceStep:
             return False
         if last.job.pending and self._noting and not rows.ready:
             return False  # somebody has written into the states
-        own = rows.launches.get(last.entry, {})
+        own = rows.launches.get(StepCache, last.entry)
         if not same or not columns.watched(own) or not columns.apart(own):
             return False
         last.job.columns = columns
@@ -306,7 +308,7 @@ class DeviceStep:
         graph yet.
         """
         engine, rows, entries = self.engine, job.rows, self.engine.module.entries
-        entry, own = entries[name], rows.launches.setdefault(name, {})
+        entry, own = entries[name], rows.launches.get(StepCache, name)
         given = columns = job.columns
         back: list[tuple[Tensor, Tensor]] = []
         if given is None or columns is None:
@@ -323,7 +325,7 @@ class DeviceStep:
         elif not rows.ready:
             engine.run("later_complete", ready)
         engine.run(chosen.name, ready, True)
-        engine.moved(chosen, given.states)
+        engine.moved(chosen, given)
         job.copied = job.copied or bool(back)
         if chosen.buffers and job.columns is not None:
             # The same tensors under other names.
@@ -340,7 +342,7 @@ class DeviceStep:
     ) -> Launch:
         """What an entry point is given."""
         engine = self.engine
-        kept = own.setdefault(entry.name, {})
+        kept = own.get(StepCache, entry.name)
         ready = launch(entry, columns, rows.places, rows.rows, engine.built, kept)
         ready.given, ready.later = rows.given, rows.later
         ready.memory, ready.sources = self._settings.memory, self._settings.sources

@@ -16,7 +16,8 @@ from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import beta_names, number
-from optdsl.runtime.core.tasks import HyperGradients, StepCache, cosines
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import HyperGradients, cosines
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
 from optdsl.runtime.learning.scopes import Scopes

@@ -12,12 +12,12 @@ from optdsl.learning import square_keys
 from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
     HyperGradients,
     ParameterTask,
     Shape,
-    StepCache,
     cosines,
     counted_part,
     dot,

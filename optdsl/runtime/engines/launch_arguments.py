@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.runtime.build.python_modules import module as built
-from optdsl.runtime.core.tasks import StepCache
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.engines.tensor_table import TensorTable
 
-_MAP, _LAUNCHES = "map", "launches"
 # In so many steps states are back in the memory where they were.
 _STEPS = 4
 
@@ -101,7 +100,7 @@ def launch(
     theta, gradient, *kept = columns.addresses_of(("theta", "g", *entry.states))
     fixed = [columns.sizes, list(numbers), theta, *kept]
     # States that take over each other's memory come back to where they were after some steps.
-    before = own.setdefault(_LAUNCHES, [])
+    before = own.get(_Launches).kept
     found = next((x for x in before if x.fixed == fixed and x.launch.count == len(rows)), None)
     if found is None:
         check_not_captured(rows.device, "tensors have moved")
@@ -131,6 +130,21 @@ class _Kept:
     launch: Launch
 
 
+@dataclass
+class _Launches:
+    """What is kept for an entry point.
+
+    Attributes:
+        kept: the launches of the last calls, the last one first.
+        sizes: the numbers of elements of the tensors of the last call.
+        blocks: holders, begins and firsts of `Launch` for these.
+    """
+
+    kept: list[_Kept] = field(default_factory=list)
+    sizes: list[int] | None = None
+    blocks: tuple[Tensor, Tensor, Tensor] | None = None
+
+
 def _made(
     entry: EntryPoint,
     sizes: list[int],
@@ -140,9 +154,10 @@ def _made(
     own: StepCache,
 ) -> Launch:
     device = rows.device
-    if own.get(_MAP, (None,))[0] != sizes:
-        own[_MAP] = sizes, *_map(sizes, module.SPAN, device)
-    _, holders, begins, firsts = own[_MAP]
+    seen = own.get(_Launches)
+    if seen.sizes != sizes or seen.blocks is None:
+        seen.sizes, seen.blocks = sizes, _map(sizes, module.SPAN, device)
+    holders, begins, firsts = seen.blocks
     uniforms, scalars, sums = module.WIDTHS[entry.name]
     blocks = len(holders)
     space = (len(rows) * uniforms, len(sizes) * scalars, blocks * sums)

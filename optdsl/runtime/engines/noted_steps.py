@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from optdsl.runtime.core.owned_numbers import Owned
-from optdsl.runtime.core.tasks import PENDING_HYPERS, StepCache
+from optdsl.runtime.core.tasks import PENDING_HYPERS
+
+_STEP, _HYPERS = itemgetter("step"), itemgetter(PENDING_HYPERS)
 
 
 class NotedSteps(NamedTuple):
@@ -41,6 +47,31 @@ class NotedSteps(NamedTuple):
         return [place for place, pair in enumerate(both) if not all(pair)]
 
 
-def noted_hypers(states: Sequence[dict[str, Any]], own: StepCache) -> Owned:
-    """What states with a step pending note of it."""
-    return Owned.of([state[PENDING_HYPERS] for state in states], own, PENDING_HYPERS)
+@dataclass
+class NumbersKept:
+    """What is kept of the numbers of states, for all entry points of an engine together.
+
+    So none of them keeps tensors that states no longer have.
+
+    Attributes:
+        steps: the counts of steps.
+        held: `PENDING_HYPERS`.
+        spare: the counts and the `PENDING_HYPERS` of the states that `complete` was called for,
+            which are used again by the step that follows it.
+        idle: the parameters, by identity, that `complete` found to have no step pending.
+    """
+
+    steps: Owned | None = None
+    held: Owned | None = None
+    spare: tuple[list[Tensor], list[Tensor]] | None = None
+    idle: frozenset[int] = frozenset()
+
+    def counts_of(self, states: Sequence[dict[str, Any]]) -> Owned:
+        """The counts of states."""
+        self.steps = Owned.of(list(map(_STEP, states)), self.steps)
+        return self.steps
+
+    def hypers_of(self, states: Sequence[dict[str, Any]]) -> Owned:
+        """The `PENDING_HYPERS` of states, all of which have a step pending."""
+        self.held = Owned.of(list(map(_HYPERS, states)), self.held)
+        return self.held

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, StepCache
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask
 
 # The first address, and the one behind the last.
 Extent = tuple[int, int]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_SEEN = "overlaps"
 # What several parameters may share: it is replaced, and not written to.
 _SHARED = frozenset({"step", PENDING_HYPERS})
 # In so many steps states are back in the memory where they were.
@@ -81,10 +81,13 @@ def meets(own: Written, gradients: list[int]) -> bool:
     return False
 
 
+class _Seen(list[Written]):
+    """What was found at the calls before."""
+
+
 def seen(known: StepCache) -> list[Written]:
     """What was found at the calls before, the last one first."""
-    found: list[Written] = known.setdefault(_SEEN, [])
-    return found
+    return known.get(_Seen)
 
 
 def remember(known: StepCache, own: Written) -> None:

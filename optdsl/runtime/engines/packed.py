@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -15,27 +15,24 @@ from optdsl.backends.base import EntryPoint
 from optdsl.ir.types import Extent
 from optdsl.plan.keys import is_pending
 from optdsl.runtime.core.owned_numbers import Owned, counts, made
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
     PENDING_HYPERS,
     HyperGradients,
     ParameterTask,
     Shape,
-    StepCache,
     pending_hypers,
 )
-from optdsl.runtime.engines.noted_steps import NotedSteps, noted_hypers
+from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
 from optdsl.schedule import Role
 
 _STATE = itemgetter(ParameterTask._fields.index("state"))
-# The entry points for states with a step pending, and what is kept between two of them.
-_SETTLING = frozenset({Role.COMPLETE, Role.FUSED})
-_SPARE = "spare"
-# The parameters, by identity, that `complete` has found to have no step pending.
-_IDLE = "idle"
+# The entry points for states with a step pending.
+_COMPLETING = frozenset({Role.COMPLETE, Role.FUSED})
 
 
 class Task(NamedTuple):
@@ -89,7 +86,7 @@ class PackedEngine:
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
-        known.pop((self, _IDLE), None)
+        known.get(NumbersKept, self).idle = frozenset()
         return self._run(Role.COMPLETE, once(works)[0], known)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
@@ -98,9 +95,10 @@ class PackedEngine:
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
-        idle = known.pop((self, _IDLE), None)
-        if idle is not None:
-            self.advance([work for work in works if id(work.parameter) in idle], {})
+        numbers = known.get(NumbersKept, self)
+        idle, numbers.idle = numbers.idle, frozenset()
+        if idle:
+            self.advance([work for work in works if id(work.parameter) in idle], StepCache())
             works = [work for work in works if id(work.parameter) not in idle]
         self._take(Role.STEP_COMPLETED, works, known)
 
@@ -112,12 +110,12 @@ class PackedEngine:
         self._run(name, first, known)
         for work in again:
             if work.state.keys() != self.shape.pending:
-                self.advance([work], {})
+                self.advance([work], StepCache())
             elif Role.COMPLETE in self.module.entries:
-                self.complete([work], {})
-                self.advance_completed([work], {})
+                self.complete([work], StepCache())
+                self.advance_completed([work], StepCache())
             else:
-                self.fused([work], {})
+                self.fused([work], StepCache())
 
     def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`, and one pass over memory.
@@ -127,7 +125,7 @@ class PackedEngine:
         first, again = once(works)
         sums = self._run(Role.FUSED, first, known)
         for work in again:
-            self.fused([work], {})
+            self.fused([work], StepCache())
         return sums
 
     def start(self, works: Sequence[ParameterTask]) -> None:
@@ -142,7 +140,7 @@ class PackedEngine:
                     scalar = name in self._scalars
                     work.state[name] = self._zeros(work.parameter, scalar, number)
         try:
-            self._run(Role.INITIALIZE, new, {})
+            self._run(Role.INITIALIZE, new, StepCache())
         except BaseException:
             for work in new:
                 work.state.clear()
@@ -167,9 +165,9 @@ class PackedEngine:
         """
         if not works:
             return {}
-        own = known.setdefault((self, name), {})
+        own = known.get(StepCache, self, name)
         given = TensorTable.of(works, self.layout)
-        noted = self._noted(name, given.states, known.setdefault((self, "numbers"), {}))
+        noted = self._noted(name, given.states, known.get(NumbersKept, self))
         idle = noted.idle()
         if idle:
             return self._without(idle, name, works, known)
@@ -177,9 +175,9 @@ class PackedEngine:
         if given.apart(own) if plain else not overlapping(*given.fields):
             return self._run_apart(name, works, known, given if plain else None, noted)
         first, later = separated(works)
-        sums = self._run_apart(name, first, {})
+        sums = self._run_apart(name, first, StepCache())
         for work in later:
-            for key, value in self._run_apart(name, [work], {}).items():
+            for key, value in self._run_apart(name, [work], StepCache()).items():
                 sums[key] += value
         return sums
 
@@ -191,16 +189,19 @@ class PackedEngine:
         dropped = [works[n] for n in idle]
         for work in dropped:
             del work.state[PENDING_HYPERS]
-        sums = self._run(name, [w for n, w in enumerate(works) if n not in places], {})
+        sums = self._run(name, [w for n, w in enumerate(works) if n not in places], StepCache())
         if name == Role.COMPLETE:
-            known[self, _IDLE] = {id(work.parameter) for work in dropped}
+            idle_now = frozenset(id(work.parameter) for work in dropped)
+            known.get(NumbersKept, self).idle = idle_now
         else:
-            self._run(Role.STEP, dropped, {})
+            self._run(Role.STEP, dropped, StepCache())
         return sums
 
-    def _noted(self, name: str, states: Sequence[dict[str, Any]], own: StepCache) -> NotedSteps:
-        steps = Owned.of([state["step"] for state in states], own, "steps")
-        held = noted_hypers(states, own) if self._notes and name in _SETTLING else None
+    def _noted(
+        self, name: str, states: Sequence[dict[str, Any]], numbers: NumbersKept
+    ) -> NotedSteps:
+        steps = numbers.counts_of(states)
+        held = numbers.hypers_of(states) if self._notes and name in _COMPLETING else None
         hypers = self.module.entries[name].hypers
         reads = any(map(is_pending, hypers))
         rows = held.rows() if held is not None and reads else None
@@ -224,24 +225,21 @@ class PackedEngine:
             noted: what the states note, if that is known.
         """
         entry = self.module.entries[name]
-        own = known.setdefault((self, name), {})
-        # For all entry points together, so that none keeps tensors that states have no more.
-        numbers = known.setdefault((self, "numbers"), {})
+        own, numbers = known.get(StepCache, self, name), known.get(NumbersKept, self)
         given, columns, back = (plain, plain, []) if plain else self.prepared(works, own)
         steps, counts, held, rows = noted or self._noted(name, given.states, numbers)
         taken = [count + 1 for count in counts]
 
         def finish() -> None:
-            self.moved(entry, given.states)
+            self.moved(entry, given)
             if name == Role.COMPLETE and held is not None:
                 for state in given.states:
                     del state[PENDING_HYPERS]
-                known[self, _SPARE] = steps.tensors, held.tensors
+                numbers.spare = steps.tensors, held.tensors
             if name not in {Role.INITIALIZE, Role.COMPLETE}:
                 steps.write_numbers(taken)
                 if self._notes:
-                    spare = known.pop((self, _SPARE), None)
-                    self._note(works, taken, held or self._room(given, spare, numbers))
+                    self._note(works, taken, held or self._room(given, numbers))
                 self.written(given, back)
 
         return self._called(Task(entry, works, columns, taken, rows, own, finish))
@@ -262,25 +260,20 @@ class PackedEngine:
         if given.plain(own):
             return given, given, []
         back: list[tuple[Tensor, Tensor]] = []
-        prepared = [
-            work if TensorTable.of([work], self.layout).plain({}) else self._laid_out(work, back)
-            for work in works
-        ]
+        prepared = [work if self._is_plain(work) else self._laid_out(work, back) for work in works]
         return given, TensorTable.of(prepared, self.layout), back
 
-    def _room(
-        self,
-        given: TensorTable,
-        spare: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
-        own: StepCache,
-    ) -> Owned:
-        """Give states `PENDING_HYPERS`: the tensors that they had before, if these are at hand.
+    def _is_plain(self, work: ParameterTask) -> bool:
+        return TensorTable.of([work], self.layout).plain(StepCache())
+
+    def _room(self, given: TensorTable, numbers: NumbersKept) -> Owned:
+        """Give states `PENDING_HYPERS`: the tensors that they had before, where these are spare.
 
         Args:
             given: the states, none of which has it.
-            spare: the counts of some states, and the tensors that those had.
-            own: what is kept from call to call.
+            numbers: what is kept from call to call.
         """
+        spare, numbers.spare = numbers.spare, None
         counts = [state["step"] for state in given.states]
         same = spare is not None and len(spare[0]) == len(counts)
         if spare is not None and same and all(map(operator.is_, spare[0], counts)):
@@ -291,7 +284,7 @@ class PackedEngine:
             tensors = made(blank)
         for state, tensor in zip(given.states, tensors, strict=True):
             state[PENDING_HYPERS] = tensor
-        return Owned.of(tensors, own, PENDING_HYPERS)
+        return numbers.hypers_of(given.states)
 
     def _note(self, works: Sequence[ParameterTask], counts: Sequence[float], held: Owned) -> None:
         """Note with which hyperparameters a step was taken."""
@@ -310,12 +303,17 @@ class PackedEngine:
             places.append(place)
         held.write(values, places)
 
-    def moved(self, entry: EntryPoint, states: Iterable[dict[str, Any]]) -> None:
-        """Let states be the tensors in whose memory they are after an entry point."""
+    def moved(self, entry: EntryPoint, given: TensorTable) -> None:
+        """Let states be the tensors in whose memory they are after an entry point.
+
+        Args:
+            entry: the entry point.
+            given: the tensors with which it was called.
+        """
         if entry.buffers:
-            for state in states:
-                moved = {k: state[home] for k, home in entry.buffers.items()}
-                state.update(moved)
+            homes = zip(*map(given.column, entry.buffers.values()), strict=True)
+            for state, tensors in zip(given.states, homes, strict=True):
+                state.update(zip(entry.buffers, tensors, strict=True))
 
     def written(self, given: TensorTable, back: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Let the parameters, and autograd, know of what was written."""

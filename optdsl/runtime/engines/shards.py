@@ -17,12 +17,12 @@ from torch import Tensor
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
     Engine,
     HyperGradients,
     ParameterTask,
-    StepCache,
 )
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import completion as migrate
@@ -66,8 +66,7 @@ class ShardEngine:
 
     def _own(self, known: StepCache) -> StepCache:
         """What the inner engine keeps for shards, apart from what it keeps for plain tensors."""
-        own: StepCache = known.setdefault(self, {})
-        return own
+        return known.get(StepCache, self)
 
 
 def check_whole(program: Program, parameter: Tensor) -> None:

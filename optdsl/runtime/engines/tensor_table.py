@@ -11,15 +11,17 @@ from __future__ import annotations
 import functools
 import operator
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import ParameterTask, StepCache
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import overlaps
 
 try:
@@ -28,9 +30,7 @@ except ImportError:  # not a public name; without it every call looks at everyth
     guards = None  # type: ignore[assignment]
 
 _DTYPE, _SHAPE, _DEVICE = attrgetter("dtype"), attrgetter("shape"), attrgetter("device")
-# What is known from the call before.
-_WATCH, _TABLE = "watch", "table"
-# No dimension may change. Without these words the class does not raise, but crashes.
+# No dimension may change. The class crashes the process, and raises nothing, without these two.
 _STATIC = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
 
 
@@ -53,11 +53,32 @@ class Layout(NamedTuple):
 
 
 class _Watch(NamedTuple):
-    """Says whether tensors look as those did that were plain, and how many elements those had."""
+    """The tensors of a call that were plain, as torch's guards describe them.
+
+    Attributes:
+        unchanged: says whether tensors have the same classes, dtypes, shapes and so on.
+        many: how many tensors there were.
+        sizes: the number of elements of each parameter.
+    """
 
     unchanged: Callable[..., bool]
     many: int
     sizes: list[int]
+
+
+@dataclass
+class _Seen:
+    """What is kept of the tensors of an entry point.
+
+    Attributes:
+        watch: of the last call, if its tensors were plain.
+        fixed: the columns of the last table that do not change when gradients move.
+        table: the last table.
+    """
+
+    watch: _Watch | None = None
+    fixed: list[Sequence[int]] = field(default_factory=list)
+    table: array[int] = field(default_factory=lambda: array("q"))
 
 
 class TensorTable:
@@ -79,9 +100,8 @@ class TensorTable:
         self._columns: dict[str, Sequence[Tensor]] = {
             "theta": self.parameters,
             "g": self.gradients,
+            **dict(_columns(states, layout.states)),
         }
-        for name in layout.states:
-            self._columns[name] = [state[name] for state in self.states]
         self._addresses = {
             name: list(map(Tensor.data_ptr, tensors)) for name, tensors in self._columns.items()
         }
@@ -110,16 +130,17 @@ class TensorTable:
         """
         if self.watched(known):
             return True
-        known.pop(_WATCH, None)
+        seen = known.get(_Seen)
+        seen.watch = None
         tensors = self._tensors()
         if not self._is_plain(tensors):
             return False
-        known[_WATCH] = _watch(tensors, self.sizes)
+        seen.watch = _watch(tensors, self.sizes)
         return True
 
     def watched(self, known: StepCache) -> bool:
         """Whether they look as those did that were plain at the call before."""
-        watch: _Watch | None = known.get(_WATCH)
+        watch = known.get(_Seen).watch
         if watch is None:
             return False
         tensors = self._tensors()
@@ -172,6 +193,10 @@ class TensorTable:
             )
         )
 
+    def column(self, name: str) -> Sequence[Tensor]:
+        """The tensors of a state, as they were when this was made."""
+        return self._columns[name]
+
     def addresses_of(self, names: Sequence[str]) -> list[list[int]]:
         """The addresses of the parameters ("theta"), the gradients ("g"), or states."""
         return [self._addresses[name] for name in names]
@@ -190,11 +215,11 @@ class TensorTable:
         width = 2 + slots
         theta, gradient, *kept = self.addresses_of(("theta", "g", *states))
         fixed = [self.sizes, rows, theta, *kept]
-        before: tuple[list[Sequence[int]], array[int]] | None = known.get(_TABLE)
-        if before is not None and before[0] == fixed and all(gradient):
+        seen = known.get(_Seen)
+        if seen.fixed == fixed and all(gradient):
             # Only gradients have moved.
-            before[1][3::width] = array("q", gradient)
-            return before[1]
+            seen.table[3::width] = array("q", gradient)
+            return seen.table
         columns = [theta, gradient, *kept]
         if not all(map(all, columns)) and any(
             size and not all(addresses)
@@ -204,8 +229,17 @@ class TensorTable:
         table = array("q", bytes(8 * width * len(self.sizes)))
         for number, column in enumerate((self.sizes, rows, *columns)):
             table[number::width] = array("q", column)
-        known[_TABLE] = fixed, table
+        seen.fixed, seen.table = fixed, table
         return table
+
+
+def _columns(
+    states: Iterable[dict[str, Any]], names: Sequence[str]
+) -> Iterable[tuple[str, Sequence[Tensor]]]:
+    """The tensors of each state."""
+    if len(names) < 2:  # for one name, `itemgetter` gives no tuples
+        return [(name, [state[name] for state in states]) for name in names]
+    return zip(names, zip(*map(itemgetter(*names), states), strict=True), strict=True)
 
 
 def _watch(tensors: list[Tensor], sizes: list[int]) -> _Watch | None:

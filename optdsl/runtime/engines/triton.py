@@ -13,6 +13,7 @@ from optdsl.ir.program import Program
 from optdsl.ir.text import parse_program
 from optdsl.plan.keys import is_pending, pending
 from optdsl.runtime.build.python_modules import module
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 from optdsl.runtime.engines.call_arguments import Rows
 from optdsl.runtime.engines.launch_arguments import Launch, launch, sent
@@ -90,8 +91,8 @@ def _try_out(engine: TritonEngine) -> None:
     """
     theta = torch.ones(3, device=engine.device)
     work = ParameterTask(theta, torch.ones_like(theta), {}, {"lr": 0.5})
-    engine.advance([work], {})
-    sums = engine.fused([work], {})
+    engine.advance([work], StepCache())
+    sums = engine.fused([work], StepCache())
     if (theta.tolist(), sums) != ([-0.5] * 3, {"lr": -3.0}):
         raise RuntimeError(f"kernels compute {theta.tolist()} and {sums} instead of -0.5 and -3")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -41,13 +41,16 @@ def batches(
 
     States that another engine left behind are completed first, which may give hyper-gradients.
     """
-    works: list[ParameterTask] = []
-    for pairs, values in part.work:
-        if pairs:
-            parameters, gradients = zip(*pairs, strict=True)
-            kept = map(states.__getitem__, parameters)
-            fields = zip(parameters, gradients, kept, [values] * len(pairs), strict=True)
-            works += map(tuple.__new__, repeat(ParameterTask), fields)
+    pairs = list(chain.from_iterable(pairs for pairs, _ in part.work))
+    if not pairs:
+        return {}
+    parameters, gradients = zip(*pairs, strict=True)
+    kept: Iterable[dict[str, Any]] = map(states.__getitem__, parameters)
+    if len(states) == len(parameters) and all(map(operator.is_, states, parameters)):
+        kept = states.values()  # without the hashes of tensors, which take long
+    hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in part.work)
+    fields = zip(parameters, gradients, kept, hypers, strict=True)
+    works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
     for alike in _alike(works):
         engine = compiled.engines.of(alike[0].parameter)

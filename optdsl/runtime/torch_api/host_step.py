@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
-from optdsl.runtime.core.tasks import StepCache, check_dense, check_dtypes
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import check_dense, check_dtypes
 from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import Pairs, Part, add
@@ -101,8 +102,7 @@ def _take(
 def _known_of(optimizer: LearningOptimizer, part: Part) -> StepCache:
     if part.key is None:
         return optimizer._known
-    known: StepCache = optimizer._known.setdefault(part.key, {})
-    return known
+    return optimizer._known.get(StepCache, part.key)
 
 
 def _learn(optimizer: LearningOptimizer, parts: list[Part], taken: list[int]) -> None:

@@ -90,7 +90,7 @@ def _weighted(sums: HyperGradients, weight: float) -> HyperGradients:
 
 
 def _check_not_captured(optimizer: LearningOptimizer) -> None:
-    device: DeviceStep | None = optimizer._known.get(DeviceStep)
+    device = optimizer._known.find(DeviceStep)
     if device is not None and device.captured:
         raise RuntimeError(
             f"{type(optimizer).__name__}: a step was captured in a graph, and its replays learn "

@@ -21,6 +21,7 @@ from optdsl.runtime.core.hyperparameters import (
     check_value,
 )
 from optdsl.runtime.core.owned_numbers import separated
+from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import device_step_of
@@ -111,7 +112,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
         checked |= hints
-        self._known = {}
+        self._known = StepCache()
         self.process_group = process_group
         join_partition(self)
         self._betas = Betas(name, betas)
@@ -138,7 +139,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         self._observed = None
         super().__setstate__(state)
         make_step_opaque(type(self))
-        self._known, self._begun, self._blank = {}, False, None
+        self._known, self._begun, self._blank = StepCache(), False, None
         separated(self.state.values(), ("step", PENDING_HYPERS))
         drop_strangers(self)
         self.compiled.scopes.adopt(self.param_groups, self.state.values())
