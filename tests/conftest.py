@@ -6,6 +6,8 @@ import os
 import shutil
 import time
 import zlib
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -40,11 +42,16 @@ if "OPTDSL_CACHE_DIR" not in os.environ:
                 shutil.rmtree(entry)
 
 
+# A parameter with fewer values than this, such as a backend, an order or a dtype, keeps them all.
+FEW = 5
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Thin out tests that are `broad`: `make test` runs a part of their combinations.
 
-    The part is the same everywhere, and has every value of every parameter at least once.
+    The part is the same everywhere. It has each value that several combinations share, and each
+    value of a parameter that has few.
     """
     broad: dict[tuple[Path, str], list[pytest.Function]] = {}
     for item in (i for i in items if isinstance(i, pytest.Function) and hasattr(i, "callspec")):
@@ -54,8 +61,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = cases[0].get_closest_marker("broad")
         assert marker is not None
         wanted, seen = math.ceil(len(cases) / marker.args[0]), set[tuple[int, str]]()
+        counts = Counter(chain.from_iterable(map(_values, cases)))
+        distinct = Counter(position for position, _ in counts)
+        needed = {v for v, count in counts.items() if count > 1 or distinct[v[0]] < FEW}
         for number, case in enumerate(sorted(cases, key=lambda c: zlib.crc32(c.nodeid.encode()))):
-            values = set(enumerate(case.callspec._idlist))
+            values = _values(case) & needed
             if number >= wanted and values <= seen:
                 case.add_marker(pytest.mark.exhaustive)
             seen |= values
+
+
+def _values(case: pytest.Function) -> set[tuple[int, str]]:
+    """The values of a test's parameters, as their identifiers say them, with their positions."""
+    names = list(case.callspec._idlist)
+    return set(enumerate(names if len(names) > 1 else names[0].split("-")))

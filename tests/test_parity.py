@@ -14,6 +14,8 @@ from tests.oracles import problems
 from tests.oracles.blends import REFERENCES
 from tests.oracles.references import AVGrad, Lion, Yogi
 
+pytestmark = pytest.mark.broad(3)
+
 STEPS = 200
 TOLERANCE = 1e-12
 

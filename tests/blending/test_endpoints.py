@@ -28,6 +28,8 @@ from tests.blending.draws import (
     same_numbers,
 )
 
+pytestmark = pytest.mark.broad(3)
+
 BLENDS = [s for s in SPECS if library.open_source(s).text.startswith("blend ")]
 VERTICES = [(name, claim.rule) for name in BLENDS for claim in Blend((name,)).claims]
 # Where the blend has other equations than the member, equal over the real numbers: there Memory

@@ -40,6 +40,8 @@ from tests.blending.draws import (
     tiny,
 )
 
+pytestmark = pytest.mark.broad(3)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

@@ -17,6 +17,8 @@ from optdsl.prove import Verdict, settle
 from optdsl.specifications import library
 from tests.blending.draws import MIXED
 
+pytestmark = pytest.mark.broad(2)
+
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 

@@ -17,6 +17,8 @@ from tests.oracles.rounding32 import DOUBLE, SINGLE, Near
 
 from . import rules
 
+pytestmark = pytest.mark.broad(2)
+
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 

@@ -19,6 +19,8 @@ from tests.c import rules
 from tests.oracles import problems
 from tests.oracles.running import read_text
 
+pytestmark = pytest.mark.broad(4)
+
 # Keywords, macros, types and functions of C, and names that emitted files have used.
 KEYWORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int

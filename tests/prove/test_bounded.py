@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.broad(3)
+
 LIMIT = 240.0
 HEAD = "optimizer Mine\nhyper lr = 0.1 in [0, inf)\n"
 CLAIM = "recovers SGD(momentum = 0)\n"

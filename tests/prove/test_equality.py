@@ -25,6 +25,8 @@ from optdsl.specifications.references import attached
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
 
+pytestmark = pytest.mark.broad(3)
+
 SPECS = library.list_specs()
 BLENDS = [n for n in SPECS if library.open_source(n).text.startswith("blend")]
 RULES = [n for n in SPECS if n not in BLENDS]

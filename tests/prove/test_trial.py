@@ -22,6 +22,8 @@ from optdsl.prove.trial import RUNS, STEPS, Counterexample, trial
 from optdsl.specifications import library
 from tests.oracles.running import read_text
 
+pytestmark = pytest.mark.broad(3)
+
 SPECS = library.list_specs()
 
 
