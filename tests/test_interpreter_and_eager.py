@@ -21,7 +21,7 @@ from tests.oracles.every_operation import step_by_hand
 from tests.oracles.rounding import Nudged, disagreement, everything, nudged, trajectory
 from tests.oracles.running import Eager, Interpreter, read_spec, read_text
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 EVERY_OPERATION = "every_operation"
 PROGRAMS = (*optdsl.list_specs(), EVERY_OPERATION)

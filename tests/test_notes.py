@@ -214,9 +214,9 @@ def test_a_warm_start_parses_nothing(directory: Path) -> None:
         "calls = []\n"
         "parse = lark.Lark.parse\n"
         "lark.Lark.parse = lambda self, *a, **k: (calls.append(1), parse(self, *a, **k))[1]\n"
-        "for learn in True, ['c'], {'c': optdsl.Learn('sgd', lr=0.1)}:\n"
+        "for learn in True, ['rho'], {'rho': optdsl.Learn('sgd', lr=0.1)}:\n"
         "    p = torch.ones(1, requires_grad=True); p.grad = torch.ones(1)\n"
-        "    optdsl.load('mada', backend='eager', learn=learn)([p]).step()\n"
+        "    optdsl.load('adam_avgrad', backend='eager', learn=learn)([p]).step()\n"
         "print(len(calls))"
     )
     cold, warm = in_another_process(code), in_another_process(code)

@@ -28,7 +28,7 @@ from tests.blending.draws import (
     same_numbers,
 )
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 BLENDS = [s for s in SPECS if library.open_source(s).text.startswith("blend ")]
 VERTICES = [(name, claim.rule) for name in BLENDS for claim in Blend((name,)).claims]

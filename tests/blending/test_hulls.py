@@ -40,7 +40,7 @@ from tests.blending.draws import (
     tiny,
 )
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

@@ -28,7 +28,7 @@ from tests.runtime.helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 BACKENDS = ("eager", "auto")
 LEARN = {"lr": Learn("sgd", lr=1e-5, momentum=0.9, clip=5, bounds=(0, 1), after=1)}

@@ -20,7 +20,7 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, loss, parameters
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 
 def ascend(

@@ -26,7 +26,7 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, parameters, train
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 
 @every

@@ -101,7 +101,7 @@ def unbroken() -> tuple[list[Any], list[torch.Tensor]]:
     return train(model, optimizer, range(STEPS), share=False), values(model)
 
 
-@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_a_killed_training_goes_on_on_another_number_of_ranks(
     world: int, killed: str, unbroken: tuple[list[Any], list[torch.Tensor]]
 ) -> None:

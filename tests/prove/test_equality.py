@@ -25,7 +25,7 @@ from optdsl.specifications.references import attached
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 SPECS = library.list_specs()
 BLENDS = [n for n in SPECS if library.open_source(n).text.startswith("blend")]

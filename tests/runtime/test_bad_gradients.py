@@ -25,7 +25,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 BAD = (math.nan, math.inf, -math.inf)
 # The same rule by the same equations in torch.

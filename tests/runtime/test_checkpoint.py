@@ -24,7 +24,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 STEPS = 8
 # Before any step, right after the first, before the learning rate learns, and while it does.

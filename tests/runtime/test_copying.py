@@ -19,7 +19,7 @@ import optdsl
 
 from .helpers import BACKENDS, SPECS, fingerprint, held, learner, parameters, plain, train
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 MODULE = """
 import optdsl

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import optdsl
 from tests.c import rules
 
-pytestmark = pytest.mark.broad(4)
+pytestmark = pytest.mark.broad(6)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

@@ -14,7 +14,7 @@ from optdsl import Learn
 
 from .helpers import ORDERS, fingerprint, held, parameters, saved, train
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 BACKENDS = ("eager", "c")
 # With several tangents the compiled rule notes the hyperparameters of a pending step.

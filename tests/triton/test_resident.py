@@ -23,13 +23,15 @@ from optdsl.runtime.engines import triton as triton_engine
 from optdsl.runtime.engines.triton import TritonEngine
 from optdsl.specifications import library
 
-pytestmark = pytest.mark.broad(3)
+pytestmark = pytest.mark.broad(5)
 
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((3,), (4, 5), (2100,))
 ORDERS = ("overlapped", "exact")
+# The order of which a test that takes seconds is run every day; the other one in test-full.
+EVERYDAY = ("overlapped", pytest.param("exact", marks=pytest.mark.exhaustive))
 # Fast enough that every coefficient moves within a few steps.
 LEARN = {
     **dict.fromkeys(("c", "rho", "kappa", "gamma"), Learn("sgd", lr=50, bounds=(0, 1))),
@@ -157,7 +159,7 @@ def test_a_step_has_few_launches(
 READING = ("item", "tolist", "__float__", "__int__", "__bool__", "cpu", "numpy", "__index__")
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", EVERYDAY)
 def test_a_step_does_not_wait_for_the_device(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(mada("triton", order))
     schedule = LambdaLR(training.optimizer, lambda t: 1 / (1 + t))
@@ -242,7 +244,7 @@ def test_parameters_without_gradients_and_new_groups() -> None:
     assert ours.device_step_of
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", EVERYDAY)
 def test_a_loaded_state_goes_on_as_the_unbroken_run(order: str) -> None:
     whole = Training(mada("triton", order), **INSIDE)
     for _ in range(3):
@@ -274,7 +276,13 @@ def test_a_loaded_state_goes_on_as_the_unbroken_run(order: str) -> None:
         whole.agrees(parts[1])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda x: pickle.loads(pickle.dumps(x)),
+        pytest.param(copy.deepcopy, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_copies_go_their_own_ways(copied: Callable[[Any], Any]) -> None:
     first = Training(mada("triton"), **INSIDE)
     for _ in range(3):
