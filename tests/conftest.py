@@ -42,6 +42,12 @@ if "OPTDSL_CACHE_DIR" not in os.environ:
                 shutil.rmtree(entry)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let property tests know whether this is `make test`; they read it when they are imported."""
+    everyday = "not exhaustive" in str(config.getoption("markexpr"))
+    os.environ["OPTDSL_TEST_SHARE"] = "3" if everyday else "1"
+
+
 # A parameter with fewer values than this, such as a backend, an order or a dtype, keeps them all.
 FEW = 5
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 import optdsl
@@ -20,6 +20,7 @@ from tests.oracles import every_operation, problems
 from tests.oracles.every_operation import step_by_hand
 from tests.oracles.rounding import Nudged, disagreement, everything, nudged, trajectory
 from tests.oracles.running import Eager, Interpreter, read_spec, read_text
+from tests.sampling import examples
 
 pytestmark = pytest.mark.broad(5)
 
@@ -100,7 +101,7 @@ def cases(draw: st.DrawFn, name: str) -> tuple[Tensor, list[Tensor], dict[str, f
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_they_agree_on_anything(name: str, data: st.DataObject) -> None:
     theta, gradients, hypers = data.draw(cases(name))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from optdsl import SpecError
 from optdsl.blending.convexity import MAX_CORNERS
@@ -18,6 +18,7 @@ from optdsl.diagnostics import Source
 from optdsl.ir.evaluate import Run, trajectory
 from optdsl.specifications import library
 from optdsl.specifications.library import Specification
+from tests.sampling import examples
 
 # What the members call h. Their new parameter is h itself, so that a blend's is the slot.
 PARTS: dict[str, Callable[[float, float], float]] = {
@@ -388,7 +389,7 @@ def bad(weights: Linear) -> bool:
 SEEDS = st.integers(0, 10**9)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(SEEDS, st.integers(1, 3))
 def test_nested_gates_are_accepted_and_mean_what_they_say(seed: int, depth: int) -> None:
     grower, node = gates(seed, depth)
@@ -455,7 +456,7 @@ def named(message: str, names: Sequence[str]) -> tuple[dict[str, Fraction], Frac
     return {spelled[n]: Fraction(x) for n, x in pairs}, Fraction(found[2]), found[1]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(SEEDS, st.integers(1, 3))
 def test_spoiled_gates_are_refused_exactly_when_a_point_shows_it(seed: int, depth: int) -> None:
     grower, node = gates(seed, depth)

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from optdsl.blending.claims import Claim
@@ -27,6 +27,7 @@ from tests.blending.draws import (
     same_bits,
     same_numbers,
 )
+from tests.sampling import examples
 
 pytestmark = pytest.mark.broad(5)
 
@@ -57,7 +58,7 @@ def test_every_blend_of_the_library_has_vertices() -> None:
 
 
 @pytest.mark.parametrize(("name", "rule"), [v for v in VERTICES if v != REWRITTEN])
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_a_blend_of_the_library_is_its_member(name: str, rule: str, data: st.DataObject) -> None:
     blend = Blend((name,))
@@ -65,7 +66,7 @@ def test_a_blend_of_the_library_is_its_member(name: str, rule: str, data: st.Dat
     agree(blend, blend.claim(rule), drawn, data.draw(problems()), same_bits)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_where_the_equations_differ_so_does_the_sign_of_zero_at_most(data: st.DataObject) -> None:
     name, rule = REWRITTEN
@@ -74,7 +75,7 @@ def test_where_the_equations_differ_so_does_the_sign_of_zero_at_most(data: st.Da
     agree(blend, blend.claim(rule), drawn, data.draw(problems()), same_numbers)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_a_mixture_of_any_rules_is_each_of_them(data: st.DataObject) -> None:
     blend = data.draw(mixtures())
@@ -101,7 +102,7 @@ def moderate(dtype: torch.dtype) -> st.SearchStrategy[float]:
 
 
 @pytest.mark.parametrize("rule", ["AdamW", "AVGrad", "Yogi"])
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_mada_legacy_is_its_adaptive_members(rule: str, data: st.DataObject) -> None:
     drawn = data.draw(hypers(LEGACY.program))
@@ -109,7 +110,7 @@ def test_mada_legacy_is_its_adaptive_members(rule: str, data: st.DataObject) -> 
     agree(LEGACY, LEGACY.claim(rule), drawn, problem, same_numbers)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_mada_legacy_is_a_lion(data: st.DataObject) -> None:
     """Lion's sign is of `0.95 * (0.98 * m + 0.02 * g) + 0.05 * g` here, of `0.931 * m + 0.069 * g`

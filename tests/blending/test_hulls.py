@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 import optdsl
@@ -39,6 +39,7 @@ from tests.blending.draws import (
     same_numbers,
     tiny,
 )
+from tests.sampling import examples
 
 pytestmark = pytest.mark.broad(5)
 
@@ -138,7 +139,7 @@ def simplex_parts(blend: Blend, values: Hypers) -> list[tuple[Claim, Fraction]]:
     return [(blend.claim(label), Fraction(values[hyper])) for label, hyper in pairs]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_a_mixture_steps_between_its_members(data: st.DataObject) -> None:
     blend = data.draw(mixtures())
@@ -147,7 +148,7 @@ def test_a_mixture_steps_between_its_members(data: st.DataObject) -> None:
     assert_between_members(blend, parts, values, data.draw(problems(steps=(1, 5))))
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_adaptivity_steps_between_its_members(data: st.DataObject) -> None:
     blend = Blend(("adaptivity",))
@@ -157,7 +158,7 @@ def test_adaptivity_steps_between_its_members(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("rule", ["Adam", "AVGrad", "Yogi", "Adan"])
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_the_outer_gate_of_mada_steps_between_lion_and_another(
     rule: str, data: st.DataObject
@@ -225,7 +226,7 @@ def named_values(
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS)
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_a_slot_is_the_mean_of_its_parts(name: str, slot: str, data: st.DataObject) -> None:
     blend = Blend((name,))
@@ -268,7 +269,7 @@ def assert_the_same(
 
 
 @pytest.mark.parametrize("name", SPECS)
-@settings(max_examples=20)
+@examples(20)
 @given(data=st.data())
 def test_a_rule_mixed_with_itself_is_that_rule(name: str, data: st.DataObject) -> None:
     """Two members with states and hyperparameters of their own, which happen to be equal."""
@@ -282,7 +283,7 @@ def test_a_rule_mixed_with_itself_is_that_rule(name: str, data: st.DataObject) -
     )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_two_equal_speeds_are_one(data: st.DataObject) -> None:
     blend = Blend(("two_speed",))
@@ -303,7 +304,7 @@ def test_two_equal_speeds_are_one(data: st.DataObject) -> None:
         ("mada", {"gamma": 1.0, "weight_decay": 0.0}),
     ],
 )
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_all_memories_begin_alike(name: str, fixed: Hypers, data: st.DataObject) -> None:
     """In the first step every second moment is the square, and no difference is known yet.
@@ -335,13 +336,13 @@ def assert_still(blend: Blend, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in SLOTS}))
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_without_a_learning_rate_nothing_moves(name: str, data: st.DataObject) -> None:
     assert_still(Blend((name,)), data)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_without_a_learning_rate_no_mixture_moves(data: st.DataObject) -> None:
     assert_still(data.draw(mixtures()), data)

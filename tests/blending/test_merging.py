@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 import optdsl.blending as blending
@@ -22,6 +22,7 @@ from optdsl.specifications import library
 from optdsl.specifications.references import attached
 from tests.oracles import problems
 from tests.oracles.running import Interpreter
+from tests.sampling import examples
 
 BLENDS = [n for n in library.list_specs() if library.open_source(n).text.startswith("blend")]
 
@@ -361,7 +362,7 @@ def member(source: random.Random) -> list[str]:
     return [*lines, f"theta' = theta - 0.1 * ({read})"]
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.integers(0, 10**9))
 def test_random_blends_keep_every_bit(seed: int) -> None:
     source = random.Random(seed)

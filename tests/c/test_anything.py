@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from tests.blending import draws
 from tests.blending.draws import Blend
 from tests.oracles.by_interpreter import ByInterpreter
 from tests.oracles.rounding32 import DOUBLE, SINGLE, Near
+from tests.sampling import examples
 
 from . import rules
 
@@ -75,7 +76,7 @@ def check(
 
 
 @pytest.mark.parametrize("blend", BLENDS, ids=str)
-@settings(max_examples=20)
+@examples(20)
 @given(data=st.data())
 def test_random_blends_are_the_interpreters(blend: Blend, data: st.DataObject) -> None:
     problem = data.draw(draws.problems(dtypes=[torch.float64], steps=(1, 4)))
@@ -84,7 +85,7 @@ def test_random_blends_are_the_interpreters(blend: Blend, data: st.DataObject) -
 
 
 @pytest.mark.parametrize("blend", BLENDS[:3], ids=str)
-@settings(max_examples=20)
+@examples(20)
 @given(data=st.data())
 def test_in_single_precision_within_its_own_rounding(blend: Blend, data: st.DataObject) -> None:
     problem = data.draw(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from optdsl import SpecError
 from optdsl.algebra.fix import fix
@@ -24,6 +24,7 @@ from optdsl.specifications import library
 from optdsl.specifications.references import attached
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
+from tests.sampling import examples
 
 pytestmark = pytest.mark.broad(5)
 
@@ -488,7 +489,7 @@ def may_grow(machine: Machine) -> bool:
 GRADIENTS = [Fraction(n) for n in ("3/7", "-2", "11/5", "5", "-13/3", "1/9", "17", "-8/11")]
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     machines(),
     st.lists(SMALL, min_size=6, max_size=6),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 from optdsl.ir import evaluate
 from optdsl.ir.builder import Builder
@@ -19,6 +19,7 @@ from optdsl.ir.types import Type
 from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_spec, read_text
+from tests.sampling import examples
 
 EVERY_OPERATION = "every_operation"
 PROGRAMS = (*library.list_specs(), EVERY_OPERATION)
@@ -169,7 +170,7 @@ REDUCED = st.lists(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @example("sum", [-1e308, -1e308, math.inf])
 @given(st.sampled_from(["sum", "mean"]), REDUCED)
 def test_reductions(opcode: str, values: list[float]) -> None:

@@ -12,7 +12,7 @@ from fractions import Fraction
 import mpmath
 import pytest
 import sympy
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from optdsl.algebra import normal_form
 from optdsl.algebra.normal_form import MAX_TERMS, Algebra
@@ -21,6 +21,7 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.ops import OPERATORS
 from optdsl.ir.program import Program, Value
 from tests.oracles.running import read_text
+from tests.sampling import examples
 
 HEAD = """\
 optimizer A
@@ -573,14 +574,14 @@ def walked(node: Node, steps: list[tuple[int, int, Node]], rule: Rewrite) -> Nod
     return node
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(EXPRESSIONS, STEPS)
 def test_rewriting_keeps_the_form(node: Node, steps: list[tuple[int, int, Node]]) -> None:
     other = walked(node, steps, sound)
     assert same(str(node), str(other), NO_LIMIT), f"{node}\n{other}"
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(EXPRESSIONS, STEPS, STEPS.map(lambda s: s[:2]), st.lists(POINTS, min_size=6, max_size=6))
 def test_equal_forms_are_equal_numbers(
     node: Node,
@@ -599,7 +600,7 @@ def test_equal_forms_are_equal_numbers(
             assert agree(x, y), f"{node} is {x}, {other} is {y} at {point}"
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(EXPRESSIONS, EXPRESSIONS, st.lists(POINTS, min_size=4, max_size=4))
 def test_the_form_of_a_difference_is_zero_only_for_equal_numbers(
     left: Node, right: Node, points: list[Point]
@@ -731,7 +732,7 @@ def misprinted(node: Node, place: int, choice: int, other: Node) -> Node:
     return rewritten(node, place % places(node), choice, other, rule)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(POLYNOMIALS, STEPS, st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99), LEAVES))
 def test_polynomials_are_equal_exactly_when_sympy_expands_them_to_the_same(
     node: Node, steps: list[tuple[int, int, Node]], misprint: tuple[int, int, Node] | None
@@ -745,7 +746,7 @@ def test_polynomials_are_equal_exactly_when_sympy_expands_them_to_the_same(
     assert expected or misprint is not None
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(POLYNOMIALS, POLYNOMIALS)
 def test_unrelated_polynomials_too(left: Node, right: Node) -> None:
     expected = sympy.expand(symbolic(left) - symbolic(right)) == 0
@@ -788,7 +789,7 @@ def check(p: Polynomial, wanted: sympy.Expr) -> None:
     assert len({monomial for monomial, _ in p}) == len(p)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(TERMS, TERMS, TERMS, COEFFICIENTS)
 def test_the_ring_of_polynomials(
     first: Mapping[tuple[int, ...], Fraction],

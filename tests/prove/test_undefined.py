@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import optdsl
 from optdsl import SpecError
@@ -19,6 +19,7 @@ from optdsl.prove import Settlement, Verdict, settle
 from optdsl.prove.equality import equal
 from optdsl.specifications import library
 from tests.oracles.running import Interpreter, read_text
+from tests.sampling import examples
 
 HEAD = "optimizer Mine\nhyper lr = 0.1 in [0, inf)\n"
 CLAIM = "recovers SGD(momentum = 0, nesterov = 0, dampening = 0, weight_decay = 0)\n"
@@ -244,7 +245,7 @@ def ends(program: Program, hypers: dict[str, float], seed: int) -> torch.Tensor:
     return torch.stack([*found, *[found[-1]] * (3 - len(found))])
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.integers(0, 2**32))
 def test_what_is_proved_is_so_at_zeros_infinities_and_bounds(seed: int) -> None:
     """Programs that are equal but for what is undefined; those that are proved equal are equal."""
@@ -274,7 +275,7 @@ def test_what_is_proved_is_so_at_zeros_infinities_and_bounds(seed: int) -> None:
             )
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.integers(0, 2**32))
 def test_what_is_known_of_values_is_so(seed: int) -> None:
     """A value that is said to be a number is one, within the range that is said."""

@@ -5,8 +5,10 @@ import pickle
 from collections.abc import Callable
 
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
+
+from tests.sampling import examples
 
 from .helpers import DTYPES, ORDERS, SPECS, fingerprint, held, learner, parameters, resumed
 
@@ -41,7 +43,7 @@ def advance(
     optimizer.step()
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.sampled_from(SPECS), st.sampled_from(ORDERS), st.sampled_from(DTYPES), STEPS)
 def test_disturbances_leave_no_trace(
     spec: str,
