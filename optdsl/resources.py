@@ -51,18 +51,26 @@ def spec_names() -> tuple[str, ...]:
     return tuple(sorted(name for name in names if not name.startswith(".")))
 
 
-def spec_path(name: str) -> Path:
-    """Return the file of the spec called ``name``.
+def modifier_names() -> tuple[str, ...]:
+    """Return the name of every modifier, the stem of its file in ``specs/modifiers``, sorted."""
+    return tuple(sorted(path.stem for path in (_directory("specs") / "modifiers").glob("*.opt")))
 
-    Only a name that ``spec_names`` lists is accepted: a path, with or without ``.opt``, is not one.
+
+def spec_path(name: str) -> Path:
+    """Return the file of the spec or modifier called ``name``.
+
+    Only a name that ``spec_names`` or ``modifier_names`` lists is accepted: a path, with or without
+    ``.opt``, is not one.
 
     Raises:
         UnknownSpecError: There is no such spec.
     """
     known = spec_names()
-    if name not in known:
-        raise UnknownSpecError(name, known)
-    return _directory("specs") / f"{name}.opt"
+    if name in known:
+        return _directory("specs") / f"{name}.opt"
+    if name in modifier_names():
+        return _directory("specs") / "modifiers" / f"{name}.opt"
+    raise UnknownSpecError(name, known)
 
 
 def spec_text(name: str) -> str:

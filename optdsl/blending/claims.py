@@ -128,12 +128,14 @@ def claims(
         if bound is not None:
             origin = sources[name].loadable
             found.append(
-                Claim(node.holds, _spelled(node), node.span, name, origin, *bound, settings)
+                Claim(node.holds, spelled_claim(node), node.span, name, origin, *bound, settings)
             )
     return tuple(found)
 
 
-def _spelled(node: ast.Claim) -> str:
+def spelled_claim(node: ast.Claim) -> str:
+    """A claim in one line."""
+
     def joined(options: tuple[ast.Option, ...]) -> str:
         return ", ".join(f"{o.name.text} = {expression(o.value)}" for o in options)
 

@@ -25,6 +25,7 @@ def list_(options: argparse.Namespace) -> int:
 
     programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
     print(listing(programs, shutil.get_terminal_size().columns), end="")
+    print(f"\nModifiers, as in `adamw with cautious`: {', '.join(library.list_modifiers())}")
     print(
         "\nB is bytes of state per parameter in float32, in eager code. Compiled code may keep\n"
         "less where something is learned: `optdsl show NAME --plan` tells."
@@ -41,7 +42,7 @@ def check(options: argparse.Namespace) -> int:
     unreadable: list[str] = []
     for name in options.files:
         try:
-            remarks = library.specification(_file(name)).remarks
+            remarks = library.checked(_file(name))
             doubtful = [d for d in remarks if options.strict and d.severity == "warning"]
             wrong, wrong_files = wrong + len(doubtful), wrong_files + bool(doubtful)
             for remark in remarks:

@@ -78,8 +78,16 @@ def collect(
     prelude: Mapping[str, ast.Function],
     report: Report,
     broken: AbstractSet[str],
+    redefined: AbstractSet[str] = frozenset(),
 ) -> tuple[Scope, AbstractSet[str]]:
     """Collect the definitions; duplicate and reserved names are reported.
+
+    Args:
+        declaration: the syntax tree.
+        prelude: the functions that every specification may use, by name.
+        report: for the mistakes.
+        broken: names that stand in statements with a syntax error.
+        redefined: the slots of a modifier, whose names are not its own.
 
     Returns:
         The scope, and the reserved names that it leaves out. Their uses need not be reported.
@@ -98,7 +106,7 @@ def collect(
         name = statement.name.text
         primed = isinstance(statement, ast.Equation) and statement.primed
         spelled = f"{name}'" if primed else name
-        if not primed and _reserved(statement, report):
+        if not primed and spelled not in redefined and _reserved(statement, report):
             undefined.add(name)
             continue
         if spelled in first:

@@ -66,6 +66,11 @@ def equation(program: Program, definition: Value, spelled: list[int]) -> str:
     return f"{named.attribute} = {expression(_node(program, inner))}"
 
 
+def spelled_value(program: Program, value: Value) -> str:
+    """A value as an expression of the language, however long it is."""
+    return expression(_node(program, value))
+
+
 def _node(program: Program, value: Value) -> ast.Expression:
     operation = program.operations[value]
     arguments = operation.arguments

@@ -10,9 +10,10 @@ from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, State
 from optdsl.ir.types import Extent
 from optdsl.plan.keys import tangent
+from optdsl.prove.equations import equation, sizes, spelled_value
 from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.syntax import ast
-from optdsl.syntax.format import expression, statement
+from optdsl.syntax.format import expression, header, statement
 from optdsl.syntax.parse import parse
 
 
@@ -25,10 +26,11 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
         separate: for a blend, the states of its members before equal ones are merged.
     """
     declaration = parse(source)
+    documentation = declaration.documentation or program.documentation
     blocks = [
-        [declaration.name.text, *(f"  {line}" for line in declaration.documentation)],
+        [declaration.name.text, *(f"  {line}" for line in documentation)],
         *_members(declaration),
-        ["Equations", *_equations(declaration)],
+        ["Equations", *_equations(declaration, program)],
         ["Hyperparameters", *_hypers(program)],
     ]
     blocks = [block for block in blocks if len(block) > 1 or block[0] != "Equations"]
@@ -59,19 +61,29 @@ def state_bytes(program: Program) -> int:
     return BYTES * (_tensors(program.states) + len(program.learned))
 
 
-def _equations(declaration: ast.Declaration) -> list[str]:
-    equations = [s for s in declaration.statements if isinstance(s, ast.Equation)]
-    names = [e.name.text + ("'" if e.primed else "") for e in equations]
-    width = max(map(len, names), default=0)
+def _equations(declaration: ast.Declaration, program: Program) -> list[str]:
+    """The equations as the file has them; of a rule with modifiers, those of the program."""
+    found = {
+        s.name.text + ("'" if s.primed else ""): expression(s.value)
+        for s in declaration.statements
+        if isinstance(s, ast.Equation)
+    }
+    if declaration.combination is not None:
+        spelled = sizes(program)
+        lines = (equation(program, value, spelled) for value in program.equations.values())
+        found = dict(line.split(" = ", 1) for line in lines)
+    width = max(map(len, found), default=0)
     return [
         line
-        for name, e in zip(names, equations, strict=True)
-        for line in _wrapped(f"{name:<{width}} = {expression(e.value)}", " " * (width + 5))
+        for name, text in found.items()
+        for line in _wrapped(f"{name:<{width}} = {text}", " " * (width + 5))
     ]
 
 
 def _members(declaration: ast.Declaration) -> list[list[str]]:
-    """The members of a blend, with their shared and bound hyperparameters."""
+    """The members of a blend, with their shared and bound hyperparameters; or the modifiers."""
+    if declaration.combination is not None:
+        return [["Made of", f"  {header(declaration).partition(' = ')[2]}"]]
     if not declaration.blend:
         return []
     kinds = (ast.Use, ast.Share, ast.Binding)
@@ -119,6 +131,8 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
     rows = []
     for s in program.states:
         start = initial.get(s.name, f"for {', '.join(s.origins)}")
+        if declaration.combination is not None and not s.origins:
+            start = f"= {spelled_value(program, s.initial)}"
         unit = "parameter" if s.type.extent is Extent.TENSOR else "tensor"
         rows.append((s.name, start, str(s.type), f"{BYTES} bytes per {unit}"))
     for x in program.learned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
 from optdsl.lower.learn_request import learnable
 from optdsl.lower.scope import collect
+from optdsl.modifying import check, combine
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
 from optdsl.specifications import references
@@ -40,16 +42,25 @@ def list_specs() -> tuple[str, ...]:
     return resources.spec_names()
 
 
+def list_modifiers() -> tuple[str, ...]:
+    """The names of the library's modifiers, sorted."""
+    return resources.modifier_names()
+
+
 def find(name: str) -> str:
     """The library's own spelling of a name, without regard to case and underscores.
 
     Raises:
-        UnknownSpecError: when the library has no specification of that name.
+        UnknownSpecError: when the library has no specification or modifier of that name.
     """
-    known = {references.folded(spec): spec for spec in list_specs()}
+    known = {references.folded(spec): spec for spec in _names()}
     if references.folded(name) not in known:
         raise UnknownSpecError(name, list_specs())
     return known[references.folded(name)]
+
+
+def _names() -> tuple[str, ...]:
+    return (*list_specs(), *list_modifiers())
 
 
 def is_path(name: str) -> bool:
@@ -58,7 +69,9 @@ def is_path(name: str) -> bool:
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:
-    """The text of a specification of the library, or of a ``.opt`` file.
+    """The text of a specification of the library, of a ``.opt`` file, or of a combination.
+
+    A combination such as ``adamw with cautious`` is the text of a file that names it.
 
     Raises:
         UnknownSpecError: when the library has no specification of that name.
@@ -66,6 +79,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         ValueError: when the file is not UTF-8 text.
     """
     text = os.fspath(name)
+    if isinstance(name, str) and _COMBINED.match(text):
+        return _combination(text)
     if isinstance(name, str) and not is_path(name):
         found = find(text)
         return Source(f"{found}.opt", resources.spec_text(found))
@@ -75,6 +90,17 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         return Source(text, content, directory=os.path.dirname(text) or os.curdir)
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
+
+
+# A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
+_COMBINED = re.compile(r"\s*\w+\s*(\(.*?\)\s*|\s)with(\s|$)")
+
+
+def _combination(text: str) -> Source:
+    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
+    title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
+    return Source(text, f"optimizer {title} = {text}\n")
 
 
 @functools.cache
@@ -105,6 +131,21 @@ class Specification:
     remarks: tuple[Diagnostic, ...] = ()
 
 
+def checked(source: Source) -> tuple[Diagnostic, ...]:
+    """The remarks about a file, which may be a modifier by itself.
+
+    Raises:
+        SpecError: with every mistake of the file, or of a rule that it refers to.
+    """
+    report = Report()
+    declaration = parse_partial(source, report).declaration
+    if declaration is None or not declaration.slots:
+        return specification(source).remarks
+    check(declaration, prelude(), report)
+    report.check()
+    return report.remarks
+
+
 def read(source: Source, verify: bool = True) -> Program:
     """The program of a specification; see `specification`."""
     return specification(source, verify).program
@@ -129,7 +170,7 @@ Recipe = tuple[str, str, str | None, tuple[tuple[str, Any], ...]]
 
 def recipe(source: Source) -> Recipe:
     """The source and all sources that it refers to; those with equal recipes mean the same."""
-    source = references.attached(source, open_source, list_specs())
+    source = references.attached(source, open_source, _names())
     rules = tuple((name, recipe(rule)) for name, rule in source.rules or ())
     return source.name, source.text, source.directory, rules
 
@@ -155,7 +196,7 @@ def surroundings(source: Source) -> list[Any]:
                 beside.append((path.name, path.read_bytes().hex()))
     rules = [(name, surroundings(rule)) for name, rule in source.rules or ()]
     own = (source.name, source.text, source.directory)
-    return [own, rules, beside, [(name, resources.spec_text(name)) for name in list_specs()]]
+    return [own, rules, beside, [(name, resources.spec_text(name)) for name in _names()]]
 
 
 @functools.lru_cache(maxsize=256)
@@ -170,7 +211,10 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     sources = dict(source.rules or ())
     rules: dict[str, Specification] = {}
     broken = parsed.broken
+    modifiers = {n: s for n, s in sources.items() if n.startswith(references.WITH)}
     for name, rule in sources.items():
+        if name in modifiers:
+            continue
         try:
             rules[name] = _specification(recipe(rule), verify)
         except SpecError as error:
@@ -185,32 +229,50 @@ def _specification(values: Recipe, verify: bool) -> Specification:
         },
         references.others_beside(source),
     )
-    references.report_unknown(declaration, source, list_specs(), report)
+    references.report_unknown(declaration, source, list_specs(), list_modifiers(), report)
+    if declaration.slots:
+        _refuse_modifier(declaration, report)
     try:
-        found, names = _lowered(declaration, rules, learners, broken, report)
+        found, names = _lowered(declaration, rules, modifiers, learners, broken, report)
     except SpecError:
+        if declaration.combination is not None:
+            raise  # what the claims may speak of is not known
         mistaken, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
         claims(declaration, mistaken, programs, sources, unknown, report)
         report.check()
         raise
     _check_learned(found.program, declaration, report)
-    claimed = claims(declaration, names, programs, sources, broken, report)
+    claimed = claims(declaration, names, programs, sources, broken, report) + found.claims
     report.check()
     report_unused(declaration, found.program, names.scope, names.world, report)
     if verify:
         settle_all(found.program, claimed, report)
     report.check()
-    return replace(found, claims=claimed, remarks=report.remarks)
+    # What modifiers claim may be remarked upon, and is about their texts.
+    remarks = tuple(r for r in report.remarks if r.span.source.name == source.name)
+    return replace(found, claims=claimed, remarks=remarks)
 
 
 def _lowered(
     declaration: ast.Declaration,
     rules: Mapping[str, Specification],
+    modifiers: Mapping[str, Source],
     learners: Rules,
     broken: frozenset[str],
     report: Report,
 ) -> tuple[Specification, Names]:
-    """The specification without its claims, and the names that claims may use."""
+    """The specification without the claims of its text, and the names that these may use."""
+    if declaration.combination is not None:
+        node = declaration.combination
+        base = rules.get(node.base.text)
+        trees = [
+            _modifier(a.modifier, modifiers.get(f"{references.WITH}{a.modifier.text}"), report)
+            for a in node.applications
+        ]
+        member = None if base is None else base.member
+        combined = combine(declaration, prelude(), learners, member, trees, report, broken)
+        found = Specification(combined.program, combined.program, combined.claims)
+        return found, names_of(combined.program, combined.scope)
     if declaration.blend:
         programs = {name: rule.member for name, rule in rules.items()}
         blended = blend(declaration, prelude(), learners, programs, report, broken)
@@ -220,6 +282,48 @@ def _lowered(
     program = lower(declaration, prelude(), learners, report, broken)
     scope, _ = collect(declaration, prelude(), Report(), broken)
     return Specification(program, program, ()), names_of(program, scope)
+
+
+def _modifier(
+    name: ast.Identifier, source: Source | None, report: Report
+) -> ast.Declaration | None:
+    """The syntax tree of a modifier; None after a mistake."""
+    if source is None:
+        return None  # which is reported by its name
+    own = Report()
+    tree = parse_partial(source, own).declaration
+    report.include(own)
+    if tree is None or not own.empty:
+        return None
+    if not tree.slots:
+        report.error(
+            "unknown-rule",
+            f"`{name.text}` is no modifier",
+            name.span,
+            label="it is a whole rule",
+            hint=f"modifiers of the library are {', '.join(list_modifiers())}",
+        )
+        return None
+    return tree
+
+
+def _refuse_modifier(declaration: ast.Declaration, report: Report) -> None:
+    """Report what is wrong with a modifier, and that it is no rule of its own.
+
+    Raises:
+        SpecError: always.
+    """
+    check(declaration, prelude(), report)
+    if report.empty:
+        name = declaration.name.text
+        report.error(
+            "modifier",
+            f"`{name}` is a modifier, and no rule of its own",
+            declaration.name.span,
+            label="it has to be applied to a rule",
+            hint=f"write `adamw with {name}`, for instance, where a rule is named",
+        )
+    report.check()
 
 
 def flat(program: Program) -> tuple[str, ...]:

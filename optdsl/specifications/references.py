@@ -17,6 +17,9 @@ MAX_DEPTH = 8
 # A prefix for references to rules by which a specification learns.
 BY = "by "
 
+# The same for the modifiers that a specification applies.
+WITH = "with "
+
 # Reads a specification by its name in the library, or by its path.
 Opener = Callable[[str], Source]
 
@@ -101,14 +104,22 @@ def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, 
 def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
     """The rules that a specification refers to: the name of each reference, and of its rule.
 
-    References of `learn` statements have the rule's name with the prefix `BY`.
+    References of `learn` statements have the rule's name with the prefix `BY`, and those of
+    modifiers have theirs with the prefix `WITH`.
     """
     members: dict[str, ast.Identifier] = {}
     for statement in declaration.statements:
         if isinstance(statement, ast.Use):
             for member in statement.members:
                 members.setdefault(member.name.text, member.rule)
+    combination = declaration.combination
+    if combination is not None:
+        members[combination.base.text] = combination.base
+        for application in combination.applications:
+            members.setdefault(f"{WITH}{application.modifier.text}", application.modifier)
     yield from members.items()
+    if declaration.slots:
+        return  # what a modifier claims is about the rule that it is applied to
     for statement in declaration.statements:
         if isinstance(statement, ast.Claim) and statement.rule.text not in members:
             yield statement.rule.text, statement.rule
@@ -130,12 +141,13 @@ def report_unknown(
     declaration: ast.Declaration,
     source: Source,
     library: Iterable[str],
+    modifiers: Iterable[str],
     report: Report,
 ) -> None:
     """Report the rules that `attached` did not find, or found in several places."""
     found = dict(source.rules or ())
     beside = others_beside(source)
-    names = [*library, *(Path(place).stem for places in beside.values() for place in places)]
+    files = [Path(place).stem for places in beside.values() for place in places]
     members = [name for name, _ in named(declaration) if not name.startswith(BY)]
     for name, rule in named(declaration):
         if name in found:
@@ -152,13 +164,16 @@ def report_unknown(
             continue
         if name.startswith(BY):
             continue  # either a rule of the library, or reported when `learn` is lowered
+        modifying = name.startswith(WITH)
+        what, known = ("modifier", modifiers) if modifying else ("rule", library)
+        others = {*known, *files} | (set() if modifying else set(members))
         report.error(
             "unknown-rule",
-            f"unknown rule `{rule.text}`",
+            f"unknown {what} `{rule.text}`",
             rule.span,
             label="neither in the library nor a file of this name beside this one",
-            hint=nearest(rule.text, {*names, *members} - {rule.text})
-            or f"rules are found by the names of their files; the library has {', '.join(library)}",
+            hint=nearest(rule.text, others - {rule.text})
+            or f"{what}s are found by the names of their files; the library has {', '.join(known)}",
         )
 
 

@@ -72,6 +72,7 @@ _WORDS = {
 _FORMS = {
     "optimizer": "write `optimizer NAME`",
     "blend": "write `blend NAME`",
+    "modifier": "name what it redefines, as in `modifier {name} of update`",
     "hyper": "give its default, as in `hyper {name} = 0.9 in [0, 1)`",
     "state": "give its value before the first step, as in `state {name} = 0`",
     "def": "write `def {name}(x) = ...`",

@@ -211,6 +211,37 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """What a modifier redefines: an equation, a hyperparameter, ``g`` or ``theta'``."""
+
+    name: Identifier
+    primed: bool
+
+    @property
+    def spelled(self) -> str:
+        """The name as it is written, prime included."""
+        return self.name.text + ("'" if self.primed else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """``modifier(options) as alias`` after ``with``; the options bind its hyperparameters."""
+
+    modifier: Identifier
+    options: tuple[Option, ...]
+    alias: Identifier | None
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """``base(options) with applications``: a rule, and the modifiers that are applied to it."""
+
+    base: Identifier
+    options: tuple[Option, ...]
+    applications: tuple[Application, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Learn(_Statement):
     """``learn names per scope in bounds by rule(options) on signal after steps``.
 
@@ -261,10 +292,16 @@ Statement = (
 
 @dataclass(frozen=True, slots=True)
 class Declaration(_Statement):
-    """A whole specification file: an ``optimizer``, or a ``blend`` of several."""
+    """A whole specification file.
+
+    It is an ``optimizer``; a ``blend`` of several; the `combination` of a rule with modifiers; or a
+    ``modifier`` of some `slots`.
+    """
 
     name: Identifier
     documentation: tuple[str, ...]
     statements: tuple[Statement, ...]
     closing: tuple[str, ...] = ()
     blend: bool = False
+    combination: Combination | None = None
+    slots: tuple[Slot, ...] = ()

@@ -71,6 +71,18 @@ class Builder:
                 documentation = tuple(str(self._token(s))[1:-1] for s in c[2:])
                 blend = self._token(c[0]).type == "BLEND"
                 return ast.Declaration(self._name(c[1]), documentation, (), blend=blend, **around)
+            case "combination":
+                documentation = tuple(str(self._token(s))[1:-1] for s in c[3:])
+                combined = self._combination(self._tree(c[2]))
+                name = self._name(c[1])
+                return ast.Declaration(name, documentation, (), combination=combined, **around)
+            case "modifier":
+                documentation = tuple(str(self._token(s))[1:-1] for s in c[3:])
+                slots = tuple(
+                    ast.Slot(self._name(s), self._token(s).type == "PRIMED")
+                    for s in self._tree(c[2]).children
+                )
+                return ast.Declaration(self._name(c[1]), documentation, (), slots=slots, **around)
             case "hyper":
                 domain = self._domain(self._tree(c[2])) if c[2] else None
                 return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, **around)
@@ -113,6 +125,16 @@ class Builder:
             self._named(signal),
             **around,
         )
+
+    def _combination(self, tree: Tree[Token]) -> ast.Combination:
+        base, options, applied = tree.children
+        applications = []
+        for application in self._tree(applied).children if applied else ():
+            modifier, own, alias = self._tree(application).children
+            applications.append(
+                ast.Application(self._name(modifier), self._options(own), self._named(alias))
+            )
+        return ast.Combination(self._name(base), self._options(options), tuple(applications))
 
     def _named(self, child: Child) -> ast.Identifier | None:
         """A name that may be left out."""

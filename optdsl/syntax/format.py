@@ -61,7 +61,7 @@ def domain(node: ast.Interval | ast.Choice) -> str:
 def format(declaration: ast.Declaration) -> str:
     """The text of a file; columns of neighbouring statements are aligned."""
     out = list(declaration.trivia.leading)
-    out.append(f"{'blend' if declaration.blend else 'optimizer'} {declaration.name.text}")
+    out.append(header(declaration))
     out += [f'  "{line}"' for line in declaration.documentation]
     out[-1] = _comment(out[-1], declaration.trivia.trailing)
     groups = _groups(declaration.statements)
@@ -72,6 +72,25 @@ def format(declaration: ast.Declaration) -> str:
     if declaration.closing:
         out += ["", *declaration.closing]
     return "\n".join(out) + "\n"
+
+
+def header(declaration: ast.Declaration) -> str:
+    """The first line of a file, without its comment."""
+    name, combination = declaration.name.text, declaration.combination
+    if declaration.slots:
+        return f"modifier {name} of {', '.join(s.spelled for s in declaration.slots)}"
+    if combination is not None:
+        return f"optimizer {name} = {_combination(combination)}"
+    return f"{'blend' if declaration.blend else 'optimizer'} {name}"
+
+
+def _combination(node: ast.Combination) -> str:
+    text = node.base.text + _options(node.options)
+    applied = [
+        a.modifier.text + _options(a.options) + (f" as {a.alias.text}" if a.alias else "")
+        for a in node.applications
+    ]
+    return f"{text} with {', '.join(applied)}" if applied else text
 
 
 def _groups(statements: Sequence[ast.Statement]) -> list[list[ast.Statement]]:

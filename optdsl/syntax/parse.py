@@ -93,6 +93,8 @@ def _parse_text(source: Source, report: Report) -> Parsed:
             broken |= {latin(w) for w in re.findall(r"\w+", source.text[line.start : line.end])}
         else:
             nodes.append(node)
+    if not nodes:
+        return Parsed(None, frozenset(broken))
     header, rest = _header(source, layout.lines[0], nodes)
     statements = tuple(s for s in rest if not isinstance(s, ast.Declaration))
     declaration = replace(header, statements=statements, closing=layout.closing)
@@ -197,7 +199,8 @@ def _report_syntax(
 # The terminals of reserved words.
 KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
-    "PER", "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
+    "MODIFIER", "OF", "WITH", "PER", "SHARE", "AMONG",
+    "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
 }  # fmt: skip
 
 

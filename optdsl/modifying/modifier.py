@@ -1,0 +1,191 @@
+"""One modifier as it is applied: its names, and what is wrong with them whatever the rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set as AbstractSet
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Report, nearest
+from optdsl.ir.program import Hyper
+from optdsl.lower import check_types
+from optdsl.lower.declarations import declared
+from optdsl.lower.resolve import resolve_functions
+from optdsl.lower.scope import Scope, collect, reserved_hyper
+from optdsl.modifying.bound import numbers
+from optdsl.syntax import ast
+
+BASE = "base"
+
+
+@dataclass(frozen=True, eq=False)
+class Modifier:
+    """A modifier under the name by which a combination knows it.
+
+    Attributes:
+        name: what its hyperparameters are called after, such as "clip_norm".
+        application: where it is applied.
+        slots: what it redefines, as it is written.
+        scope: the definitions of its file.
+        hypers: its hyperparameters that are not bound, under the combination's names for them.
+        hyper_names: these names by its own.
+        values: the numbers that options give to the others.
+        state_names: the combination's names for its states, by its own.
+        claims: what its file claims.
+    """
+
+    name: str
+    application: ast.Application
+    slots: tuple[str, ...]
+    scope: Scope
+    hypers: tuple[Hyper, ...]
+    hyper_names: Mapping[str, str]
+    values: Mapping[str, float]
+    state_names: Mapping[str, str]
+    claims: tuple[ast.Claim, ...]
+
+    def equation(self, name: str) -> ast.Equation:
+        """An equation by its name, prime included."""
+        return self.scope.equations[name.removesuffix("'"), name.endswith("'")]
+
+
+def modifier(
+    application: ast.Application,
+    tree: ast.Declaration,
+    prelude: Mapping[str, ast.Function],
+    taken: AbstractSet[str],
+    report: Report,
+) -> Modifier:
+    """A modifier, checked by itself.
+
+    Args:
+        application: where it is applied.
+        tree: its syntax tree.
+        prelude: the functions that every specification may use, by name.
+        taken: the names of states and hyperparameters that the rule and the modifiers before it
+            have.
+        report: receives the mistakes of its file and of its options.
+    """
+    slots = tuple(s.spelled for s in tree.slots)
+    scope, _ = collect(tree, prelude, report, frozenset(), redefined=frozenset(slots))
+    _check_statements(tree, report)
+    _check_slots(tree, slots, scope, report)
+    check_types(scope, report)
+    resolve_functions(scope, frozenset(), report)
+    own = declared(scope, report)
+    name = name_of(application, tree)
+    domains = {h: hyper.domain for h, hyper in own.hypers.items()}
+    values = numbers(application.modifier, application.options, domains, set(), scope, report)
+    hypers = []
+    for hyper in own.hypers.values():
+        flat = f"{name}_{hyper.name}"
+        if hyper.name in values:
+            continue
+        hypers.append(Hyper(flat, hyper.default, hyper.domain))
+        reason = reserved_hyper(flat)
+        if flat in taken or reason is not None:
+            report.error(
+                "duplicate",
+                f"`{hyper.name}` of `{application.modifier.text}` would be called {flat}",
+                application.modifier.span,
+                label=reason or "the rule has that name already",
+                hint=f"write `{application.modifier.text} as ...`",
+            )
+    states = {s: f"{name}_{s}" if s in taken else s for s in scope.states}
+    return Modifier(
+        name,
+        application,
+        slots,
+        scope,
+        tuple(hypers),
+        {h: f"{name}_{h}" for h in own.hypers if h not in values},
+        values,
+        states,
+        tuple(s for s in tree.statements if isinstance(s, ast.Claim)),
+    )
+
+
+def name_of(application: ast.Application, tree: ast.Declaration) -> str:
+    """What hyperparameters are called after: the alias, or ``clip_norm`` for ``ClipNorm``."""
+    if application.alias is not None:
+        return application.alias.text.lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", tree.name.text).lower()
+
+
+def _about_base(claim: ast.Claim) -> bool:
+    return claim.rule.text == BASE and not claim.options
+
+
+_ALLOWED = (ast.Hyper, ast.State, ast.Function, ast.Equation, ast.Claim)
+
+
+def _check_statements(tree: ast.Declaration, report: Report) -> None:
+    for statement in tree.statements:
+        if not isinstance(statement, _ALLOWED):
+            report.error(
+                "statement",
+                "a modifier has hyperparameters, states, functions, equations and claims",
+                statement.span,
+                label="this does not belong to a modifier",
+                hint="write it where the modifier is applied",
+            )
+        elif isinstance(statement, ast.Claim) and not _about_base(statement):
+            report.error(
+                "unknown-rule",
+                "a modifier claims what it is in comparison to the rule without it",
+                statement.rule.span,
+                label=f"not `{BASE}`",
+                hint=f"write `{'recovers' if statement.holds else 'misses'} {BASE} at ...`",
+            )
+        elif isinstance(statement, ast.Claim):
+            hypers = [s.name.text for s in tree.statements if isinstance(s, ast.Hyper)]
+            for setting in statement.settings:
+                if setting.name.text not in hypers:
+                    report.error(
+                        "unknown-name",
+                        f"`{setting.name.text}` is not a hyperparameter",
+                        setting.name.span,
+                        hint=nearest(setting.name.text, hypers),
+                    )
+
+
+def _check_slots(
+    tree: ast.Declaration, slots: tuple[str, ...], scope: Scope, report: Report
+) -> None:
+    """Every slot has an equation, and so has every state; other primes belong to nothing."""
+    defined = {name + ("'" if primed else "") for name, primed in scope.equations}
+    for slot in tree.slots:
+        if slot.spelled not in defined:
+            report.error(
+                "no-update",
+                f"there is no equation for `{slot.spelled}`",
+                slot.name.span,
+                label="the modifier says that it redefines this",
+                hint=f"write `{slot.spelled} = ...`",
+            )
+    for name, state in scope.states.items():
+        if f"{name}'" in slots:
+            report.error(
+                "duplicate",
+                f"`{name}` is a state of the modifier and of the rule",
+                state.name.span,
+                label=f"`{name}'` after `of` is the rule's",
+                hint="rename the modifier's own",
+            )
+        if f"{name}'" not in defined:
+            report.error(
+                "state-not-updated",
+                f"the state `{name}` is never updated",
+                state.name.span,
+                label=f"there is no equation for `{name}'`",
+                hint=f"write `{name}' = ...`",
+            )
+    for (name, primed), equation in scope.equations.items():
+        if primed and name not in scope.states and f"{name}'" not in slots:
+            report.error(
+                "prime",
+                f"`{name}'` is neither a state of the modifier nor redefined",
+                equation.name.span,
+                label="only states and theta have a value after the step",
+                hint=f"list `{name}'` after `of` if the rule's own is meant",
+            )

@@ -1,0 +1,403 @@
+"""Late binding: a rule's program copied, with the slots that modifiers redefine in their places.
+
+A slot has levels: level 0 is the rule's own definition, and each modifier that redefines the slot
+adds one, in the order in which modifiers are written. ``base.x`` is the level below the modifier's
+own where it redefines ``x``, and else the highest level, which is also what every use in the rule
+sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, State, Value, upstream
+from optdsl.ir.types import Extent, TypeMismatch
+from optdsl.lower.expressions import Lowering, state_type
+from optdsl.lower.resolve import resolve_expression, walk
+from optdsl.modifying.modifier import BASE, Modifier
+from optdsl.syntax import ast
+
+UPDATE = "theta'"
+GRADIENT = "g"
+# What stands in a modifier without an owner is the finished rule's.
+_FINISHED = frozenset({GRADIENT, UPDATE})
+
+
+class Node(NamedTuple):
+    """What has a value: a level of a slot, or an equation of a modifier (its place, its name)."""
+
+    name: str
+    level: int = -1
+    place: int = -1
+
+
+class Weaver:
+    """Makes the program of a rule with its modifiers."""
+
+    def __init__(
+        self,
+        declaration: ast.Declaration,
+        base: Program,
+        applied: Sequence[Modifier],
+        report: Report,
+    ) -> None:
+        self._declaration, self._base = declaration, base
+        self._applied, self._report = applied, report
+        self._builder = Builder()
+        self._equations = {n: v for n, v in base.equations.items() if "." not in n}
+        self._states = {s.name: s for s in base.states}
+        self._hypers = {h.name for h in base.hypers}
+        # The modifiers that redefine each slot, by their places.
+        self._definers: dict[str, list[int]] = {}
+        for place, one in enumerate(applied):
+            for slot in one.slots:
+                self._definers.setdefault(slot, []).append(place)
+        self._values: dict[Node, Value | None] = {}
+        self._making: list[Node] = []
+        self._copies: dict[Value, Value | None] = {}
+        self._lowerings = [Lowering(one.scope, self._builder, report) for one in applied]
+
+    # --- the program ------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        """The program.
+
+        Raises:
+            SpecError: with every mistake in the report.
+            TooManyOperations: it is too large.
+        """
+        self._check_slots()
+        self._report.check()
+        parameter = self._slot(UPDATE)
+        declared = self._declared()
+        for place, one in enumerate(self._applied):
+            for name, primed in one.scope.equations:
+                spelled = name + ("'" if primed else "")
+                if spelled not in one.slots:
+                    self._value(Node(spelled, place=place))
+        for slot in self._definers:
+            self._slot(slot)
+        self._report.check()
+        states = self._started(declared)
+        self._report.check()
+        assert parameter is not None
+        base, declaration = self._base, self._declaration
+        return Program(
+            declaration.name.text,
+            declaration.documentation or base.documentation,
+            (*base.hypers, *(h for one in self._applied for h in one.hypers)),
+            base.learned,
+            self._builder.operations,
+            tuple(states),
+            parameter,
+            simplexes=base.simplexes,
+        )
+
+    def _check_slots(self) -> None:
+        parts = {h for s in self._base.simplexes for h in s.hypers}
+        known = {GRADIENT, UPDATE, *self._equations, *(self._hypers - parts)}
+        for one in self._applied:
+            for slot in one.slots:
+                if slot not in known:
+                    modifier, rule = one.application.modifier, self._declaration.combination
+                    assert rule is not None
+                    self._report.error(
+                        "unknown-slot",
+                        f"`{rule.base.text}` has no `{slot}` for `{modifier.text}` to redefine",
+                        modifier.span,
+                        label="a modifier redefines equations and hyperparameters of the rule",
+                        hint=f"its equations are {', '.join(sorted({UPDATE, *self._equations}))}",
+                    )
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def _slot(self, name: str) -> Value | None:
+        """What every use of a slot sees: its highest level."""
+        return self._value(Node(name, level=len(self._definers.get(name, ()))))
+
+    def _value(self, node: Node) -> Value | None:
+        if node in self._values:
+            return self._values[node]
+        if node in self._making:
+            self._report_cycle(self._making[self._making.index(node) :])
+            return None
+        self._making.append(node)
+        found = self._own(node) if node.level < 0 else self._level(node.name, node.level)
+        self._making.pop()
+        self._values[node] = found
+        return found
+
+    def _level(self, name: str, level: int) -> Value | None:
+        definers = self._definers.get(name, [])
+        if level == 0:
+            found = self._original(name)
+        else:
+            place = definers[level - 1]
+            found = self._lowered(place, self._applied[place].equation(name), name)
+            found = self._fitting(place, name, found)
+        if found is None or (name == GRADIENT and not definers):
+            return found
+        if name in self._hypers and name not in self._equations and level == 0:
+            return found
+        highest = level == len(definers)
+        label = name if highest else f"{BASE}.{name}" if level == 0 else f"{name}.{level}"
+        return self._named(found, label, name)
+
+    def _named(self, value: Value, label: str, name: str) -> Value:
+        """A value under the name of an equation, which must be the only one of that name."""
+        taken = {str(o.attribute) for o in self._builder.operations if o.opcode == "define"}
+        while label in taken:
+            label = f"{BASE}.{label}"
+        return self._builder.emit("define", value, attribute=label, hint=name)
+
+    def _original(self, name: str) -> Value | None:
+        """The rule's own definition of a slot."""
+        base = self._base
+        if name in self._equations:
+            return self._copied(base.operations[self._equations[name]].arguments[0])
+        if name == GRADIENT:
+            return self._builder.emit("gradient", hint=GRADIENT)
+        if name == UPDATE:
+            return self._copied(base.parameter)
+        return self._builder.emit("hyper", attribute=name, hint=name)
+
+    def _own(self, node: Node) -> Value | None:
+        """An equation of a modifier that is not a slot."""
+        one = self._applied[node.place]
+        found = self._lowered(node.place, one.equation(node.name), node.name)
+        label = f"{one.name}.{node.name}"
+        return None if found is None else self._named(found, label, node.name)
+
+    def _lowered(self, place: int, equation: ast.Equation, own: str) -> Value | None:
+        return self._expression(place, equation.value, own)
+
+    def _expression(self, place: int, node: ast.Expression, own: str) -> Value | None:
+        """An expression of a modifier; None after a mistake."""
+        one = self._applied[place]
+        before = self._report.count
+        resolve_expression(node, one.scope, self._names(one), frozenset(), self._report, own=own)
+        if self._report.count > before:
+            return None
+        environment: dict[str, Value | None] = {}
+        for name in walk(node):
+            if isinstance(name, ast.Name) and name.spelled != "inf":
+                environment[name.spelled] = self._named_value(place, name)
+        if None in environment.values():
+            return None
+        return self._lowerings[place].expression(node, environment)
+
+    def _names(self, one: Modifier) -> set[str]:
+        """The names that the equations of a modifier may use."""
+        of_base = {GRADIENT, UPDATE, *self._equations, *self._states, *self._hypers}
+        return one.scope.values() | {f"{BASE}.{name}" for name in of_base}
+
+    def _named_value(self, place: int, name: ast.Name) -> Value | None:
+        """What a name stands for in the equations of a modifier."""
+        one, builder = self._applied[place], self._builder
+        spelled = name.name + ("'" if name.primed else "")
+        if name.owner == BASE:
+            definers = self._definers.get(spelled, [])
+            if place in definers:
+                return self._value(Node(spelled, level=definers.index(place)))
+            if spelled in self._states and not name.primed:
+                kind = self._states[spelled].type
+                return builder.emit("state", attribute=spelled, type=kind, hint=spelled)
+            return self._slot(spelled)
+        if spelled in _FINISHED:
+            return self._slot(spelled)
+        if spelled in one.slots:
+            return self._value(Node(spelled, level=self._definers[spelled].index(place) + 1))
+        if spelled in one.values:
+            return builder.constant(one.values[spelled])
+        if spelled in one.hyper_names:
+            flat = one.hyper_names[spelled]
+            return builder.emit("hyper", attribute=flat, hint=flat)
+        if spelled in one.state_names:
+            flat, kind = one.state_names[spelled], state_type(one.scope.states[spelled])
+            return builder.emit("state", attribute=flat, type=kind, hint=flat)
+        if (name.name, name.primed) in one.scope.equations:
+            return self._value(Node(spelled, place=place))
+        return self._lowerings[place].leaf(spelled, name.span)
+
+    # --- the rule's own operations ----------------------------------------------------------------
+
+    def _copied(self, root: Value) -> Value | None:
+        """A value of the rule's program in the new one, with slots in their places."""
+        operations, copies = self._base.operations, self._copies
+        named = {v: n for n, v in self._equations.items()}
+        for index in upstream(operations, (root,), stop=named):
+            if index in copies:
+                continue
+            operation = operations[index]
+            if index in named:
+                copies[index] = self._slot(named[index])
+            elif operation.opcode == "gradient" and GRADIENT not in self._equations:
+                copies[index] = self._slot(GRADIENT)
+            elif operation.opcode == "hyper" and operation.attribute in self._definers:
+                copies[index] = self._slot(str(operation.attribute))
+            else:
+                copies[index] = self._copy(operation, [copies.get(a) for a in operation.arguments])
+        return copies[root]
+
+    def _copy(self, operation: Operation, arguments: Sequence[Value | None]) -> Value | None:
+        found = tuple(a for a in arguments if a is not None)
+        if len(found) < len(arguments):
+            return None
+        try:
+            return self._builder.copy(operation, found)
+        except TypeMismatch as error:
+            combination = self._declaration.combination
+            assert combination is not None
+            self._report.error(
+                "type",
+                f"{error.message}, once the modifiers are applied",
+                combination.base.span,
+                label="a modifier gives an equation another type than the rule's own",
+                hint="leave out one modifier after the other to find which",
+            )
+            return None
+
+    def _fitting(self, place: int, name: str, value: Value | None) -> Value | None:
+        """The value, if the rule can have it in that place; else None, and a diagnostic."""
+        if value is None:
+            return None
+        kind = self._builder[value].type
+        message = ""
+        if name in self._hypers and name not in self._equations:
+            if kind.extent > Extent.UNIFORM or kind.condition:
+                message = f"`{name}` is a uniform number"
+        elif name in {GRADIENT, UPDATE} and kind.condition:
+            message = f"`{name}` is a number"
+        elif name.endswith("'") and name != UPDATE:
+            state = self._states[name.removesuffix("'")]
+            if kind.extent > state.type.extent or kind.condition:
+                message = f"`{state.name}` is {state.type.noun}"
+        if not message:
+            return value
+        self._error(place, "type", message, self._applied[place].equation(name).value.span,
+                    f"it would become {kind.noun}")  # fmt: skip
+        return None
+
+    # --- states -----------------------------------------------------------------------------------
+
+    def _declared(self) -> list[State]:
+        """The states, with initial values that may still use other states and `t`."""
+        found = [self._base_state(s) for s in self._base.states]
+        for place, one in enumerate(self._applied):
+            found += [self._own_state(place, name) for name in one.scope.states]
+        return [s for s in found if s is not None]
+
+    def _base_state(self, state: State) -> State | None:
+        after, first = self._copied(state.next), self._copied(state.initial)
+        if after is None or first is None:
+            return None
+        return State(state.name, state.type, first, after, state.origins)
+
+    def _own_state(self, place: int, name: str) -> State | None:
+        one = self._applied[place]
+        node, spelled = one.scope.states[name], f"{name}'"
+        first = self._expression(place, node.initial, name)
+        after = self._value(Node(spelled, place=place))
+        if first is None or after is None:
+            return None
+        kind = state_type(node)
+        for value, span in ((first, node.initial.span), (after, one.equation(spelled).value.span)):
+            found = self._builder[value].type
+            if found.extent > kind.extent or found.condition:
+                label = f"it would become {found.noun}"
+                self._error(place, "type", f"`{name}` is {kind.noun}", span, label)
+                return None
+        return State(one.state_names[name], kind, first, after)
+
+    def _started(self, states: Sequence[State]) -> list[State]:
+        """The states with initial values that are known before the first step.
+
+        An initial value may use the gradient, and so, by way of modifiers, other states and `t`. It
+        is what the first step finds: states at their own initial values, and `t` at 1.
+        """
+        by_name = {s.name: s for s in states}
+        first: dict[str, Value | None] = {}
+        making: list[str] = []
+
+        def started(name: str) -> Value | None:
+            if name in making:
+                self._refuse_start(name, "it depends on itself")
+                return None
+            if name not in first:
+                making.append(name)
+                first[name] = at_start(by_name[name].initial, name)
+                making.pop()
+            return first[name]
+
+        def at_start(root: Value, name: str) -> Value | None:
+            operations = self._builder.operations
+            needed = upstream(operations, (root,))
+            if not any(operations[v].opcode in {"state", "step"} for v in needed):
+                return root
+            new: dict[Value, Value] = {}
+            for value in needed:
+                operation = operations[value]
+                if operation.opcode == "state":
+                    found = started(str(operation.attribute))
+                    if found is None:
+                        return None
+                    new[value] = found
+                elif operation.opcode == "step":
+                    new[value] = self._builder.constant(1.0)
+                elif operation.opcode == "define":
+                    new[value] = new[operation.arguments[0]]
+                else:
+                    try:
+                        arguments = tuple(new[a] for a in operation.arguments)
+                        new[value] = self._builder.copy(operation, arguments)
+                    except TypeMismatch as error:
+                        self._refuse_start(name, error.message)
+                        return None
+            return new[root]
+
+        found = [(s, started(s.name)) for s in states]
+        return [replace(s, initial=value) for s, value in found if value is not None]
+
+    def _refuse_start(self, name: str, why: str) -> None:
+        combination = self._declaration.combination
+        assert combination is not None
+        self._report.error(
+            "initial-value",
+            f"`{name}` has no initial value once the modifiers are applied",
+            combination.base.span,
+            label=why,
+            hint="start a state of the modifier from a number, or from `theta`",
+        )
+
+    # --- mistakes ---------------------------------------------------------------------------------
+
+    def _error(self, place: int, code: str, message: str, span: Span, label: str) -> None:
+        applied = self._applied[place].application.modifier
+        self._report.error(
+            code, message, span, label=label, notes=[Note("applied here", applied.span)]
+        )
+
+    def _report_cycle(self, cycle: Sequence[Node]) -> None:
+        names = [self._spelled(node) for node in cycle]
+        place = next((n.place for n in cycle if n.place >= 0), None)
+        if place is None:
+            slot = next(n for n in cycle if n.level > 0)
+            place = self._definers[slot.name][slot.level - 1]
+        modifier = self._applied[place].application.modifier
+        self._report.error(
+            "cycle",
+            f"`{names[0]}` depends on itself once `{modifier.text}` is applied",
+            modifier.span,
+            label=" -> ".join([*names, names[0]]),
+            hint="`base.x` is `x` without this modifier; use what the rule computes before it",
+        )
+
+    def _spelled(self, node: Node) -> str:
+        if node.place >= 0:
+            return f"{self._applied[node.place].name}.{node.name}"
+        below = node.level < len(self._definers.get(node.name, ()))
+        return f"{BASE}.{node.name}" if below else node.name
