@@ -81,9 +81,9 @@ def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_pat
     from optdsl.cli import main
 
     texts = [b for text in (LANGUAGE, BLENDING) for b in blocks(text)]
-    found = [b for b in texts if b.startswith(("blend ", "optimizer "))]
-    assert len(found) == 3
-    files = [tmp_path / f"{number}.opt" for number in range(3)]
+    found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
+    assert len(found) == 5
+    files = [tmp_path / f"{number}.opt" for number in range(5)]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)
     assert main(["fmt", "--check", *map(str, files)]) == 0

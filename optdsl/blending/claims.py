@@ -46,6 +46,7 @@ class Claim:
         domains: where these may lie.
         defaults: those of them that nothing gives, so that they are as by default.
         settings: the coefficients that are fixed, by hyperparameter.
+        source: where the specification is that the claim is about, if not in the claim's own file.
     """
 
     holds: bool
@@ -58,6 +59,7 @@ class Claim:
     domains: Mapping[str, Domain]
     defaults: tuple[str, ...]
     settings: tuple[tuple[str, float], ...]
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)

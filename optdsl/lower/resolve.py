@@ -39,7 +39,7 @@ def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
         resolve_expression(equation.value, scope, names, broken, report, own=own)
     initial = {"g", "theta", *scope.hypers, *scope.components, *broken}
     for state in scope.states.values():
-        _initial(state, scope, initial, broken, report)
+        resolve_initial(state, scope, initial, broken, report)
     resolve_functions(scope, broken, report)
 
 
@@ -70,13 +70,14 @@ def _parameters(function: ast.Function, report: Report) -> set[str]:
     return set(seen)
 
 
-def _initial(
+def resolve_initial(
     state: ast.State,
     scope: Scope,
     allowed: AbstractSet[str],
     broken: AbstractSet[str],
     report: Report,
 ) -> None:
+    """Report names in an initial value that are not `allowed`, being known only later."""
     known = scope.values()
     for node in walk(state.initial):
         spelled = spelled_name(node)

@@ -9,19 +9,24 @@ from optdsl.blending.claims import Claim, spelled_claim
 from optdsl.diagnostics import Report
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
-from optdsl.ir.program import Program
+from optdsl.ir.program import Program, Value
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.numbers import number
+from optdsl.lower.resolve import resolve_expression, walk
 from optdsl.lower.scope import Scope, collect
 from optdsl.modifying.bound import bound
-from optdsl.modifying.modifier import Modifier, modifier, name_of
+from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
 from optdsl.syntax import ast
+from optdsl.syntax.format import combination
 
 __all__ = ["Combined", "Modifier", "check", "combine"]
+
+
+MAX_MODIFIERS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,14 @@ def combine(
     node = declaration.combination
     assert node is not None
     _check_statements(declaration, report)
+    if len(node.applications) > MAX_MODIFIERS:
+        report.error(
+            "too-large",
+            f"{len(node.applications)} modifiers are applied",
+            node.applications[MAX_MODIFIERS].modifier.span,
+            label=f"at most {MAX_MODIFIERS} are",
+        )
+        report.check()
     scope, _ = collect(declaration, prelude, report, broken)
     own = bound(base, node, scope, report) if base is not None else None
     taken = {h.name for h in own.hypers} | {s.name for s in own.states} if own else set[str]()
@@ -102,7 +115,11 @@ def check(
 ) -> None:
     """Report what is wrong with a modifier whatever it is applied to."""
     name = declaration.name
-    modifier(ast.Application(name, (), None), declaration, prelude, set(), report)
+    one = modifier(ast.Application(name, (), None), declaration, prelude, set(), report)
+    values = [e.value for e in one.scope.equations.values()]
+    for value in (*values, *(s.initial for s in one.scope.states.values())):
+        of_base = {n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE}
+        resolve_expression(value, one.scope, one.scope.values() | of_base, frozenset(), report)
 
 
 def _woven(
@@ -156,30 +173,54 @@ def _claims(
             reference = replace(
                 without, hypers=program.hypers, simplexes=program.simplexes, learned=()
             )
+            hypers = {h.name: h.domain for h in without.hypers}
+            reads = [
+                (str(o.attribute), Value(v))
+                for v, o in enumerate(reference.operations)
+                if o.opcode == "hyper"
+            ]
             found.append(
                 Claim(
                     holds=node.holds,
                     text=spelled_claim(node),
                     span=node.span,
                     rule=base.name,
-                    rule_source=declaration.name.text,
+                    rule_source=_without(declaration, place),
                     reference=verify(reference),
-                    bindings=(),
-                    domains={},
+                    bindings=tuple(reads),
+                    domains=hypers,
                     defaults=(),
                     settings=tuple(settings.items()),
+                    source=declaration.name.span.source.loadable,
                 )
             )
     report.check()
     return tuple(found)
 
 
+def _without(declaration: ast.Declaration, place: int) -> str:
+    """The rule without one of its modifiers, as `optdsl.load` takes it."""
+    node = declaration.combination
+    assert node is not None
+    others = (*node.applications[:place], *node.applications[place + 1 :])
+    return combination(replace(node, applications=others))
+
+
 _ALLOWED = (ast.Learn, ast.LearnAfter, ast.Claim)
 
 
 def _check_statements(declaration: ast.Declaration, report: Report) -> None:
+    learns = any(isinstance(s, ast.Learn) for s in declaration.statements)
     for statement in declaration.statements:
-        if not isinstance(statement, _ALLOWED):
+        if isinstance(statement, ast.LearnAfter) and not learns:
+            report.error(
+                "statement",
+                "`learn after` is about the `learn` statements of its own file",
+                statement.span,
+                label="there is none here",
+                hint="what the rule learns starts as the rule's file says",
+            )
+        elif not isinstance(statement, _ALLOWED):
             report.error(
                 "statement",
                 "a rule with modifiers has no equations of its own",

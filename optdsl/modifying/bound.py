@@ -57,7 +57,14 @@ def numbers(
     found: dict[str, float] = {}
     for option in options:
         name = option.name.text
-        if name not in domains or name in parts:
+        if name in parts:
+            report.error(
+                "unknown-option",
+                f"`{name}` of `{owner.text}` is a part of a weight vector",
+                option.name.span,
+                label="no option sets a weight",
+            )
+        elif name not in domains:
             report.error(
                 "unknown-option",
                 f"`{owner.text}` has no hyperparameter `{name}`",

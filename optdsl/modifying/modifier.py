@@ -91,7 +91,14 @@ def modifier(
                 label=reason or "the rule has that name already",
                 hint=f"write `{application.modifier.text} as ...`",
             )
-    states = {s: f"{name}_{s}" if s in taken else s for s in scope.states}
+    states: dict[str, str] = {}
+    used = {*taken, *(h.name for h in hypers)}
+    for state in scope.states:
+        flat = state
+        while flat in used or (flat != state and flat in scope.states):
+            flat = f"{name}_{flat}"
+        states[state] = flat
+        used.add(flat)
     return Modifier(
         name,
         application,
@@ -154,8 +161,10 @@ def _check_slots(
 ) -> None:
     """Every slot has an equation, and so has every state; other primes belong to nothing."""
     defined = {name + ("'" if primed else "") for name, primed in scope.equations}
-    for slot in tree.slots:
-        if slot.spelled not in defined:
+    for place, slot in enumerate(tree.slots):
+        if slot.spelled in slots[:place]:
+            report.error("duplicate", f"`{slot.spelled}` is listed twice", slot.name.span)
+        elif slot.spelled not in defined:
             report.error(
                 "no-update",
                 f"there is no equation for `{slot.spelled}`",

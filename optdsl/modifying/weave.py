@@ -17,7 +17,7 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import Extent, TypeMismatch
 from optdsl.lower.expressions import Lowering, state_type
-from optdsl.lower.resolve import resolve_expression, walk
+from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.syntax import ast
 
@@ -59,6 +59,8 @@ class Weaver:
         self._values: dict[Node, Value | None] = {}
         self._making: list[Node] = []
         self._copies: dict[Value, Value | None] = {}
+        # The names of equations that are taken; a slot keeps its own for its highest level.
+        self._labels = set(base.equations)
         self._lowerings = [Lowering(one.scope, self._builder, report) for one in applied]
 
     # --- the program ------------------------------------------------------------------------------
@@ -105,12 +107,15 @@ class Weaver:
                 if slot not in known:
                     modifier, rule = one.application.modifier, self._declaration.combination
                     assert rule is not None
+                    hint = f"its equations are {', '.join(sorted({UPDATE, *self._equations}))}"
+                    if slot in {o.name.text for o in rule.options}:
+                        hint = f"it is a number here; leave out `{slot} = ...`"
                     self._report.error(
                         "unknown-slot",
                         f"`{rule.base.text}` has no `{slot}` for `{modifier.text}` to redefine",
                         modifier.span,
                         label="a modifier redefines equations and hyperparameters of the rule",
-                        hint=f"its equations are {', '.join(sorted({UPDATE, *self._equations}))}",
+                        hint=hint,
                     )
 
     # --- values -----------------------------------------------------------------------------------
@@ -149,9 +154,9 @@ class Weaver:
 
     def _named(self, value: Value, label: str, name: str) -> Value:
         """A value under the name of an equation, which must be the only one of that name."""
-        taken = {str(o.attribute) for o in self._builder.operations if o.opcode == "define"}
-        while label in taken:
+        while label != name and label in self._labels:
             label = f"{BASE}.{label}"
+        self._labels.add(label)
         return self._builder.emit("define", value, attribute=label, hint=name)
 
     def _original(self, name: str) -> Value | None:
@@ -272,6 +277,11 @@ class Weaver:
                 message = f"`{name}` is a uniform number"
         elif name in {GRADIENT, UPDATE} and kind.condition:
             message = f"`{name}` is a number"
+        elif (
+            name in self._equations
+            and kind.condition != self._base.type(self._equations[name]).condition
+        ):
+            message = f"`{name}` is {'a number' if kind.condition else 'a condition'}"
         elif name.endswith("'") and name != UPDATE:
             state = self._states[name.removesuffix("'")]
             if kind.extent > state.type.extent or kind.condition:
@@ -300,6 +310,12 @@ class Weaver:
     def _own_state(self, place: int, name: str) -> State | None:
         one = self._applied[place]
         node, spelled = one.scope.states[name], f"{name}'"
+        before = self._report.count
+        first_known = {GRADIENT, *self._hypers}
+        allowed = {GRADIENT, "theta", *one.scope.hypers, *(f"{BASE}.{x}" for x in first_known)}
+        resolve_initial(node, one.scope, allowed, frozenset(), self._report)
+        if self._report.count > before:
+            return None
         first = self._expression(place, node.initial, name)
         after = self._value(Node(spelled, place=place))
         if first is None or after is None:

@@ -172,7 +172,7 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     gradients = str([list(g) for g in found.run.gradients])
     if len(steps) > 2 and len(set(found.run.gradients)) == 1:
         gradients = f"[{list(found.run.gradients[0])}] * {len(steps)}"
-    source, rule = claim.span.source.loadable, claim.rule_source
+    source, rule = claim.source or claim.span.source.loadable, claim.rule_source
     return [
         "import optdsl",
         "import torch",

@@ -76,10 +76,10 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     Raises:
         UnknownSpecError: when the library has no specification of that name.
         OSError: when the file cannot be read.
-        ValueError: when the file is not UTF-8 text.
+        ValueError: when the file is not UTF-8 text, or a combination has a comment.
     """
     text = os.fspath(name)
-    if isinstance(name, str) and _COMBINED.match(text):
+    if isinstance(name, str) and _COMBINED.match(text) and not text.endswith(".opt"):
         return _combination(text)
     if isinstance(name, str) and not is_path(name):
         found = find(text)
@@ -93,11 +93,14 @@ def open_source(name: str | os.PathLike[str]) -> Source:
 
 
 # A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
-_COMBINED = re.compile(r"\s*\w+\s*(\(.*?\)\s*|\s)with(\s|$)")
+_COMBINED = re.compile(r"\s*\w+\s*(\(.*\)\s*$|(\(.*?\)\s*|\s)with(\s|$))", flags=re.DOTALL)
 
 
 def _combination(text: str) -> Source:
     """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
+    if "#" in text:
+        raise ValueError(f"{text!r} names a rule and its modifiers, and has no comments")
+    text = " ".join(text.split())
     names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
     title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
     return Source(text, f"optimizer {title} = {text}\n")
@@ -352,7 +355,8 @@ def _check_learned(program: Program, declaration: ast.Declaration, report: Repor
         report.error(
             "flat",
             f"`{name}` cannot be learned: its hyper-gradient is always zero",
-            spans[name.replace(".", "_").lower()],
+            # A rule with modifiers learns what its own file says, and is made what it is here.
+            spans.get(name.replace(".", "_").lower(), declaration.name.span),
             label="theta' does not move with it",
             hint="theta' depends on it only through functions that are flat, or not at all",
         )

@@ -70,7 +70,7 @@ _WORDS = {
 }
 # How the statements begin, for one that is incomplete.
 _FORMS = {
-    "optimizer": "write `optimizer NAME`",
+    "optimizer": "write `optimizer NAME`, or `optimizer NAME = RULE with MODIFIER`",
     "blend": "write `blend NAME`",
     "modifier": "name what it redefines, as in `modifier {name} of update`",
     "hyper": "give its default, as in `hyper {name} = 0.9 in [0, 1)`",

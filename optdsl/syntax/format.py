@@ -76,15 +76,16 @@ def format(declaration: ast.Declaration) -> str:
 
 def header(declaration: ast.Declaration) -> str:
     """The first line of a file, without its comment."""
-    name, combination = declaration.name.text, declaration.combination
+    name = declaration.name.text
     if declaration.slots:
         return f"modifier {name} of {', '.join(s.spelled for s in declaration.slots)}"
-    if combination is not None:
-        return f"optimizer {name} = {_combination(combination)}"
+    if declaration.combination is not None:
+        return f"optimizer {name} = {combination(declaration.combination)}"
     return f"{'blend' if declaration.blend else 'optimizer'} {name}"
 
 
-def _combination(node: ast.Combination) -> str:
+def combination(node: ast.Combination) -> str:
+    """A rule with its modifiers in one line."""
     text = node.base.text + _options(node.options)
     applied = [
         a.modifier.text + _options(a.options) + (f" as {a.alias.text}" if a.alias else "")
