@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from optdsl.plan import Kind
-from optdsl.schedule import Kernel
+from optdsl.schedule import Kernel, Role
 
 # How the elements of a parameter may be stored.
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+# The operators that C and Python have in common.
+BINARY = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,30 @@ class SourceModule:
     language: str
     text: str
     entries: Mapping[str, EntryPoint]
+
+
+def needed_kernels(kernels: Mapping[str, Kernel], order: str) -> list[Kernel]:
+    """The kernels of a rule that steps call when coefficients move in an order."""
+    after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
+    return [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
+
+
+def entry_point(kernel: Kernel, takes_step: bool) -> EntryPoint:
+    """The entry point of a kernel that writes its results into the memory of states."""
+    names = {str(s) for s in kernel.reads("state")}
+    names |= {kernel.buffers.get(r.name, r.name) for r in kernel.stored}
+    used = set(kernel.reads("hyper"))
+    hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
+    return EntryPoint(
+        kernel.name,
+        tuple(s.name for s in kernel.program.states if s.name in names),
+        hypers,
+        hypers,
+        takes_step,
+        tuple(r.name for r in kernel.results),
+        tuple(d.name for d in kernel.dots),
+        {name: home for name, home in kernel.buffers.items() if name != home},
+    )
 
 
 class Backend(Protocol):

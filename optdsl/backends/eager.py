@@ -34,15 +34,13 @@ class EagerBackend:
         functions = [_Function(kernels[name]) for name in (Role.INITIALIZE, Role.STEP)]
         program = kernels[Role.STEP].program
         bodies = [f.text() for f in functions]
-        needed = frozenset().union(*(f.helpers for f in functions))
+        needed = {name for f in functions for name in f.printer.helpers}
         helpers = [HELPERS[name] for name in HELPERS if name in needed]
         text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
         entries = {f.entry.name: f.entry for f in functions}
         return SourceModule(program.name, "python", text + "\n", entries)
 
-    def spellings(self) -> frozenset[str]:
-        """The operations that the backend can spell."""
-        return spelled_operations()
+    spellings = staticmethod(spelled_operations)
 
 
 def _header(program: Program, code: str) -> str:
@@ -60,7 +58,7 @@ def _header(program: Program, code: str) -> str:
 
 
 class _Function:
-    """The text of one kernel as a Python function."""
+    """The text of one kernel as a Python function; `printer` spells its values."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -75,14 +73,9 @@ class _Function:
         keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._names.fresh(identifier(s)) for s in states}
         self.entry = EntryPoint(kernel.name, states, hypers, keywords, takes_step, results)
-        self._printer = Printer(
-            self._program, dict(zip(hypers, keywords, strict=True)), self._states
-        )
+        named = dict(zip(hypers, keywords, strict=True))
+        self.printer = Printer(self._program, named, self._states)
         self._uses = kernel.uses()
-
-    @property
-    def helpers(self) -> frozenset[str]:
-        return frozenset(self._printer.helpers)
 
     def text(self) -> str:
         lines = [f"    {line}" for line in self._assignments()]
@@ -93,58 +86,43 @@ class _Function:
             returned = [flat] if len(flat) <= WIDTH else returned
         else:
             returned = [f"    return ({results[0]},)"]
-        return "\n".join([*self._signature(), f'    """{self._docstring()}"""', *lines, *returned])
+        documentation = "The parameter after the step, then the states."
+        if self._kernel.name == Role.INITIALIZE:
+            documentation = "The states before the first step, whose gradient is g."
+        return "\n".join([*self._signature(), f'    """{documentation}"""', *lines, *returned])
 
     def _signature(self) -> list[str]:
-        kind = "float" if self._uniform else "Tensor"
+        uniform = self._program.parameter_type.extent is Extent.UNIFORM
+        kind = "float" if uniform else "Tensor"
         positional = [f"{name}: {kind}" for name in ("theta", "g", *self._states.values())]
         keywords = ["t: float"] if self.entry.takes_step else []
         keywords += [f"{name}: float" for name in self.entry.keywords]
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
 
-    @property
-    def _uniform(self) -> bool:
-        return self._program.parameter_type.extent is Extent.UNIFORM
-
-    def _docstring(self) -> str:
-        if self._kernel.name == Role.INITIALIZE:
-            return "The states before the first step, whose gradient is g."
-        return "The parameter after the step, then the states."
-
     def _assignments(self) -> list[str]:
         lines: list[str] = []
         for value in self._kernel.values:
-            if self._printer.leaf(value):
-                continue
-            text = self._printer.text(value)
-            if not self._deserves_name(value, text):
-                continue
-            name = self._names.fresh(self._suggestion(value))
-            lines += self._assignment(name, text, value)
-            self._printer.bind(value, name)
+            text = self.printer.text(value)
+            hint = self._program.operations[value].hint
+            named = hint is not None or self._uses[value] > 1 or len(text) > _INLINE
+            if named and not self.printer.leaf(value):
+                wanted = self.printer.description(value) if hint is None else identifier(hint)
+                name = self._names.fresh(wanted)
+                lines += self._assignment(name, text, value)
+                self.printer.bind(value, name)
         return lines
 
     def _assignment(self, name: str, text: str, value: Value) -> list[str]:
-        parts = self._printer.parts(value)
+        parts = self.printer.parts(value)
         if len(name) + len(text) + 7 <= WIDTH or parts is None:
             return [f"{name} = {text}"]
         return [f"{name} = (", *(f"    {part}" for part in parts), ")"]
 
-    def _deserves_name(self, value: Value, text: str) -> bool:
-        operation = self._program.operations[value]
-        return operation.hint is not None or self._uses[value] > 1 or len(text) > _INLINE
-
-    def _suggestion(self, value: Value) -> str:
-        operation = self._program.operations[value]
-        if operation.hint is not None:
-            return identifier(operation.hint)
-        return self._printer.description(value)
-
     def _result(self, result: Result) -> str:
-        text = self._printer.extended(result.value, result.type.extent)
+        text = self.printer.extended(result.value, result.type.extent)
         # A new state must not share memory with the gradient or the parameter.
-        leaf = self._printer.leaf(result.value) and self._kernel.name == Role.INITIALIZE
+        leaf = self.printer.leaf(result.value) and self._kernel.name == Role.INITIALIZE
         tensor = self._program.type(result.value).extent is not Extent.UNIFORM
         return f"{text}.clone()" if leaf and tensor else text
 

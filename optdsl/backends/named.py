@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import ClassVar
 
 from optdsl.backends.naming import Names
 from optdsl.ir.ops import TABLE
@@ -12,14 +13,18 @@ from optdsl.schedule import Kernel
 
 
 class NamedValues:
-    """The values of one kernel; names that a specification gives are kept where they can be.
+    """The values of one kernel; names that a specification gives are kept where possible.
 
     Attributes:
         kernel: the kernel.
         program: its program.
-        places: where uniform values, and shares of weights, lie in a row; grows as it is asked.
-        scalars: the values of a tensor, in the order in which they lie.
+        places: the index, in a row of uniform numbers, of each uniform value and share of weights
+            that was asked for; `place` adds to it.
+        scalars: the values of a tensor, in the order in which they are stored.
     """
+
+    _SHARING: ClassVar[frozenset[Extent]]
+    """Means of these extents read the shares of uniform weights from the row."""
 
     def __init__(
         self,
@@ -28,20 +33,22 @@ class NamedValues:
         reserved: Iterable[str],
         identifier: Callable[[str], str],
         unnamed: str,
+        single: str | None,
     ) -> None:
         """Name everything.
 
         Args:
             kernel: the kernel.
-            buffers: what lies in memory: the parameter, its gradient, states.
-            reserved: the words that mean something in the text.
-            identifier: makes a name of the language one of the text.
-            unnamed: how values without a name are called.
+            buffers: what is stored in memory: the parameter, its gradient, states.
+            reserved: the words that have a meaning in the text.
+            identifier: converts a name of the language into an identifier of the text.
+            unnamed: the name of values without a name.
+            single: what the backend calls arithmetic in single precision; None if there is none.
         """
         self.kernel, self.program = kernel, kernel.program
         self.places: dict[str, int] = {}
         self.scalars = [v for v in kernel.body if self.extent(v) is Extent.SCALAR]
-        self._identifier, self._unnamed = identifier, unnamed
+        self._identifier, self._unnamed, self._single = identifier, unnamed, single
         names = Names(reserved)
         self._buffers = {b: names.fresh(f"{identifier(b)}_") for b in buffers}
         self._names = {v: names.fresh(self._wanted(v)) for v in kernel.values}
@@ -59,7 +66,7 @@ class NamedValues:
         return self.operation(value).opcode == "constant"
 
     def uniform(self, values: Iterable[Value]) -> bool:
-        """Whether all of them are."""
+        """Whether all values are uniform."""
         return all(self.extent(v) is Extent.UNIFORM for v in values)
 
     def name(self, value: Value) -> str:
@@ -69,6 +76,68 @@ class NamedValues:
     def buffer(self, name: str) -> str:
         """The pointer to the parameter, its gradient or a state."""
         return self._buffers[name]
+
+    def place(self, name: str) -> int:
+        """The index of a number in the row of uniform numbers, which gets it if it has it not."""
+        return self.places.setdefault(name, len(self.places))
+
+    def asked(
+        self,
+        values: Sequence[Value],
+        extra: Iterable[Value],
+        kind: str,
+        own: Collection[Value] | None = None,
+    ) -> list[Value]:
+        """The values of a row or of a tensor that a computation reads by their own names.
+
+        Args:
+            values: what is computed.
+            extra: what is used besides.
+            kind: the arithmetic in which it is computed.
+            own: values that need not be read; by default those that are computed.
+        """
+        own = set(values) if own is None else own
+        used = (a for v in values for a in self._read_by_name(v, kind))
+        return [
+            v
+            for v in dict.fromkeys([*used, *extra])
+            if self.extent(v) is not Extent.TENSOR and v not in own and not self.constant(v)
+        ]
+
+    def by_reciprocal(self, operation: Operation, kind: str) -> bool:
+        """Whether it multiplies elements by a uniform reciprocal, which is faster than a division.
+
+        A number of a tensor may be as small as its elements, and have no finite reciprocal.
+        """
+        if operation.opcode != "div" or kind != self._single:
+            return False
+        divisor = operation.arguments[1]
+        uniform = self.extent(divisor) is Extent.UNIFORM and not self.constant(divisor)
+        return uniform and operation.type.extent is Extent.TENSOR
+
+    def reads_shares(self, value: Value) -> bool:
+        """Whether it is a mean that reads the shares of its weights from the row."""
+        operation = self.operation(value)
+        if operation.opcode != "mix" or self.extent(value) not in self._SHARING:
+            return False
+        return self.uniform(operation.arguments[0::2])
+
+    def _read_by_name(self, value: Value, kind: str) -> tuple[Value, ...]:
+        """The arguments that the lines of a value name; the others are read as derived numbers."""
+        operation = self.operation(value)
+        if self.by_reciprocal(operation, kind):
+            return operation.arguments[:1]
+        return operation.arguments[1::2] if self.reads_shares(value) else operation.arguments
+
+    def _ordered(self, operation: Operation) -> tuple[Value, ...]:
+        """The arguments of an operation in the order in which they are spelled.
+
+        Of two zeros, a maximum or minimum takes its second argument. As by `torch.clamp`, that is
+        the tensor's, and not the uniform bound.
+        """
+        x = operation.arguments
+        bound = operation.opcode in {"max", "min"} and self.extent(x[1]) is Extent.UNIFORM
+        return x[::-1] if bound and self.extent(x[0]) is not Extent.UNIFORM else x
 
     def _wanted(self, value: Value) -> str:
         operation = self.operation(value)

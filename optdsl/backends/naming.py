@@ -17,6 +17,15 @@ def identifier(name: str) -> str:
     return f"{name}_" if reserved else name
 
 
+def plain_identifier(name: str) -> str:
+    """A name of the language as an ASCII identifier that is not all capitals, as macros are.
+
+    One with capitals or an underscore at the start ends in an underscore.
+    """
+    word = "".join(c if c.isascii() else f"u{ord(c):x}" for c in identifier(name))
+    return f"{word}_" if word != word.lower() or word[0] == "_" else word
+
+
 class Names:
     """Gives out names that are not taken yet."""
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
+from optdsl.backends.base import BINARY
 from optdsl.ir import host
 from optdsl.ir.domain import Interval
 from optdsl.ir.intervals import excludes_zero
@@ -17,23 +18,13 @@ from optdsl.ir.types import Extent
 # Binding strength in Python.
 _CONDITIONAL, _COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(7)
 
-_BINARY = {
-    "add": ("+", _SUM),
-    "sub": ("-", _SUM),
-    "mul": ("*", _PRODUCT),
-    "div": ("/", _PRODUCT),
-    "lt": ("<", _COMPARISON),
-    "le": ("<=", _COMPARISON),
-    "gt": (">", _COMPARISON),
-    "ge": (">=", _COMPARISON),
-    "eq": ("==", _COMPARISON),
-    "ne": ("!=", _COMPARISON),
-}
+_LEVELS = dict.fromkeys(BINARY, _COMPARISON) | dict.fromkeys(("add", "sub"), _SUM)
+_LEVELS |= dict.fromkeys(("mul", "div"), _PRODUCT)
 _IN_WORDS = {
     "add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "pow", "lt": "below",
     "le": "at_most", "gt": "above", "ge": "at_least", "eq": "equals", "ne": "differs_from",
 }  # fmt: skip
-# What a value is called that cannot be described in so many letters.
+# A value whose description needs more letters is called by a noun for its operation.
 _DESCRIPTION = 40
 _NOUNS = {
     "add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
@@ -86,13 +77,17 @@ def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling, on the host and on tensors."""
     functions = _TENSOR_FUNCTIONS.keys() & {*_HOST_FUNCTIONS, *_REDUCTIONS}
     return frozenset(
-        {*_BINARY, *_LEAVES, *functions, "constant", "hyper", "state"}
+        {*BINARY, *_LEAVES, *functions, "constant", "hyper", "state"}
         | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient"}
     )
 
 
 class Printer:
-    """Spells the values of a program; `helpers` are those functions it came to need."""
+    """Spells the values of a program.
+
+    Attributes:
+        helpers: the names of the functions in `HELPERS` that the spelled values call.
+    """
 
     def __init__(
         self, program: Program, hypers: Mapping[str, str], states: Mapping[str, str]
@@ -121,20 +116,15 @@ class Printer:
         """A sum, product or choice cut before its last operator, to be written on two lines."""
         operation = self._program.operations[value]
         if operation.opcode == "where":
-            text, last = self.text(value), f"else {self._at(operation.arguments[2], _CONDITIONAL)}"
-            return (text.removesuffix(f" {last}"), last) if text.endswith(f" {last}") else None
-        symbol, level = _BINARY.get(operation.opcode, ("", _ATOM))
-        if level not in {_SUM, _PRODUCT}:
-            return None
+            last = f"else {self._at(operation.arguments[2], _CONDITIONAL)}"
+        else:
+            level = _LEVELS.get(operation.opcode)
+            if level not in {_SUM, _PRODUCT}:
+                return None
+            last = f"{BINARY[operation.opcode]} {self._at(operation.arguments[1], level + 1)}"
         text = self.text(value)
-        last = f"{symbol} {self._at(operation.arguments[1], level + 1)}"
-        if not text.endswith(f" {last}"):
-            return None  # a call of a helper
-        return text.removesuffix(f" {last}"), last
-
-    def atom(self, value: Value) -> str:
-        """The expression of a value, in parentheses unless it is one word."""
-        return self._at(value, _ATOM)
+        # The call of a function has no operator at its end.
+        return (text.removesuffix(f" {last}"), last) if text.endswith(f" {last}") else None
 
     def description(self, value: Value) -> str:
         """A name for a value that the specification does not name: what it is, in words."""
@@ -179,7 +169,7 @@ class Printer:
         if actual is extent or extent is Extent.UNIFORM:
             return self._at(value, demanded)
         if actual is Extent.SCALAR:
-            return f"{self.atom(value)}.expand_as(theta)"
+            return f"{self._at(value, _ATOM)}.expand_as(theta)"
         text = self.text(value)
         if extent is Extent.SCALAR:
             return f"theta.new_tensor({text})"
@@ -223,17 +213,17 @@ class Printer:
                     f'torch.tensor({self.text(x[0])}, dtype=torch.float64, device="cpu").to(theta)'
                 )
                 return f"{numerator} / {self._at(x[1], _UNARY)}", _PRODUCT
-            case opcode if opcode in _BINARY:
-                symbol, level = _BINARY[opcode]
+            case opcode if opcode in BINARY:
+                level = _LEVELS[opcode]
                 left = self._at(x[0], max(level, _SUM))
-                return f"{left} {symbol} {self._at(x[1], level + 1)}", level
+                return f"{left} {BINARY[opcode]} {self._at(x[1], level + 1)}", level
             case "max" | "min":
                 return self._extremum(operation, uniform)
             case opcode:
                 return self._function(opcode, x[0], uniform)
 
     def _call(self, name: str, *arguments: Value) -> tuple[str, int]:
-        """A call; names of helpers are remembered."""
+        """A call of a function, which is added to `helpers` if it is one of `HELPERS`."""
         if name in HELPERS:
             self.helpers.add(name)
         return f"{name}({', '.join(self.text(a) for a in arguments)})", _ATOM
@@ -315,7 +305,7 @@ def _plain_power(base: Interval, exponent: Interval) -> bool:
 
 
 def literal(number: float) -> tuple[str, int]:
-    """A number as Python reads it back to the bit; whole ones without a fraction."""
+    """A number as text that Python reads back to the bit; whole numbers have no fraction."""
     if math.isinf(number):
         return ("math.inf", _ATOM) if number > 0 else ("-math.inf", _UNARY)
     whole = number == math.floor(number) and abs(number) < 1e6

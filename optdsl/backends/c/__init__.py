@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optdsl.backends.base import SourceModule
+from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.c.driver import driver
 from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
 from optdsl.backends.c.functions import Functions
@@ -98,18 +98,14 @@ class CBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
-        after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
-        needed = [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
-        emitted = [Functions(kernel, dtype) for kernel in needed]
+        emitted = [Functions(kernel, dtype) for kernel in needed_kernels(kernels, order)]
         program = kernels[Role.STEP].program
         texts = [driver(functions) for functions in emitted]
         slots = 2 + max(len(f.entry.states) for f in emitted)
         text = "\n".join([_header(program, dtype, slots), *texts])
         return SourceModule(program.name, "c", text, {f.entry.name: f.entry for f in emitted})
 
-    def spellings(self) -> frozenset[str]:
-        """The operations that the backend can spell."""
-        return spelled_operations()
+    spellings = staticmethod(spelled_operations)
 
 
 def _header(program: Program, dtype: str, slots: int) -> str:

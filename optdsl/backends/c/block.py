@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.c.chunk import STORED, buffer_of, loaded, table, written
+from optdsl.backends.c.chunk import buffer_of, loaded, stored_type, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.values import Values
 from optdsl.ir.ops import LEAVES
@@ -105,8 +105,7 @@ class Block:
 
     def pointer(self, buffer: str, written: bool) -> tuple[str, str]:
         """The type of a pointer, and the pointer to the tensor's first element."""
-        kind = "element" if buffer in STORED.values() else "real"
-        kind = f"{kind} *" if written else f"const {kind} *"
+        kind = f"{'' if written else 'const '}{stored_type(buffer)} *"
         return kind, f"({kind})x->memory[{slot(self.entry, buffer)}]"
 
     def framed(self, lines: Sequence[str]) -> str:

@@ -39,6 +39,11 @@ def written(values: Values, home: str, value: Value) -> str:
     return f"{values.buffer(home)}[i] = {f'rounded({word})' if home == 'theta' else word};"
 
 
+def stored_type(buffer: str) -> str:
+    """The C type of the elements of a buffer."""
+    return "element" if buffer in STORED.values() else "real"
+
+
 def _read(values: Values, buffer: str) -> str:
     text = f"{values.buffer(buffer)}[i]"
     return f"load({text})" if buffer in STORED.values() else text
@@ -48,7 +53,7 @@ def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: 
     """What computing `body`, and using `outside`, takes from the row of uniform numbers."""
     found = {}
     for value in values.asked(body, outside, "real"):
-        place = values.place(value, row)
+        place = values.location(value, row)
         found[values.name(value)] = (
             ("bits", f"{place} != 0 ? -1 : 0")
             if values.program.type(value).condition
@@ -131,9 +136,8 @@ class Chunk:
                                                         "const bits *restrict b"]  # fmt: skip
         pointers = []
         for buffer in self.buffers:
-            kind = "element" if buffer in STORED.values() else "real"
-            kind = kind if buffer in self.homes else f"const {kind}"
-            pointers.append(f"{kind} *restrict {values.buffer(buffer)}")
+            constant = "" if buffer in self.homes else "const "
+            pointers.append(f"{constant}{stored_type(buffer)} *restrict {values.buffer(buffer)}")
         size = [] if self.whole else ["const int64_t n"]
         parameters = [*size, *given, *pointers, "real (*restrict out)[CHUNK]"]
         head = listed(f"{attribute} static void {self.name}(", parameters)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.c.block import SIZE, Block
-from optdsl.backends.c.chunk import STORED, Chunk
+from optdsl.backends.c.chunk import Chunk, stored_type
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.values import Values
 from optdsl.backends.c.watch import watched
@@ -148,11 +148,7 @@ class Chunked(Block):
 
     def _edges(self, quick: Chunk) -> list[str]:
         """Room for a whole chunk of each buffer."""
-        lines = []
-        for buffer in quick.buffers:
-            kind = "element" if buffer in STORED.values() else "real"
-            lines.append(f"{kind} {self.values.buffer(buffer)}EDGE[CHUNK];")
-        return lines
+        return [f"{stored_type(b)} {self.values.buffer(b)}EDGE[CHUNK];" for b in quick.buffers]
 
     def _again(self) -> str:
         """The function that computes a chunk with care, after what was there has been put back."""
@@ -176,7 +172,7 @@ class Chunked(Block):
         kind, pointer = self.pointer(buffer, written)
         return f"{kind}{self.values.buffer(buffer)} = {pointer} + start;"
 
-    def _copied(self, numbers: Iterable[int]) -> Sequence[str]:
+    def _copied(self, numbers: Iterable[int]) -> list[str]:
         """The lines that copy rows to the homes of the results."""
         lines = []
         for k in numbers:

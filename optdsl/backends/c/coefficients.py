@@ -11,10 +11,10 @@ from optdsl.ir.program import Value
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A literal and a uniform number, added up; None is a number that is zero whatever happens.
+    """The sum of a literal and a uniform number; where one may be None, None stands for zero.
 
     A parameter that decays has the coefficient 1 - lr * weight_decay. Rounded to a float, that
-    would lose most of the decay; the parameter and its decay are added up one by one.
+    would lose most of the decay, so the parameter and its decay are separate terms of a sum.
     """
 
     literal: float
@@ -26,7 +26,7 @@ NEGATIVE = Coefficient(-1.0)
 
 
 class Coefficients:
-    """Products and sums of coefficients; all numbers are taken to be finite."""
+    """Products and sums of coefficients; all numbers are assumed to be finite."""
 
     def __init__(self, builder: Builder) -> None:
         """Coefficients of a program that `builder` builds."""
@@ -78,7 +78,7 @@ class Coefficients:
             return parts[0]
         literal = 0.0
         if None not in parts and any(part is not None and part.literal == 1.0 for part in parts):
-            # Near one, all of them: what is told apart are the differences from one.
+            # All of them are near one, so the mean is taken of their differences from one.
             literal = 1.0
         zero = self._builder.constant(0.0)
         rests = []
@@ -97,11 +97,9 @@ class Coefficients:
             return None
         if literal == 1.0:
             return x
-        return (
-            self._negative(x)
-            if literal == -1.0
-            else self._product(self._builder.constant(literal), x)
-        )
+        if literal == -1.0:
+            return self._negative(x)
+        return self._product(self._builder.constant(literal), x)
 
     def _negative(self, x: Value) -> Value:
         operation = self._builder[x]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from optdsl.backends import naming
+from optdsl.backends.base import BINARY
 from optdsl.ir.ops import LEAVES
 
 # What C and the emitted file use for themselves.
@@ -27,16 +28,11 @@ _RESERVED = """
 
 def identifier(name: str) -> str:
     """A name of the language as a C identifier that no header has a macro or a type for."""
-    word = naming.identifier(name)
-    word = "".join(c if c.isascii() else f"u{ord(c):x}" for c in word)
-    # Macros have capitals, types end in _t; what the file uses itself is reserved one by one.
-    return f"{word}_" if word != word.lower() or word.endswith("_t") or word[0] == "_" else word
+    word = naming.plain_identifier(name)
+    # Types end in _t; the file's own words are reserved one by one.
+    return f"{word}_" if word.endswith("_t") else word
 
 
-_BINARY = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/",
-    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
-}  # fmt: skip
 _LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
 _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
 RESERVED = frozenset(_RESERVED.split()) | {
@@ -124,7 +120,7 @@ def functions(double: bool) -> str:
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling."""
     named = {"neg", "where", "pow", "mix", "define", "stop_gradient", "sum", "mean"}
-    return frozenset({*_BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named})
+    return frozenset({*BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named})
 
 
 def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:
@@ -136,8 +132,8 @@ def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:
         double: whether the library's functions are those for double.
         ours: the suffix of our functions.
     """
-    if opcode in _BINARY:
-        return f"{x[0]} {_BINARY[opcode]} {x[1]}"
+    if opcode in BINARY:
+        return f"{x[0]} {BINARY[opcode]} {x[1]}"
     if opcode in _LIBRARY:
         return f"{_LIBRARY[opcode]}{'' if double else 'f'}({x[0]})"
     if opcode in _HELPERS:
@@ -162,31 +158,14 @@ def power(base: str, exponent: str, constant: float | None, double: bool, ours: 
         double: as of `spell`.
         ours: as of `spell`.
     """
-    root = f"sqrt{'' if double else 'f'}({base})"
-    if constant is not None and not double:
-        match constant:
-            case 2.0:
-                return f"{base} * {base}"
-            case 3.0:
-                return f"{base} * {base} * {base}"
-            case 0.5:
-                return root
-            case -0.5:
-                return f"1 / {root}"
-            case -1.0:
-                return f"1 / {base}"
-            case -2.0:
-                return f"1 / ({base} * {base})"
-    match constant:
-        case 2.0:
-            return f"{base} * {base}"
-        case 0.5:
-            return root
-        case -0.5:
-            return f"1 / {root}"
-    if constant is not None:
-        return f"pow{'' if double else 'f'}({base}, {exponent})"
-    return f"power{ours}({base}, {exponent})"
+    if constant is None:
+        return f"power{ours}({base}, {exponent})"
+    suffix = "" if double else "f"
+    square, root = f"{base} * {base}", f"sqrt{suffix}({base})"
+    known = {2.0: square, 0.5: root, -0.5: f"1 / {root}"}
+    if not double:
+        known |= {3.0: f"{square} * {base}", -1.0: f"1 / {base}", -2.0: f"1 / ({square})"}
+    return known.get(constant, f"pow{suffix}({base}, {exponent})")
 
 
 def literal(number: float, kind: str) -> str:

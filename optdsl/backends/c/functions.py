@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optdsl.backends.base import EntryPoint
+from optdsl.backends.base import entry_point
 from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
 from optdsl.backends.c.finite import finite
@@ -26,15 +26,8 @@ class Functions:
 
     def __init__(self, kernel: Kernel, dtype: str) -> None:
         self.kernel = kernel
-        used = set(kernel.reads("hyper"))
-        hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
-        touched = {str(s) for s in kernel.reads("state")}
-        touched |= {kernel.buffers.get(r.name, r.name) for r in kernel.stored} - {"theta"}
-        states = tuple(s.name for s in kernel.program.states if s.name in touched)
-        moved = {name: home for name, home in kernel.buffers.items() if name != home}
-        results, dots = (tuple(r.name for r in rs) for rs in (kernel.results, kernel.dots))
-        self.entry = EntryPoint(kernel.name, states, hypers, hypers, True, results, dots, moved)
-        buffers = ("theta", "g", *states)
+        self.entry = entry_point(kernel, takes_step=True)
+        buffers = ("theta", "g", *self.entry.states)
         self.values = Values(kernel, dtype == "float64", buffers)
         variant = finite(kernel)
         self.finite = None if variant is None else Values(variant, dtype == "float64", buffers)
@@ -79,7 +72,7 @@ class Functions:
             # A tensor's own state may be a uniform value, which nothing else has asked for.
             uniform = values.uniform([result.value]) and not values.constant(result.value)
             if uniform and result.type.extent is Extent.SCALAR:
-                values.place(result.value)
+                values.place(values.name(result.value))
         for value in values.kernel.uniform:
             operation = values.operation(value)
             if TABLE[operation.opcode].stage is Stage.HOST:
@@ -97,7 +90,7 @@ class Functions:
         lines = ["(void)x, (void)u;"]
         for value in values.asked(loop.scalars, (), "real"):
             condition = values.program.type(value).condition
-            place = values.place(value)
+            place = values.location(value)
             kind, text = ("int", f"{place} != 0") if condition else ("real", f"(real){place}")
             lines.append(f"const {kind} {values.name(value)} = {text};")
         for value in loop.scalars:
@@ -109,6 +102,6 @@ class Functions:
                 lines.append(f"const real {name} = *(const real *){memory};")
             else:
                 lines += values.assigned(value, "real")
-            lines.append(f"{values.place(value)} = {name};")
+            lines.append(f"{values.location(value)} = {name};")
         head = f"static void {self.kernel.name}_scalars{number}"
         return braced(f"{head}(const tensor *x, const double *u, double *s)", lines)

@@ -103,8 +103,7 @@ def _parts(values: Values, body: Sequence[Value], size: int) -> list[tuple[Value
 
 def _cost(values: Values, value: Value) -> Cost:
     operation = values.operation(value)
-    product = operation.opcode == "div" and values.by_reciprocal(operation, "real")
-    return cost("mul" if product else operation.opcode)
+    return cost("mul" if values.by_reciprocal(operation, "real") else operation.opcode)
 
 
 def _leaf(values: Values, value: Value) -> bool:

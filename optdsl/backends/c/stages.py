@@ -1,27 +1,28 @@
-"""Operations shared out to stages such that a processor is busy in each of them.
+"""Operations distributed over stages so that a processor is busy in each of them.
 
-A processor has several operations under way while it waits for results, but only so many. In a
-loop with a long chain of operations, one after the other, it waits most of the time. Cut into
-stages of shorter chains, each a loop of its own, more elements are under way at once. Divisions and
-roots have a unit of their own, which should have something to do in every stage.
+A processor has only a limited number of operations in flight. In a loop with a long chain of
+dependent operations it waits for results most of the time. Cut into stages with shorter chains,
+each a loop of its own, more elements are in flight at once. Divisions and roots have an execution
+unit of their own, which should have work in every stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from optdsl.ir.program import Value
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an operation on vectors costs, in cycles of a common processor, about.
+    """The approximate cost of an operation on vectors, on a common processor.
 
     Attributes:
-        latency: until its result is there.
-        slots: how many instructions it takes.
-        divider: how long the unit for divisions and roots is busy.
+        latency: cycles until the result is available.
+        slots: the number of instructions.
+        divider: cycles for which the unit for divisions and roots is busy.
     """
 
     latency: int
@@ -46,20 +47,14 @@ def cost(opcode: str) -> Cost:
     return _COSTS.get(opcode, _USUAL)
 
 
-@dataclass
-class _Load:
+class _Load(NamedTuple):
+    """What a stage has to do: instructions, and cycles of the unit for divisions and roots."""
+
     slots: int = 0
     divider: int = 0
 
-    def with_(self, more: Cost) -> _Load:
+    def plus(self, more: Cost) -> _Load:
         return _Load(self.slots + more.slots, self.divider + more.divider)
-
-    def within(self, room: _Load) -> bool:
-        return self.slots <= room.slots and self.divider <= room.divider
-
-    @property
-    def cycles(self) -> float:
-        return max(self.slots / 2, self.divider)
 
 
 def staged(
@@ -67,12 +62,12 @@ def staged(
 ) -> list[tuple[Value, ...]]:
     """The values of each stage, in order.
 
-    A value goes to the first stage that has room, after those of the values that it needs, and no
-    later than its place on the longest way through all of them allows.
+    A value goes to the first stage that has room, no earlier than the values that it needs, and no
+    later than its place on the longest chain of operations allows.
 
     Args:
-        needed: for each value, in order, those before it that it needs.
-        costs: that of each.
+        needed: for each value, in order, the values before it that it needs.
+        costs: the cost of each value.
         count: the number of stages.
     """
     end: dict[Value, int] = {}
@@ -83,17 +78,19 @@ def staged(
     for value in reversed(list(needed)):
         for argument in needed[value]:
             latest[argument] = min(latest[argument], latest[value] - costs[argument].latency)
-    slots, divider = (sum(getattr(costs[v], k) for v in needed) for k in ("slots", "divider"))
-    # Divisions are large: one may reach over the end by half.
-    half = max((costs[v].divider for v in needed), default=0) // 2
-    room = _Load(-(-slots // count), -(-divider // count) + half)
+    # The room in each stage. Divisions are large: one may exceed it by half.
+    slots = -(-sum(costs[v].slots for v in needed) // count)
+    divider = -(-sum(costs[v].divider for v in needed) // count)
+    divider += max((costs[v].divider for v in needed), default=0) // 2
     loads = [_Load() for _ in range(count)]
     stage: dict[Value, int] = {}
     for value in sorted(needed, key=lambda v: (latest[v], end[v])):
         first = max((stage[a] for a in needed[value]), default=0)
         last = max(first, min(count - 1, latest[value] * count // max(length, 1)))
-        after = {k: loads[k].with_(costs[value]) for k in range(first, last + 1)}
-        fitting = (k for k, load in after.items() if load.within(room))
-        stage[value] = next(fitting, min(after, key=lambda k: after[k].cycles))
+        after = {k: loads[k].plus(costs[value]) for k in range(first, last + 1)}
+        fitting = (k for k, x in after.items() if x.slots <= slots and x.divider <= divider)
+        # Two instructions begin in a cycle.
+        cycles = {k: max(x.slots / 2, x.divider) for k, x in after.items()}
+        stage[value] = next(fitting, min(cycles, key=cycles.__getitem__))
         loads[stage[value]] = after[stage[value]]
     return [tuple(v for v in needed if stage[v] == k) for k in range(count)]

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from optdsl.backends.base import SourceModule
+from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions, hyper_row
@@ -39,10 +39,8 @@ class TritonBackend:
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
         program = kernels[Role.STEP].program
-        after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
-        needed = [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
         row = hyper_row([h.name for h in program.hypers], Role.COMPLETE in kernels)
-        emitted = [Functions(kernel, dtype, row) for kernel in needed]
+        emitted = [Functions(kernel, dtype, row) for kernel in needed_kernels(kernels, order)]
         begun = [f for f in emitted if f.entry.name not in {Role.INITIALIZE, Role.COMPLETE}]
         # A captured graph goes on with the addresses that it was captured with.
         emitted += [_fixed(f, dtype, row) for f in emitted if f.entry.buffers]
@@ -73,9 +71,7 @@ class TritonBackend:
         entries = {f.entry.name: f.entry for f in emitted}
         return SourceModule(program.name, "python", f"{text}\n", entries)
 
-    def spellings(self) -> frozenset[str]:
-        """The operations that the backend can spell."""
-        return spelled_operations()
+    spellings = staticmethod(spelled_operations)
 
 
 def _crowded(names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from optdsl.backends import naming
+from optdsl.backends.base import BINARY
 from optdsl.ir.ops import LEAVES
 
 _RESERVED = """
@@ -23,21 +23,9 @@ _RESERVED = """
     uniforms warps where width x y
 """
 
-
-def identifier(name: str) -> str:
-    """A name of the language that meets no word of the emitted file, whose own have capitals."""
-    word = naming.identifier(name)
-    word = "".join(c if c.isascii() else f"u{ord(c):x}" for c in word)
-    return f"{word}_" if word != word.lower() or word[0] == "_" else word
-
-
 # What compilers are told: products and sums may be rounded once, as the C backend allows it.
 OPTIONS = 'OPTIONS = {"enable_fp_fusion": True}'
 
-BINARY = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/",
-    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
-}  # fmt: skip
 _FUNCTIONS = {
     "sqrt": "tl.sqrt", "exp": "tl.exp", "log": "tl.log", "abs": "tl.abs",
     "sign": "sign", "max": "larger", "min": "smaller",
@@ -185,20 +173,13 @@ def spell(opcode: str, x: Sequence[str], kind: str) -> str:
 
 def power(base: str, exponent: str, constant: float | None, kind: str) -> str:
     """A power; as torch does it where the exponent is one of a few numbers."""
-    one = full(1.0, kind)
-    match constant:
-        case 2.0:
-            return f"{base} * {base}"
-        case 3.0:
-            return f"{base} * {base} * {base}"
-        case 0.5:
-            return spell("sqrt", [base], kind)
-        case -0.5:
-            return spell("div", [one, spell("sqrt", [base], kind)], kind)
-        case -1.0:
-            return spell("div", [one, base], kind)
-        case -2.0:
-            return spell("div", [one, f"({base} * {base})"], kind)
+    square, root = f"{base} * {base}", spell("sqrt", [base], kind)
+    known = {2.0: square, 3.0: f"{square} * {base}", 0.5: root}
+    if constant in known:
+        return known[constant]
+    divisors = {-0.5: root, -1.0: base, -2.0: f"({square})"}
+    if constant in divisors:
+        return spell("div", [full(1.0, kind), divisors[constant]], kind)
     if kind == "tl.float64":
         return f"power({base}, {exponent})"
     return f"power({base}.to(tl.float64), {exponent}.to(tl.float64)).to({kind})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optdsl.backends.base import EntryPoint
+from optdsl.backends.base import entry_point
 from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.laws import Stage
@@ -47,19 +47,8 @@ class Functions:
         self.kernel = kernel
         self._element = f"tl.{dtype}"
         self._row = list(row)
-        read = set(kernel.reads("state"))
-        written = {kernel.buffers.get(r.name, r.name) for r in kernel.stored}
-        names = [s.name for s in kernel.program.states]
-        states = tuple(n for n in names if n in read | written)
-        used = set(kernel.reads("hyper"))
-        hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
-        moved = {s: b for s, b in kernel.buffers.items() if s != b}
-        results = tuple(r.name for r in kernel.results)
-        dots = tuple(d.name for d in kernel.dots)
-        self.entry = EntryPoint(
-            kernel.name, states, hypers, hypers, bool(kernel.reads("step")), results, dots, moved
-        )
-        self.buffers = ("theta", "g", *states)
+        self.entry = entry_point(kernel, takes_step=bool(kernel.reads("step")))
+        self.buffers = ("theta", "g", *self.entry.states)
         self.values = Values(kernel, REAL.get(dtype, "tl.float32"), self.buffers)
         if like is not None:
             self.values.places.update(like.values.places)
