@@ -1,8 +1,9 @@
-"""Texts that take long to make, kept from one process to the next.
+"""Results of the compiler as texts, kept from one process to the next.
 
-What the front half of the compiler makes of a specification is a text (`optdsl.ir.text`). It lies
-in the cache directory beside the libraries, under a key of all that it was made from, the
-compiler's own files included. A note that cannot be read or written is made again.
+A note is a text that takes long to make, such as a program (`optdsl.ir.text`). It is stored in the
+cache directory, beside the libraries, under a hash of everything that it depends on, including the
+compiler's own files. A note that cannot be read is made again; one that cannot be written is not
+kept.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from optdsl.resources import PACKAGE, grammar_text, prelude_text
-from optdsl.runtime.build.cache_directory import cache_directory, entry_text, temporary_name
+from optdsl.runtime.build.cache_directory import cache_directory, entry_text, write_entry
 
 _FORMAT = 2
 
@@ -24,13 +23,13 @@ T = TypeVar("T")
 
 
 def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable[[str], T]) -> T:
-    """What a note says, made now if it is not there or cannot be read.
+    """The result that a note holds, made now if there is no valid note.
 
     Args:
-        kind: what it is about; notes of different kinds have different keys.
-        key: everything that the text depends on, the compiler aside.
-        make: makes the text; what it raises is not noted.
-        read: makes of the text what is wanted; it raises something for a text that `make` cannot
+        kind: the kind of note; notes of different kinds do not share keys.
+        key: everything that the text depends on besides the compiler.
+        make: makes the text; its exceptions are passed on, and nothing is kept then.
+        read: makes the result from the text; it raises an exception for a text that `make` cannot
             have made.
     """
     parts = json.dumps([_FORMAT, _COMPILER, grammar_text(), prelude_text(), kind, *key])
@@ -39,8 +38,7 @@ def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable
         place = cache_directory() / "notes" / f"{whole[:32]}.json"
     except OSError:
         return read(make())
-    # Whatever lies there is data of unknown origin, and anything that goes wrong says that it is
-    # no note: it is made again.
+    # The file may hold anything. Whatever goes wrong shows that it is not a valid note.
     with contextlib.suppress(Exception):
         note = json.loads(entry_text(place))
         if note["sha256"] == _digest(whole, note["text"]):
@@ -48,28 +46,17 @@ def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable
     made = make()
     found = read(made)
     with contextlib.suppress(OSError):
-        _write(place, {"text": made, "sha256": _digest(whole, made)})
+        write_entry(place, json.dumps({"text": made, "sha256": _digest(whole, made)}))
     return found
 
 
 def _digest(key: str, text: str) -> str:
-    """Of a text under a key: a note that was moved to another place is none."""
+    """The hash of a text and its key, so that a note that was moved is not valid."""
     return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
 
 
-def _write(place: Path, note: dict[str, str]) -> None:
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    scratch = place.with_name(temporary_name())
-    try:
-        scratch.write_text(json.dumps(note), encoding="utf-8")
-        os.replace(scratch, place)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-
-
 def _compiler() -> str:
-    """What identifies the compiler: its files, as they were when it was imported."""
+    """A hash of the compiler's files, as they were when it was imported."""
     found = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         found.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())

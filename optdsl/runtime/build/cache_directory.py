@@ -1,4 +1,4 @@
-"""The cache directory: where it is, and how what lies in it is named and read."""
+"""The cache directory: where it is, and how its files are named, read and written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 DIRECTORY_VARIABLE = "OPTDSL_CACHE_DIR"
 
-# Far more than any text of the compiler takes.
+# Far more than any text that the compiler writes.
 _MOST_BYTES = 1 << 26
 
 
 def temporary_name() -> str:
-    """A name for a file or directory in the making, which tells whose it is."""
+    """A name for an unfinished file or directory, with the host and process that it belongs to."""
     return f"tmp-{host()}-{os.getpid()}-{os.urandom(8).hex()}"
 
 
@@ -25,10 +25,10 @@ def host() -> str:
 
 
 def cache_directory() -> Path:
-    """The directory for libraries and for what is known of compilers; made where it is missing.
+    """The directory for libraries and other results of the compiler, created if it is missing.
 
     Raises:
-        OSError: there is none, or it is no place for programs that this user will run.
+        OSError: it cannot be created, or it is not safe for programs that this user will run.
     """
     directory = _chosen_directory()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,16 +54,34 @@ def _chosen_directory() -> Path:
 
 
 def entry_text(path: Path) -> str:
-    """The text of a file in the cache directory, whatever lies there.
+    """The text of a file in the cache directory.
 
     Raises:
-        OSError: there is no regular file, or it is too large to be one of the compiler's.
-        ValueError: it is no UTF-8.
+        OSError: it is missing, no regular file, or too large to be one of the compiler's.
+        ValueError: it is not UTF-8.
     """
-    # A pipe would be waited for otherwise.
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
             raise OSError(errno.EINVAL, "it is no file that optdsl wrote", str(path))
         return file.read(_MOST_BYTES).decode()
+
+
+def write_entry(path: Path, text: str) -> None:
+    """Write a file in a folder of the cache directory; readers see all of it or nothing.
+
+    A process that is killed meanwhile leaves a temporary file in the cache directory itself, where
+    `library_cache` removes it later.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.parents[1] / temporary_name()
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

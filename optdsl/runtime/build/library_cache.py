@@ -1,8 +1,9 @@
 """Shared libraries built from C text, kept from one process to the next.
 
-A library is built in a temporary directory inside the cache, and one rename publishes it: other
-processes see all of it or nothing, whenever this one is killed. A lock only spares them the same
-work. Whatever is wrong with the cache, the library is then built in a private directory.
+A library is built in a temporary directory inside the cache and published by one rename, so that
+other processes see all of it or nothing, even if this process is killed. A lock keeps others from
+doing the same work and has no other purpose. If the cache cannot be used for any reason, the
+library is built in a private directory.
 """
 
 from __future__ import annotations
@@ -51,25 +52,26 @@ _ready: dict[tuple[str | None, str], Path] = {}
 _turns: dict[str, threading.Lock] = {}
 _warned = threading.Lock()
 
-# The threads that hold these do not exist in a child process and would never give them back.
+# The threads that hold these do not exist in a forked child, which would never see them released.
 os.register_at_fork(after_in_child=_turns.clear)
 
 
 def shared_library(text: str, name: str, *, timeout: float = 60.0) -> Path:
-    """The path of a shared library built from C text, from the cache where it is there.
+    """The path of a shared library built from C text, from the cache if possible.
 
     Args:
         text: the C text.
-        name: what to call the files; all but ASCII letters and digits become underscores.
-        timeout: for how many seconds to wait for another thread or process that builds the same
+        name: the stem of the files; all but ASCII letters and digits become underscores.
+        timeout: the number of seconds to wait for another thread or process that builds the same
             library before building a private copy.
 
     Raises:
-        NoCompiler: there is no C compiler that works.
-        BuildError: the compiler refuses the text, does not finish, or there is no place to build
-            in at all.
+        NoCompiler: no C compiler works.
+        BuildError: the compiler refuses the text or does not finish, or no directory can be
+            written to.
     """
-    wanted = _Wanted(text, _stem(name), toolchain())
+    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)[:100] or "_"
+    wanted = _Wanted(text, stem, toolchain())
     place = (os.environ.get(DIRECTORY_VARIABLE), wanted.key)
     turn = _turns.setdefault(wanted.key, threading.Lock())
     mine = turn.acquire(timeout=timeout)
@@ -84,17 +86,13 @@ def shared_library(text: str, name: str, *, timeout: float = 60.0) -> Path:
 
 
 def discard(library: Path) -> None:
-    """Forget a library that `shared_library` gave and that is not what it should be."""
+    """Remove a library that `shared_library` returned and that turned out to be damaged."""
     shutil.rmtree(library.parent, ignore_errors=True)
-
-
-def _stem(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name)[:100] or "_"
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A library: what it is built from, and with what."""
+    """A library to build: its text, the stem of its file, and the compiler."""
 
     text: str
     stem: str
@@ -132,7 +130,7 @@ def _obtain(wanted: _Wanted, timeout: float) -> Path:
     except CompilerHangs:
         raise
     except (OSError, BuildError) as error:
-        # The compiler may complain of a full disk. If it is the text, it will do so again.
+        # The reason may be a full disk. If it is the text, the second build fails, too.
         trouble = error
     library = _build_privately(wanted)
     if trouble is not None:
@@ -141,7 +139,7 @@ def _obtain(wanted: _Wanted, timeout: float) -> Path:
 
 
 def _intact(entry: Path, wanted: _Wanted) -> Path | None:
-    """The library of an entry, if it is there, whole, and the one that its manifest describes."""
+    """The library of an entry, if it exists and is the one that its manifest describes."""
     library = entry / wanted.file_name
     try:
         manifest = json.loads(entry_text(entry / _MANIFEST))
@@ -194,7 +192,7 @@ def _build(wanted: _Wanted, directory: Path) -> Path:
 
 
 def _publish(scratch: Path, entry: Path, wanted: _Wanted) -> None:
-    """Give a finished directory its place; what another process put there is as good."""
+    """Rename a finished directory to its entry; an intact entry of another process is kept."""
     try:
         os.rename(scratch, entry)
     except OSError as error:
@@ -218,14 +216,15 @@ def _scratch(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock(directory: Path, key: str, timeout: float) -> Iterator[None]:
-    """Keep others from building the same library; the system ends a dead holder's lock.
+    """Keep others from building the same library; the lock of a killed process is released.
 
     Raises:
-        TimeoutError: another holder kept it for too long.
+        TimeoutError: another holder did not release it in time.
     """
     locks = directory / "locks"
     locks.mkdir(mode=0o700, exist_ok=True)
-    # The files stay: whoever unlinks one splits those who wait. Hence few of them for all keys.
+    # Lock files are never removed, since processes could then hold locks on different files of one
+    # name. So that there are few of them, keys share them.
     descriptor = os.open(locks / key[:2], os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + timeout
@@ -235,7 +234,7 @@ def _lock(directory: Path, key: str, timeout: float) -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
-        # Closing is not enough if a child that was forked meanwhile has the descriptor as well.
+        # Closing does not release the lock if a forked child has the descriptor, too.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
@@ -247,17 +246,18 @@ def _locked(descriptor: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True  # This file system has no locks, and the cache does not need them.
+        return True  # The file system has no locks, and the cache works without them.
     return True
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what killed processes left behind."""
+    """Remove the temporary files of killed processes."""
     for left in directory.glob("tmp-*"):
         with contextlib.suppress(OSError):
             status = left.lstat()
             age = time.time() - status.st_mtime
-            # After a day a process of that number, or of another host, is no longer its owner.
+            # After a day, a running process of that number must be another one; the processes of
+            # other hosts cannot be looked up.
             if age < _HOUR or (age < _DAY and not _dead(left.name)):
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -267,7 +267,7 @@ def _sweep(directory: Path) -> None:
 
 
 def _dead(temporary: str) -> bool:
-    """Whether the owner of a temporary name is known to be gone."""
+    """Whether the process that made a temporary file is known to have ended."""
     prefix, _, process = temporary.rpartition("-")[0].rpartition("-")
     if prefix != f"tmp-{host()}" or not process.isdecimal():
         return False
@@ -281,7 +281,7 @@ def _dead(temporary: str) -> bool:
 
 
 def _build_privately(wanted: _Wanted) -> Path:
-    """Build a library that lasts as long as this process."""
+    """Build a library in a directory that is removed when this process ends."""
     try:
         directory = Path(tempfile.mkdtemp(prefix="optdsl-"))
         atexit.register(_remove, directory, os.getpid())
@@ -291,7 +291,7 @@ def _build_privately(wanted: _Wanted) -> Path:
 
 
 def _remove(directory: Path, owner: int) -> None:
-    # A forked child inherits the call, but not the directory.
+    # A forked child inherits the call, too, but must not remove the directory.
     if os.getpid() == owner:
         shutil.rmtree(directory, ignore_errors=True)
 

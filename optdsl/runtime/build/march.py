@@ -1,4 +1,4 @@
-"""For which processor C is compiled: this one, or what an environment variable names."""
+"""The processor for which C is compiled: this one, or the one that OPTDSL_MARCH names."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ LEVELS = {
 
 
 class WrongTarget(ValueError):
-    """The environment names a processor that this one is not; the message says what to do."""
+    """OPTDSL_MARCH names a processor that this one is not; the message says what to do."""
 
 
 def chosen() -> str:
-    """What the environment says: a name as compilers take it after ``-march=``, or "native"."""
+    """The value of OPTDSL_MARCH, a name that compilers accept after ``-march=``, or "native"."""
     return os.environ.get(MARCH_VARIABLE, "").strip() or NATIVE
 
 
 def missing(level: str, processor: str) -> list[str]:
-    """What a level of x86-64 needs and a processor has not; empty for other names.
+    """The flags that a level of x86-64 needs and a processor lacks; empty for other names.
 
     Args:
-        level: a name as compilers take it after ``-march=``.
-        processor: what /proc/cpuinfo says of it.
+        level: a name that compilers accept after ``-march=``.
+        processor: the lines of /proc/cpuinfo on it.
     """
-    names = list(LEVELS)
     if level not in LEVELS:
         return []
+    names = list(LEVELS)
     needed = " ".join(LEVELS[name] for name in names[: names.index(level) + 1])
     return sorted(set(needed.split()) - set(processor.split()))
 
@@ -45,16 +45,16 @@ def march_flags(target: str, processor: str) -> tuple[str, ...]:
     """The compiler's flags for a target.
 
     Args:
-        target: as of `chosen`.
-        processor: what /proc/cpuinfo says of this one; programs for others could end the process.
+        target: a result of `chosen`.
+        processor: the lines of /proc/cpuinfo on this one, which programs for another could crash.
 
     Raises:
-        WrongTarget: the name is none, or this processor cannot run what it stands for.
+        WrongTarget: the name is invalid, or this processor cannot run programs for the target.
     """
     remedy = f"set {MARCH_VARIABLE} to another name, or leave it out to compile for this processor"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", target):
         raise WrongTarget(
-            f"{MARCH_VARIABLE} is {target!r}, which is no processor's name: {remedy}."
+            f"{MARCH_VARIABLE} is {target!r}, which is not the name of a processor: {remedy}."
         )
     if target in LEVELS and platform.machine() not in {"x86_64", "AMD64"}:
         raise WrongTarget(
@@ -69,5 +69,5 @@ def march_flags(target: str, processor: str) -> tuple[str, ...]:
 
 
 def wide(target: str, processor: str) -> bool:
-    """Whether vectors of 512 bits are there to be used."""
+    """Whether vectors of 512 bits are available and wanted."""
     return target in {NATIVE, "x86-64-v4"} and "avx512f" in processor.split()

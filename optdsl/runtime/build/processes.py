@@ -8,24 +8,20 @@ import signal
 import subprocess
 
 
-class StillRunning(Exception):
-    """A program did not finish in time."""
-
-
 def finished(
     command: list[str], environment: dict[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, without standard input; its output is text.
 
-    The program has a process group of its own, with all that it starts. Whatever ends the wait,
-    an interrupt included, ends the group: a compiler's driver leaves its parts behind otherwise,
-    which keep its output open.
+    The program and all processes that it starts have a process group of their own, which is killed
+    when the wait ends early, also by an interrupt. Otherwise the parts that a compiler's driver
+    starts would survive it and keep its output open.
 
     Raises:
         OSError: it cannot be run.
-        StillRunning: it has not finished after so many seconds, and was ended.
+        TimeoutExpired: it did not finish within so many seconds, and was killed.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -34,18 +30,12 @@ def finished(
         encoding="utf-8",
         errors="replace",
         process_group=0,
-    )
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except BaseException as trouble:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-        if isinstance(trouble, subprocess.TimeoutExpired):
-            raise StillRunning from trouble
-        raise
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)

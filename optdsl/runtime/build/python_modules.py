@@ -1,4 +1,4 @@
-"""From emitted source text to functions."""
+"""From emitted Python text to functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optdsl.backends.base import EntryPoint, SourceModule
 
 @dataclass(frozen=True)
 class Function:
-    """A built entry point."""
+    """A built entry point, called with named values."""
 
     entry: EntryPoint
     call: Callable[..., tuple[Any, ...]]
@@ -23,28 +23,25 @@ class Function:
     def __call__(
         self, theta: Any, g: Any, state: dict[str, Any], hypers: dict[str, Any], t: float
     ) -> dict[str, Any]:
-        """Call it with what it takes; what it returns, by name."""
-        keywords = dict(zip(self.entry.keywords, self._picked(hypers), strict=True))
+        """Call it with the arguments that it takes; the results by name."""
+        values = (hypers[name] for name in self.entry.hypers)
+        keywords = dict(zip(self.entry.keywords, values, strict=True))
         if self.entry.takes_step:
             keywords["t"] = t
         results = self.call(theta, g, *(state[s] for s in self.entry.states), **keywords)
         return dict(zip(self.entry.results, results, strict=True))
-
-    def _picked(self, hypers: dict[str, Any]) -> list[Any]:
-        return [hypers[h] for h in self.entry.hypers]
 
 
 @dataclass(frozen=True)
 class Rule:
     """A built rule: how its states start, and its step."""
 
-    source: SourceModule
     initialize: Function
     step: Function
 
 
 def module(source: SourceModule) -> ModuleType:
-    """Execute an emitted Python module, once a text; a traceback through it shows its lines."""
+    """The module of an emitted Python text, executed once; tracebacks show its lines."""
     digest = hashlib.sha256(source.text.encode()).hexdigest()[:12]
     name = f"optdsl_generated_{source.name}_{digest}"
     if name in sys.modules:
@@ -59,8 +56,5 @@ def module(source: SourceModule) -> ModuleType:
 
 def build(source: SourceModule) -> Rule:
     """The functions of an emitted Python module that is a rule."""
-    made = module(source)
-    functions = {
-        entry.name: Function(entry, getattr(made, entry.name)) for entry in source.entries.values()
-    }
-    return Rule(source, functions["initialize"], functions["step"])
+    made, entries = module(source), source.entries
+    return Rule(*(Function(entries[n], getattr(made, n)) for n in ("initialize", "step")))

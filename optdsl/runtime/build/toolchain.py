@@ -1,7 +1,7 @@
-"""The C compiler: which one, with which flags, and where its products are kept.
+"""The C compiler: which one, and with which flags.
 
-Finding out costs a few runs of the compiler. What came out is written down in the cache directory,
-so that a later process learns everything about an unchanged compiler from its file's status.
+To find the flags that a compiler accepts takes a few runs of it. The result is kept in the cache
+directory, so that later processes need only look at the status of the compiler's file.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optdsl.runtime.build import march
-from optdsl.runtime.build.cache_directory import cache_directory, entry_text, temporary_name
-from optdsl.runtime.build.processes import StillRunning, finished
+from optdsl.runtime.build.cache_directory import cache_directory, entry_text, write_entry
+from optdsl.runtime.build.processes import finished
 
 REQUIRED_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
 
-# Each of these is left out if the compiler refuses it. None of them changes what a NaN, an
-# infinity or a subnormal number does.
+# Each of these is left out if the compiler refuses it. None of them changes the results for NaN,
+# infinities or subnormal numbers.
 OPENMP_FLAG = "-fopenmp"
 OPTIONAL_FLAGS = (
     OPENMP_FLAG,  # without it, one thread
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=fast",  # a * b + c is rounded once
-    "-fno-tree-loop-distribute-patterns",  # a short copy is a loop, not a call
-    "--param=vect-epilogues-nomask=0",  # the last few elements need no vectors of their own
+    "-fno-tree-loop-distribute-patterns",  # a short copy is a loop, not a call of memcpy
+    "--param=vect-epilogues-nomask=0",  # no loop with smaller vectors for the last few elements
 )
 AVX512_FLAGS = ("-mprefer-vector-width=512",)
 LIBRARIES = ("-lm",)
 
-# With any of these, some compilers also make the library set the processor's flush-to-zero mode
-# when it is loaded, for everything that the process computes from then on.
+# With any of these, a library built by some compilers sets the processor's flush-to-zero mode when
+# it is loaded, for everything that the process computes from then on.
 FORBIDDEN_FLAGS = (
     "-Ofast",
     "-fassociative-math",
@@ -56,7 +56,7 @@ COMPILERS = ("cc", "gcc", "clang")
 REMEDY = 'install gcc or clang, or set CC to a C compiler, or choose backend="eager"'
 SECONDS_VARIABLE = "OPTDSL_COMPILER_SECONDS"
 
-# How long a compiler may take, in seconds, for a trial and for a library.
+# The time limits of a compiler, in seconds, for a trial and for a library.
 _TRIAL_SECONDS, _BUILD_SECONDS = 60.0, 600.0
 _MEMORY_FORMAT = 2
 _MESSAGE_LIMIT = 4000
@@ -75,27 +75,27 @@ void trivial(double *restrict x, long n) {
 
 
 class NoCompiler(RuntimeError):
-    """There is no C compiler that works; the message says what to do."""
+    """No C compiler works; the message says what to do."""
 
 
 class BuildError(RuntimeError):
-    """The compiler does not build the library; the message says why."""
+    """The compiler failed to build the library; the message says why."""
 
 
 class CompilerHangs(BuildError):
-    """The compiler did not finish in time, and was ended with all that it had started."""
+    """The compiler did not finish in time; it and the processes that it started were killed."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A C compiler and how it is called.
+    """A C compiler and its arguments.
 
     Attributes:
-        compiler: its absolute path.
-        version: what it says of itself, one line.
-        flags: its arguments, in order; those that CC holds are the last, and win, but for the
-            compiler's own name where CC begins with a launcher.
-        seconds: how long it may take.
+        compiler: the absolute path of the program that is called.
+        version: the first line of its answer to ``--version``.
+        flags: its arguments, in order. Those from CC come last, so that they prevail; where CC
+            begins with a launcher such as ccache, the compiler's own name comes first.
+        seconds: the time limit of a build.
     """
 
     compiler: str
@@ -105,7 +105,7 @@ class Toolchain:
 
     @property
     def identity(self) -> tuple[tuple[str, str, int, int], ...]:
-        """Path, real path, size and time of change of the programs that CC names."""
+        """Path, real path, size and modification time of each program that CC names."""
         named = (shutil.which(flag) for flag in self.flags if not flag.startswith("-"))
         return tuple(_identity(program) for program in (self.compiler, *named) if program)
 
@@ -114,10 +114,10 @@ class Toolchain:
 
         Raises:
             BuildError: the compiler cannot be run or refuses the file.
-            CompilerHangs: (a BuildError) it does not finish.
+            CompilerHangs: (a BuildError) it does not finish in time.
         """
         command = [self.compiler, *self.flags, "-o", str(library), str(source), *LIBRARIES]
-        # The compiler's own temporary files go where they are removed with everything else.
+        # The compiler's temporary files are removed together with the library's directory.
         environment = os.environ | {"LC_ALL": "C", "TMPDIR": str(library.parent)}
         try:
             done = _run(command, environment, self.seconds)
@@ -137,14 +137,14 @@ def toolchain() -> Toolchain:
     """The compiler that CC names, else the first of cc, gcc and clang on PATH.
 
     Raises:
-        NoCompiler: there is none, or it does not build even a trivial library, or it hangs.
-        BuildError: CC holds a flag that changes the arithmetic of the whole process, or
-            ``OPTDSL_MARCH`` names what the compiler or this processor does not know.
+        NoCompiler: there is none, or it fails to build a trivial library, or it hangs.
+        BuildError: CC contains a flag that changes the arithmetic of the whole process, or
+            ``OPTDSL_MARCH`` names a processor that the compiler or this machine does not support.
     """
     return _toolchain(os.environ.get("CC", ""), os.environ.get("PATH"), march.chosen())
 
 
-# What is wrong with compilers that did not answer, by identity: nobody waits for them again.
+# The errors of compilers that hung, by identity, so that no second call waits for them.
 _hanging: dict[object, str] = {}
 
 
@@ -161,7 +161,7 @@ def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
     one_thread = "-fno-openmp" in words.arguments
     try:
         if answer and not one_thread and OPENMP_FLAG in answer[1]:
-            # Its library may have been installed since, which does not change the compiler.
+            # The OpenMP library may have been installed since; that does not change the compiler.
             answer = answer if _refused(words, (OPENMP_FLAG,)) else None
         if answer is None:
             answer = _version(words), _refused(words, optional)
@@ -182,7 +182,7 @@ def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
 
 
 def _optional(target: str) -> tuple[str, ...]:
-    """The flags that may be left out, first that for the processor."""
+    """The flags that may be left out; the first one selects the processor."""
     try:
         first = march.march_flags(target, processor())
     except march.WrongTarget as trouble:
@@ -193,11 +193,11 @@ def _optional(target: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Words:
-    """How a user calls the compiler.
+    """The parts of CC, or a compiler found without it.
 
     Attributes:
         program: an absolute path.
-        launched: what a launcher such as ccache is given before the compiler's arguments.
+        launched: the arguments of a launcher such as ccache, which end with the compiler's name.
         arguments: the compiler's arguments.
     """
 
@@ -210,14 +210,14 @@ class _Words:
     ) -> Toolchain:
         """The compiler with some of the optional flags.
 
-        Of two flags that contradict each other compilers take the last, so the user's come last.
+        Of two contradictory flags compilers obey the last, so the user's come last.
         """
         flags = (*self.launched, *REQUIRED_FLAGS, *optional, *self.arguments)
         return Toolchain(self.program, version, flags, _limit(seconds))
 
 
 def _limit(seconds: float) -> float:
-    """How long a compiler may take: what is usual, unless the environment says otherwise."""
+    """The time limit of a compiler: the default, or the one that the environment sets."""
     try:
         chosen = float(os.environ.get(SECONDS_VARIABLE, ""))
     except ValueError:
@@ -236,7 +236,7 @@ def _warn_of_one_thread(compiler: str, version: str) -> None:
 
 
 def _find(cc: str, path: str | None) -> _Words:
-    """The compiler that CC names, or the usual one."""
+    """The compiler that CC names, or else the first of `COMPILERS` on PATH."""
     try:
         words = shlex.split(cc)
     except ValueError as error:
@@ -255,10 +255,10 @@ def _find(cc: str, path: str | None) -> _Words:
 
 
 def _launched(words: list[str], path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What precedes a compiler's arguments: nothing, or where CC names a launcher the rest of it.
+    """The words of CC after the first, split into a launcher's arguments and the compiler's.
 
-    That is everything before the first option (``zig cc -g``), and up to the last word that is a
-    program (``nice -n 5 gcc -g``).
+    A launcher's arguments are everything before the first option (``zig cc -g``) and up to the last
+    word that is a program (``nice -n 5 gcc -g``). A compiler without a launcher has none.
     """
     count = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
     for number, word in enumerate(words[count:], start=count + 1):
@@ -281,7 +281,7 @@ def _run(
 ) -> subprocess.CompletedProcess[str]:
     try:
         return finished(command, environment, seconds)
-    except StillRunning as error:
+    except subprocess.TimeoutExpired as error:
         raise CompilerHangs(
             f"{command[0]} did not finish within {seconds:g} seconds and was stopped"
             f" ({SECONDS_VARIABLE} sets how long it may take)"
@@ -340,19 +340,13 @@ def _recall(memory: str) -> tuple[str, tuple[str, ...]] | None:
 
 def _remember(memory: str, version: str, refused: tuple[str, ...]) -> None:
     with contextlib.suppress(OSError):
-        path = cache_directory() / memory
-        temporary = path.parents[1] / temporary_name()
-        try:
-            temporary.write_text(json.dumps({"version": version, "refused": refused}) + "\n")
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        text = json.dumps({"version": version, "refused": refused}) + "\n"
+        write_entry(cache_directory() / memory, text)
 
 
 @functools.cache
 def processor() -> str:
-    """What -march=native depends on, as far as /proc/cpuinfo tells it."""
+    """The lines of /proc/cpuinfo that ``-march=native`` depends on; empty without such a file."""
     names = {"cpu family", "flags", "isa", "model", "model name", "stepping", "vendor_id"}
     names |= {f"CPU {part}" for part in ("implementer", "architecture", "variant", "part")}
     names |= {"CPU revision", "Features", "cpu", "uarch"}
@@ -360,7 +354,7 @@ def processor() -> str:
     with contextlib.suppress(OSError, ValueError), open("/proc/cpuinfo") as lines:
         for line in lines:
             if not line.strip() and told:
-                break  # the other processors follow
+                break  # the processors that follow are alike
             if line.partition(":")[0].strip() in names:
                 told.append(line.strip())
     return "\n".join(told)

@@ -1,1 +1,1 @@
-"""What is saved, and what may be loaded."""
+"""Checkpoints: what is saved, and checks of what is loaded."""

@@ -1,22 +1,22 @@
 """The step that `torch.distributed.checkpoint` takes to see what an optimizer keeps.
 
-It sets the learning rate to 0 and all gradients to zero, and takes a step of an optimizer without
-state. That step makes states of the right keys, shapes and placements, for a checkpoint to be
-loaded into, and changes nothing: counts stay at 0, and a tensor whose state is all zeros, its
-count among them, starts from scratch with its first true gradient, if no checkpoint came in
-between.
+It sets the learning rate and all gradients to zero, and takes a step of an optimizer without state,
+to get states of the right keys, shapes and placements into which a checkpoint can be loaded. Here
+that step makes states of zeros, with counts of 0, and changes nothing else. If no checkpoint is
+loaded, a tensor with such a state starts anew at its first gradient.
 
-A step with a learning rate of 0 and gradients of zero may also be one of training: a warm-up may
-begin there, and a branch of a model may not take part in the first batch. That step counts, as with
-torch. So the step of a checkpoint is known by the function that takes it, torch's own or that of a
-trainer (torchtitan has one).
+A step with a learning rate of 0 and gradients of zero may also belong to a training: a warm-up may
+start at 0, and a branch of a model may not take part in the first batch. That step counts, as with
+torch. The step of a checkpoint is recognized by the function that takes it, which is torch's own or
+that of a trainer such as torchtitan.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,37 +29,28 @@ from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.learning.scopes import OWN
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
-# The functions that take the step: of torch.distributed.checkpoint.state_dict, and of torchtitan.
+# The functions of torch.distributed.checkpoint.state_dict and of torchtitan that take the step.
 _FUNCTIONS = frozenset({"_init_optim_state", "init_optim_state"})
 
 
 def is_inert(optimizer: LearningOptimizer) -> bool:
-    """Whether the step that is being taken is that of a checkpoint.
-
-    No rank asks another one: each is told by its own caller.
+    """Whether the step that is being taken is that of a checkpoint; no communication is needed.
 
     Args:
-        optimizer: one that has taken no step yet, or none since it was loaded.
+        optimizer: an optimizer that has taken no step since it was made or loaded.
     """
     if any(optimizer.state.values()):
         return False
     if any(float(group["lr"]) for group in optimizer.param_groups if "lr" in group):
         return False
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name in _FUNCTIONS:
-            return True
-        frame = frame.f_back
-    return False
+    stack = traceback.walk_stack(sys._getframe(1))
+    return any(frame.f_code.co_name in _FUNCTIONS for frame, _ in stack)
 
 
 def materialize(optimizer: LearningOptimizer) -> None:
-    """Give every parameter that is trained the state that it has after a step, all zeros."""
+    """Give every parameter that requires gradients the state that a step makes, with zeros."""
     pairs = []
     rows = []
     for group in optimizer.param_groups:
@@ -75,7 +66,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
             for value in state.values():
                 value.zero_()
             optimizer.state[parameter] = state
-    # What tensors learn for themselves is as it is for a tensor without state.
+    # The coefficients of tensors have the values that they have for a tensor without state.
     scopes = optimizer.compiled.scopes
     scopes.give_back(scopes.divided(pairs, rows, optimizer.param_groups, {}), optimizer.state)
 
@@ -83,17 +74,17 @@ def materialize(optimizer: LearningOptimizer) -> None:
 def start_over(
     optimizer: LearningOptimizer, work: Sequence[Pairs], among: Iterable[Tensor] | None
 ) -> tuple[Tensor, ...]:
-    """Forget states that `materialize` made of parameters that take a step now.
+    """Clear the states that `materialize` has made for parameters that take a step now.
 
-    A state whose count is 0 and that has anything else was loaded, and is kept.
+    A state with a count of 0 and other numbers that are not zero was loaded, and is kept.
 
     Args:
         optimizer: the optimizer.
-        work: parameters with gradients, by group.
-        among: the parameters whose states may be such; None for all.
+        work: pairs of parameters and gradients, by group.
+        among: the parameters that may have such a state; None for all.
 
     Returns:
-        The parameters that have such a state still.
+        The parameters that still have such a state.
     """
     states = optimizer.state
     blank = [p for p in (states if among is None else among) if p in states and _blank(states[p])]
@@ -105,7 +96,7 @@ def start_over(
 
 
 def _blank(state: dict[str, Any]) -> bool:
-    """Whether a state has taken no step, and is zeros but for what its tensor learns."""
+    """Whether a state has a count of 0 and is all zeros, apart from learned coefficients."""
     count = state.get("step")
     if count is None or without_values(count) or float(count):
         return False

@@ -2,13 +2,14 @@
 
 A hyper-gradient is a dot product over all elements, and every element must count once:
 
-- Of a sharded parameter, each rank has its own share.
-- Of a replicated one, all ranks have all: only the first of each set of replicas counts.
-- A plain parameter beside sharded ones is a replica on every rank.
+- Of a sharded parameter, each rank counts its own shard.
+- Of a replicated parameter, only the first rank of each set of replicas counts.
+- A plain parameter beside DTensors is a replica on every rank.
 
-So the sums of a mesh are added up over its ranks, and the others go with the first rank of the
-largest mesh. Ranks exchange rows of numbers, and each adds them in the same order: coefficients are
-the same to the bit everywhere, whatever algorithm a backend uses.
+So the sums of each mesh are added up over its ranks, and the sums of plain parameters are added
+by the first rank of the largest mesh. Ranks gather each other's numbers and add them in the same
+order, so that coefficients are equal to the bit on all ranks, whatever algorithm a backend of
+torch.distributed uses.
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ _SHARDS = "shards/"
 Ranks = tuple[int, ...]
 
 
+def is_distributed() -> bool:
+    """Whether this process is a rank of torch.distributed."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def has_other_ranks() -> bool:
+    """Whether torch.distributed runs with more than one rank."""
+    return is_distributed() and torch.distributed.get_world_size() > 1
+
+
 def is_spread(groups: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether an optimizer has DTensors; costs nothing where there are no ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Whether an optimizer has DTensors; parameters are looked at only if there are ranks."""
+    if not is_distributed():
         return False
     module = sys.modules.get("torch.distributed.tensor")
     kinds = {kind for group in groups for kind in set(map(type, group["params"]))}
@@ -55,34 +66,33 @@ def over_ranks(
 ) -> tuple[list[HyperGradients], list[int]]:
     """Sums over all ranks, and the largest counts of steps of any of them.
 
-    One collective for each set of ranks that `parameters` have meshes of, and one for
-    `process_group`: each rank that calls this enters all of them.
+    There is one collective for each mesh of `parameters` and one for `process_group`. Each rank
+    that calls this enters all of them.
 
     Args:
-        parts: what this rank's engines measured; every rank has as many.
-        taken: how many steps parameters of this rank have taken; every rank has as many.
-        names: all that can be in a part on any rank.
-        parameters: all of the optimizer, with gradients or without.
-        process_group: the ranks whose optimizers are parts of one.
+        parts: the sums that this rank's engines measured; every rank has as many parts.
+        taken: counts of steps of this rank's parameters; every rank has as many.
+        names: all names that a part can have on any rank.
+        parameters: all parameters of the optimizer, with gradients or without.
+        process_group: the ranks whose optimizers are parts of one optimizer.
     """
     keys = [f"{number}:{name}" for number in range(len(parts)) for name in names]
     sums: HyperGradients = {}
     for number, part in enumerate(parts):
         for key, value in part.items():
-            prefix, name = _split(key)
-            sums[f"{prefix}{number}:{name}"] = value
+            # The prefix, if there is one, comes first.
+            end = key.index("/", len(_SHARDS)) + 1 if key.startswith(_SHARDS) else 0
+            sums[f"{key[:end]}{number}:{key[end:]}"] = value
     counts = list(taken)
     meshes = _meshes(parameters)
-    # From small to large, the same way on every rank.
+    # From small to large: the order must be the same on every rank.
     for ranks in sorted(meshes, key=lambda ranks: (len(ranks), ranks)):
         prefix = _key(ranks)
         own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
         others = {k: v for k, v in sums.items() if not k.startswith(prefix)}
         if torch.distributed.get_rank() == ranks[0]:
-            # Replicas, all of these.
-            for key in keys:
-                if key in others:
-                    own[key] = own.get(key, 0.0) + others[key]
+            for key in [key for key in keys if key in others]:  # sums over replicas
+                own[key] = own.get(key, 0.0) + others[key]
         total, counts = _added(own, counts, keys, _group(ranks, meshes[ranks]))
         sums = {k: v for k, v in others.items() if k.startswith(_SHARDS)} | total
     if process_group is not None:
@@ -96,10 +106,10 @@ def over_ranks(
 def everywhere(
     flags: Sequence[bool], parameters: Iterable[Tensor], process_group: ProcessGroup | None
 ) -> list[bool]:
-    """For each flag, whether it is true on some rank; every rank calls this at the same time."""
+    """For each flag, whether it is true on some rank; a collective of all ranks."""
     names = [str(number) for number in range(len(flags))]
     sums = {name: 1.0 for name, flag in zip(names, flags, strict=True) if flag}
-    # As replicas, only the first rank's would count: so they are filed as shares of each mesh.
+    # Of replicas only the first rank's would count, so the flags count as shards of each mesh, too.
     parameters = list(parameters)
     for ranks in _meshes(parameters):
         sums |= {_key(ranks) + name: 1.0 for name in names if name in sums}
@@ -110,7 +120,7 @@ def everywhere(
 def _added(
     sums: HyperGradients, taken: Sequence[int], names: Sequence[str], group: Any
 ) -> tuple[HyperGradients, list[int]]:
-    """Sums over the ranks of a group: those that some rank has."""
+    """Sums over the ranks of a group, under the names that some rank has, and largest counts."""
     found = [float(name in sums) for name in names]
     row = [*(sums.get(name, 0.0) for name in names), *found, *map(float, taken)]
     columns = list(zip(*gathered(row, group), strict=True))
@@ -120,8 +130,12 @@ def _added(
 
 
 def gathered(row: list[float], group: Any) -> list[list[float]]:
-    """The rows of all ranks, in their order."""
-    device = _device(group)
+    """The rows of all ranks of a group, in the order of the ranks."""
+    backends = torch.distributed.get_backend_config(group).split(",")
+    kinds = [pair.split(":")[0] for pair in backends]
+    device = torch.device("cpu")
+    if "cpu" not in kinds:
+        device = torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())
     mine = torch.tensor(row, dtype=torch.float64, device=device)
     rows = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size(group))]
     torch.distributed.all_gather(rows, mine, group=group)
@@ -130,7 +144,7 @@ def gathered(row: list[float], group: Any) -> list[list[float]]:
 
 
 def mean(row: list[float], group: Any) -> list[float]:
-    """The means over all ranks, the same to the bit on each of them."""
+    """The means over all ranks of a group, equal to the bit on each of them."""
     rows = gathered(row, group)
     return [sum(values) / len(rows) for values in zip(*rows, strict=True)]
 
@@ -138,27 +152,19 @@ def mean(row: list[float], group: Any) -> list[float]:
 def partners(
     parameters: Iterable[Tensor], process_group: ProcessGroup | None
 ) -> list[frozenset[int]]:
-    """The sets of ranks over which `over_ranks` adds up."""
+    """The sets of ranks over which `over_ranks` adds sums up."""
     found = [frozenset(ranks) for ranks in _meshes(parameters)]
     if process_group is not None:
         found.append(frozenset(torch.distributed.get_process_group_ranks(process_group)))
     return found
 
 
-def _device(group: Any) -> torch.device:
-    """Where a group exchanges tensors."""
-    kinds = [pair.split(":")[0] for pair in torch.distributed.get_backend_config(group).split(",")]
-    if "cpu" in kinds:
-        return torch.device("cpu")
-    return torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())
-
-
-# Groups made here, with the world of processes that they belong to.
+# The groups that were made here, each with the default process group of that time.
 _groups: dict[Ranks, tuple[Any, Any]] = {}
 
 
 def _group(ranks: Ranks, mesh: DeviceMesh) -> Any:
-    """The process group of a mesh as a whole."""
+    """The process group of all ranks of a mesh."""
     world = torch.distributed.group.WORLD
     if len(ranks) == torch.distributed.get_world_size():
         return world
@@ -180,12 +186,6 @@ def _key(ranks: Ranks) -> str:
     return f"{_SHARDS}{','.join(map(str, ranks))}/"
 
 
-def _split(key: str) -> tuple[str, str]:
-    """The prefix of a key of sums, empty for a plain tensor's, and the name."""
-    end = key.index("/", len(_SHARDS)) + 1 if key.startswith(_SHARDS) else 0
-    return key[:end], key[end:]
-
-
 def _meshes(parameters: Iterable[Any]) -> dict[Ranks, DeviceMesh]:
     """The meshes of DTensors that this rank belongs to, one for each set of ranks."""
     meshes = {p.device_mesh for p in parameters if is_dtensor(p)}
@@ -193,7 +193,7 @@ def _meshes(parameters: Iterable[Any]) -> dict[Ranks, DeviceMesh]:
 
 
 def prefix(parameter: Any) -> str | None:
-    """Under what a DTensor's sums are filed; None where another rank's count instead."""
+    """The prefix of the keys of a DTensor's sums; None where another rank's replica counts."""
     mesh: DeviceMesh = parameter.device_mesh
     places = mesh.get_coordinate()
     if places is None:

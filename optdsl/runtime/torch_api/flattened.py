@@ -1,7 +1,7 @@
-"""Parameters of FullyShardedDataParallel: a share that a rank has of several flattened ones.
+"""Parameters of FullyShardedDataParallel: each rank has a shard of several flattened parameters.
 
-They are plain tensors, so nothing about them says which ranks have the other shares: that has to be
-given as a process group. FSDP marks them by an attribute.
+They are plain tensors with an attribute that FSDP sets. Nothing tells which ranks have the other
+shards, so that a process group has to be given.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from torch import Tensor
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.runtime.core.tasks import PENDING_HYPERS
+from optdsl.runtime.distributed.collectives import has_other_ranks
 from optdsl.runtime.engines.compiled import LearningOptimizer
 
 _MARK = "_fsdp_flattened"
 
 
 def check_flattened(optimizer: LearningOptimizer) -> None:
-    """Refuse to learn from the shares of one rank, and to take sums over parts of tensors.
+    """Refuse to learn from the shards of one rank only, and to take sums over parts of tensors.
 
     Raises:
-        RuntimeError: with what to do.
+        RuntimeError: for such an optimizer; the message says what to do.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not has_other_ranks():
         return
     compiled = optimizer.compiled
     reduces = Stage.REDUCTION in stages(compiled.program.operations)
-    if not (compiled.coefficients or reduces) or torch.distributed.get_world_size() == 1:
+    if not (compiled.coefficients or reduces):
         return
     marks = {_is_flattened(p) for group in optimizer.param_groups for p in group["params"]}
     if True not in marks:
@@ -59,41 +60,34 @@ def check_flattened(optimizer: LearningOptimizer) -> None:
 
 
 def packed(states: dict[Any, Any], parameters: Iterable[Tensor]) -> dict[Any, Any]:
-    """The states of a state dict as `FullyShardedDataParallel.optim_state_dict` can take them.
+    """The states of a state dict in a form that `FullyShardedDataParallel` accepts.
 
-    It takes every tensor that is no number for a share of a parameter. The hyperparameters of a
-    pending step are no such share, so they become a tuple of numbers.
+    It takes every tensor with a dimension for a shard of a parameter. The hyperparameters of a
+    pending step are no shard, so they become a tuple of numbers.
 
     Args:
-        states: by parameter.
-        parameters: all of the optimizer.
+        states: the states, by parameter.
+        parameters: all parameters of the optimizer.
     """
     if not any(map(_is_flattened, parameters)):
         return states
     return {
-        key: {
-            **state,
-            **{k: tuple(v.tolist()) for k, v in state.items() if k == PENDING_HYPERS},
-        }
+        key: {k: tuple(v.tolist()) if k == PENDING_HYPERS else v for k, v in state.items()}
         for key, state in states.items()
     }
 
 
 def unpacked(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A state dict with the tensors that `packed` has made tuples of numbers."""
+    """A state dict in which the tuples that `packed` has made are tensors again."""
     states = state_dict.get("state")
     if not isinstance(states, dict):
         return state_dict
-    found = {
-        key: {**state, PENDING_HYPERS: _row(state[PENDING_HYPERS])}
-        for key, state in states.items()
-        if isinstance(state, dict) and _is_packed(state.get(PENDING_HYPERS))
-    }
+    found = {}
+    for key, state in states.items():
+        if isinstance(state, dict) and _is_packed(state.get(PENDING_HYPERS)):
+            row = torch.tensor(state[PENDING_HYPERS], dtype=torch.float64, device="cpu")
+            found[key] = {**state, PENDING_HYPERS: row}
     return {**state_dict, "state": {**states, **found}} if found else state_dict
-
-
-def _row(numbers: Any) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def _is_packed(value: Any) -> bool:

@@ -1,16 +1,16 @@
-"""Optimizers that `ZeroRedundancyOptimizer` makes: each rank's has a share of the parameters.
+"""Optimizers that `ZeroRedundancyOptimizer` makes, one on each rank for a part of the parameters.
 
-The shares are plain tensors that say nothing of each other, and the wrapper hands on all arguments
-but its process group. So an optimizer looks, when it is made, whether it is made by that wrapper.
+The parameters are plain tensors, and the wrapper does not pass on its process group. So a new
+optimizer looks for the wrapper among its callers.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
-import torch
-
+from optdsl.runtime.distributed.collectives import has_other_ranks
 from optdsl.runtime.engines.compiled import LearningOptimizer
 
 _MODULE = "torch.distributed.optim.zero_redundancy_optimizer"
@@ -18,10 +18,9 @@ _MAKER = "_init_local_optimizer"
 
 
 def join_partition(optimizer: LearningOptimizer) -> None:
-    """Let an optimizer that is being made as a share learn with the other shares.
+    """Let an optimizer that a `ZeroRedundancyOptimizer` is making learn with the other ranks.
 
-    It gets the process group of the wrapper that makes it, unless it has one, and remembers that
-    it is a share.
+    It gets the wrapper's process group, unless it has one, and is marked as partitioned.
     """
     module = sys.modules.get(_MODULE)
     if module is None or not _learned_together(optimizer):
@@ -35,16 +34,12 @@ def join_partition(optimizer: LearningOptimizer) -> None:
 
 
 def check_partitioned(optimizer: LearningOptimizer) -> None:
-    """Refuse to learn from the share of one rank, as a copy would that has no process group.
+    """Refuse to learn from one rank's part only, as an optimizer without process group would.
 
     Raises:
-        RuntimeError: with what to do.
+        RuntimeError: for such an optimizer; the message says what to do.
     """
-    if not optimizer._partitioned or optimizer.process_group is not None:
-        return
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    if torch.distributed.get_world_size() == 1:
+    if not (optimizer._partitioned and optimizer.process_group is None and has_other_ranks()):
         return
     learned = ", ".join(_learned_together(optimizer))
     remedy = "set its process_group to that of the ZeroRedundancyOptimizer"
@@ -57,18 +52,13 @@ def check_partitioned(optimizer: LearningOptimizer) -> None:
 
 
 def _learned_together(optimizer: LearningOptimizer) -> list[str]:
-    """What is learned from several tensors."""
+    """The names of the coefficients that are learned from several tensors together."""
     compiled = optimizer.compiled
     return [c.name for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
 
 
 def _maker(kind: type) -> Any:
-    """The wrapper of a kind that is making its rank's optimizer at this moment, if any is."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == _MAKER:
-            found = frame.f_locals.get("self")
-            if isinstance(found, kind):
-                return found
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    """The wrapper of a type that is making an optimizer at this moment; None without one."""
+    stack = traceback.walk_stack(sys._getframe(1))
+    makers = (f.f_locals.get("self") for f, _ in stack if f.f_code.co_name == _MAKER)
+    return next((found for found in makers if isinstance(found, kind)), None)
