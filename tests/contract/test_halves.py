@@ -28,7 +28,7 @@ def test_half_of_a_pending_step_is_refused(lost: str) -> None:
     saved = optimizer.state_dict()
     del saved["state"][0][lost]
     _, other = stepped()
-    with pytest.raises(ValueError, match="this state is not whole: its last step is pending"):
+    with pytest.raises(ValueError, match="this state is incomplete: its last step is pending"):
         other.load_state_dict(saved)
 
 

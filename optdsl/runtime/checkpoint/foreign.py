@@ -1,19 +1,19 @@
-"""States that come from elsewhere: an optimizer in place of its state, a state of torch's own."""
+"""Arguments that are not states of compiled optimizers, such as states of torch's own."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# What torch's optimizers keep and no rule that is written here has to.
+# The states of torch's Adam and AdamW.
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
 def check_mapping(state_dict: Any) -> None:
-    """Refuse what is no state dict at all, such as the optimizer itself.
+    """Refuse an argument that is not a mapping, such as the optimizer itself.
 
     Raises:
-        TypeError: with what to give.
+        TypeError: the message says what to pass instead.
     """
     if isinstance(state_dict, Mapping):
         return
@@ -22,15 +22,15 @@ def check_mapping(state_dict: Any) -> None:
 
 
 def check_native(optimizer: str, state_dict: Mapping[str, Any], own: Collection[str]) -> None:
-    """Refuse a state of torch's Adam, AdamW or SGD, with how to take it over.
+    """Refuse a state of torch's Adam, AdamW or SGD.
 
     Args:
-        optimizer: what the error calls the optimizer.
-        state_dict: of a structure that was checked.
-        own: the states and hyperparameters that the optimizer has.
+        optimizer: the name of the optimizer for the message.
+        state_dict: a state dict whose structure was checked.
+        own: the names of the optimizer's states and hyperparameters.
 
     Raises:
-        ValueError: where the state is one of them.
+        ValueError: for such a state; the message says how to convert it.
     """
     if {"specification", "meaning"} & state_dict.keys():
         return

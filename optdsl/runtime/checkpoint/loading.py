@@ -1,7 +1,7 @@
-"""Loading states without loss, and only those of a rule that takes the same steps.
+"""Loading states: only those of a rule that takes the same steps, and every number as it was saved.
 
-`torch.optim.Optimizer.load_state_dict` casts every floating state to its parameter's dtype, which
-would round the float32 moments of a bfloat16 parameter.
+`torch.optim.Optimizer.load_state_dict` casts floating-point states to the dtype of their parameter,
+which would round the float32 moments of a bfloat16 parameter.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from optdsl.runtime.engines.completion import is_whole
 from optdsl.runtime.engines.state_allocation import copied_beside
 from optdsl.runtime.learning.scopes import OWN
 
-# What a state keeps for a pending step, and no rule declares.
+# The entries of states that are kept on the host.
 _ON_THE_HOST = frozenset({"step", PENDING_HYPERS})
 
 
 @contextmanager
 def restored_bitwise(optimizer: LearningOptimizer) -> Iterator[None]:
-    """Within, `load_state_dict` checks what it is given and keeps every tensor's dtype.
+    """Within, `load_state_dict` checks its argument and keeps the dtype of every tensor.
 
-    The hooks come after the user's own pre-hooks, which may replace the state, and before the
-    user's own post-hooks, which may look at the result.
+    The hooks run after the user's pre-hooks, which may replace the state dict, and before the
+    user's post-hooks, which may read the result.
     """
     loaded: dict[str, Any] = {}
 
@@ -58,24 +58,19 @@ def restored_bitwise(optimizer: LearningOptimizer) -> Iterator[None]:
 
 
 def signed(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state with the name of the specification that made it, and what that means."""
+    """The state dict with the name of the specification and with the meaning of its rule."""
     compiled = optimizer.compiled
-    entry = dict(compiled.meaning.entry)
-    return {
-        **state_dict,
-        "specification": compiled.program.name,
-        "meaning": entry,
-    }
+    own = {"specification": compiled.program.name, "meaning": dict(compiled.meaning.entry)}
+    return {**state_dict, **own}
 
 
 def drop_strangers(optimizer: LearningOptimizer) -> None:
-    """Forget what a loaded state kept for coefficients that this optimizer does not learn.
+    """Delete loaded entries for coefficients that this optimizer does not learn.
 
-    A tangent that nobody takes up at the next step would be wrong at any later one.
+    A tangent that the next step does not use would be wrong at any later step.
     """
     learned = {c.name for c in optimizer.compiled.coefficients}
-    entries = [*optimizer.param_groups, *optimizer.state.values()]
-    for entry in entries:
+    for entry in (*optimizer.param_groups, *optimizer.state.values()):
         for key in list(entry):
             kind, slash, name = str(key).partition("/")
             known = kind in {"tangent", "hypergradient", "learn", "coefficient"} and slash
@@ -84,12 +79,13 @@ def drop_strangers(optimizer: LearningOptimizer) -> None:
 
 
 def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
-    program = optimizer.compiled.program
+    program, own = optimizer.compiled.program, optimizer.compiled.meaning
     name = type(optimizer).__name__
     check_structure(name, state_dict)
-    check_native(name, state_dict, named(optimizer.compiled.meaning))
+    check_native(name, state_dict, named(own))
     _check_meaning(optimizer, state_dict)
     observed.check(optimizer, state_dict)
+    held = pairs(optimizer, state_dict)
     for group in state_dict["param_groups"]:
         missing = [h.name for h in program.hypers if h.name not in group]
         if missing:
@@ -107,8 +103,8 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
         noted = frozenset(str(key) for key in state if is_pending(key))
         if not is_whole(program, noted):
             raise ValueError(
-                f"this state is not whole: its last step is pending, and of what completes it, it "
-                f"has {', '.join(sorted(noted))} only"
+                f"this state is incomplete: its last step is pending, and of the entries that "
+                f"complete it, there are only {', '.join(sorted(noted))}"
             )
         for key, value in state.items():
             if key in states and not isinstance(value, torch.Tensor):
@@ -116,7 +112,7 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                     f"this state is not one of {name}: {key} is {type(value).__name__}, no tensor"
                 )
     scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
-    for index, parameter in pairs(optimizer, state_dict):
+    for index, parameter in held:
         for key, value in state_dict["state"].get(index, {}).items():
             one = key in scalars or str(key).startswith(OWN)
             expected = torch.Size() if one else parameter.shape
@@ -128,17 +124,16 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                     f"{tuple(value.shape)}, not {tuple(expected)}"
                 )
     check_groups(optimizer, state_dict["param_groups"])
-    hypers = _saved_hypers(optimizer.compiled.meaning, state_dict)
-    check_states(optimizer, state_dict["state"], pairs(optimizer, state_dict), hypers)
+    check_states(optimizer, state_dict["state"], held, _saved_hypers(own, state_dict))
 
 
 def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
-    """Refuse the state of a rule that takes other steps, with what is different."""
+    """Refuse the state of a rule that takes other steps, and list the differences."""
     program, name = optimizer.compiled.program, type(optimizer).__name__
     other = state_dict.get("specification", program.name)
     entry, own = state_dict.get("meaning"), optimizer.compiled.meaning
     if not isinstance(entry, dict):
-        # What was saved before there were meanings has a name at most.
+        # A state saved by an early version has at most a name.
         if other != program.name:
             raise ValueError(f"this state is not one of {name}: it was saved by {other}")
         return
@@ -177,7 +172,7 @@ def _saved_hypers(own: Meaning, state_dict: dict[str, Any]) -> tuple[str, ...]:
 def pairs(
     optimizer: LearningOptimizer, state_dict: dict[str, Any]
 ) -> list[tuple[Any, torch.Tensor]]:
-    """The index under which each parameter was saved; as many as both sides have."""
+    """The index under which each parameter was saved, and the parameter."""
     saved = chain.from_iterable(g["params"] for g in state_dict["param_groups"])
     own = chain.from_iterable(g["params"] for g in optimizer.param_groups)
     return list(zip(saved, own, strict=False))
@@ -190,7 +185,7 @@ def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]
     together: dict[tuple[Any, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for index, parameter in pairs(optimizer, state_dict):
+    for index, parameter in held:
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
                 if key == PENDING_HYPERS and saved != own.hypers:
@@ -202,7 +197,7 @@ def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 copy = copied_beside(parameter, number, value, device)
                 optimizer.state[parameter][key] = copy
     for (key, _), alike in together.items():
-        # In one memory, which a step reads and writes at once.
+        # They share one tensor, which a step reads and writes as a whole.
         rows = made(torch.stack([value.detach().to(torch.float64) for _, value in alike]))
         for (parameter, _), row in zip(alike, rows, strict=True):
             optimizer.state[parameter][key] = row

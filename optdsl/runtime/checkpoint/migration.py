@@ -1,4 +1,4 @@
-"""The state of one rule for another one, by the names of states and hyperparameters."""
+"""Conversion of the state of one rule for another, by the names of states and hyperparameters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import torch
 
 from optdsl.plan.keys import is_pending, pending
 from optdsl.runtime.checkpoint.foreign import check_mapping, check_native
-from optdsl.runtime.checkpoint.loading import pairs
+from optdsl.runtime.checkpoint.loading import pairs, signed
 from optdsl.runtime.checkpoint.validation import check_structure
 from optdsl.runtime.core.fingerprint import Meaning, named, read
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import completion as migrate
 from optdsl.runtime.engines.compiled import LearningOptimizer
-
-# How the keys start under which a state keeps what its pending step needs.
 
 
 def migrated(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -48,19 +46,13 @@ def migrated(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[s
     for index, parameter in pairs(optimizer, state_dict):
         if states.get(index):
             states[index] = _state(name, states[index], parameter, group_of[index], own, saved)
-    return {
-        **state_dict,
-        "state": states,
-        "param_groups": groups,
-        "specification": optimizer.compiled.program.name,
-        "meaning": dict(own.entry),
-    }
+    return signed(optimizer, {**state_dict, "state": states, "param_groups": groups})
 
 
 def _group(
     group: dict[str, Any], mine: dict[str, Any], own: Meaning, saved: Meaning | None
 ) -> dict[str, Any]:
-    """A group with the hyperparameters that the optimizer has, the saved values first."""
+    """A saved group with the optimizer's hyperparameters, which have the saved values if any."""
     theirs = {*(() if saved is None else saved.hypers), "betas"} - set(mine)
     kept = {key: value for key, value in group.items() if key not in theirs}
     return {**{h: mine[h] for h in own.hypers if h not in kept}, **kept}
@@ -74,7 +66,7 @@ def _state(
     own: Meaning,
     saved: Meaning | None,
 ) -> dict[str, Any]:
-    """A parameter's state with its last step completed, as the old rule does it."""
+    """A parameter's state after the saved rule has completed its last step."""
     missing = [s for s in own.states if s not in state]
     if missing:
         raise ValueError(f"this state cannot become one of {name}: it has no {', '.join(missing)}")
@@ -96,7 +88,7 @@ def _state(
 
 
 def _apart(saved: dict[str, str], own: dict[str, str]) -> str:
-    """What states differ in: the names that only one side has, and the extents."""
+    """The differences of two sets of states: names that only one has, and extents."""
     absent = [name for name in own if name not in saved]
     extra = [name for name in saved if name not in own]
     parts = [f"it has no {', '.join(absent)}"] if absent else []

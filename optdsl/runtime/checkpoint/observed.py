@@ -1,4 +1,4 @@
-"""What was observed since the last step (`CompiledOptimizer.observe`), in a state dict."""
+"""Sums observed since the last step (`CompiledOptimizer.observe`), in a state dict."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _KEY = "observed"
 
 
 def saved(optimizer: LearningOptimizer, observed: Observed | None) -> dict[str, Any]:
-    """The entry of a state dict for what was observed; none where nothing was.
+    """The entries to add to a state dict: the observed sums, if there are any.
 
     Raises:
-        RuntimeError: where `torch.distributed` asks, whose files keep states and groups only.
+        RuntimeError: if `torch.distributed` asks, whose checkpoints hold only states and groups.
     """
     if observed is None:
         return {}
-    # The function that asks is the caller of `state_dict`.
+    # Frame 1 is `state_dict`; frame 2 is its caller.
     if sys._getframe(2).f_globals.get("__name__", "").startswith("torch.distributed."):
         raise RuntimeError(
             f"{type(optimizer).__name__}: checkpoints of torch.distributed cannot hold what was "
@@ -32,14 +32,18 @@ def saved(optimizer: LearningOptimizer, observed: Observed | None) -> dict[str, 
 
 
 def check(optimizer: LearningOptimizer, state_dict: Mapping[str, Any]) -> None:
-    """Refuse what a state dict says of observations, if it is not of their form.
+    """Refuse a malformed entry for observed sums.
 
     Raises:
-        ValueError: naming the entry.
+        ValueError: for an entry that is not a dict of dicts of numbers.
     """
     entry = state_dict.get(_KEY, {})
     rows = list(entry.values()) if isinstance(entry, dict) else [None]
-    if not all(isinstance(row, dict) and _is_sums(row) for row in rows):
+    if not all(
+        isinstance(row, dict)
+        and all(isinstance(k, str) and isinstance(v, int | float) for k, v in row.items())
+        for row in rows
+    ):
         raise ValueError(
             f"this state is not one of {type(optimizer).__name__}: `{_KEY}` is no dict of "
             f"numbers, by parameter and hyperparameter"
@@ -51,12 +55,12 @@ def loaded(
     state_dict: Mapping[str, Any],
     pairs: Iterable[tuple[Any, Tensor]],
 ) -> Observed | None:
-    """What a state dict says was observed, as far as it is learned here; None for nothing.
+    """The observed sums of a state dict, of coefficients that are learned here; None without any.
 
     Args:
         optimizer: the optimizer.
-        state_dict: it passed `check`.
-        pairs: the index under which each parameter was saved.
+        state_dict: a state dict that passed `check`.
+        pairs: the index under which each parameter was saved, and the parameter.
     """
     if _KEY not in state_dict:
         return None
@@ -66,7 +70,3 @@ def loaded(
         for index, parameter in pairs
         if index in rows
     }
-
-
-def _is_sums(row: dict[Any, Any]) -> bool:
-    return all(isinstance(k, str) and isinstance(v, int | float) for k, v in row.items())

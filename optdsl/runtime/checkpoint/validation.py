@@ -1,14 +1,15 @@
-"""Whether the values of a loaded state are such as a training can have saved.
+"""Checks that a training can have saved the values of a state dict.
 
-A state of another kind would fail at some later step, or change what is learned without a word. So
-all of it is looked at before anything is loaded. Tensors of a rule's states may hold anything, NaN
-and infinities too, since a training that has diverged is saved like any other.
+Other values would make a later step fail, or silently change what is learned. So everything is
+checked before anything is loaded. The states that a rule declares may hold any numbers, including
+NaN and infinities, since a training that has diverged may be saved, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,16 +31,16 @@ from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import OWN, VALUE
 
-# In which dtypes counts may have been saved, and how many steps double precision can count.
+# The dtypes in which counts may have been saved, and the limit of counting in double precision.
 _COUNTS = {*COMPUTE, torch.int32, torch.int64}
 _MOST = 2.0**53
 
 
 def check_structure(optimizer: str, state_dict: Mapping[str, Any]) -> None:
-    """Refuse what is no state dict of any optimizer.
+    """Refuse a mapping that is not the state dict of an optimizer.
 
     Raises:
-        ValueError: with what is missing or of another type.
+        ValueError: naming the entry that is missing or of another type.
     """
     states, groups = state_dict.get("state"), state_dict.get("param_groups")
     if not isinstance(states, dict) or not isinstance(groups, list | tuple):
@@ -48,30 +49,30 @@ def check_structure(optimizer: str, state_dict: Mapping[str, Any]) -> None:
         )
     for number, group in enumerate(groups):
         if not isinstance(group, dict):
-            raise ValueError(_refusal(optimizer, f"param_groups[{number}] is {_kind(group)}"))
+            raise _refused(optimizer, f"param_groups[{number}] is {_kind(group)}")
         if not isinstance(group.get("params"), list | tuple):
-            raise ValueError(_refusal(optimizer, f"param_groups[{number}] has no list `params`"))
+            raise _refused(optimizer, f"param_groups[{number}] has no list `params`")
         for index in group["params"]:
             if not isinstance(index, int | str) or isinstance(index, bool):
                 where = f"`params` of param_groups[{number}]"
-                raise ValueError(_refusal(optimizer, f"{where} has {_kind(index)} {index!r}"))
+                raise _refused(optimizer, f"{where} has {_kind(index)} {index!r}")
     known = {index for group in groups for index in group["params"]}
     for index, state in states.items():
         if index not in known:
-            raise ValueError(_refusal(optimizer, f"state[{index!r}] is of no parameter"))
+            raise _refused(optimizer, f"state[{index!r}] is of no parameter")
         if not isinstance(state, dict):
-            raise ValueError(_refusal(optimizer, f"state[{index!r}] is {_kind(state)}"))
+            raise _refused(optimizer, f"state[{index!r}] is {_kind(state)}")
 
 
 def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse values of groups that no training can have, nor take its next step with.
+    """Refuse values of groups that no training can have, or with which a step would fail.
 
     Args:
-        optimizer: what they are loaded into.
-        groups: they have all hyperparameters.
+        optimizer: the optimizer that loads them.
+        groups: groups with all hyperparameters.
 
     Raises:
-        ValueError: with the group and the key.
+        ValueError: naming the group and the key.
     """
     compiled, name = optimizer.compiled, type(optimizer).__name__
     learned = [c for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
@@ -80,38 +81,32 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
         for hyper in compiled.program.hypers:
             value, key = group[hyper.name], f"{where}[{hyper.name!r}]"
             if isinstance(value, bool) and not isinstance(hyper.domain, Choice):
-                raise ValueError(_refusal(name, f"{key} is bool, no number"))
+                raise _refused(name, f"{key} is bool, no number")
             _checked(name, key, hyper, value, compiled.bounds)
         _check_betas(name, where, group, compiled.betas)
-        try:
+        with _refusing(name, f"{where}: "):
             check_hints(name, group, [h.name for h in compiled.program.hypers])
             check_maximize(name, group.get("maximize", False))
             check_sums(name, compiled.program.simplexes, group)
-        except (TypeError, ValueError) as error:
-            raise ValueError(_refusal(name, f"{where}: {error}")) from None
         _check_memory(name, where, group, learned)
-    try:
+    with _refusing(name):
         check_shared(name, (c.name for c in compiled.scopes.shared), groups)
-    except ValueError as error:
-        raise ValueError(_refusal(name, str(error))) from None
 
 
 def _check_betas(name: str, where: str, group: Mapping[str, Any], betas: tuple[str, ...]) -> None:
-    """Refuse ``betas`` that are not what beta1, beta2 and so on are: somebody edited one."""
+    """Refuse ``betas`` that differ from beta1, beta2 and so on: only one of them was edited."""
     if not betas or "betas" not in group:
         return
     given, key = group["betas"], f"{where}['betas']"
     if not isinstance(given, tuple | list) or len(given) != len(betas):
-        raise ValueError(_refusal(name, f"{key} is no tuple of {len(betas)} numbers"))
+        raise _refused(name, f"{key} is no tuple of {len(betas)} numbers")
     for place, (beta, value) in enumerate(zip(betas, given, strict=True)):
         number, kept = _number(name, f"{key}[{place}]", value), _number(name, where, group[beta])
         if number != kept:
-            raise ValueError(
-                _refusal(
-                    name,
-                    f"{key}[{place}] is {number} and {where}[{beta!r}] is {kept}; give both the "
-                    f"same value",
-                )
+            raise _refused(
+                name,
+                f"{key}[{place}] is {number} and {where}[{beta!r}] is {kept}; give both the same "
+                f"value",
             )
 
 
@@ -124,13 +119,13 @@ def check_states(
     """Refuse states that no training can have.
 
     Args:
-        optimizer: what they are loaded into.
-        states: by index, of the right keys and shapes.
-        pairs: the index and the parameter of each.
+        optimizer: the optimizer that loads them.
+        states: states with the right keys and shapes, by index.
+        pairs: the index and the parameter of each state.
         hypers: the hyperparameters in the order in which pending steps keep them.
 
     Raises:
-        ValueError: with the parameter and the key.
+        ValueError: naming the index of the parameter and the key.
     """
     compiled, name = optimizer.compiled, type(optimizer).__name__
     for index, parameter in pairs:
@@ -148,20 +143,16 @@ def check_states(
             elif key == PENDING_HYPERS:
                 _check_pending(name, where, value, compiled.program, hypers)
         where = f"state[{index!r}]"
-        own = compiled.scopes.of_tensors
-        _check_memory(name, where, state, own)
-        for coefficient in own:
-            if VALUE + coefficient.name in state:
-                key = VALUE + coefficient.name
+        _check_memory(name, where, state, compiled.scopes.of_tensors)
+        for coefficient in compiled.scopes.of_tensors:
+            if (key := VALUE + coefficient.name) in state:
                 hyper = compiled.program.hyper(coefficient.name)
                 _checked(name, f"{where}[{key!r}]", hyper, state[key], compiled.bounds)
         for simplex in compiled.program.simplexes:
             weights = {h: state.get(VALUE + h) for h in simplex.hypers}
             if None not in weights.values():
-                try:
+                with _refusing(name, f"{where}: "):
                     check_sums(name, [simplex], weights)
-                except ValueError as error:
-                    raise ValueError(_refusal(name, f"{where}: {error}")) from None
 
 
 def _check_tensor(
@@ -172,19 +163,19 @@ def _check_tensor(
     dtypes: Collection[torch.dtype],
 ) -> None:
     if not isinstance(value, torch.Tensor):
-        raise ValueError(_refusal(name, f"{where} is {_kind(value)}, no tensor"))
+        raise _refused(name, f"{where} is {_kind(value)}, no tensor")
     if value.layout is not torch.strided or value.is_quantized:
-        raise ValueError(_refusal(name, f"{where} is not dense ({value.layout})"))
+        raise _refused(name, f"{where} is not dense ({value.layout})")
     if without_values(value) and not (parameter.is_meta or is_fake(parameter)):
-        raise ValueError(_refusal(name, f"{where} is on {value.device} and has no values"))
+        raise _refused(name, f"{where} is on {value.device} and has no values")
     if value.dtype not in dtypes:
-        raise ValueError(_refusal(name, f"{where} is of {value.dtype}"))
+        raise _refused(name, f"{where} is of {value.dtype}")
 
 
 def _check_count(name: str, where: str, value: Any) -> None:
     number = _number(name, where, value)
     if not (0 <= number < _MOST and number == int(number)):
-        raise ValueError(_refusal(name, f"{where} is {number}, and no number of steps"))
+        raise _refused(name, f"{where} is {number}, and no number of steps")
 
 
 def _check_pending(
@@ -193,7 +184,7 @@ def _check_pending(
     t, *numbers = value.tolist()
     _check_count(name, f"{where}[0]", t)
     if not t:
-        return  # no step is pending, whatever the others are
+        return  # no step is pending, and the other numbers are not used
     for place, (hyper, number) in enumerate(zip(hypers, numbers, strict=True), start=1):
         _checked(name, f"{where}[{place}]", program.hyper(hyper), number, {})
 
@@ -201,7 +192,7 @@ def _check_pending(
 def _check_memory(
     name: str, where: str, entries: Mapping[str, Any], coefficients: Iterable[Coefficient]
 ) -> None:
-    """Refuse what coefficients cannot remember; what another rule remembered starts anew."""
+    """Refuse an invalid memory of coefficients; the memory of another rule is not used."""
     for coefficient in coefficients:
         key = coefficient.hypergradient_key
         if key in entries:
@@ -214,33 +205,27 @@ def _check_memory(
             if key == coefficient.step_key:
                 _check_count(name, f"{where}[{key!r}]", number)
             elif not math.isfinite(number):
-                raise ValueError(
-                    _refusal(name, f"{where}[{key!r}] is {number}, and nothing would be learned")
-                )
+                raise _refused(name, f"{where}[{key!r}] is {number}, and nothing would be learned")
         if not _moves(coefficient, {k: real(entries[k]) for k in coefficient.memory_keys}):
             shown = ", ".join(f"{k} = {entries[k]}" for k in sorted(coefficient.memory_keys))
-            raise ValueError(
-                _refusal(name, f"{where} has {shown}, with which {coefficient.name} cannot learn")
-            )
+            raise _refused(name, f"{where} has {shown}, with which {coefficient.name} cannot learn")
 
 
 def _moves(coefficient: Coefficient, memory: Mapping[str, float]) -> bool:
-    """Whether the rule of a coefficient gives numbers with its memory, as it did at its start.
+    """Whether a step of a coefficient's rule is finite with a memory.
 
-    The trial is a hyper-gradient of 0, or of 1 where the rule has no step for 0 at its start.
+    The step is for a hyper-gradient of 0, or of 1 if the rule's first step is not finite for 0. If
+    it is not finite for 1 either, nothing is known of the memory.
     """
     rule, count = coefficient.rule, memory[coefficient.step_key]
     if not count:
         return True  # the memory starts anew
     hypers = {h.name: h.default for h in rule.hypers} | dict(coefficient.learned.options)
-    states = {
-        s.name: torch.tensor(
-            memory[memory_key(coefficient.name, s.name)], dtype=torch.float64, device="cpu"
-        )
-        for s in rule.states
-    }
-    for signal in (0.0, 1.0):
-        start, gradient = torch.tensor([0.5, signal], dtype=torch.float64, device="cpu")
+    keys = (memory_key(coefficient.name, s.name) for s in rule.states)
+    numbers = [0.5, 0.0, 1.0, *(memory[key] for key in keys)]
+    start, zero, one, *kept = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+    states = {s.name: x for s, x in zip(rule.states, kept, strict=True)}
+    for gradient in (zero, one):
         fresh = interpret.initial_state(rule, start, gradient, hypers)
         if _finite(interpret.step(rule, start, gradient, fresh, hypers, 1)):
             return _finite(interpret.step(rule, start, gradient, states, hypers, int(count) + 1))
@@ -253,23 +238,30 @@ def _finite(step: interpret.Step) -> bool:
 
 def _checked(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:
     number = _number(name, where, value)
-    try:
+    with _refusing(name, f"{where}: "):
         check_value(name, hyper, number, bounds)
-    except (TypeError, ValueError) as error:
-        raise ValueError(_refusal(name, f"{where}: {error}")) from None
 
 
 def _number(name: str, where: str, value: Any) -> float:
     if isinstance(value, torch.Tensor) and without_values(value):
-        raise ValueError(_refusal(name, f"{where} is on {value.device} and has no value"))
+        raise _refused(name, f"{where} is on {value.device} and has no value")
     try:
         return real(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise ValueError(_refusal(name, f"{where} is {_kind(value)}, no number")) from None
+        raise _refused(name, f"{where} is {_kind(value)}, no number") from None
 
 
-def _refusal(optimizer: str, what: str) -> str:
-    return f"this state cannot be loaded into {optimizer}: {what}"
+@contextmanager
+def _refusing(optimizer: str, where: str = "") -> Iterator[None]:
+    """Within, errors about a value become errors about the state that has it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise _refused(optimizer, f"{where}{error}") from None
+
+
+def _refused(optimizer: str, what: str) -> ValueError:
+    return ValueError(f"this state cannot be loaded into {optimizer}: {what}")
 
 
 def _kind(value: object) -> str:

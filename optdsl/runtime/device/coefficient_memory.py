@@ -1,7 +1,7 @@
-"""What the host says of hyperparameters to steps that stay on the device.
+"""The hyperparameters of an optimizer whose steps stay on the device.
 
-What is learned lies in one tensor on the device, the memory. The groups of an optimizer have views
-of it, and what a user puts in their place is sent there.
+Learned coefficients and the memory of their rules are in one tensor on the device. The parameter
+groups hold views of it; a value that a user puts in place of a view is sent to the device.
 """
 
 from __future__ import annotations
@@ -20,96 +20,93 @@ Group = MutableMapping[str, Any]
 
 
 class CoefficientMemory:
-    """The hyperparameters of one optimizer: those that are set, and those that are learned.
+    """The hyperparameters of one optimizer: those that users set, and those that are learned.
 
     Attributes:
-        memory: float64, on the device: what `keys` say.
-        sources: int32, where in it each hyperparameter is; -1 for those that are not learned.
+        memory: float64, shape (keys,), on the device: a number for each key.
+        sources: int32, shape (hyperparameters,), on the device: the index in `memory` of each
+            hyperparameter; -1 for those that are not learned.
     """
 
     def __init__(
         self, compiled: Compiled, names: Sequence[str], keys: Sequence[str], device: torch.device
     ) -> None:
-        """Nothing is known of any group yet.
+        """Make a memory of zeros; `take_over` fills it.
 
         Args:
-            compiled: what the optimizer is of.
+            compiled: what the optimizer was compiled to.
             names: the hyperparameters, in the order of rows.
-            keys: what the memory holds: how many steps were taken, then entries of groups.
-            device: where.
+            keys: the keys of the memory: the number of steps taken, then entries of groups.
+            device: the device of the memory.
         """
-        self._compiled, self._names, self._keys = compiled, names, keys
-        self._device = device
+        self._compiled, self._names, self._device = compiled, names, device
         self.memory = torch.zeros(len(keys), dtype=torch.float64, device=device)
-        # For what groups share; how many steps were taken is ours alone.
-        self._views = {key: self.memory[n] for n, key in enumerate(keys) if n}
+        # Groups share these entries; the number of steps taken is not in groups.
         places = {key: n for n, key in enumerate(keys) if n}
+        self._views = {key: self.memory[n] for key, n in places.items()}
         self.sources = sent([places.get(n, -1) for n in names] or [-1], torch.int32, device)
         self._given: list[Any] | None = None
         self._used: list[list[float | Tensor]] = []
 
     def take_over(self, optimizer: str, groups: Sequence[Group], defaults: Group) -> None:
-        """Send coefficients, and what is remembered of them, that a user or a checkpoint has set.
+        """Send the entries of groups that a user or a checkpoint has set to the device.
 
         Args:
-            optimizer: what errors call the optimizer.
+            optimizer: the name of the optimizer for messages.
             groups: its groups.
             defaults: its defaults.
 
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
         """
-        changed = [
-            (place, key)
-            for place, key in enumerate(self._keys)
-            if place and any(group[key] is not self._views[key] for group in groups)
-        ]
-        if not changed:
-            return
-        check_not_captured(self._device, f"{changed[0][1]} was set")
-        learned = {c.name for c in self._compiled.coefficients}
         numbers: dict[str, float] = {}
-        for _, key in changed:
-            new = next(g[key] for g in groups if g[key] is not self._views[key])
+        for key, view in self._views.items():
+            new = next((group[key] for group in groups if group[key] is not view), view)
+            if new is view:
+                continue
+            check_not_captured(self._device, f"{key} was set")
             numbers[key] = float(new)
-            if key in learned:
+            if key in self._compiled.bounds:
                 for group in groups:
                     self._number(optimizer, key, group[key], (defaults, group))
                 check_shared(optimizer, [key], groups)
                 numbers[key] = self._number(optimizer, key, new, (defaults, *groups))
+        if not numbers:
+            return
         for group in groups:
             check_sums(optimizer, self._compiled.program.simplexes, group)
-        for place, key in changed:
-            self.memory[place].fill_(numbers[key])
+        for key, value in numbers.items():
+            self._views[key].fill_(value)
         for group in groups:
-            group.update({key: self._views[key] for _, key in changed})
+            group.update({key: self._views[key] for key in numbers})
 
     def values(
         self, optimizer: str, groups: Sequence[Group], defaults: Group
     ) -> list[list[float | Tensor]]:
-        """The hyperparameters that are set, by group; zeros for those that are learned.
+        """The hyperparameters that users set, by group; zeros in place of those that are learned.
+
+        Tensors on the host are read now, tensors on the device are returned for it to read.
 
         Args:
-            optimizer: what errors call the optimizer.
+            optimizer: the name of the optimizer for messages.
             groups: its groups.
             defaults: its defaults.
 
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
         """
-        names, device = self._names, self._device
+        names = self._names
         found: list[list[float | Tensor]] = []
         for group in groups:
             values = [0.0 if name in self._views else group[name] for name in names]
             if any(isinstance(x, Tensor) for x in values):
-                # Those on the host are read now, the others by the device.
-                values = [float(x) if _read_now(x) else x for x in values]
+                values = [float(x) if _is_on(x, "cpu") else x for x in values]
             found.append(values)
         if found != self._given:
             used = [list(values) for values in found]
             for group, values in zip(groups, used, strict=True):
                 for n, (name, value) in enumerate(zip(names, values, strict=True)):
-                    if name not in self._views and not _there(value, device):
+                    if name not in self._views and not self._stays(value):
                         others = (defaults, group)
                         values[n] = self._number(optimizer, name, group[name], others)
                 if not any(isinstance(x, Tensor) for x in values):
@@ -119,6 +116,12 @@ class CoefficientMemory:
             self._given, self._used = found, used
         return self._used
 
+    def _stays(self, value: Any) -> bool:
+        """Whether a hyperparameter is a number on the device, which the host does not read."""
+        if self._device.type == "cpu" or not _is_on(value, self._device.type):
+            return False
+        return bool(value.device == self._device)
+
     def _number(
         self, optimizer: str, hyper: str, value: Any, others: Sequence[Mapping[str, Any]]
     ) -> float:
@@ -126,27 +129,17 @@ class CoefficientMemory:
         return number(optimizer, declared, value, bounds, others)
 
 
-# Tensors that require gradients are neither, so that they are refused.
-def _read_now(value: Any) -> bool:
-    """Whether a hyperparameter is a tensor on the host."""
-    if not isinstance(value, Tensor) or value.requires_grad:
-        return False
-    return value.device.type == "cpu"
-
-
-def _there(value: Any, device: torch.device) -> bool:
-    """Whether a hyperparameter is a number on the device, which the host does not look at."""
-    if not isinstance(value, Tensor) or value.requires_grad:
-        return False
-    return value.device == device and device.type != "cpu"
+def _is_on(value: Any, kind: str) -> bool:
+    """Whether a value is a tensor on a kind of device; one that requires gradients is refused."""
+    return isinstance(value, Tensor) and not value.requires_grad and value.device.type == kind
 
 
 def on_the_host(groups: Iterable[Mapping[str, Any]], compiled: Compiled) -> list[dict[str, Any]]:
-    """Groups of a state dict with numbers for what is learned, as every engine has them.
+    """Groups of a state dict with Python numbers for learned coefficients and their memory.
 
     Args:
-        groups: with views of the device's memory, or with numbers.
-        compiled: what the optimizer is of.
+        groups: groups with numbers, or with views of a memory on the device.
+        compiled: what the optimizer was compiled to.
     """
     own = {key for c in compiled.coefficients for key in (c.name, *c.defaults())}
     found = []

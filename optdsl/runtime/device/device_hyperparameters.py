@@ -1,4 +1,4 @@
-"""Rows of hyperparameters on the device, and the views of them that states have."""
+"""Rows of hyperparameters on the device, and the views of them in the states of parameters."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ _STEP, _PENDING = itemgetter("step"), itemgetter(PENDING_HYPERS)
 
 
 class DeviceHyperparameters:
-    """The rows of hyperparameters of some works, which stay on the device from step to step.
+    """The rows of hyperparameters of some tasks, which stay on the device from step to step.
 
     Attributes:
-        rows: float64, on the device: t and the hyperparameters, then those of the pending step.
-        numbers: the group of each work.
-        places: the row of each work.
-        groups: the group of each row.
-        given: float64, what was set of the hyperparameters of each row.
-        later: float64, the uniform values with which each row will be completed.
-        launches: what is kept for entry points, by name.
-        captured: whether a step of these rows is part of a graph.
+        rows: float64, shape (rows, width), on the device: t and the hyperparameters, then those of
+            the pending step.
+        numbers: the index of the group of each task.
+        places: the row of each task.
+        groups: the index of the group of each row.
+        given: float64, shape (rows, hyperparameters), on the device: the values that users set.
+        later: float64, on the device: the uniform values that the completion of each row will use.
+        launches: cached arguments of launches, by the name of the entry point.
+        captured: whether a graph has captured a step with these rows.
     """
 
     def __init__(
         self, engine: TritonEngine, groups: Sequence[int], states: Sequence[dict[str, Any]]
     ) -> None:
-        """Make rows for works as they are now, which waits for the device.
+        """Make rows from the current states, for which the host waits for the device.
 
         Args:
             engine: the engine.
-            groups: the group of each work.
-            states: the state of each.
+            groups: the index of the group of each task.
+            states: the state of each task.
         """
         hypers, device = len(engine.names), engine.device
         self.numbers = list(groups)
         noted = engine.plan.kind in {"live", "replay"}
         pending = bool(noted and states and PENDING_HYPERS in states[0])
-        # A row for each: what belongs to a parameter is its own.
+        # A row for each parameter, since each counts its own steps.
         self.rows, self.places = _there(engine, states, pending) or _new(engine, states, pending)
         group_of = dict(zip(self.places, groups, strict=True))
         self.groups = [group_of[n] for n in range(len(group_of))]
@@ -69,7 +70,7 @@ class DeviceHyperparameters:
 
     @property
     def ready(self) -> bool:
-        """Whether `later` is up to date: nobody has written into a row since."""
+        """Whether `later` is up to date, that is, no row was written to since it was computed."""
         return self._ready == self.rows._version
 
     @ready.setter
@@ -77,14 +78,14 @@ class DeviceHyperparameters:
         self._ready = self.rows._version if now else None
 
     def adopt(self, pending: bool) -> None:
-        """Make the views of rows what the states have."""
+        """Put views of the rows into the states."""
         for state, step in zip(self.states, self._own_steps, strict=True):
             state["step"] = step
         for state, kept in zip(self.states, self._own_kept, strict=True) if pending else ():
             state[PENDING_HYPERS] = kept
 
     def serves(self, states: Sequence[dict[str, Any]], pending: bool) -> bool:
-        """Whether these are the states that it has rows for."""
+        """Whether the rows are those of these states, which still hold the views."""
         return (
             len(states) == len(self.states)
             and all(map(operator.is_, states, self.states))
@@ -97,9 +98,9 @@ class DeviceHyperparameters:
         )
 
     def send(self, settings: Sequence[Sequence[float | Tensor]]) -> None:
-        """What was set of the hyperparameters, by group, where it has changed.
+        """Copy the values that users set, by group, to the device if they have changed.
 
-        Tensors on the device are read there, at every step.
+        Tensors on the device are copied at every step.
         """
         if self.groups and settings and settings[0]:
             if settings != self._set:
@@ -119,7 +120,7 @@ class DeviceHyperparameters:
 def _there(
     engine: TritonEngine, states: Sequence[dict[str, Any]], pending: bool
 ) -> tuple[Tensor, list[int]] | None:
-    """The rows that states have already, all of them in one memory, as copies of them may."""
+    """The rows of which the states already hold views, as a copied optimizer's do; else None."""
     steps = [state["step"] for state in states]
     width, kept = engine.width, 1 + len(engine.names)
     if {type(x) for x in steps} != {Tensor} or {x.device for x in steps} != {engine.device}:
@@ -144,7 +145,7 @@ def _there(
 def _new(
     engine: TritonEngine, states: Sequence[dict[str, Any]], pending: bool
 ) -> tuple[Tensor, list[int]]:
-    """Rows for states as they are now, which waits for the device."""
+    """New rows with the numbers of the states, for which the host waits for the device."""
     blank = [0.0] * (1 + len(engine.names))
     counts = Owned([state["step"] for state in states]).numbers()
     held = [blank] * len(states)

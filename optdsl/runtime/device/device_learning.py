@@ -1,25 +1,19 @@
-"""The module that moves the coefficients of a rule on a device."""
+"""The emitted module that moves the coefficients of a rule on a device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
 
-from optdsl.backends.triton.learning import memory_keys
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.engines.compiled import Compiled
 
 
-def keys(compiled: Compiled) -> list[str]:
-    """What the memory of a rule's coefficients holds, in order."""
-    return memory_keys(compiled.blocks)
-
-
 def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
-    """The built module that moves the coefficients of a rule on the device.
+    """The built module that moves the coefficients of a rule; None if nothing is measured.
 
     Args:
-        compiled: the rule.
+        compiled: the compiled rule.
         dots: the coefficients whose hyper-gradients are measured, in order.
     """
     if not compiled.coefficients or not dots:

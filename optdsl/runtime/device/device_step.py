@@ -1,10 +1,10 @@
-"""Steps that stay on the device: counts, hyperparameters, hyper-gradients and what is learned.
+"""Steps that stay on the device: counts, hyperparameters, hyper-gradients and coefficients.
 
-Rows of hyperparameters and the memory of what is learned are tensors on the device. The groups and
-the states of an optimizer have views of them: a coefficient in ``param_groups`` is a tensor of one
-element, which the device changes while the host is steps ahead. Nothing waits for the device but
-the first step, a step after loading, and one with other parameters than the step before; what a
-user sets is sent to it.
+Rows of hyperparameters and the memory of learned coefficients are tensors on the device. The groups
+and states of an optimizer hold views of them: a coefficient in ``param_groups`` is a tensor of one
+element, which the device changes while the host is steps ahead. Values that a user sets are sent to
+the device. The host waits for the device only at the first step, at a step after loading, and at a
+step with other parameters than the step before.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
+from optdsl.backends.triton.learning import memory_keys
 from optdsl.runtime.core.owned_numbers import Owned
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, check_dense
 from optdsl.runtime.device.coefficient_memory import CoefficientMemory
 from optdsl.runtime.device.device_hyperparameters import DeviceHyperparameters
-from optdsl.runtime.device.device_learning import keys, learning_module
+from optdsl.runtime.device.device_learning import learning_module
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.launch_arguments import (
     Launch,
@@ -50,15 +51,15 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def device_step_of(
     optimizer: LearningOptimizer, work: Sequence[Pairs], known: StepCache
 ) -> DeviceStep | None:
-    """What keeps the steps of an optimizer on the device; None where the host has to take part.
+    """The object that takes the steps of an optimizer on the device; None if the host has to.
 
-    That is where parameters are of several devices or dtypes or no plain tensors, where something
-    is learned apart for groups or tensors, and where ranks learn together.
+    The host takes part if parameters have several devices or dtypes or are not plain tensors, if
+    coefficients are learned for each group or tensor, and if ranks learn together.
 
     Args:
         optimizer: the optimizer.
-        work: parameters with gradients, by group.
-        known: what is kept from step to step.
+        work: pairs of parameters and gradients, by group.
+        known: the cache from step to step.
 
     Raises:
         RuntimeError: for a sparse gradient.
@@ -85,7 +86,7 @@ def device_step_of(
     check_dense(type(optimizer).__name__, (g for pairs in work for _, g in pairs))
     usual: tuple[Any, ...] = (frozenset(), engine.shape.complete, engine.shape.pending)
     if any(optimizer.state[p].keys() not in usual for p in parameters):
-        return None  # what another engine has left behind is completed first
+        return None  # the host first completes a step that another engine has left pending
     gradients = [g for pairs in work for _, g in pairs]
     if overlapping(parameters, gradients, [optimizer.state[p] for p in parameters]):
         return None
@@ -97,14 +98,14 @@ def device_step_of(
 
 @dataclass
 class _Job:
-    """What a step has to do for works that are alike.
+    """The tasks of a step whose last steps are all pending, or all completed.
 
     Attributes:
-        pending: whether their last steps are.
-        works: the works, and the groups of each.
-        rows: their rows.
-        columns: their tensors, where it is known that kernels can take them as they are.
-        copied: whether some of them could not be taken as they are.
+        pending: whether their last steps are pending.
+        works: the tasks.
+        rows: their rows of hyperparameters.
+        columns: their tensors, if it is known that kernels can use them without copies.
+        copied: whether some of the tensors had to be copied.
     """
 
     pending: bool
@@ -116,15 +117,15 @@ class _Job:
 
 @dataclass
 class _Last:
-    """The last step, for the next one to be compared with.
+    """The last step, with which the next one is compared.
 
     Attributes:
-        job: what there was to do, all of it.
-        many: how many parameters with gradients each group had.
-        parameters: these.
-        keys, values: the optimizer's states.
-        width: how many entries each had afterwards.
-        entry: what ran first.
+        job: its only job.
+        many: the number of parameters with gradients in each group.
+        parameters: these parameters.
+        keys, values: the keys and values of the optimizer's states.
+        width: the number of entries of each state after the step.
+        entry: the entry point that ran first.
     """
 
     job: _Job
@@ -137,28 +138,30 @@ class _Last:
 
 
 class DeviceStep:
-    """See the module.
+    """Takes the steps of one optimizer; see the module.
 
     Attributes:
-        engine: what runs the steps.
+        engine: the engine that launches kernels.
     """
 
     def __init__(self, optimizer: LearningOptimizer, engine: TritonEngine) -> None:
-        """Send to the device what the groups have learned so far."""
+        """Prepare for the first step; `step` sends the coefficients of the groups to the device."""
         compiled = optimizer.compiled
         self.engine = engine
         self._compiled = compiled
         entries = engine.module.entries
         dots = next((e.dots for e in entries.values() if e.dots), ())
         self._learning = learning_module(compiled, dots)
-        self._settings = CoefficientMemory(compiled, engine.names, keys(compiled), engine.device)
+        self._settings = CoefficientMemory(
+            compiled, engine.names, memory_keys(compiled.blocks), engine.device
+        )
         self._kept: dict[bool, DeviceHyperparameters] = {}
         self._last: _Last | None = None
         self._noting = PENDING_HYPERS in (engine.shape.pending or ())
 
     @property
     def captured(self) -> bool:
-        """Whether a step is part of a graph."""
+        """Whether a graph has captured a step."""
         return any(rows.captured for rows in self._kept.values())
 
     # --- a step ---------------------------------------------------------------------------------
@@ -199,14 +202,17 @@ class DeviceStep:
             and not jobs[0].copied
             and (first != Role.STEP or self.engine.shape.pending is None)
         ):
-            self._last = _last(optimizer, work, jobs[0], first)
+            parameters = [p for pairs in work for p, _ in pairs]
+            keys, values = list(optimizer.state), list(optimizer.state.values())
+            many, width = list(map(len, work)), len(jobs[0].rows.states[0])
+            self._last = _Last(jobs[0], many, parameters, keys, values, width, first)
         for job in jobs:
             job.columns = None
 
     def foresees(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> bool:
-        """Whether a step is like the last one: of the same tensors, as they were.
+        """Whether a step has the same parameters and states as the last one.
 
-        Only gradients may be new, and one look at all tensors says that they are like the last.
+        Gradients may be other tensors, of the same layout; one pass over all tensors checks this.
         """
         last = self._last
         if last is not None:
@@ -238,7 +244,7 @@ class DeviceStep:
         return True
 
     def _jobs(self, optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[_Job]:
-        """The works with a step pending, and those with none."""
+        """The tasks with a step pending, and those without."""
         states, shape = optimizer.state, self.engine.shape
         self._drop_idle([states[p] for pairs in work for p, _ in pairs])
         nothing: dict[str, float] = {}
@@ -255,9 +261,9 @@ class DeviceStep:
         ]
 
     def _drop_idle(self, states: Sequence[dict[str, Any]]) -> None:
-        """Let states have no step pending whose count somebody has set to 0.
+        """Drop the pending step of states whose count was set to 0.
 
-        The host waits for the device, unless these are the states of the last step as it left them.
+        The host waits for the device, unless the states are as the last step has left them.
         """
         if not self._noting or captured(self.engine.device):
             return
@@ -293,7 +299,7 @@ class DeviceStep:
     def _make_states(
         self, optimizer: LearningOptimizer, works: Sequence[tuple[int, ParameterTask]]
     ) -> None:
-        """What states lack of what a step needs."""
+        """Add the entries that a step needs to the states that lack them."""
         needed, groups = self.engine.needed, optimizer.param_groups
         lacking = [(n, work) for n, work in works if not needed <= work.state.keys()]
         hypers = {n: optimizer._hypers(groups[n]) for n in {n for n, _ in lacking}}
@@ -303,9 +309,8 @@ class DeviceStep:
     def _launched(self, job: _Job, name: str) -> Launch:
         """Run an entry point.
 
-        What is captured leaves states in their own memory, and so does all that comes after it:
-        otherwise a replay would find them elsewhere. The table for that is made while there is no
-        graph yet.
+        A captured step and all later ones leave every state in its own memory, where a replay will
+        look for it. The tables for such steps are made before a graph is captured.
         """
         engine, rows, entries = self.engine, job.rows, self.engine.module.entries
         entry, own = entries[name], rows.launches.get(StepCache, name)
@@ -328,7 +333,7 @@ class DeviceStep:
         engine.moved(chosen, given)
         job.copied = job.copied or bool(back)
         if chosen.buffers and job.columns is not None:
-            # The same tensors under other names.
+            # States have exchanged their tensors.
             job.columns = TensorTable(*given.fields, engine.layout)
         if name != Role.COMPLETE:
             engine.written(given, back)
@@ -340,7 +345,7 @@ class DeviceStep:
     def _ready(
         self, rows: DeviceHyperparameters, entry: EntryPoint, columns: TensorTable, own: StepCache
     ) -> Launch:
-        """What an entry point is given."""
+        """The arguments of an entry point."""
         engine = self.engine
         kept = own.get(StepCache, entry.name)
         ready = launch(entry, columns, rows.places, rows.rows, engine.built, kept)
@@ -353,7 +358,7 @@ class DeviceStep:
     def _twin(
         self, rows: DeviceHyperparameters, entry: EntryPoint, columns: TensorTable, own: StepCache
     ) -> Launch:
-        """What a graph will need: a table, and kernels that have been loaded."""
+        """The arguments that a captured step will use; its kernels are loaded, too."""
         twin = self._ready(rows, entry, columns, own)
         self.engine.run(entry.name, replace(twin, tensors=0, blocks=0), True)
         fill(twin.table[3], columns.addresses_of(["g"])[0])
@@ -362,15 +367,3 @@ class DeviceStep:
     def _learn(self, ready: Launch) -> None:
         if self._learning is not None:
             self.engine.launched(self._learning.learn, ready)
-
-
-def _last(optimizer: LearningOptimizer, work: Sequence[Pairs], job: _Job, entry: str) -> _Last:
-    return _Last(
-        job,
-        list(map(len, work)),
-        [p for pairs in work for p, _ in pairs],
-        list(optimizer.state),
-        list(optimizer.state.values()),
-        len(job.rows.states[0]),
-        entry,
-    )

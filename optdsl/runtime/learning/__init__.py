@@ -1,1 +1,1 @@
-"""Coefficients, and what has values of its own."""
+"""Learned coefficients on the host, and their scopes."""

@@ -1,7 +1,7 @@
-"""Coefficients that learn on the host: hyper-gradient in, coefficient out.
+"""Updates of coefficients on the host.
 
-`optdsl.learning` says what happens; here its program runs on Python floats. What a coefficient
-remembers lies in flat keys of the parameter groups, because checkpoints of every kind carry those.
+The program of `optdsl.learning` runs on Python floats. The memory of a coefficient's rule is stored
+under flat keys of the parameter groups, which checkpoints of every kind preserve.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Group = MutableMapping[str, Any]
 
 
 class CoefficientUpdate:
-    """Moves coefficients by their hyper-gradients.
+    """Moves a block of coefficients by their hyper-gradients.
 
     Attributes:
-        block: the coefficients, which move as one.
+        block: the coefficients.
     """
 
     def __init__(self, block: Block, source: SourceModule) -> None:
-        """Build what moves them.
+        """Build the emitted program.
 
         Args:
             block: the coefficients.
@@ -38,11 +38,10 @@ class CoefficientUpdate:
 
         Args:
             groups: the parameter groups, which share the coefficients.
-            sums: the derivatives of the loss that were measured, by coefficient, and the squared
-                norms that a cosine needs.
-            steps: how many steps were taken before this one; learning starts after some.
+            sums: the measured hyper-gradients by coefficient, and the squared norms for cosines.
+            steps: the number of steps before this one; `Learned.after` is compared with it.
 
-        Hyper-gradients that are not all there are recorded and move nothing; see
+        If a hyper-gradient is missing, the others are recorded and nothing moves; see
         `optdsl.learning.learning_program` for those that are not finite.
         """
         coefficients = self.block.coefficients
@@ -53,10 +52,10 @@ class CoefficientUpdate:
                        if c.learned.signal == "cosine"}  # fmt: skip
             state = {key: float(groups[0][key]) for key in self._rule.step.entry.states}
             found = self._rule.step(0.0, 0.0, state, inputs | {TAKEN: float(steps)}, 1.0)
-            # Emitted literals may be whole numbers of Python.
-            entries = {key: float(new) for key, new in found.items() if key != "theta"}
-            for coefficient in coefficients:
-                entries[coefficient.step_key] = int(entries[coefficient.step_key])
+            # Emitted literals may be Python integers, and counts are integers.
+            counts = {c.step_key for c in coefficients}
+            entries = {key: int(new) if key in counts else float(new)
+                       for key, new in found.items() if key != "theta"}  # fmt: skip
         else:
             entries = {c.hypergradient_key: sums[c.name] for c in coefficients if c.name in sums}
         for group in groups:

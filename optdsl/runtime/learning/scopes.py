@@ -1,8 +1,8 @@
-"""What has a value of a coefficient of its own: the optimizer, each group, or each tensor.
+"""The scopes of coefficients: one value for the optimizer, for each group, or for each tensor.
 
-A group keeps a coefficient's value and the memory of its rule in its entries, a tensor in entries
-of its state, under nearly the same names. A step is divided into parts, as fine as the finest
-scope, and each part has sums of its own; where all is learned for the optimizer there is one part.
+A coefficient's value and the memory of its rule are entries of the parameter groups, or for each
+tensor entries of its state, under nearly the same keys. A step is divided into parts with separate
+sums, one for each group or tensor if some coefficient has that scope, and else a single one.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.learning import Coefficient, memory_key
+from optdsl.learning import Coefficient, hypergradient_key, memory_key
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import HyperGradients
 from optdsl.runtime.learning.coefficients import CoefficientUpdate, Group
 from optdsl.words import SCOPES
 
 VALUE = "coefficient/"
-# How the keys start under which the state of a tensor keeps what it has of its own: numbers in
-# double precision, on the host.
+# The prefixes of the keys of coefficients in the state of a tensor, which are float64, on the host.
 OWN = (VALUE, "hypergradient/", "learn/")
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -31,16 +30,16 @@ State = dict[str, Any]
 
 @dataclass
 class Part:
-    """A share of a step whose hyper-gradients are summed apart.
+    """A part of a step whose hyper-gradients are summed separately.
 
     Attributes:
-        work: parameters with gradients, and the hyperparameters of each of their groups.
-        group: the number of the group; None for all of them.
-        tensor: the only parameter; None for more.
-        own: what that has of its own, under the keys that a group has.
-        taken: how many steps it has taken before this one.
-        sums: what was measured.
-        lent: the tensors in which the state keeps what the tensor has of its own.
+        work: pairs of parameters and gradients with their hyperparameters, for one or all groups.
+        group: the index of the group; None for all groups.
+        tensor: the only parameter; None for several.
+        own: the tensor's coefficients and their memory, under the keys of groups.
+        taken: the number of steps of the tensor before this one.
+        sums: the measured hyper-gradients.
+        lent: the tensor's entries of coefficients while `Scopes.lend` keeps them out of its state.
     """
 
     work: list[tuple[Pairs, dict[str, float]]]
@@ -53,55 +52,55 @@ class Part:
 
     @property
     def key(self) -> Any:
-        """What tells it from other parts of a step, and is the same in the next; None for all."""
+        """A key that is unique in a step and equal in the next one; None for the only part."""
         return self.group if self.tensor is None else id(self.tensor)
 
 
 class Scopes:
-    """The scopes of the coefficients of one rule."""
+    """The scopes of the coefficients of one rule.
+
+    Attributes:
+        finest: the smallest scope that a coefficient has.
+        shared: the coefficients of the optimizer, which all groups share.
+        of_tensors: the coefficients with a value for each tensor.
+    """
 
     def __init__(self, coefficients: Sequence[Coefficient]) -> None:
-        """See the module."""
+        """See the class."""
         by = {s: tuple(c for c in coefficients if c.learned.scope == s) for s in SCOPES}
         self.finest = next((s for s in reversed(SCOPES) if by[s]), SCOPES[0])
-        # Those that all groups share, and those that tensors have.
         self.shared, self.of_tensors = by["optimizer"], by["tensor"]
         self._all = tuple(coefficients)
-        # The most steps after which a coefficient starts to learn.
+        # The largest number of steps after which a coefficient starts to learn.
         self._after = max((c.learned.after for c in coefficients), default=0)
 
     def defaults(self) -> dict[str, float]:
         """The entries of a group before the first hyper-gradient."""
-        kept = (c.defaults() for c in self._all if c not in self.of_tensors)
-        return {key: value for entries in kept for key, value in entries.items()}
+        kept = (c for c in self._all if c not in self.of_tensors)
+        return {key: value for c in kept for key, value in c.defaults().items()}
 
     def adopt(self, groups: Iterable[Group], states: Iterable[State]) -> None:
-        """Make loaded entries those of these coefficients.
+        """Adapt loaded entries to these coefficients.
 
-        A tensor that has no value of its own, or has one no more, goes by its group's.
+        Entries of other coefficients and memories of other rules are deleted. Groups get default
+        entries in their place; a tensor without a value uses its group's.
         """
+        of_groups = {c.name: c for c in self._all if c not in self.of_tensors}
+        of_tensors = {c.name: c for c in self.of_tensors}
         for group in groups:
             for coefficient in self._all:
-                if coefficient in self.of_tensors:
-                    _forget(group, coefficient)
-                else:
-                    _adopt(group, coefficient)
-        own = {c.name: c for c in self.of_tensors}
+                _keep_own(group, coefficient.name, of_groups)
+            for key, value in self.defaults().items():
+                group.setdefault(key, value)
         for state in states:
             for name in {str(k).split("/")[1] for k in state if str(k).startswith(OWN)}:
-                memory = {k for k in state if str(k).startswith(f"learn/{name}/")}
-                if name not in own:
-                    state.pop(VALUE + name, None)
-                    state.pop(f"hypergradient/{name}", None)
-                if name not in own or memory != set(own[name].memory_keys):
-                    for key in memory:
-                        del state[key]
+                _keep_own(state, name, of_tensors)
 
     def taken(self, groups: Sequence[Group], states: Mapping[Tensor, State]) -> list[int]:
-        """The largest number of steps that a parameter has taken: by group, or one for all.
+        """The largest number of steps of a parameter: in each group, or in all of them.
 
-        It is only compared with the steps after which learning starts, so that no tensor is looked
-        at after one that has taken as many.
+        It is only compared with the steps after which learning starts, so that it may be smaller
+        once it has reached those.
         """
         if self.finest == "optimizer":
             return [self._steps(states.values())]
@@ -114,13 +113,13 @@ class Scopes:
         groups: Sequence[Group],
         states: Mapping[Tensor, State],
     ) -> list[Part]:
-        """The parts of a step; what tensors have of their own is copied into the parts.
+        """The parts of a step, with copies of the coefficients of tensors.
 
         Args:
-            work: parameters with gradients, by group.
+            work: pairs of parameters and gradients, by group.
             hypers: the hyperparameters, by group.
             groups: the groups.
-            states: what is kept for each tensor.
+            states: the state of each tensor.
         """
         pairs = list(zip(work, hypers, strict=True))
         if self.finest == "optimizer":
@@ -141,7 +140,7 @@ class Scopes:
 
     def _steps(self, states: Iterable[State]) -> int:
         taken = 0
-        # A state may have a coefficient that was set by hand, and nothing else yet.
+        # A state may have only a coefficient that a user has set.
         for count in (s["step"] for s in states if "step" in s) if self._after else ():
             taken = max(taken, int(number_of(count)))
             if taken >= self._after:
@@ -158,13 +157,13 @@ class Scopes:
         return own
 
     def lend(self, parts: Iterable[Part], states: Mapping[Tensor, State]) -> None:
-        """Leave in the states only what rules declare, as the engines know it."""
+        """Take the entries of coefficients out of the states, since engines do not expect them."""
         for part in parts:
             state = states.get(part.tensor, {}) if part.tensor is not None else {}
             part.lent = {k: state.pop(k) for k in [k for k in state if k.startswith(OWN)]}
 
     def give_back(self, parts: Iterable[Part], states: Mapping[Tensor, State]) -> None:
-        """Keep in the states again what tensors have of their own."""
+        """Put the coefficients of tensors back into the states."""
         for part in parts:
             state = states.get(part.tensor, {}) if part.tensor is not None else {}
             if state:  # else no step was taken
@@ -182,13 +181,15 @@ class Scopes:
         groups: Sequence[Group],
         taken: Sequence[int],
     ) -> None:
-        """Move the coefficients by what was measured; the parts' hyperparameters stay as they are.
+        """Move the coefficients by the measured hyper-gradients.
+
+        The hyperparameters in `Part.work` stay as they are; see `refresh`.
 
         Args:
-            updates: what moves the coefficients.
-            parts: with their sums.
+            updates: the updates of all blocks of coefficients.
+            parts: the parts with their sums.
             groups: the groups.
-            taken: as of `taken`, before this step.
+            taken: the result of `taken` before this step.
         """
         for update in updates:
             block = update.block
@@ -205,10 +206,10 @@ class Scopes:
                     update.update([part.own], part.sums, part.taken)
 
     def check_group(self) -> None:
-        """Refuse to learn over the ranks of a process group what is learned for each tensor.
+        """Refuse coefficients of tensors in an optimizer with a process group.
 
         Raises:
-            RuntimeError: with what to do.
+            RuntimeError: if there are any; the message says what to do.
         """
         if self.of_tensors:
             raise RuntimeError(
@@ -218,11 +219,11 @@ class Scopes:
             )
 
     def slots(self, parts: Sequence[Part], parameters: Iterable[Tensor]) -> list[Part | None]:
-        """The parts of a step in an order that all ranks share, None for what has none here.
+        """The parts of a step in the same order on all ranks; None for a part of other ranks.
 
         Args:
-            parts: of `divided`.
-            parameters: all of the optimizer.
+            parts: the result of `divided`.
+            parameters: all parameters of the optimizer.
         """
         if self.finest != "tensor":
             return list(parts)
@@ -230,11 +231,11 @@ class Scopes:
         return [by.get(id(parameter)) for parameter in parameters]
 
     def refresh(self, parts: Iterable[Part], hypers: Sequence[dict[str, float]]) -> None:
-        """Make the parts' hyperparameters those that were learned.
+        """Update the hyperparameters in `Part.work` with the coefficients after `learn`.
 
         Args:
-            parts: after `learn`.
-            hypers: the hyperparameters, by group.
+            parts: the parts of the step.
+            hypers: the new hyperparameters, by group.
         """
         for part in parts:
             chosen = hypers if part.group is None else [hypers[part.group]]
@@ -276,24 +277,17 @@ def add(to: HyperGradients, more: HyperGradients) -> None:
 
 
 def _number(state: State, key: str, otherwise: float) -> float:
-    """A number that a state has, if it has it, and a value for it."""
+    """The number under a key of a state, or another one if the state has none."""
     found = state.get(key, otherwise)
     return float(otherwise if without_values(found) else found)
 
 
-def _forget(group: Group, coefficient: Coefficient) -> None:
-    prefix = memory_key(coefficient.name, "")
-    own = coefficient.hypergradient_key
-    for key in [k for k in group if k == own or str(k).startswith(prefix)]:
-        del group[key]
-
-
-def _adopt(group: Group, coefficient: Coefficient) -> None:
-    """Make the entries of a loaded group this coefficient's; another rule's start anew."""
-    prefix = memory_key(coefficient.name, "")
-    found = {key for key in group if str(key).startswith(prefix)}
-    if found != set(coefficient.memory_keys):
-        for key in found:
-            del group[key]
-    for key, value in coefficient.defaults().items():
-        group.setdefault(key, value)
+def _keep_own(entries: Group, name: str, coefficients: Mapping[str, Coefficient]) -> None:
+    """Delete what a group or state has of a coefficient that is not its own, or of another rule."""
+    prefix = memory_key(name, "")
+    memory = {key for key in entries if str(key).startswith(prefix)}
+    if name not in coefficients:
+        memory |= {VALUE + name, hypergradient_key(name)}
+    if name not in coefficients or memory != set(coefficients[name].memory_keys):
+        for key in memory:
+            entries.pop(key, None)
