@@ -1,6 +1,6 @@
-"""What torch's own optimizers take besides hyperparameters: ``betas`` and ``maximize``.
+"""Arguments of torch's optimizers besides hyperparameters: ``betas``, ``maximize`` and switches.
 
-What they take of how to compute is in `optdsl.runtime.core.hints`.
+Options about the implementation, such as ``foreach``, are in `optdsl.runtime.core.hints`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Group = MutableMapping[str, Any]
 
 
 def spread(optimizer: str, betas: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The values of beta1, beta2 and so on; what each of them may be is not looked at.
+    """The values of beta1, beta2 and so on, which are not checked.
 
     Raises:
-        TypeError: when `betas` is no tuple or list.
-        ValueError: when it has not one value for each name.
+        TypeError: if `betas` is not a tuple or list.
+        ValueError: if the number of values differs from the number of names.
     """
     listed = ", ".join(names)
     if not isinstance(betas, tuple | list):
@@ -37,21 +37,19 @@ def spread(optimizer: str, betas: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def spread_into(optimizer: str, given: Group, names: Sequence[str]) -> None:
-    """Add beta1, beta2 and so on to arguments or to a new group that has ``betas``.
+    """Add beta1, beta2 and so on to arguments, or to a new group, with ``betas``.
 
     Raises:
-        TypeError: when one of them is there already, with another value, or where none can be.
+        TypeError: if one of them is given with another value, or if the rule has none of them.
         TypeError, ValueError: as `spread`.
     """
-    if "betas" not in given:
+    if given.get("betas") is None:
+        given.pop("betas", None)
         return
-    if not names and given["betas"] is not None:
+    if not names:
         raise TypeError(
             f"{optimizer} has no hyperparameter 'betas': its rule has no beta1 and beta2"
         )
-    if given["betas"] is None:
-        del given["betas"]
-        return
     values = spread(optimizer, given["betas"], names)
     twice = [n for n in names if n in given and not _same(given[n], values[n])]
     if twice:
@@ -64,50 +62,49 @@ def _same(first: Any, second: Any) -> bool:
 
 
 class Betas:
-    """``betas`` in the parameter groups, beside beta1, beta2 and so on.
+    """Keeps ``betas`` in the parameter groups equal to beta1, beta2 and so on.
 
-    Schedulers of torch that drive a momentum read and write ``group["betas"]``, and users set it.
-    The hyperparameters are what counts: ``betas`` follows them, and when somebody has replaced it,
-    they follow it.
+    Some schedulers of torch read and write ``group["betas"]``, and so do users. Steps use the
+    hyperparameters. A value that was put in place of ``betas`` is copied to them; otherwise they
+    are copied to ``betas``.
     """
 
     def __init__(self, optimizer: str, names: Sequence[str]) -> None:
-        """Nothing is known of any group yet.
+        """Begin without groups.
 
         Args:
-            optimizer: what errors call it.
-            names: of `beta_names`.
+            optimizer: the name of the optimizer for messages.
+            names: the result of `beta_names`.
         """
         self._optimizer = optimizer
         self._names = names
         self._written: list[Any] = []
 
     def read(self, groups: Sequence[Group]) -> None:
-        """Take over what others have written, and then `write`.
+        """Copy ``betas`` that others have set to the hyperparameters, and then `write`.
 
         Raises:
             TypeError, ValueError: as `spread`; no group has changed.
         """
         if not self._names:
             return
-        found = [
-            self._changed(group["betas"], written)
-            if "betas" in group and group["betas"] is not written
-            else {}
+        changed = [
+            (group, self._changed(group["betas"], written))
             for group, written in zip(groups, self._written, strict=False)
+            if "betas" in group and group["betas"] is not written
         ]
-        for group, values in zip(groups, found, strict=False):
+        for group, values in changed:
             group.update(values)
         self.write(groups)
 
     def _changed(self, betas: Any, written: Sequence[Any]) -> dict[str, Any]:
-        """What is not as it was written: another one may have been set by its own name."""
+        """The values that differ from the written ones; the others may have been set by name."""
         values = spread(self._optimizer, betas, self._names)
         old = dict(zip(self._names, written, strict=True))
         return {name: value for name, value in values.items() if not _same(value, old[name])}
 
     def write(self, groups: Sequence[Group]) -> None:
-        """Let ``betas`` follow the hyperparameters."""
+        """Copy the hyperparameters to ``betas``."""
         if not self._names:
             return
         for group in groups:
@@ -119,29 +116,29 @@ class Betas:
 
 
 def place(optimizer: str, positional: Sequence[Any], given: Group, hypers: Iterable[str]) -> None:
-    """Add what was given by position, which may be the learning rate, to what was given by name.
+    """Add a learning rate that was given by position to the arguments that were given by name.
 
     Raises:
-        TypeError: for more than that.
+        TypeError: for more arguments by position, or a learning rate that was given twice.
     """
-    known = set(hypers)
-    if len(positional) > 1 or (positional and ("lr" not in known or "lr" in given)):
-        if len(positional) == 1 and "lr" in known:
-            raise TypeError(f"{optimizer}: lr is given by position and by name")
-        first = "params and lr" if "lr" in known else "params"
+    takes_rate = "lr" in set(hypers)
+    if len(positional) > takes_rate:
+        first = "params and lr" if takes_rate else "params"
         raise TypeError(f"{optimizer} takes {first} by position, and all others by name")
+    if positional and "lr" in given:
+        raise TypeError(f"{optimizer}: lr is given by position and by name")
     if positional:
         given["lr"] = positional[0]
 
 
 def drop_options_that_are_off(optimizer: str, program: Program, given: Group) -> None:
-    """Take ``amsgrad=False`` and ``nesterov=False`` out of arguments, where the rule is without.
+    """Remove ``amsgrad=False`` and ``nesterov=False`` from arguments of a rule without these.
 
-    A rule has the first if one of its states is the maximum of itself and something, and may have
-    the second, without a hyperparameter for it, if its documentation speaks of Nesterov.
+    A rule is taken to have the first if a state becomes the maximum of itself and another value,
+    and the second if its documentation mentions Nesterov.
 
     Raises:
-        TypeError: for an option that is off where the rule has it always.
+        TypeError: for an option that is off although the rule always has it.
     """
     has = {
         "amsgrad": any(_is_maximum(program, s) for s in program.states),
@@ -156,7 +153,7 @@ def drop_options_that_are_off(optimizer: str, program: Program, given: Group) ->
 
 
 def _is_maximum(program: Program, state: State) -> bool:
-    """Whether a state becomes the maximum of itself and something."""
+    """Whether a state becomes the maximum of itself and another value."""
     new = program.operations[state.next]
     while new.opcode == "define":
         new = program.operations[new.arguments[0]]
@@ -167,11 +164,10 @@ def _is_maximum(program: Program, state: State) -> bool:
 
 
 def gradients(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    """The parameters of a group that have gradients, with the gradients of what is minimized.
+    """The parameters of a group that have gradients, with the gradients of the objective.
 
-    That is the loss, or with ``maximize`` its negative. Coefficients see the same gradients: what
-    they learn makes a step better for what the group is there for, and a hyper-gradient is the
-    derivative of what is minimized.
+    The objective is the loss, or its negative with ``maximize``. Hyper-gradients are products of
+    the same gradients, so that coefficients minimize the same objective.
     """
     pairs = [(p, g) for p in group["params"] if (g := p.grad) is not None]
     if not group.get("maximize"):
@@ -188,12 +184,14 @@ def shown(
     betas: Sequence[str],
     learned: Iterable[Learned],
 ) -> str:
-    """The text of an optimizer, as torch writes its own.
+    """The text of an optimizer in the format of torch.
 
-    Learned coefficients come with the bounds in which they are learned; what their rules remember
-    is left out, and betas that are not learned are shown as one.
+    Learned coefficients are shown with the bounds of learning, betas that are not learned as a
+    tuple; the memories of rules are left out.
     """
-    how = {x.hyper: f" (learned in {x.bounds}{_each(x)})" for x in learned}
+    # A coefficient of tensors is in their states; its group has the value of new ones.
+    each = {"group": ", for each group", "tensor": ", for each tensor, starting here"}
+    how = {x.hyper: f" (learned in {x.bounds}{each.get(x.scope, '')})" for x in learned}
     lines = [f"{name} ("]
     for number, group in enumerate(groups):
         lines.append(f"Parameter Group {number}")
@@ -204,9 +202,3 @@ def shown(
                 continue
             lines.append(f"    {key}: {group[key]}{how.get(key, '')}")
     return "\n".join([*lines, ")"])
-
-
-def _each(learned: Learned) -> str:
-    # Those of tensors are in the tensors' states; a group has where new ones start.
-    each = {"group": ", for each group", "tensor": ", for each tensor, starting here"}
-    return each.get(learned.scope, "")

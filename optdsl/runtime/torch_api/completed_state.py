@@ -1,4 +1,4 @@
-"""The state of a parameter as a reader expects it: `CompiledOptimizer.completed_state`."""
+"""The state of a parameter without a pending step: `CompiledOptimizer.completed_state`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str
     """See `CompiledOptimizer.completed_state`."""
     if not isinstance(parameter, Tensor):
         raise TypeError(f"completed_state takes a parameter of the optimizer, not {parameter!r}")
-    group = next((g for g in optimizer.param_groups if _has(g["params"], parameter)), None)
+    group = next(
+        (g for g in optimizer.param_groups if any(p is parameter for p in g["params"])), None
+    )
     if group is None:
         raise ValueError(
             f"{type(optimizer).__name__} has no such parameter, of shape {tuple(parameter.shape)}"
@@ -32,7 +34,3 @@ def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str
         theta = parameter.detach()
         shards.completed(program, ParameterTask(theta, torch.zeros_like(theta), state, hypers))
     return {key: value for key, value in state.items() if key in declared} | own
-
-
-def _has(parameters: Any, parameter: Tensor) -> bool:
-    return any(p is parameter for p in parameters)

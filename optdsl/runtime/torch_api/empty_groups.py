@@ -1,9 +1,9 @@
 """Parameter groups without parameters, in flattened checkpoints.
 
-Such a checkpoint has the values of a group under the names of its parameters, so it has none of an
-empty group. `torch.distributed.checkpoint` finds out by an IndexError in its own code, which says
-nothing of that and asks the optimizer nothing before. What it does do is go over the group's
-parameters, so their list is where it can be told.
+Such a checkpoint has the values of a group under the names of its parameters, and so none of an
+empty group. `torch.distributed.checkpoint` fails with an IndexError that does not say this, without
+calling a method of the optimizer first. But it iterates over the parameters of the group, so their
+list raises a better error.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _READING = "_unflatten_optim_state_dict"
 
 
 class NoParameters(list[Any]):
-    """The parameters of a group that had none when it was made; a list like any other."""
+    """The list of parameters of a group that had none when it was made."""
 
     def __init__(self, optimizer: str = "", number: int = 0, parameters: Any = ()) -> None:
-        """Make it.
+        """Make the list.
 
         Args:
-            optimizer: what the error calls the optimizer.
-            number: the number of the group.
-            parameters: what has been added since.
+            optimizer: the name of the optimizer for messages.
+            number: the index of the group.
+            parameters: parameters that were added later.
         """
         super().__init__(parameters)
         self._of = optimizer, number
 
     def __iter__(self) -> Iterator[Any]:
-        """Over what it has.
+        """Iterate over the parameters.
 
         Raises:
-            ValueError: where a flattened checkpoint is read and it has none.
+            ValueError: if there are none and a flattened checkpoint is being read.
         """
         if not self and sys._getframe(1).f_code.co_name == _READING:
             optimizer, number = self._of
@@ -46,5 +46,5 @@ class NoParameters(list[Any]):
         return super().__iter__()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle as a call."""
+        """Copy and pickle as a call of the constructor."""
         return NoParameters, (*self._of, [*self])

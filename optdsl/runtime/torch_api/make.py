@@ -1,4 +1,4 @@
-"""From what the compiler made to an optimizer class with a face: signature and documentation."""
+"""Optimizer classes of compiled rules, with signatures and documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 @dataclass(frozen=True)
 class Within:
-    """The bounds of a hyperparameter, in its annotation."""
+    """The domain of a hyperparameter, in its annotation."""
 
     domain: Domain
 
@@ -43,10 +43,10 @@ def ordered(program: Program) -> list[Hyper]:
 
 
 def signature(program: Program) -> inspect.Signature:
-    """What the constructor takes: every hyperparameter with its default and its bounds."""
+    """The signature of the constructor: every hyperparameter with its default and its domain."""
 
     def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
-        # Everybody gives a learning rate by position.
+        # Only the learning rate may be given by position, as is usual.
         first = inspect.Parameter.POSITIONAL_OR_KEYWORD
         how = first if name == "lr" else inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(name, how, default=default, annotation=kind)
@@ -67,18 +67,21 @@ def signature(program: Program) -> inspect.Signature:
 
 
 def documentation(program: Program) -> str:
-    """What ``help`` shows: the specification's citation, and every hyperparameter."""
+    """The class's docstring: the specification's citation, and every hyperparameter."""
     learned = {x.hyper: x for x in program.learned}
     betas = beta_names(h.name for h in program.hypers)
     lines = ["\n".join(program.documentation) or program.name, ""]
     if betas:
         lines.append(f"`betas` may be given for {', '.join(betas)}.")
-    lines += ["With `maximize` it goes up the gradients."]
-    lines += ["Optimizers of one `process_group` learn as one."]
     hints = [f"`{n}`" for n in HINTS if n != "differentiable"]
-    lines += [f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing."]
-    lines += ["`differentiable=True` is refused."]
-    lines += ["", "Hyperparameters:"]
+    lines += [
+        "With `maximize` it goes up the gradients.",
+        "Optimizers of one `process_group` learn as one.",
+        f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing.",
+        "`differentiable=True` is refused.",
+        "",
+        "Hyperparameters:",
+    ]
     for hyper in program.hypers:
         line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
         vector = program.simplex_of(hyper.name)

@@ -1,13 +1,13 @@
-"""Hyper-gradients of gradients that the user chooses: `CompiledOptimizer.observe`.
+"""Hyper-gradients from gradients that the user chooses: `CompiledOptimizer.observe`.
 
-What was observed is kept by parameter until the next step, which divides it among groups and
-tensors and adds it up over ranks, as it does with what it measures itself.
+Observed sums are kept for each parameter until the next step, which uses them in place of those
+that its engines would measure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from optdsl.learning import square_keys
@@ -24,17 +24,17 @@ from optdsl.runtime.torch_api.replicas import on_all_ranks
 def observe(
     optimizer: LearningOptimizer, weight: float, average: Any, found: Observed | None
 ) -> Observed:
-    """What was observed, with the gradients that the parameters hold now added to it.
+    """The sums that were observed, plus those for the gradients that the parameters have now.
 
     Args:
-        optimizer: the optimizer; it stays as it is.
-        weight: what the gradients are multiplied by.
-        average: as `on_all_ranks`.
-        found: what was observed since the last step; None for nothing, and it stays as it is.
+        optimizer: the optimizer, which is not changed.
+        weight: a factor of the gradients.
+        average: as for `on_all_ranks`.
+        found: the sums observed since the last step, which are not changed; None for no sums.
 
     Raises:
-        TypeError, ValueError: for a weight that is no finite number; as `on_all_ranks`.
-        RuntimeError: for a sparse gradient, and where a step was captured in a graph; as
+        TypeError, ValueError: for a weight that is not a finite number; as `on_all_ranks`.
+        RuntimeError: for a sparse gradient, or after a step that a graph has captured; as
             `on_all_ranks`.
     """
     name, compiled = type(optimizer).__name__, optimizer.compiled
@@ -52,7 +52,8 @@ def observe(
         check_dense(name, work.values())
         hypers = {h.name: float(group[h.name]) for h in compiled.program.hypers}
         for parameter, gradient in work.items():
-            state = _declared(optimizer.state.get(parameter, {}))
+            kept = optimizer.state.get(parameter, {})
+            state = {key: value for key, value in kept.items() if not key.startswith(OWN)}
             if state and float(state["step"]) > 0:
                 one = ParameterTask(parameter.detach(), gradient, state, hypers)
                 sums = shards.products(compiled.program, one)
@@ -63,7 +64,7 @@ def observe(
 
 
 def replace(parts: Iterable[Part], observed: Observed) -> None:
-    """Give the parts of a step what was observed of their tensors, and not what they measured."""
+    """Replace the sums of the parts of a step by those that were observed for their tensors."""
     for part in parts:
         part.sums = {}
         # A parameter may be in a group twice.
@@ -74,13 +75,8 @@ def replace(parts: Iterable[Part], observed: Observed) -> None:
                 add(part.sums, {start + name: value for name, value in found.items()})
 
 
-def _declared(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state without what a tensor learns for itself."""
-    return {key: value for key, value in state.items() if not key.startswith(OWN)}
-
-
 def _weighted(sums: HyperGradients, weight: float) -> HyperGradients:
-    """Sums as of a gradient that was multiplied by a number."""
+    """The sums for a gradient that was multiplied by a number."""
     squared = {square_keys(name)[0] for name in sums}
     unmoved = {square_keys(name)[1] for name in sums}
     return {

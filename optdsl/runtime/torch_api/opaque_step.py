@@ -1,8 +1,8 @@
-"""Steps that `torch.compile` does not look into.
+"""Steps that `torch.compile` does not trace.
 
-A step calls compiled kernels and changes states in place; there is nothing for Dynamo to fuse, and
-tracing it took minutes, or failed, depending on the version of torch. With this module a compiled
-function that calls ``optimizer.step()`` has a graph break there, and no part of the step is traced.
+A step calls compiled kernels and changes states in place. Dynamo has nothing to fuse there, and
+tracing it took minutes, or failed, depending on the version of torch. So a compiled function that
+calls ``optimizer.step()`` has a graph break there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 
 
 def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
-    """Hide the step of an optimizer class from Dynamo, and what computes with states, once a class.
+    """Hide from Dynamo the methods of an optimizer class that compute with states.
 
-    It is called when an optimizer has been made: by then torch has put its hooks around the
-    class's step, which are hidden with it, and has imported Dynamo for methods of its own. So
-    importing optdsl does not import Dynamo.
+    It is called for every new optimizer, and does nothing after the first one of a class. Torch has
+    wrapped the class's step in hooks by then, which are hidden, too, and has imported Dynamo
+    itself; importing optdsl alone does not import it.
     """
     if getattr(cls.step, "opaque", False):
         return
@@ -28,8 +28,8 @@ def make_step_opaque(cls: type[torch.optim.Optimizer]) -> None:
 
 
 def _hidden(method: Callable[..., Any]) -> Callable[..., Any]:
-    # For torch.compile(optimizer.step), older versions of torch would unwrap a function that is
-    # itself the disabled one, and lose the optimizer that it is bound to.
+    # For torch.compile(optimizer.step), older versions of torch would unwrap the disabled function
+    # itself and lose the optimizer that it is bound to; hence another function around it.
     hidden = torch.compiler.disable(method)  # type: ignore[no-untyped-call]
 
     @functools.wraps(method)

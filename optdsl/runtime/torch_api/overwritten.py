@@ -1,4 +1,4 @@
-"""Learned hyperparameters that something else sets at every step, a scheduler perhaps."""
+"""A warning about learned hyperparameters that something else, such as a scheduler, also sets."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from optdsl.runtime.core.callers import outside
 from optdsl.runtime.engines.launch_arguments import captured
 
-# One value that a user sets by hand is no schedule.
+# A single change may be a value that a user has set, and is no schedule.
 _IN_A_ROW = 2
 
 
 class Overwritten:
-    """Notices that learned hyperparameters are set from outside between steps, and warns once."""
+    """Warns once if a learned hyperparameter is changed between steps several times in a row."""
 
     def __init__(self, optimizer: str, learned: Iterable[str]) -> None:
-        """Nothing is known of any group yet.
+        """Begin without groups.
 
-        A tensor that was written to twice in a row is looked at once, which waits for the device:
-        some schedulers write the value that is there.
+        A tensor that was written to in two steps in a row is read once, for which the host waits
+        for the device: some schedulers write the value that it already has.
 
         Args:
-            optimizer: what the warning calls the optimizer.
+            optimizer: the name of the optimizer for the warning.
             learned: the learned hyperparameters.
         """
         self._optimizer = optimizer
@@ -33,7 +33,7 @@ class Overwritten:
         self._left: list[dict[str, _Left]] = []
 
     def before_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Compare the groups with what the step before has left in them."""
+        """Compare the groups with the values after the step before."""
         for name in list(self._times) if self._left else ():
             pairs = zip(groups, self._left, strict=False)
             values = [(group[name], left[name]) for group, left in pairs]
@@ -49,7 +49,7 @@ class Overwritten:
             del self._times[name]
 
     def after_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Remember what a step has left in the groups."""
+        """Store the values of the groups after a step."""
         if self._times:
             self._left = [
                 {name: _Left(group[name], times > 0) for name, times in self._times.items()}
@@ -68,21 +68,21 @@ class Overwritten:
 
 
 class _Left:
-    """A value that a step has left in a group: a number, or a tensor on the device."""
+    """A value of a group after a step: a number, or a tensor on the device."""
 
     def __init__(self, value: Any, closely: bool) -> None:
-        """Remember it; `closely` copies a tensor, which takes a launch."""
+        """Store it; with `closely`, a tensor is copied, which takes a launch."""
         self._value = value
-        # The device that learns writes to a tensor without counting; a scheduler counts.
+        # Kernels that learn do not change the version of a tensor; schedulers do.
         self._version = value._version if isinstance(value, Tensor) else 0
         self._copy = value.detach().clone() if isinstance(value, Tensor) and closely else value
 
     def is_changed(self, value: Any) -> bool:
-        """Whether something has written to it, or put another value in its place."""
+        """Whether it was written to or replaced."""
         if isinstance(value, Tensor):
             return value is not self._value or value._version != self._version
         return bool(value is not self._value and value != self._value)
 
     def is_other(self, value: Any) -> bool:
-        """Whether it is another number now; waits for the device where it is a tensor."""
+        """Whether it is another number now; for a tensor, the host waits for the device."""
         return bool(self.is_changed(value) and value != self._copy)

@@ -1,4 +1,4 @@
-"""Pickling of classes that no module holds: by the recipe that makes them again."""
+"""Pickling of compiled classes, which no module holds, as recipes to make them again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class RecipeType(type):
-    """The type of optimizer classes; one that was compiled pickles as its recipe."""
+    """The metaclass of optimizers; compiled classes pickle as recipes."""
 
 
 def made_by_recipe(cls: type) -> bool:
-    """Whether a class was compiled, unlike a subclass that somebody wrote in a module."""
+    """Whether a class was compiled; a user's subclass in a module was not."""
     return "compiled" in cls.__dict__
 
 

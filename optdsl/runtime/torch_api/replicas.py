@@ -1,8 +1,8 @@
-"""What ranks observe with parameters that several of them have: averaged, or found to be the same.
+"""Observed sums of ranks that have the same parameters: averaged, or checked to be equal.
 
-Within ``no_sync`` of DistributedDataParallel gradients are those of one rank, and ranks that learn
-from them would drift apart. Nothing about a gradient tells whether it was averaged, so ranks
-compare what they observed.
+Within ``no_sync`` of DistributedDataParallel each rank has its own gradients, and coefficients that
+learn from them would differ between ranks. A gradient does not tell whether it was averaged, so
+ranks compare the sums that they observed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _SAMPLED = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def on_all_ranks(optimizer: LearningOptimizer, found: Observed, average: Any) -> Observed:
-    """What all ranks with the same parameters are to learn from; each of them calls this.
+    """The sums from which all ranks with the same parameters learn; a collective of these ranks.
 
     Args:
-        optimizer: the optimizer, of this rank.
-        found: what this rank observed now.
-        average: whether to average over all ranks, or over which; None to compare, False to take
-            it as it is.
+        optimizer: the optimizer of this rank.
+        found: the sums that this rank observed now.
+        average: True to average over all ranks, or the process group to average over; None to
+            check that ranks have observed the same; False to return `found`.
 
     Raises:
-        TypeError: where `average` is neither bool, None nor a process group.
-        ValueError: for a process group of other ranks than this one.
-        RuntimeError: where ranks with the same parameters observed different products, or
-            the ranks to average over have different parameters; on all of them alike.
+        TypeError: if `average` is neither a bool, None nor a process group.
+        ValueError: for a process group without this rank.
+        RuntimeError: on all ranks, if ranks with the same parameters observed different sums, or
+            if the ranks to average over have different parameters.
     """
     name = type(optimizer).__name__
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not collectives.is_distributed():
         _check_kind(name, average, bool)
         return found
     if average is torch.distributed.GroupMember.NON_GROUP_MEMBER:
@@ -63,7 +63,7 @@ def _check_kind(name: str, average: Any, kind: Any) -> None:
 
 
 def _check_same(optimizer: LearningOptimizer, held: Sequence[Tensor], found: Observed) -> None:
-    """Refuse what differs among ranks that have the same parameters."""
+    """Refuse different sums on ranks with the same parameters."""
     numbers = {p: number for number, p in enumerate(held)}
     observed = sorted((numbers[p], sorted(sums.items())) for p, sums in found.items())
     rows = collectives.gathered([_digest(_identity(optimizer, held)), _digest(observed)], None)
@@ -78,9 +78,9 @@ def _check_same(optimizer: LearningOptimizer, held: Sequence[Tensor], found: Obs
 
 
 def _identity(optimizer: LearningOptimizer, held: Iterable[Tensor]) -> Any:
-    """What is equal for the same parameters only: their shapes and norms.
+    """A value that is equal on two ranks only if they have the same parameters: shapes and norms.
 
-    Parts of one parameter, or of one optimizer, are not the same, even if their values are.
+    It tells parts of a parameter, or of an optimizer, apart, even if their numbers are equal.
     """
     group = optimizer.process_group
     part = None if group is None else torch.distributed.get_rank(group)
@@ -96,7 +96,7 @@ def _identity(optimizer: LearningOptimizer, held: Iterable[Tensor]) -> Any:
 
 
 def _check_replicas(optimizer: LearningOptimizer, held: Sequence[Tensor], group: Any) -> None:
-    """Refuse to average over ranks whose parameters are not the same ones."""
+    """Refuse to average over ranks with different parameters."""
     name = type(optimizer).__name__
     ranks = torch.distributed.get_process_group_ranks(group or torch.distributed.group.WORLD)
     for part in collectives.partners(held, optimizer.process_group):
@@ -116,7 +116,7 @@ def _check_replicas(optimizer: LearningOptimizer, held: Sequence[Tensor], group:
 def _averaged(
     held: Sequence[Tensor], names: Sequence[str], found: Observed, group: Any
 ) -> Observed:
-    """Means over the ranks; where a rank observed nothing, it counts as zero."""
+    """Means over the ranks; a rank that did not observe a sum counts as zero."""
     keys = [(p, name) for p in held for name in names]
     values = [found.get(p, {}).get(name) for p, name in keys]
     row = [*(value or 0.0 for value in values), *(float(value is not None) for value in values)]
@@ -137,5 +137,5 @@ def _shapes(tensors: Iterable[Tensor]) -> list[tuple[int, ...]]:
 
 
 def _digest(value: Any) -> float:
-    """A number that stands for a value; a double holds it exactly."""
+    """A hash of a value, of 48 bits, which a double represents exactly."""
     return float(int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=6).digest()))
