@@ -1,5 +1,6 @@
 """Loading optimizers, and a trial of each one before any training."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -35,9 +36,11 @@ class Candidate:
     metrics: tuple[str, ...]
     setup: Setup
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Creates the optimizer for some parameters."""
-        return self.create(list(parameters), **self.hypers)
+    def start(self, model: nn.Module, seed: int) -> tuple[nn.Module, Optimizer]:
+        """Returns a copy of a model with initial weights, and the optimizer for it."""
+        torch.default_generator.manual_seed(seed)  # for an optimizer that draws random numbers
+        model = copy.deepcopy(model)
+        return model, self.create(list(model.parameters()), **self.hypers)
 
     def tuned(self, learning_rate: float) -> Self:
         """Returns the same optimizer with another learning rate, as from a search."""
@@ -134,8 +137,8 @@ def _try(optimizer: Optimizer, label: str, copies: list[nn.Parameter]) -> tuple[
         names = dict.fromkeys(read_metrics(optimizer))
         schedule = LambdaLR(optimizer, lambda _: 1.0)
         for _ in range(2):  # a hyper-gradient may need the gradient of an earlier step
-            for copy in copies:
-                copy.grad = 1e-3 * torch.randn(copy.shape, generator=generator)
+            for parameter in copies:
+                parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
             optimizer.step()
             schedule.step()
             names.update(dict.fromkeys(read_metrics(optimizer)))

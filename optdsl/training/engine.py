@@ -1,17 +1,13 @@
 """The function that runs a comparison."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 from rich.console import Console
-from torch import nn
 
 from optdsl.training import figure, log, report, tuning
 from optdsl.training.candidates import Loader, default_loader, load_candidates
 from optdsl.training.config import FORMATS, TrainingConfig
 from optdsl.training.model import build_model
-from optdsl.training.progress import reporter
+from optdsl.training.progress import print_plainly, reporter
 from optdsl.training.results import Comparison, Trial
 from optdsl.training.runs import run_all
 from optdsl.training.text import Corpus, load_corpus
@@ -41,9 +37,15 @@ def compare(
         TrainingError: The request cannot be carried out, or a file cannot be written.
         KeyboardInterrupt: The user interrupted before training began.
     """
+
+    def tell(text: str) -> None:
+        if console is not None:
+            print_plainly(console, text)
+
     with torch.random.fork_rng(devices=[]):
         corpus = load_corpus(config.text, config.block)
         model = build_model(config, len(corpus.vocabulary))
+        size = sum(parameter.numel() for parameter in model.parameters())
         candidates = load_candidates(config, load, model.parameters())
         searches: dict[str, tuple[Trial, ...]] = {}
         if config.tuned:
@@ -54,10 +56,9 @@ def compare(
             # Should the process be killed, older results must not look like those of this one.
             for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME):
                 (config.out / name).unlink(missing_ok=True)
-            if console is not None:
-                _introduce(console, config, corpus, model)
+            tell(_introduction(config, corpus, size))
             if config.tuned:
-                candidates, searches = tuning.tune(config, corpus, candidates, _teller(console))
+                candidates, searches = tuning.tune(config, corpus, candidates, tell)
             with reporter(console, config) as progress:
                 entries = run_all(config, corpus, candidates, rows, progress)
 
@@ -66,7 +67,7 @@ def compare(
         entries=entries,
         characters=len(corpus),
         vocabulary=len(corpus.vocabulary),
-        parameters=_size(model),
+        parameters=size,
         unigram_entropy=corpus.unigram_entropy,
         csv=config.out / CSV_NAME,
         figures=tuple(config.out / figure_name(suffix) for suffix in config.formats),
@@ -78,9 +79,8 @@ def compare(
     log.write_atomically(comparison.summary, lambda path: report.write_summary(comparison, path))
     for file in comparison.figures:
         log.write_atomically(file, lambda path: figure.draw(comparison, path))
-    if console is not None:
-        for file in (comparison.csv, *comparison.figures, comparison.summary):
-            console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    for file in (comparison.csv, *comparison.figures, comparison.summary):
+        tell(f"wrote {file}")
     return comparison
 
 
@@ -89,25 +89,12 @@ def figure_name(suffix: str) -> str:
     return f"training.{suffix}"
 
 
-def _teller(console: Console | None) -> Callable[[str], None]:
-    def tell(line: str) -> None:
-        if console is not None:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    return tell
-
-
-def _introduce(console: Console, config: TrainingConfig, corpus: Corpus, model: nn.Module) -> None:
-    source = config.text or Path("Python's standard library")
-    console.print(
+def _introduction(config: TrainingConfig, corpus: Corpus, size: int) -> str:
+    """Describes the text and the model, which has `size` parameters."""
+    source = config.text or "Python's standard library"
+    return (
         f"text: {source}, {len(corpus):,} characters, {len(corpus.vocabulary)} symbols, "
         f"unigram entropy {corpus.unigram_entropy:.3f} nats per character\n"
-        f"model: transformer with {_size(model):,} parameters, {config.layers} layers of width "
-        f"{config.width}, block {config.block}, batch {config.batch}",
-        markup=False,
-        highlight=False,
+        f"model: transformer with {size:,} parameters, {config.layers} layers of width "
+        f"{config.width}, block {config.block}, batch {config.batch}"
     )
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,7 +16,7 @@ from optdsl.training.curves import Curve, curves_of, loss_limits
 from optdsl.training.panels import draw_panels, panels_of, rows_of
 from optdsl.training.report import headline, number, rate, rates_in_words
 from optdsl.training.results import Comparison
-from optdsl.training.style import GREY, clean, plain, shade, title, whole_steps
+from optdsl.training.style import GREY, clean, plain, shade, title
 
 WIDTH = 10.0  # inches
 LOSS_HEIGHT = 4.0  # inches
@@ -46,6 +47,8 @@ def build(comparison: Comparison) -> Figure:
     """Returns the figure that `draw` writes."""
     window = max(1, comparison.config.steps // 40)
     curves = curves_of(comparison, window)
+    # The step axis has room for half a marker after the last step.
+    last = 1.015 * max((len(curve.steps) for curve in curves), default=1)
     panels = panels_of(curves)
     caption = textwrap.wrap(caption_of(comparison), CAPTION)
     heights = [LOSS_HEIGHT, COEFFICIENT_HEIGHT * rows_of(panels), LINE_HEIGHT * (len(caption) + 1)]
@@ -54,9 +57,9 @@ def build(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(WIDTH, sum(kept)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     parts = figure.subfigures(len(kept), 1, squeeze=False, height_ratios=kept).flatten()
-    _draw_losses(parts[0], comparison, curves, window)
+    _draw_losses(parts[0], comparison, curves, window, last)
     if panels:
-        draw_panels(parts[1], panels, _last_step(curves))
+        draw_panels(parts[1], panels, last)
     parts[-1].text(
         0.01, 0.95, "\n".join(caption), fontsize=8.5, color=GREY, va="top", parse_math=False
     )
@@ -70,33 +73,21 @@ def caption_of(comparison: Comparison) -> str:
         f"{headline(comparison)}.",
         rates_in_words(comparison),
         f"Learning rates: {rates}.",
-        "Lines: mean over the seeds; bands: lowest to highest."
-        if comparison.config.seeds > 1
-        else "",
     ]
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _last_step(curves: Sequence[Curve]) -> float:
-    """Returns the end of the step axis, with room for half a marker after the last step."""
-    return 1.015 * max((len(curve.steps) for curve in curves), default=1)
+    if comparison.config.seeds > 1:
+        sentences.append("Lines: mean over the seeds; bands: lowest to highest.")
+    return " ".join(sentences)
 
 
 def _draw_losses(
-    figure: SubFigure, comparison: Comparison, curves: Sequence[Curve], window: int
+    figure: SubFigure, comparison: Comparison, curves: Sequence[Curve], window: int, last: float
 ) -> None:
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     several = comparison.config.seeds > 1
-    if not several:
-        for curve in curves:
-            left.plot(
-                curve.steps,
-                curve.train,
-                color=curve.colour,
-                linewidth=0.5,
-                alpha=0.18,
-                rasterized=len(curve.steps) >= RASTER,
-            )
+    faint: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.18}
+    for curve in [] if several else curves:
+        raster = len(curve.steps) >= RASTER
+        left.plot(curve.steps, curve.train, color=curve.colour, rasterized=raster, **faint)
     for curve in curves:
         left.plot(curve.steps, curve.smooth.mean, **curve.line, linewidth=1.6)
         known = np.isfinite(curve.validation.mean)
@@ -107,7 +98,7 @@ def _draw_losses(
     limits = loss_limits(curves, math.log(comparison.vocabulary))
     if limits:
         left.set_ylim(*limits)
-    left.set_xlim(0, _last_step(curves))
+    left.set_xlim(0, last)
     averaged = window // 2 * 2 + 1
     detail = f" (mean of {averaged} steps{'' if several else '; faint: each step'})"
     title(left, f"Training{detail if averaged > 1 else ''}")
@@ -115,7 +106,6 @@ def _draw_losses(
     left.set_ylabel("loss (nats per character)")
     for axes in (left, right):
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(whole_steps())
         clean(axes)
     right.tick_params(labelleft=True)
     _draw_legend(right, curves, limits)

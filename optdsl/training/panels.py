@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from optdsl.training.curves import DASHES, MARKERS, Band, Curve, coefficient_limits
+from optdsl.training.curves import DASHES, MARKERS, Curve, coefficient_limits
 from optdsl.training.results import Space
-from optdsl.training.style import clean, plain, shade, title, whole_steps
+from optdsl.training.style import clean, plain, shade, title
 
 PANELS = 3  # side by side
 
@@ -43,8 +43,10 @@ def panels_of(curves: Sequence[Curve]) -> list[Panel]:
             if space is None or space.simplex is None:
                 single.setdefault((name, space), []).append((curve, name, ""))
             else:
-                key = (curve.entry.optimizer, _vector(name, space.simplex))
-                vectors.setdefault(key, []).append((curve, name, _component(name, space.simplex)))
+                weight, *group = name.partition("/")  # "w_adam/0" is the weight of a group
+                key = (curve.entry.optimizer, "".join([space.simplex, *group]))
+                label = weight.removeprefix(f"{space.simplex}_")
+                vectors.setdefault(key, []).append((curve, name, label))
     return [
         *(Panel(_title(name, space), tuple(x), space) for (name, space), x in single.items()),
         *(
@@ -58,15 +60,6 @@ def _title(name: str, space: Space | None) -> str:
     if space is None or not math.isfinite(space.high - space.low):
         return name
     return f"{name} in [{space.low:g}, {space.high:g}]"
-
-
-def _vector(metric: str, simplex: str) -> str:
-    """Returns the name of a metric's weight vector, with the number of its group, if any."""
-    return simplex + "".join(metric.partition("/")[1:])
-
-
-def _component(metric: str, simplex: str) -> str:
-    return metric.partition("/")[0].removeprefix(f"{simplex}_")
 
 
 def rows_of(panels: Sequence[Panel]) -> int:
@@ -106,23 +99,16 @@ def _draw(axes: Axes, panel: Panel, last_step: float) -> None:
             zorder=3,
         )
         shade(axes, curve, values)
-    limits = (0.0, 1.0) if panel.simplex else _limits(bands, panel.space)
+    lows, highs = (np.concatenate(x) for x in zip(*((b.low, b.high) for b in bands), strict=True))
+    limits: tuple[float, float] | None = (0.0, 1.0) if panel.simplex else None
+    if not panel.simplex and np.isfinite(lows).any():
+        limits = coefficient_limits(float(np.nanmin(lows)), float(np.nanmax(highs)), panel.space)
     if limits is not None:
         axes.set_ylim(*limits)
     title(axes, panel.title)
     clean(axes)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.xaxis.set_major_locator(whole_steps())
     axes.set_xlim(0, last_step)
     if panel.simplex:
-        legend = axes.legend(fontsize=8, frameon=False, ncols=2, handlelength=2.5)
-        plain(legend)
-
-
-def _limits(bands: Sequence[Band], space: Space | None) -> tuple[float, float] | None:
-    lows = np.concatenate([values.low for values in bands])
-    highs = np.concatenate([values.high for values in bands])
-    if not np.isfinite(lows).any():
-        return None
-    return coefficient_limits(float(np.nanmin(lows)), float(np.nanmax(highs)), space)
+        plain(axes.legend(fontsize=8, frameon=False, ncols=2, handlelength=2.5))

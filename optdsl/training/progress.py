@@ -10,6 +10,11 @@ from optdsl.training.config import TrainingConfig
 from optdsl.training.results import Record, Run, Status
 
 
+def print_plainly(console: Console, text: str) -> None:
+    """Prints a text as it is, without markup, colours or line breaks of Rich's own."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class Reporter:
     """Receives what happens during a comparison; this one does nothing with it."""
 
@@ -56,7 +61,7 @@ class Lines(Reporter):
             f"{self._tokens * record.step / record.seconds:.0f} tokens/s",
             f"{left:.0f} s left" + self._whole(record, left),
         ]
-        self._print("  ".join(part for part in parts if part))
+        print_plainly(self._console, "  ".join(part for part in parts if part))
 
     def finish(self, run: Run) -> None:
         """Prints how the run ended, unless it finished."""
@@ -66,7 +71,8 @@ class Lines(Reporter):
             self._spent += self._last.seconds
             self._last = None
         if run.status is not Status.FINISHED:
-            self._print(f"{self._name(run.optimizer, run.seed)}  {run.outcome}")
+            name = self._name(run.optimizer, run.seed)
+            print_plainly(self._console, f"{name}  {run.outcome}")
 
     def _whole(self, record: Record, left: float) -> str:
         """Returns the time left for all runs, estimated from the average pace so far."""
@@ -78,9 +84,6 @@ class Lines(Reporter):
 
     def _name(self, optimizer: str, seed: int) -> str:
         return f"{optimizer:<{self._width}}" + (f"  seed {seed}" if self._seeds > 1 else "")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars(Reporter):

@@ -18,9 +18,13 @@ from optdsl.words import counted
 
 def table(comparison: Comparison) -> Group:
     """Returns the final tables, without columns that would be empty, and their caption."""
-    parts: list[Table | Text] = [_losses(comparison)]
-    if any(entry.coefficients for entry in comparison.entries):
-        parts.append(_learned(comparison))
+    parts = [_losses(comparison)]
+    learned = [(entry.optimizer, x) for entry in comparison.entries if (x := _coefficients(entry))]
+    if learned:
+        parts.append(_table(None))
+        parts[-1].add_column("learned coefficients")
+        for row in learned:
+            parts[-1].add_row(*map(Text, row))
     return Group(*parts, Text(_caption(comparison), style="dim italic"))
 
 
@@ -48,15 +52,6 @@ def _losses(comparison: Comparison) -> Table:
         if partial:
             cells.append(Text(entry.outcome, style="" if entry.finished else "yellow"))
         result.add_row(*cells)
-    return result
-
-
-def _learned(comparison: Comparison) -> Table:
-    result = _table(None)
-    result.add_column("learned coefficients")
-    for entry in comparison.entries:
-        if entry.coefficients:
-            result.add_row(Text(entry.optimizer), Text(_coefficients(entry)))
     return result
 
 

@@ -1,8 +1,5 @@
 """The runs of a comparison: every optimizer, with every seed."""
 
-import copy
-
-import torch
 from torch import Tensor, nn
 
 from optdsl.training.candidates import Candidate
@@ -53,12 +50,10 @@ def _run(
     rows: CsvLog,
     progress: Reporter,
 ) -> Run:
-    torch.default_generator.manual_seed(config.seed)  # for an optimizer that draws random numbers
     records: list[Record] = []
     status = Status.FINISHED
     try:
-        model = copy.deepcopy(model)  # every optimizer needs the initial weights
-        optimizer = candidate.build(model.parameters())
+        model, optimizer = candidate.start(model, config.seed)
         for record in train(config, model, optimizer, text, windows):
             rows.write(candidate.label, config.seed, record)
             records.append(record)

@@ -30,16 +30,12 @@ def shade(axes: Axes, curve: Curve, values: Band) -> None:
         axes.fill_between(curve.steps[known], *band, color=curve.colour, alpha=SHADE, linewidth=0)
 
 
-def whole_steps() -> MaxNLocator:
-    """Returns a locator that places the ticks of a step axis at whole steps."""
-    return MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True)
-
-
 def clean(axes: Axes) -> None:
-    """Removes the frame, and draws a light grid."""
+    """Removes the frame, draws a light grid, and puts the ticks of the step axis at whole steps."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
     axes.xaxis.label.set_fontsize(10)
     axes.yaxis.label.set_fontsize(10)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))

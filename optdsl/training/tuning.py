@@ -5,7 +5,6 @@ set for it) for a part of the comparison's steps, with the schedule of a run of 
 a seed that the comparison does not use.  The rate with the lowest validation loss is taken.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -100,10 +99,8 @@ def _try(
     candidate: Candidate,
     learning_rate: float,
 ) -> Trial:
-    torch.default_generator.manual_seed(config.seed)
-    model = copy.deepcopy(model)
     try:
-        optimizer = candidate.tuned(learning_rate).build(model.parameters())
+        model, optimizer = candidate.tuned(learning_rate).start(model, config.seed)
     except ValueError:  # out of the bounds of the hyperparameter
         return Trial(learning_rate, None)
     *_, last = train(config, model, optimizer, corpus.train, windows)
