@@ -63,12 +63,12 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", title, flags=re.ASCII) or title.upper() in KEYWORDS:
         raise OptionError(f"{title!r} is no name; use letters, digits and underscores")
     listed = ", ".join(members)
-    taken = {h.name for p in rules.values() for h in p.hypers}
-    taken |= set(members)
+    taken = {*members, *(h.name for p in rules.values() for h in p.hypers)}
     w = next(n for n in ("w", "weights", "mixture", "simplex_weights") if n not in taken)
     mixture = [f"{w}.{m} * {m}.theta'" for m in members]
+    words = f"{', '.join(members[:-1])} and {members[-1]}"
     blocks = [
-        [f"blend {title}", f'  "A mixture of {_words(members)}, with learned weights"'],
+        [f"blend {title}", f'  "A mixture of {words}, with learned weights"'],
         [f"use {listed}"],
         _shared(rules),
         _rates(rules),
@@ -94,21 +94,14 @@ def member_name(path_or_name: str, program: Program) -> str:
     return f"_{name}" if not name or name[0].isdigit() or keyword.iskeyword(name) else name
 
 
-def _words(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + f" and {names[-1]}"
-
-
 def _shared(rules: Mapping[str, Program]) -> list[str]:
     """A ``share`` statement for each set of members whose hyperparameters are equal."""
     sharing: dict[tuple[tuple[str, ...], str], list[str]] = {}
     taken = _taken(rules)
     for name in dict.fromkeys(h.name for p in rules.values() for h in p.hypers):
         members = _agreeing(rules, name)
-        if (
-            len(members) > 1
-            and name not in taken
-            and (name != "lr" or len(members) == len(_having(rules, name)))
-        ):
+        everyone = members == _having(rules, name)
+        if len(members) > 1 and name not in taken and (name != "lr" or everyone):
             sharing.setdefault((members, _different(rules, members, name)), []).append(name)
     lines = []
     for (members, comment), names in sharing.items():
@@ -160,8 +153,11 @@ def _rates(rules: Mapping[str, Program]) -> list[str]:
         own = _lr(rules, member)
         rate = "lr"
         if own.default != first.default:
-            ratio = _fresh(f"{member.lower()}_lr_ratio", rules)
-            lines.append(f"hyper {ratio} = {_ratio(own.default, first.default)} in [0, inf)")
+            ratio = f"{member.lower()}_lr_ratio"
+            while ratio in _taken(rules):
+                ratio += "_outer"
+            factor = float(f"{own.default / first.default:.12g}") if first.default else 1.0
+            lines.append(f"hyper {ratio} = {spell(factor)} in [0, inf)")
             rate = f"{ratio} * lr"
         bounds = own.domain
         assert isinstance(bounds, Interval)
@@ -175,16 +171,6 @@ def _lr(rules: Mapping[str, Program], member: str) -> Hyper:
     return rules[member].hyper("lr")
 
 
-def _fresh(name: str, rules: Mapping[str, Program]) -> str:
-    while name in _taken(rules):
-        name += "_outer"
-    return name
-
-
 def _taken(rules: Mapping[str, Program]) -> set[str]:
     """The names that the blend gives to hyperparameters of single members."""
     return {f"{m.lower()}_{h.name}" for m, p in rules.items() for h in p.hypers}
-
-
-def _ratio(rate: float, first: float) -> str:
-    return spell(float(f"{rate / first:.12g}")) if first else "1"

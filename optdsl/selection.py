@@ -63,7 +63,7 @@ def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned
     if not isinstance(learn, Iterable):
         raise OptionError(f"learn={learn!r} must be True, False, names, or optdsl.Learn by name")
     known = {x.hyper: x for x in program.learned}
-    wanted: dict[str, None] = {}
+    wanted: dict[str, Learned] = {}
     for name in learn:
         for hyper in _hypers(program, name):
             if hyper not in known:
@@ -71,8 +71,8 @@ def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned
                     f"{program.name} does not say how to learn {name}: "
                     f'write learn={{"{name}": optdsl.Learn("sgd", lr=...)}}'
                 )
-            wanted[hyper] = None
-    return tuple(known[hyper] for hyper in wanted)
+            wanted[hyper] = known[hyper]
+    return tuple(wanted.values())
 
 
 def _hypers(program: Program, name: object) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from optdsl import optimizers
 from optdsl.ir.program import Program
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
-from optdsl.runtime.torch_api.make import documentation, ordered
+from optdsl.runtime.torch_api.make import documentation, signature
 from optdsl.specifications import library
 
 _WIDTH = 100
@@ -46,19 +46,16 @@ def write() -> Path:
 def _class(program: Program) -> str:
     lines = [f"class {program.name}(CompiledOptimizer):", f'    """{_documentation(program)}']
     lines += ['    """', "", "    def __init__(", "        self,", "        params: ParamsT,"]
-    hypers = [f"        {h.name}: float | Tensor = {h.default!r}," for h in ordered(program)]
-    first = sum(h.name == "lr" for h in program.hypers)
-    lines += [*hypers[:first], "        *,", *hypers[first:]]
-    names = {h.name for h in program.hypers}
-    betas = beta_names(h.name for h in program.hypers)
-    if betas:
-        inside = ", ".join(["float | Tensor"] * len(betas))
-        lines.append(f"        betas: tuple[{inside}] | None = None,")
-    lines += [
-        "        maximize: bool = False,",
-        "        process_group: ProcessGroup | None = None,",
-        *(f"        {n}: bool | None = {v}," for n, v in HINTS.items() if n not in names),
-    ]
+    inside = ", ".join(["float | Tensor"] * len(beta_names(h.name for h in program.hypers)))
+    kinds = {"betas": f"tuple[{inside}] | None", "maximize": "bool"}
+    kinds |= {"process_group": "ProcessGroup | None"} | dict.fromkeys(HINTS, "bool | None")
+    kinds |= {h.name: "float | Tensor" for h in program.hypers}
+    by_position = True
+    for parameter in list(signature(program).parameters.values())[1:]:
+        if by_position and parameter.kind is parameter.KEYWORD_ONLY:
+            lines.append("        *,")
+            by_position = False
+        lines.append(f"        {parameter.name}: {kinds[parameter.name]} = {parameter.default!r},")
     lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

@@ -69,9 +69,12 @@ class _Rule:
     options: dict[str, bool] = field(default_factory=dict)
     counts: bool = True
 
+    @functools.cached_property
     def meaning(self) -> Meaning:
         """The meaning of its program, for comparisons."""
-        return _meaning(self.source)
+        text = self.source
+        source = Source("torch.opt", text) if "\n" in text else library.open_source(text)
+        return meaning(library.read(source, verify=False))
 
     def is_of(self, group: Group) -> bool:
         """Whether a group may belong to an optimizer of this rule."""
@@ -164,7 +167,7 @@ def to_torch(
         own, name = target.meaning, target.program.name
     if own is None:
         raise ValueError("this state does not say of which rule it is: give to_torch the rule")
-    found = next((r for r in _RULES if not differences(own, r.meaning())), None)
+    found = next((r for r in _RULES if not differences(own, r.meaning)), None)
     if found is None:
         names = ", ".join(r.name for r in _RULES)
         raise ValueError(f"torch has no rule that takes the steps of {name}; it has {names}")
@@ -186,12 +189,6 @@ def _parts(state_dict: StateDict) -> tuple[list[Group], Mapping[Any, Group]]:
     return list(groups), states
 
 
-@functools.cache
-def _meaning(source: str) -> Meaning:
-    text = Source("torch.opt", source) if "\n" in source else library.open_source(source)
-    return meaning(library.read(text, verify=False))
-
-
 def _source_rule(groups: list[Group], own: Meaning, name: str) -> _Rule:
     """The rule of torch that a state belongs to and that takes the steps of a compiled rule."""
     found = [rule for rule in _RULES if all(map(rule.is_of, groups))]
@@ -203,7 +200,7 @@ def _source_rule(groups: list[Group], own: Meaning, name: str) -> _Rule:
         )
     lines: list[str] = []
     for rule in found:
-        lines = differences(rule.meaning(), own, "in torch")
+        lines = differences(rule.meaning, own, "in torch")
         if not lines:
             return rule
     told = ["", *shortened(lines)]
@@ -226,15 +223,12 @@ def _from_state(rule: _Rule, state: Group) -> dict[str, Any]:
             f"this is no state of torch's {rule.name}: it keeps {', '.join(map(str, state))}, "
             f"not {', '.join(sorted(known))}"
         )
-    kept: dict[str, Any] = {names[key]: _precise(found[key]) for key in names}
+    # Copies, in the precision in which compiled rules store moments.
+    moments = {key: x.to(COMPUTE.get(x.dtype, x.dtype), copy=True) for key, x in found.items()}
+    kept: dict[str, Any] = {names[key]: moments[key] for key in names}
     # A state without a count was left by one step at least.
     kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64, device="cpu")
     return kept
-
-
-def _precise(value: Tensor) -> Tensor:
-    """A copy of a moment in the precision in which compiled rules store it."""
-    return value.to(COMPUTE.get(value.dtype, value.dtype), copy=True)
 
 
 def _from_group(group: Group, rule: _Rule, betas: tuple[str, ...]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.passes.rewrite import rewrite
 from optdsl.prove import Verdict, explanation, settle, snippet
 from optdsl.specifications.library import specification
+from optdsl.words import counted
 
 # Rounding keeps well below; a derivative that is another one does not.
 AUTOGRAD_TOLERANCE = 1e-9
@@ -73,13 +74,10 @@ def _claim(program: Program, claim: Claim) -> Statement:
 
 
 def _convex(combination: Combination) -> Statement:
-    corners = "corner" if combination.corners == 1 else "corners"
-    reason = f"weights sum to one and lie in [0, 1] at {combination.corners} {corners}"
-    return Statement(
-        f"{combination.slot} is a convex combination of {', '.join(combination.parts)}",
-        Verdict.PROVED,
-        reason,
-    )
+    text = f"{combination.slot} is a convex combination of {', '.join(combination.parts)}"
+    corners = counted(combination.corners, "corner")
+    reason = f"weights sum to one and lie in [0, 1] at {corners}"
+    return Statement(text, Verdict.PROVED, reason)
 
 
 def _hypergradients(program: Program, learned: Program) -> list[Statement]:
@@ -98,7 +96,9 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
             continue
         found = [t[name] for t in tangents]
         by_tape = [_autograd(program, p, name) for p in points]
-        tape = _distance(found, [_known(e, f) for e, f in zip(by_tape, found, strict=True)])
+        # At sqrt(0), where autograd makes NaN of 0 / 0, only central differences decide.
+        known = [torch.where(e.isfinite(), e, f) for e, f in zip(by_tape, found, strict=True)]
+        tape = _distance(found, known)
         differences = _distance(found, [frozen.central(p, name) for p in points])
         good = tape < AUTOGRAD_TOLERANCE and differences < DIFFERENCES_TOLERANCE
         reason = f"{tape:.0e} from autograd, {differences:.0e} from central differences"
@@ -153,11 +153,6 @@ def _autograd(program: Program, point: Point, name: str) -> Tensor:
     return found
 
 
-def _known(expected: Tensor, found: Tensor) -> Tensor:
-    """What autograd knows; at sqrt(0), where it makes NaN of 0 / 0, central differences decide."""
-    return torch.where(expected.isfinite(), expected, found)
-
-
 class _Frozen:
     """A program in which what is behind a ``stop_gradient`` can be held still.
 
@@ -165,20 +160,17 @@ class _Frozen:
     """
 
     def __init__(self, program: Program) -> None:
-        self._constants: list[State] = []
         # A state needs an initial value; this one is never used.
         never = Operation("constant", (), 0.0, UNIFORM)
-        states = (*program.states, *self._recorded(program))
+        self._constants = [
+            State(f"constant {n}", o.type, Value(len(program.operations)), o.arguments[0])
+            for n, o in enumerate(program.operations)
+            if o.opcode == "stop_gradient"
+        ]
+        states = (*program.states, *self._constants)
         recording = replace(program, operations=(*program.operations, never), states=states)
         self._recording = verify_program(recording)
         self._reading = verify_program(rewrite(recording, self._read))
-
-    def _recorded(self, program: Program) -> list[State]:
-        for index, operation in enumerate(program.operations):
-            if operation.opcode == "stop_gradient":
-                never, name = Value(len(program.operations)), f"constant {index}"
-                self._constants.append(State(name, operation.type, never, operation.arguments[0]))
-        return self._constants
 
     def _read(
         self, builder: Builder, operation: Operation, arguments: tuple[Value, ...]

@@ -133,18 +133,14 @@ def format_(options: argparse.Namespace) -> int:
                 if options.check:
                     print(f"{name} is not in the canonical layout", file=sys.stderr)
                 if options.diff:
-                    print(_difference(name, source.text, text), end="")
+                    lines = (source.text.splitlines(), text.splitlines())
+                    titles = (name, f"{name} (canonical)")
+                    for line in difflib.unified_diff(*lines, *titles, lineterm=""):
+                        print(line)
             else:
                 _replace(Path(name), text)
                 print(f"formatted {name}")
     return status
-
-
-def _difference(name: str, old: str, new: str) -> str:
-    lines = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), name, f"{name} (canonical)", lineterm=""
-    )
-    return "".join(f"{line}\n" for line in lines)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -228,18 +224,14 @@ def blend(options: argparse.Namespace) -> int:
     if output is None:
         print(source.text, end="")
     else:
-        _write(Path(output), source.text)
+        try:
+            Path(output).write_text(source.text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write {output}: {error.strerror}") from None
         print(f"wrote {output}")
     for remark in remarks:
         print(render(remark), file=sys.stderr, end="\n\n")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -140,12 +140,13 @@ class _Moves:
 
     def program(self) -> Program:
         math, coefficients = self._math, self._block.coefficients
+        after = max(c.learned.after for c in coefficients)
         parameter = self._builder.emit("parameter", type=UNIFORM)
         taken = self._input(TAKEN)
         measured = [self._input(measured_key(c.name)) for c in coefficients]
         signals = [self._signal(c, h) for c, h in zip(coefficients, measured, strict=True)]
         moves = math.all(
-            [self._builder.emit("ge", taken, math.number(self._after)), *map(math.finite, measured)]
+            [self._builder.emit("ge", taken, math.number(after)), *map(math.finite, measured)]
         )
         if self._block.vector:
             # Only differences move a vector. What all have in common would hide them from a clip,
@@ -179,10 +180,6 @@ class _Moves:
             parameter_type=UNIFORM,
         )
         return run_passes(verify(program))
-
-    @property
-    def _after(self) -> int:
-        return max(c.learned.after for c in self._block.coefficients)
 
     @property
     def _exponentiated(self) -> bool:
@@ -250,11 +247,11 @@ class _Moves:
         return new[rule.parameter], {coefficient.step_key: following, **memory}
 
     def _outward(self, values: list[Value]) -> list[Value]:
-        """From the coefficients to the numbers on which their rules run."""
+        """The numbers on which the rules of coefficients run."""
         return simplex.logarithms(self._math, values) if self._exponentiated else values
 
     def _inward(self, moved: list[Value]) -> list[Value]:
-        """From where the rules went to coefficients within their bounds."""
+        """The coefficients, within their bounds, for the results of their rules."""
         if self._exponentiated:
             return simplex.softmax(self._math, moved)
         if self._block.vector:

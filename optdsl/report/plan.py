@@ -54,7 +54,7 @@ def _states(plan: Plan) -> list[Sequence[str]]:
         unit = "parameter" if state.type.extent is Extent.TENSOR else "tensor"
         why = "for the pending step" if state.name in plan.kept else ""
         rows.append((state.name, f"{BYTES} per {unit}", why))
-    return rows or [("none", "", "")]
+    return rows or [("none",)]
 
 
 def _steps(plan: Plan) -> list[Sequence[str]]:
@@ -76,14 +76,7 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
     for kind in KINDS:
         plan = next((p for p in candidates if p.kind == kind), None)
         if plan is None:
-            rows.append(
-                (
-                    kind,
-                    "not possible: a tangent needs values that are gone",
-                    "",
-                    "",
-                )
-            )
+            rows.append((kind, "not possible: a tangent needs values that are gone"))
             continue
         moved = BYTES * sum(schedule(plan)[Role.FUSED].traffic)
         state = f"{BYTES * state_tensors(plan)} bytes of state"

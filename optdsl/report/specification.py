@@ -13,7 +13,7 @@ from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
 from optdsl.report.layout import BYTES, WIDTH, table
 from optdsl.syntax import ast
-from optdsl.syntax.format import expression, header, statement
+from optdsl.syntax.format import combination, expression, statement
 from optdsl.syntax.parse import parse
 
 
@@ -27,19 +27,23 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     """
     declaration = parse(source)
     documentation = declaration.documentation or program.documentation
-    blocks = [
-        [declaration.name.text, *(f"  {line}" for line in documentation)],
-        *_members(declaration),
-        ["Equations", *_equations(declaration, program)],
-        ["Hyperparameters", *_hypers(program)],
-    ]
-    blocks = [block for block in blocks if len(block) > 1 or block[0] != "Equations"]
+    blocks = [[declaration.name.text, *(f"  {line}" for line in documentation)]]
+    if declaration.combination is not None:
+        blocks.append(["Made of", f"  {combination(declaration.combination)}"])
+    if declaration.blend:
+        kinds = (ast.Use, ast.Share, ast.Binding)
+        settled = [s for s in declaration.statements if isinstance(s, kinds)]
+        blocks.append(["Members", *(f"  {statement(s)}" for s in settled)])
+    if equations := _equations(declaration, program):
+        blocks.append(["Equations", *equations])
+    blocks.append(["Hyperparameters", *_hypers(program)])
     if program.learned:
         blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
     blocks.append(_states(program, declaration, separate))
-    claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
-    if claimed:
-        blocks.append(["Claims (`optdsl verify` decides them)", *_claims(claimed)])
+    claims = [statement(s) for s in declaration.statements if isinstance(s, ast.Claim)]
+    if claims:
+        lines = [line for claim in claims for line in _wrapped(claim, "    ")]
+        blocks.append(["Claims (`optdsl verify` decides them)", *lines])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -78,21 +82,6 @@ def _equations(declaration: ast.Declaration, program: Program) -> list[str]:
         for name, text in found.items()
         for line in _wrapped(f"{name:<{width}} = {text}", " " * (width + 5))
     ]
-
-
-def _members(declaration: ast.Declaration) -> list[list[str]]:
-    """The members of a blend, with their shared and bound hyperparameters; or the modifiers."""
-    if declaration.combination is not None:
-        return [["Made of", f"  {header(declaration).partition(' = ')[2]}"]]
-    if not declaration.blend:
-        return []
-    kinds = (ast.Use, ast.Share, ast.Binding)
-    settled = [s for s in declaration.statements if isinstance(s, kinds)]
-    return [["Members", *(f"  {statement(s)}" for s in settled)]]
-
-
-def _claims(claimed: Sequence[ast.Claim]) -> list[str]:
-    return [line for c in claimed for line in _wrapped(statement(c), "    ")]
 
 
 def _wrapped(text: str, continued: str) -> list[str]:

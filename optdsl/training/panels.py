@@ -99,7 +99,8 @@ def _draw(axes: Axes, panel: Panel, last_step: float) -> None:
             zorder=3,
         )
         shade(axes, curve, values)
-    lows, highs = (np.concatenate(x) for x in zip(*((b.low, b.high) for b in bands), strict=True))
+    lows = np.concatenate([values.low for values in bands])
+    highs = np.concatenate([values.high for values in bands])
     limits: tuple[float, float] | None = (0.0, 1.0) if panel.simplex else None
     if not panel.simplex and np.isfinite(lows).any():
         limits = coefficient_limits(float(np.nanmin(lows)), float(np.nanmax(highs)), panel.space)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from optdsl.ir.domain import Domain, spell
-from optdsl.ir.program import Hyper, Program
+from optdsl.ir.program import Program
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.engines.compiled import Compiled
@@ -37,11 +37,6 @@ def make_optimizer(compiled: Compiled) -> type[CompiledOptimizer]:
     return type(program.name, (CompiledOptimizer,), namespace)
 
 
-def ordered(program: Program) -> list[Hyper]:
-    """The hyperparameters as the constructor takes them: the learning rate first."""
-    return sorted(program.hypers, key=lambda h: h.name != "lr")
-
-
 def signature(program: Program) -> inspect.Signature:
     """The signature of the constructor: every hyperparameter with its default and its domain."""
 
@@ -51,9 +46,10 @@ def signature(program: Program) -> inspect.Signature:
         how = first if name == "lr" else inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(name, how, default=default, annotation=kind)
 
+    ordered = sorted(program.hypers, key=lambda h: h.name != "lr")
     parameters = [
         inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in ordered(program)),
+        *(keyword(h.name, Annotated[float, Within(h.domain)], h.default) for h in ordered),
     ]
     betas = beta_names(h.name for h in program.hypers)
     if betas:
