@@ -32,10 +32,6 @@ class Step:
     tangents: dict[str, Tensor]
 
 
-def _sign(x: Tensor) -> Tensor:
-    return torch.where(torch.isnan(x), x, torch.sign(x))
-
-
 def _pow(x: Tensor, y: Tensor) -> Tensor:
     """x^y; a plain number as exponent is given as one, so that a square is x * x to the bit."""
     if y.ndim == 0 and not y.requires_grad:
@@ -81,7 +77,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "stop_gradient": Tensor.detach,
     "pow": _pow,
     "mix": _mix,
-    "sign": _sign,
+    "sign": lambda x: torch.where(torch.isnan(x), x, torch.sign(x)),
     "max": torch.maximum,
     "min": torch.minimum,
 }

@@ -155,14 +155,14 @@ class Kernel:
     @cached_property
     def stored(self) -> tuple[Result, ...]:
         """The results that are written: all but those that are where they belong already."""
-        return tuple(r for r in self.results if not self._in_place(r))
-
-    def _in_place(self, result: Result) -> bool:
-        operation = self.program.operations[result.value]
-        if result.name == "theta":
-            return operation.opcode == "parameter"
-        home = self.buffers.get(result.name, result.name)
-        return operation.opcode == "state" and operation.attribute == home
+        stored = []
+        for result in self.results:
+            operation = self.program.operations[result.value]
+            home = self.buffers.get(result.name, result.name)
+            source = "theta" if operation.opcode == "parameter" else operation.attribute
+            if operation.opcode not in {"parameter", "state"} or source != home:
+                stored.append(result)
+        return tuple(stored)
 
     @property
     def read(self) -> frozenset[tuple[str, str | None]]:
@@ -222,17 +222,17 @@ def _keeping_the_gradient(program: Program, names: Container[str]) -> Program:
 
 def cheapest(plans: Iterable[Plan]) -> Plan:
     """The plan with the least state; of equal ones, the one that moves the least memory."""
-    return min(plans, key=lambda p: (state_tensors(p), sum(_traffic(p))))
+
+    def moved(plan: Plan) -> int:
+        kernels = schedule(plan)
+        return sum(kernels.get(Role.FUSED, kernels[Role.STEP]).traffic)
+
+    return min(plans, key=lambda p: (state_tensors(p), moved(p)))
 
 
 def state_tensors(plan: Plan) -> int:
     """How many numbers of state an element has."""
     return sum(s.type.extent is Extent.TENSOR for s in plan.states)
-
-
-def _traffic(plan: Plan) -> tuple[int, int]:
-    kernels = schedule(plan)
-    return kernels.get(Role.FUSED, kernels[Role.STEP]).traffic
 
 
 def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...]:

@@ -224,8 +224,8 @@ def _from_state(rule: _Rule, state: Group) -> dict[str, Any]:
             f"not {', '.join(sorted(known))}"
         )
     # Copies, in the precision in which compiled rules store moments.
-    moments = {key: x.to(COMPUTE.get(x.dtype, x.dtype), copy=True) for key, x in found.items()}
-    kept: dict[str, Any] = {names[key]: moments[key] for key in names}
+    moments = {ours: found[theirs] for theirs, ours in names.items()}
+    kept = {key: x.to(COMPUTE.get(x.dtype, x.dtype), copy=True) for key, x in moments.items()}
     # A state without a count was left by one step at least.
     kept["step"] = torch.tensor(float(found.get("step", 1.0)), dtype=torch.float64, device="cpu")
     return kept

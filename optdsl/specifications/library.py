@@ -207,13 +207,12 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     source = from_recipe(values)
     report = Report()
     parsed = parse_partial(source, report)
-    if parsed.declaration is None:
+    declaration, broken = parsed.declaration, parsed.broken
+    if declaration is None:
         report.check()
-    declaration = parsed.declaration
     assert declaration is not None
     sources = dict(source.rules or ())
     rules: dict[str, Specification] = {}
-    broken = parsed.broken
     modifiers = {n: s for n, s in sources.items() if n.startswith(references.WITH)}
     for name, rule in sources.items():
         if name in modifiers:
@@ -236,7 +235,9 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     if declaration.slots:
         _refuse_modifier(declaration, report)
     try:
-        found, names = _lowered(declaration, rules, modifiers, learners, broken, report)
+        found, names = _lowered(
+            declaration, rules, programs, modifiers, learners, broken, report
+        )
     except SpecError:
         if declaration.combination is not None:
             raise  # what the claims may speak of is not known
@@ -259,6 +260,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
 def _lowered(
     declaration: ast.Declaration,
     rules: Mapping[str, Specification],
+    programs: Mapping[str, Program],
     modifiers: Mapping[str, Source],
     learners: Rules,
     broken: frozenset[str],
@@ -277,7 +279,6 @@ def _lowered(
         found = Specification(combined.program, combined.program, combined.claims)
         return found, names_of(combined.program, combined.scope)
     if declaration.blend:
-        programs = {name: rule.member for name, rule in rules.items()}
         blended = blend(declaration, prelude(), learners, programs, report, broken)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         found = Specification(blended.program, blended.member, (), blended.combinations, separate)

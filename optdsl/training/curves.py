@@ -68,25 +68,20 @@ def curves_of(comparison: Comparison, window: int) -> list[Curve]:
         window: Steps over which training losses are averaged.
     """
     return [
-        _curve(entry, index, window)
+        Curve(
+            entry=entry,
+            runs=runs,
+            steps=np.arange(1.0, max(len(run.records) for run in runs) + 1),
+            train=np.array([record.train_loss for record in runs[0].records]),
+            smooth=band(runs, lambda record: record.train_loss, window),
+            validation=band(runs, lambda record: record.validation_loss),
+            colour=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            dash=DASHES[index // len(COLOURS) % len(DASHES)],
+        )
         for index, entry in enumerate(comparison.entries)
-        if entry.shown
+        if (runs := entry.shown)
     ]
-
-
-def _curve(entry: Entry, index: int, window: int) -> Curve:
-    runs = entry.shown
-    return Curve(
-        entry=entry,
-        runs=runs,
-        steps=np.arange(1.0, max(len(run.records) for run in runs) + 1),
-        train=np.array([record.train_loss for record in runs[0].records]),
-        smooth=band(runs, lambda record: record.train_loss, window),
-        validation=band(runs, lambda record: record.validation_loss),
-        colour=COLOURS[index % len(COLOURS)],
-        marker=MARKERS[index % len(MARKERS)],
-        dash=DASHES[index // len(COLOURS) % len(DASHES)],
-    )
 
 
 def band(runs: Sequence[Run], value: Callable[[Record], float | None], window: int = 1) -> Band:

@@ -178,7 +178,7 @@ double answer(void) {
 
     def test_a_compiler_that_cannot_be_run_is_a_build_error(self, tmp_path: Path) -> None:
         (tmp_path / "a.c").write_text(ANSWER)
-        gone = Toolchain(str(tmp_path / "gone"), "", ())
+        gone = Toolchain(str(tmp_path / "gone"))
         with pytest.raises(BuildError, match="cannot be run"):
             gone.build(tmp_path / "a.c", tmp_path / "a.so")
 

@@ -19,8 +19,9 @@ from dataclasses import replace
 from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
-from optdsl.backends.triton.functions import Functions, hyper_row
+from optdsl.backends.triton.functions import Functions
 from optdsl.plan import KINDS, Kind
+from optdsl.plan.keys import pending
 from optdsl.schedule import Kernel, Role
 
 SPAN, BLOCK, THREADS = 2048, 512, 128
@@ -39,29 +40,36 @@ class TritonBackend:
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
         program = kernels[Role.STEP].program
-        row = hyper_row([h.name for h in program.hypers], Role.COMPLETE in kernels)
+        kept, names = Role.COMPLETE in kernels, ["t", *(h.name for h in program.hypers)]
+        row = [*names, *map(pending, names)] if kept else names
         emitted = [Functions(kernel, dtype, row) for kernel in needed_kernels(kernels, order)]
         begun = [f for f in emitted if f.entry.name not in {Role.INITIALIZE, Role.COMPLETE}]
         # A captured graph goes on with the addresses that it was captured with.
         emitted += [_fixed(f, dtype, row) for f in emitted if f.entry.buffers]
-        kept, hypers = Role.COMPLETE in kernels, len(program.hypers)
+        hypers = len(program.hypers)
         complete = next((f for f in emitted if f.entry.name == Role.COMPLETE), None)
         texts = [f.text for f in emitted] + [ADVANCE, *([KEEP] if kept else [])]
         texts += [begin(f, complete, hypers, kept) for f in begun]
         texts += [later(complete)] if complete is not None else []
         widths = [f'    "{f.entry.name}": ({f.uniforms}, {f.scalars}, {f.sums}),' for f in emitted]
+        crowded = [f'    "{name}",' for f in emitted for name in f.crowded]
         header = [
             f'"""{_documentation(program.name, program.documentation)}"""',
             "",
             "import triton",
             "import triton.language as tl",
             "",
-            *_listed("A row of hyperparameters has", row),
+            *textwrap.wrap(
+                f"# A row of hyperparameters has {', '.join(row)}.",
+                96,
+                subsequent_indent="# ",
+                break_on_hyphens=False,
+            ),
             "# A program works on a span of a tensor, a block of it at a time.",
             f"SPAN, BLOCK, THREADS = {SPAN}, {BLOCK}, {_threads(emitted, dtype)}",
             OPTIONS,
             "# Where registers are scarce; the options for that are the device's.",
-            *_crowded([name for f in emitted for name in f.crowded]),
+            *(["CROWDED = (", *crowded, ")"] if crowded else ["CROWDED = ()"]),
             "# How many uniform values a row has, numbers a tensor, and sums a block.",
             "WIDTHS = {",
             *widths,
@@ -72,11 +80,6 @@ class TritonBackend:
         return SourceModule(program.name, "python", f"{text}\n", entries)
 
     spellings = staticmethod(spelled_operations)
-
-
-def _crowded(names: list[str]) -> list[str]:
-    lines = [f'    "{name}",' for name in names]
-    return ["CROWDED = (", *lines, ")"] if lines else ["CROWDED = ()"]
 
 
 def _fixed(functions: Functions, dtype: str, row: Sequence[str]) -> Functions:
@@ -105,8 +108,3 @@ def _documentation(name: str, lines: tuple[str, ...]) -> str:
     text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     # A citation may end in a quotation mark.
     return f"{text}\n" if "\n" in text or text.endswith('"') else text
-
-
-def _listed(opening: str, names: list[str]) -> list[str]:
-    text = f"# {opening} {', '.join(names)}."
-    return textwrap.wrap(text, 96, subsequent_indent="# ", break_on_hyphens=False)

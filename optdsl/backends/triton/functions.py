@@ -11,7 +11,6 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import LEAVES, TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
-from optdsl.plan.keys import pending
 from optdsl.schedule import Kernel, Loop, Result
 
 # From so many operations on, a compiler is told how many registers there are.
@@ -41,7 +40,8 @@ class Functions:
         Args:
             kernel: the kernel.
             dtype: of `optdsl.backends.base.DTYPES`.
-            row: what a row of hyperparameters has, in order.
+            row: the names of a row of hyperparameters: t, the hyperparameters, and those of the
+                pending step if one is kept.
             like: another kernel, whose uniform values are this one's.
         """
         self.kernel = kernel
@@ -55,17 +55,14 @@ class Functions:
         # Loops say what they need of uniform values, so they come first.
         loops = [self._loop(n, loop) for n, loop in enumerate(kernel.loops)]
         numbers = [self._numbers(n, loop) for n, loop in enumerate(kernel.loops)]
-        self._looped = [bool(text) for text in loops]
-        self._numbered = [bool(text) for text in numbers]
+        self._texts = list(zip(numbers, loops, strict=True))
         self.scalars = len(self.values.scalars)
         self.sums = max((len(loop.reductions) for loop in kernel.loops), default=0)
         uniform = "" if like is not None else self._uniform()
         self.uniforms = 2 * len(self.values.places)
         assert like is None or self.values.places == like.values.places
-        pairs = [text for pair in zip(numbers, loops, strict=True) for text in pair]
-        texts = [t for t in (uniform, *pairs) if t] + [
-            self._host("" if not self.uniforms else (like or self).entry.name)
-        ]
+        texts = [text for text in (uniform, *(t for pair in self._texts for t in pair)) if text]
+        texts.append(self._host((like or self).entry.name if self.uniforms else ""))
         text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
         self.text = text.replace(_HALF_HERE, str(self.uniforms // 2))
 
@@ -305,13 +302,13 @@ class Functions:
             )
         warps = "num_warps=THREADS // c.lanes, **OPTIONS)"
         last = len(self.kernel.loops) - 1
-        for number in range(last + 1):
-            if self._numbered[number]:
+        for number, (numbers, loop) in enumerate(self._texts):
+            if numbers:
                 lines += wrapped(
                     f"{name}_numbers{number}[(c.tensors,)](c.table, c.tensors, c.firsts, "
                     f"c.uniforms, c.scalars, c.partials, c.blocks, BLOCK=BLOCK, {warps}"
                 )
-            if self._looped[number]:
+            if loop:
                 dots = number == last and self.kernel.dots
                 sums = "c.dots, c.total, c.first" if dots else "c.partials, c.blocks, 0"
                 crowded = f"{name}_loop{number}" in self.crowded
@@ -321,9 +318,3 @@ class Functions:
                     f"c.uniforms, c.scalars, {sums}, SPAN=SPAN, BLOCK=BLOCK, {more}"
                 )
         return "\n".join([f"def {name}(c, ready=False):", *(f"    {line}" for line in lines)])
-
-
-def hyper_row(program_hypers: Sequence[str], kept: bool) -> list[str]:
-    """What a row of hyperparameters has: t and the hyperparameters, then those that are pending."""
-    row = ["t", *program_hypers]
-    return [*row, *map(pending, row)] if kept else row

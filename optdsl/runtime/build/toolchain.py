@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optdsl.runtime.build import march
@@ -92,16 +92,24 @@ class Toolchain:
 
     Attributes:
         compiler: the absolute path of the program that is called.
+        launched: the arguments of a launcher such as ccache, which end with the compiler's name.
+        arguments: the compiler's arguments from CC.
+        optional: the flags of those that may be left out that are used.
         version: the first line of its answer to ``--version``.
-        flags: its arguments, in order. Those from CC come last, so that they prevail; where CC
-            begins with a launcher such as ccache, the compiler's own name comes first.
-        seconds: the time limit of a build.
+        seconds: the time limit of a build, unless the environment sets another one.
     """
 
     compiler: str
-    version: str
-    flags: tuple[str, ...]
+    launched: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    version: str = ""
     seconds: float = _BUILD_SECONDS
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All arguments; of contradictory flags compilers obey the last, so CC's come last."""
+        return (*self.launched, *REQUIRED_FLAGS, *self.optional, *self.arguments)
 
     @property
     def identity(self) -> tuple[tuple[str, str, int, int], ...]:
@@ -150,21 +158,21 @@ _hanging: dict[object, str] = {}
 
 @functools.cache
 def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
-    words = _find(cc, path)
+    found = _find(cc, path)
     optional = _optional(target)
-    full = words.calling(optional)
+    full = replace(found, optional=optional)
     if full.identity in _hanging:
         raise NoCompiler(_hanging[full.identity])
     question = repr((_MEMORY_FORMAT, full.identity, full.flags, LIBRARIES, _TRIVIAL))
     memory = f"toolchains/{hashlib.sha256(question.encode()).hexdigest()[:32]}.json"
     answer = _recall(memory)
-    one_thread = "-fno-openmp" in words.arguments
+    one_thread = "-fno-openmp" in found.arguments
     try:
         if answer and not one_thread and OPENMP_FLAG in answer[1]:
             # The OpenMP library may have been installed since; that does not change the compiler.
-            answer = answer if _refused(words, (OPENMP_FLAG,)) else None
+            answer = answer if _refused(found, (OPENMP_FLAG,)) else None
         if answer is None:
-            answer = _version(words), _refused(words, optional)
+            answer = _version(found), _refused(found, optional)
             _remember(memory, *answer)
     except CompilerHangs as trouble:
         _hanging[full.identity] = f"{trouble}: {REMEDY}."
@@ -178,7 +186,7 @@ def _toolchain(cc: str, path: str | None, target: str) -> Toolchain:
             " for: set it to a name that the compiler knows, or leave it out."
         )
     accepted = tuple(flag for flag in optional if flag not in refused)
-    return words.calling(accepted, version)
+    return replace(found, optional=accepted, version=version)
 
 
 def _optional(target: str) -> tuple[str, ...]:
@@ -189,31 +197,6 @@ def _optional(target: str) -> tuple[str, ...]:
         raise BuildError(str(trouble)) from trouble
     wide = AVX512_FLAGS if march.wide(target, processor()) else ()
     return (*first, *OPTIONAL_FLAGS, *wide)
-
-
-@dataclass(frozen=True)
-class _Words:
-    """The parts of CC, or a compiler found without it.
-
-    Attributes:
-        program: an absolute path.
-        launched: the arguments of a launcher such as ccache, which end with the compiler's name.
-        arguments: the compiler's arguments.
-    """
-
-    program: str
-    launched: tuple[str, ...]
-    arguments: tuple[str, ...]
-
-    def calling(
-        self, optional: tuple[str, ...], version: str = "", seconds: float = _BUILD_SECONDS
-    ) -> Toolchain:
-        """The compiler with some of the optional flags.
-
-        Of two contradictory flags compilers obey the last, so the user's come last.
-        """
-        flags = (*self.launched, *REQUIRED_FLAGS, *optional, *self.arguments)
-        return Toolchain(self.program, version, flags, _limit(seconds))
 
 
 def _limit(seconds: float) -> float:
@@ -235,7 +218,7 @@ def _warn_of_one_thread(compiler: str, version: str) -> None:
     )
 
 
-def _find(cc: str, path: str | None) -> _Words:
+def _find(cc: str, path: str | None) -> Toolchain:
     """The compiler that CC names, or else the first of `COMPILERS` on PATH."""
     try:
         words = shlex.split(cc)
@@ -248,7 +231,7 @@ def _find(cc: str, path: str | None) -> _Words:
         )
     for candidate in words[:1] or COMPILERS:
         if found := shutil.which(candidate, path=path):
-            return _Words(os.path.abspath(found), *_launched(words[1:], path))
+            return Toolchain(os.path.abspath(found), *_launched(words[1:], path))
     if words:
         raise NoCompiler(f"CC names {words[0]!r}, and there is no such program: {REMEDY}.")
     raise NoCompiler(f"There is no C compiler (cc, gcc or clang) on PATH: {REMEDY}.")
@@ -279,6 +262,7 @@ def _identity(program: str) -> tuple[str, str, int, int]:
 def _run(
     command: list[str], environment: dict[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
+    seconds = _limit(seconds)
     try:
         return finished(command, environment, seconds)
     except subprocess.TimeoutExpired as error:
@@ -288,17 +272,17 @@ def _run(
         ) from error
 
 
-def _version(words: _Words) -> str:
-    command = [words.program, *words.launched, *words.arguments, "--version"]
+def _version(found: Toolchain) -> str:
+    command = [found.compiler, *found.launched, *found.arguments, "--version"]
     try:
-        done = _run(command, os.environ | {"LC_ALL": "C"}, _limit(_TRIAL_SECONDS))
+        done = _run(command, os.environ | {"LC_ALL": "C"}, _TRIAL_SECONDS)
     except OSError as error:
-        raise NoCompiler(f"{words.program} cannot be run ({error.strerror}): {REMEDY}.") from error
+        raise NoCompiler(f"{found.compiler} cannot be run ({error.strerror}): {REMEDY}.") from error
     lines = done.stdout.strip().splitlines()
     return lines[0][:200] if lines else "unknown version"
 
 
-def _refused(words: _Words, optional: tuple[str, ...]) -> tuple[str, ...]:
+def _refused(found: Toolchain, optional: tuple[str, ...]) -> tuple[str, ...]:
     """The optional flags that the compiler does not accept."""
     try:
         with tempfile.TemporaryDirectory(prefix="optdsl-", ignore_cleanup_errors=True) as name:
@@ -307,7 +291,8 @@ def _refused(words: _Words, optional: tuple[str, ...]) -> tuple[str, ...]:
 
             def complaint(flags: tuple[str, ...]) -> str:
                 try:
-                    words.calling(flags, seconds=_TRIAL_SECONDS).build(source, library)
+                    trial = replace(found, optional=flags, seconds=_TRIAL_SECONDS)
+                    trial.build(source, library)
                 except CompilerHangs:
                     raise
                 except BuildError as error:
@@ -319,7 +304,7 @@ def _refused(words: _Words, optional: tuple[str, ...]) -> tuple[str, ...]:
                 return ()
             if why := complaint(()):
                 raise NoCompiler(
-                    f"{words.program} does not build shared libraries: {REMEDY}. It says: {why}"
+                    f"{found.compiler} does not build shared libraries: {REMEDY}. It says: {why}"
                 )
             kept: tuple[str, ...] = ()
             for flag in optional:
