@@ -152,15 +152,18 @@ class Kernel:
                 found[name] = free.pop(0)
         return {name: found[name] for name in tensors}
 
+    def home(self, result: Result) -> str:
+        """The buffer that a result is written to: "theta", or that of a state."""
+        return self.buffers.get(result.name, result.name)
+
     @cached_property
     def stored(self) -> tuple[Result, ...]:
         """The results that are written: all but those that are where they belong already."""
         stored = []
         for result in self.results:
             operation = self.program.operations[result.value]
-            home = self.buffers.get(result.name, result.name)
             source = "theta" if operation.opcode == "parameter" else operation.attribute
-            if operation.opcode not in {"parameter", "state"} or source != home:
+            if operation.opcode not in {"parameter", "state"} or source != self.home(result):
                 stored.append(result)
         return tuple(stored)
 

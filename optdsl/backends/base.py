@@ -62,7 +62,7 @@ def needed_kernels(kernels: Mapping[str, Kernel], order: str) -> list[Kernel]:
 def entry_point(kernel: Kernel, takes_step: bool) -> EntryPoint:
     """The entry point of a kernel that writes its results into the memory of states."""
     names = {str(s) for s in kernel.reads("state")}
-    names |= {kernel.buffers.get(r.name, r.name) for r in kernel.stored}
+    names |= set(map(kernel.home, kernel.stored))
     used = set(kernel.reads("hyper"))
     hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
     return EntryPoint(

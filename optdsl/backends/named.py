@@ -6,10 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import ClassVar
 
 from optdsl.backends.naming import Names
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
+
+# By opcode, the buffers whose elements have the dtype of the parameter; states have that of steps.
+AS_GIVEN = {"parameter": "theta", "gradient": "g"}
 
 
 class NamedValues:
@@ -76,6 +80,30 @@ class NamedValues:
     def buffer(self, name: str) -> str:
         """The pointer to the parameter, its gradient or a state."""
         return self._buffers[name]
+
+    def buffer_of(self, value: Value) -> str | None:
+        """The buffer that an element is read from: "theta", "g" or a state; None if computed."""
+        operation = self.operation(value)
+        if TABLE[operation.opcode].stage is not Stage.BUFFER:
+            return None
+        return AS_GIVEN.get(operation.opcode, str(operation.attribute))
+
+    @property
+    def stored_uniforms(self) -> list[Value]:
+        """The uniform values that are states of tensors, which nothing else may have asked for."""
+        stored = [r.value for r in self.kernel.stored if r.type.extent is Extent.SCALAR]
+        return [v for v in stored if self.uniform([v]) and not self.constant(v)]
+
+    def steps(self, mean: Value) -> list[tuple[str, Value, Value, str]]:
+        """The steps that compute a mean, one for each part from the second on.
+
+        Each consists of the name of the share of the part's weight in all weights so far, the
+        weight, the part, and the name of the mean of all parts so far.
+        """
+        name, x = self.name(mean), self.operation(mean).arguments
+        shares = [f"{name}_SHARE{n}" for n in range(1, len(x) // 2)]
+        means = [*(f"{name}_MEAN{n}" for n in range(1, len(shares))), name]
+        return list(zip(shares, x[2::2], x[3::2], means, strict=True))
 
     def place(self, name: str) -> int:
         """The index of a number in the row of uniform numbers, which gets it if it has it not."""

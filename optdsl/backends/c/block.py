@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.c.chunk import buffer_of, loaded, stored_type, table, written
+from optdsl.backends.c.chunk import loaded, stored_type, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.values import Values
 from optdsl.ir.ops import LEAVES
@@ -80,7 +80,7 @@ class Block:
     @cached_property
     def homes(self) -> tuple[str, ...]:
         """The buffer that each of them goes to."""
-        return tuple(self.values.kernel.buffers.get(r.name, r.name) for r in self.stored)
+        return tuple(map(self.values.kernel.home, self.stored))
 
     @cached_property
     def sums(self) -> tuple[tuple[Value, bool], ...]:
@@ -98,7 +98,7 @@ class Block:
     def read(self) -> tuple[str, ...]:
         """What is read from memory."""
         names = ["g"] if self.dots else []
-        names += [b for v in self.loop.body if (b := buffer_of(self.values, v)) is not None]
+        names += [b for v in self.loop.body if (b := self.values.buffer_of(v)) is not None]
         return tuple(dict.fromkeys(names))
 
     # --- lines ----------------------------------------------------------------------------------

@@ -9,27 +9,17 @@ from functools import cached_property
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.pieces import Piece, cut
 from optdsl.backends.c.values import Values
-from optdsl.ir.laws import Stage
-from optdsl.ir.ops import LEAVES, TABLE
+from optdsl.backends.named import AS_GIVEN
+from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
-
-STORED = {"gradient": "g", "parameter": "theta"}
 
 # By name, the type and the expression of what is the same for all elements.
 Table = dict[str, tuple[str, str]]
 
 
-def buffer_of(values: Values, value: Value) -> str | None:
-    """What a value is read from: "theta", "g", the name of a state; None if it is computed."""
-    operation = values.operation(value)
-    if TABLE[operation.opcode].stage is not Stage.BUFFER:
-        return None
-    return STORED.get(operation.opcode, str(operation.attribute))
-
-
 def loaded(values: Values, value: Value) -> list[str]:
     """The line that reads an element, if it is read."""
-    buffer = buffer_of(values, value)
+    buffer = values.buffer_of(value)
     return [] if buffer is None else [f"const real {values.name(value)} = {_read(values, buffer)};"]
 
 
@@ -41,12 +31,12 @@ def written(values: Values, home: str, value: Value) -> str:
 
 def stored_type(buffer: str) -> str:
     """The C type of the elements of a buffer."""
-    return "element" if buffer in STORED.values() else "real"
+    return "element" if buffer in AS_GIVEN.values() else "real"
 
 
 def _read(values: Values, buffer: str) -> str:
     text = f"{values.buffer(buffer)}[i]"
-    return f"load({text})" if buffer in STORED.values() else text
+    return f"load({text})" if buffer in AS_GIVEN.values() else text
 
 
 def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: str = "u") -> Table:
@@ -97,7 +87,7 @@ class Chunk:
 
     @cached_property
     def _cut(self) -> tuple[tuple[Piece, ...], int]:
-        leaves = {buffer_of(self.values, v): v for v in self.body}
+        leaves = {self.values.buffer_of(v): v for v in self.body}
         kept = [leaves.get(h) if h in self.kept else None for h in self.homes]
         return cut(self.values, self.body, self.results, kept)
 
@@ -154,7 +144,7 @@ class Chunk:
     @cached_property
     def buffers(self) -> tuple[str, ...]:
         """What it reads from memory, and what it writes there."""
-        buffers = (buffer_of(self.values, v) for p in self._cut[0] for v in p.leaves)
+        buffers = (self.values.buffer_of(v) for p in self._cut[0] for v in p.leaves)
         return tuple(dict.fromkeys([*(b for b in buffers if b is not None), *self.homes]))
 
     def _loops(self) -> list[str]:

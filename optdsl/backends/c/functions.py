@@ -68,11 +68,8 @@ class Functions:
     def _uniform_function(self, values: Values, name: str, row: str) -> str:
         order = ("t", *self.entry.hypers)
         lines = [f"(void)hypers, (void){row};"]
-        for result in self.kernel.stored if values is self.values else ():
-            # A tensor's own state may be a uniform value, which nothing else has asked for.
-            uniform = values.uniform([result.value]) and not values.constant(result.value)
-            if uniform and result.type.extent is Extent.SCALAR:
-                values.place(values.name(result.value))
+        for value in values.stored_uniforms if values is self.values else ():
+            values.place(values.name(value))
         for value in values.kernel.uniform:
             operation = values.operation(value)
             if TABLE[operation.opcode].stage is Stage.HOST:
@@ -80,7 +77,7 @@ class Functions:
                 lines.append(f"const double {values.name(value)} = hypers[{place}];")
             elif operation.opcode != "constant":
                 lines += values.assigned(value, "double")
-        lines += values.shares()
+        lines += values.share_lines()
         lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
         head = f"RARE static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
         return braced(head, lines)

@@ -78,16 +78,13 @@ class Values(NamedValues):
 
     def _mix(self, value: Value, kind: str) -> list[str]:
         """A mean, one part after the other; shares of uniform weights come from the host."""
-        name = self.name(value)
-        weights, parts = (self.operation(value).arguments[i::2] for i in (0, 1))
-        mean, total = self.word(parts[0], kind), self.word(weights[0], kind)
+        total, mean = (self.word(a, kind) for a in self.operation(value).arguments[:2])
         given = self.reads_shares(value)
         lines = []
-        for number, (w, part) in enumerate(zip(weights[1:], parts[1:], strict=True), start=1):
-            x, share = self.word(part, kind), f"{name}_SHARE{number}"
-            result = name if number == len(parts) - 1 else f"{name}_MEAN{number}"
+        for share, weight, part, result in self.steps(value):
+            x = self.word(part, kind)
             if not given:
-                lines += self._share(share, total, self.word(w, kind))
+                lines += self._share(share, total, self.word(weight, kind))
                 total = f"{share}_TOTAL"
             if kind == "double":
                 lines.append(f"const double {result} = mixedd({mean}, {x}, {share});")
@@ -107,16 +104,14 @@ class Values(NamedValues):
             f"const double {share} = share_of({weight}, {share}_TOTAL);",
         ]
 
-    def shares(self) -> list[str]:
+    def share_lines(self) -> list[str]:
         """The lines that compute, on the host, the shares of weights that elements read."""
         lines = []
         for value in self.kernel.body:
             if f"{self.name(value)}_SHARE1" in self.places:
-                weights = self.operation(value).arguments[0::2]
-                total, *others = (self.word(w, "double") for w in weights)
-                for number, weight in enumerate(others, start=1):
-                    share = f"{self.name(value)}_SHARE{number}"
-                    lines += self._share(share, total, weight)
+                total = self.word(self.operation(value).arguments[0], "double")
+                for share, weight, *_ in self.steps(value):
+                    lines += self._share(share, total, self.word(weight, "double"))
                     total = f"{share}_TOTAL"
         return lines
 
@@ -130,8 +125,7 @@ class Values(NamedValues):
                 per = f"(real)(1 / {self.location(divisor, row)})"
                 found[f"{self.name(divisor)}_PER"] = "real", per
             elif self.reads_shares(value):
-                for number in range(1, len(operation.arguments) // 2):
-                    share = f"{self.name(value)}_SHARE{number}"
+                for share, *_ in self.steps(value):
                     for way, kind in WAYS.items():
                         text = f"{way}({row}[{self.place(share)}])"
                         found[f"{share}_{way.upper()}"] = kind, text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import entry_point
+from optdsl.backends.named import AS_GIVEN
 from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.laws import Stage
@@ -18,8 +19,6 @@ _MANY = 128
 REAL = {"float64": "tl.float64"}
 # The number of uniform values, which is known when all functions have said what they need.
 _WIDTH_HERE, _HALF_HERE = "@WIDTH@", "@HALF@"
-# Which buffers are stored like the parameter, and the leaves that read them.
-_STORED = {"parameter": "theta", "gradient": "g"}
 
 
 class Functions:
@@ -70,9 +69,9 @@ class Functions:
 
     def _uniform(self) -> str:
         values = self.values
-        if not values.places and not self._stored_uniforms():
+        if not values.places and not values.stored_uniforms:
             return ""
-        for value in self._stored_uniforms():
+        for value in values.stored_uniforms:
             values.place(values.name(value))
         lines = []
         for value in self.kernel.uniform:
@@ -96,11 +95,6 @@ class Functions:
         ]
         head = f"{self.kernel.name}_uniforms(rows, uniforms)"
         return function(head, body)
-
-    def _stored_uniforms(self) -> list[Value]:
-        """Uniform values that are a tensor's own state, which nothing else may have asked for."""
-        values = [r.value for r in self.kernel.stored if r.type.extent is Extent.SCALAR]
-        return [v for v in values if self.values.uniform([v]) and not self.values.constant(v)]
 
     # --- values of a tensor ---------------------------------------------------------------------
 
@@ -136,7 +130,7 @@ class Functions:
             lines.append(f"tl.store(s + {values.scalars.index(value)}, {text})")
         for result in stored:
             word = values.word(result.value, values.real)
-            pointer = self._pointer(self._home(result))
+            pointer = self._pointer(self.kernel.home(result))
             lines.append(f"tl.store({pointer}, {word}.to({values.real}))")
         body = [
             f'"""What the elements of each tensor need of it as a whole ({number})."""',
@@ -178,8 +172,8 @@ class Functions:
         count = len(loop.reductions) + len(dots)
         if not stored and not count:
             return ""
-        read = [b for v in loop.body if (b := self._read(v)) is not None]
-        used = dict.fromkeys([*read, *(["g"] if dots else []), *map(self._home, stored)])
+        read = [b for v in loop.body if (b := values.buffer_of(v)) is not None]
+        used = dict.fromkeys([*read, *(["g"] if dots else []), *map(self.kernel.home, stored)])
         pointers = {values.buffer(b): f"tl.pointer_type({self._kind(b)})" for b in used}
         lines = self._elements(loop, stored, dots)
         body = [
@@ -213,14 +207,14 @@ class Functions:
         values, real = self.values, self.values.real
         lines, gradient = [], "gradient"
         for value in loop.body:
-            if (buffer := self._read(value)) is not None:
+            if (buffer := values.buffer_of(value)) is not None:
                 lines.append(f"{values.name(value)} = {self._fetched(buffer)}")
                 gradient = values.name(value) if buffer == "g" else gradient
         if dots:
             lines += [f"gradient = {self._fetched('g')}"] if gradient == "gradient" else []
         leaving: dict[Value, list[str]] = {}
         for result in stored:
-            home = self._home(result)
+            home = self.kernel.home(result)
             x = f"{values.word(result.value, real)}.to({self._kind(home)})"
             line = f"put({values.buffer(home)}, i, {x}, inside, FAST)"
             leaving.setdefault(result.value, []).append(line)
@@ -268,21 +262,12 @@ class Functions:
         )
         return function(head, body, unspecialized=["tensors", "blocks", "first"])
 
-    def _read(self, value: Value) -> str | None:
-        operation = self.values.operation(value)
-        if operation.opcode == "state":
-            return str(operation.attribute)
-        return _STORED.get(operation.opcode)
-
     def _fetched(self, buffer: str) -> str:
         cast = "" if self._kind(buffer) == self.values.real else f".to({self.values.real})"
         return f"fetch({self.values.buffer(buffer)}, i, inside, FAST){cast}"
 
     def _kind(self, buffer: str) -> str:
-        return self._element if buffer in _STORED.values() else self.values.real
-
-    def _home(self, result: Result) -> str:
-        return self.kernel.buffers.get(result.name, result.name)
+        return self._element if buffer in AS_GIVEN.values() else self.values.real
 
     # --- the host -------------------------------------------------------------------------------
 

@@ -75,16 +75,13 @@ class Values(NamedValues):
 
     def _mix(self, value: Value, kind: str) -> list[str]:
         """A mean, one part after the other; shares of uniform weights come from their row."""
-        name = self.name(value)
-        parts = self.operation(value).arguments[1::2]
         given = self.reads_shares(value)
         lines = [] if given else self._shares(value, kind)
-        mean = self.word(parts[0], kind)
-        for number, part in enumerate(parts[1:], start=1):
-            result = name if number == len(parts) - 1 else f"{name}_MEAN{number}"
-            x, share = self.word(part, kind), f"{name}_SHARE{number}"
+        mean = self.word(self.operation(value).arguments[1], kind)
+        for share, _, part, result in self.steps(value):
             if not given:
                 lines += self._ways(share, kind)
+            x = self.word(part, kind)
             lines.append(f"{result} = mixed({mean}, {x}, {share}_TURNED, {share}_WAY)")
             mean = result
         return lines
@@ -92,11 +89,10 @@ class Values(NamedValues):
     def _shares(self, value: Value, kind: str) -> list[str]:
         """The share of each further weight of a mean in all weights so far."""
         cast = "" if kind == DOUBLE else f".to({DOUBLE})"
-        weights = self.operation(value).arguments[0::2]
-        total, *others = (self.word(w, DOUBLE) for w in weights)
+        total = self.word(self.operation(value).arguments[0], DOUBLE)
         lines = []
-        for number, weight in enumerate(others, start=1):
-            share = f"{self.name(value)}_SHARE{number}"
+        for share, of, *_ in self.steps(value):
+            weight = self.word(of, DOUBLE)
             lines.append(f"{share}_TOTAL = {total}{cast} + {weight}{cast}")
             lines.append(f"{share} = share_of({weight}, {share}_TOTAL)")
             total = f"{share}_TOTAL"
@@ -114,11 +110,10 @@ class Values(NamedValues):
         names = (self.name(value) for value in self.kernel.uniform)
         lines = [f"{name}_PER = 1 / {name}" for name in names if f"{name}_PER" in self.places]
         for value in self.kernel.body:
-            name = self.name(value)
-            if f"{name}_SHARE1_WAY" in self.places:
+            if f"{self.name(value)}_SHARE1_WAY" in self.places:
                 lines += self._shares(value, DOUBLE)
-                for number in range(1, len(self.operation(value).arguments) // 2):
-                    lines += self._ways(f"{name}_SHARE{number}", DOUBLE)
+                for share, *_ in self.steps(value):
+                    lines += self._ways(share, DOUBLE)
         return lines
 
     def condition(self, place: str) -> bool:
@@ -161,8 +156,7 @@ class Values(NamedValues):
                 per = f"{self.name(operation.arguments[1])}_PER"
                 lines.append(f"{per} = tl.load(u + {self.place(per)})")
             elif self.reads_shares(value):
-                for number in range(1, len(operation.arguments) // 2):
-                    share = f"{self.name(value)}_SHARE{number}"
+                for share, *_ in self.steps(value):
                     for name, end in ((f"{share}_TURNED", " != 0"), (f"{share}_WAY", converted)):
                         lines.append(f"{name} = tl.load(u + {self.place(name)}){end}")
         return list(dict.fromkeys(lines))
