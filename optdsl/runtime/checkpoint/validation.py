@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -47,21 +47,22 @@ def check_structure(optimizer: str, state_dict: Mapping[str, Any]) -> None:
         raise ValueError(
             f"this is not a state of {optimizer}: it has no `state` or no `param_groups`"
         )
-    for number, group in enumerate(groups):
-        if not isinstance(group, dict):
-            raise _refused(optimizer, f"param_groups[{number}] is {_kind(group)}")
-        if not isinstance(group.get("params"), list | tuple):
-            raise _refused(optimizer, f"param_groups[{number}] has no list `params`")
-        for index in group["params"]:
-            if not isinstance(index, int | str) or isinstance(index, bool):
-                where = f"`params` of param_groups[{number}]"
-                raise _refused(optimizer, f"{where} has {_kind(index)} {index!r}")
-    known = {index for group in groups for index in group["params"]}
-    for index, state in states.items():
-        if index not in known:
-            raise _refused(optimizer, f"state[{index!r}] is of no parameter")
-        if not isinstance(state, dict):
-            raise _refused(optimizer, f"state[{index!r}] is {_kind(state)}")
+    with _loading_into(optimizer):
+        for number, group in enumerate(groups):
+            where = f"param_groups[{number}]"
+            if not isinstance(group, dict):
+                raise ValueError(f"{where} is {_kind(group)}")
+            if not isinstance(group.get("params"), list | tuple):
+                raise ValueError(f"{where} has no list `params`")
+            for index in group["params"]:
+                if not isinstance(index, int | str) or isinstance(index, bool):
+                    raise ValueError(f"`params` of {where} has {_kind(index)} {index!r}")
+        known = {index for group in groups for index in group["params"]}
+        for index, state in states.items():
+            if index not in known:
+                raise ValueError(f"state[{index!r}] is of no parameter")
+            if not isinstance(state, dict):
+                raise ValueError(f"state[{index!r}] is {_kind(state)}")
 
 
 def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -76,37 +77,36 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
     """
     compiled, name = optimizer.compiled, type(optimizer).__name__
     learned = [c for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
-    for number, group in enumerate(groups):
-        where = f"param_groups[{number}]"
-        for hyper in compiled.program.hypers:
-            value, key = group[hyper.name], f"{where}[{hyper.name!r}]"
-            if isinstance(value, bool) and not isinstance(hyper.domain, Choice):
-                raise _refused(name, f"{key} is bool, no number")
-            _checked(name, key, hyper, value, compiled.bounds)
-        _check_betas(name, where, group, compiled.betas)
-        with _refusing(name, f"{where}: "):
-            check_hints(name, group, [h.name for h in compiled.program.hypers])
-            check_maximize(name, group.get("maximize", False))
-            check_sums(name, compiled.program.simplexes, group)
-        _check_memory(name, where, group, learned)
-    with _refusing(name):
+    with _loading_into(name):
+        for number, group in enumerate(groups):
+            where = f"param_groups[{number}]"
+            for hyper in compiled.program.hypers:
+                value, key = group[hyper.name], f"{where}[{hyper.name!r}]"
+                if isinstance(value, bool) and not isinstance(hyper.domain, Choice):
+                    raise ValueError(f"{key} is bool, no number")
+                _check_hyper(name, key, hyper, value, compiled.bounds)
+            _check_betas(where, group, compiled.betas)
+            with _prefixed(where):
+                check_hints(name, group, [h.name for h in compiled.program.hypers])
+                check_maximize(name, group.get("maximize", False))
+                check_sums(name, compiled.program.simplexes, group)
+            _check_memory(where, group, learned)
         check_shared(name, (c.name for c in compiled.scopes.shared), groups)
 
 
-def _check_betas(name: str, where: str, group: Mapping[str, Any], betas: tuple[str, ...]) -> None:
+def _check_betas(where: str, group: Mapping[str, Any], betas: tuple[str, ...]) -> None:
     """Refuse ``betas`` that differ from beta1, beta2 and so on: only one of them was edited."""
     if not betas or "betas" not in group:
         return
     given, key = group["betas"], f"{where}['betas']"
     if not isinstance(given, tuple | list) or len(given) != len(betas):
-        raise _refused(name, f"{key} is no tuple of {len(betas)} numbers")
+        raise ValueError(f"{key} is no tuple of {len(betas)} numbers")
     for place, (beta, value) in enumerate(zip(betas, given, strict=True)):
-        number, kept = _number(name, f"{key}[{place}]", value), _number(name, where, group[beta])
+        number, kept = _number(f"{key}[{place}]", value), _number(where, group[beta])
         if number != kept:
-            raise _refused(
-                name,
+            raise ValueError(
                 f"{key}[{place}] is {number} and {where}[{beta!r}] is {kept}; give both the same "
-                f"value",
+                f"value"
             )
 
 
@@ -128,87 +128,80 @@ def check_states(
         ValueError: naming the index of the parameter and the key.
     """
     compiled, name = optimizer.compiled, type(optimizer).__name__
-    for index, parameter in pairs:
-        state = states.get(index, {})
-        for key, value in state.items():
-            where = f"state[{index!r}][{key!r}]"
-            if str(key).startswith(OWN):
-                continue
-            dtypes = _COUNTS if key == "step" else COMPUTE.keys()
-            _check_tensor(name, where, value, parameter, dtypes)
-            if without_values(value):
-                continue
-            if key == "step":
-                _check_count(name, where, value)
-            elif key == PENDING_HYPERS:
-                _check_pending(name, where, value, compiled.program, hypers)
-        where = f"state[{index!r}]"
-        _check_memory(name, where, state, compiled.scopes.of_tensors)
-        for coefficient in compiled.scopes.of_tensors:
-            if (key := VALUE + coefficient.name) in state:
-                hyper = compiled.program.hyper(coefficient.name)
-                _checked(name, f"{where}[{key!r}]", hyper, state[key], compiled.bounds)
-        for simplex in compiled.program.simplexes:
-            weights = {h: state.get(VALUE + h) for h in simplex.hypers}
-            if None not in weights.values():
-                with _refusing(name, f"{where}: "):
-                    check_sums(name, [simplex], weights)
+    with _loading_into(name):
+        for index, parameter in pairs:
+            where, state = f"state[{index!r}]", states.get(index, {})
+            for key, value in state.items():
+                if str(key).startswith(OWN):
+                    continue
+                place = f"{where}[{key!r}]"
+                _check_tensor(place, value, parameter, _COUNTS if key == "step" else COMPUTE.keys())
+                if key == "step" and not without_values(value):
+                    _check_count(place, value)
+                elif key == PENDING_HYPERS and not without_values(value):
+                    _check_pending(name, place, value, compiled.program, hypers)
+            _check_memory(where, state, compiled.scopes.of_tensors)
+            for coefficient in compiled.scopes.of_tensors:
+                if (key := VALUE + coefficient.name) in state:
+                    hyper = compiled.program.hyper(coefficient.name)
+                    _check_hyper(name, f"{where}[{key!r}]", hyper, state[key], compiled.bounds)
+            for simplex in compiled.program.simplexes:
+                weights = {h: state.get(VALUE + h) for h in simplex.hypers}
+                if None not in weights.values():
+                    with _prefixed(where):
+                        check_sums(name, [simplex], weights)
 
 
 def _check_tensor(
-    name: str,
-    where: str,
-    value: Any,
-    parameter: torch.Tensor,
-    dtypes: Collection[torch.dtype],
+    where: str, value: Any, parameter: torch.Tensor, dtypes: Collection[torch.dtype]
 ) -> None:
     if not isinstance(value, torch.Tensor):
-        raise _refused(name, f"{where} is {_kind(value)}, no tensor")
+        raise ValueError(f"{where} is {_kind(value)}, no tensor")
     if value.layout is not torch.strided or value.is_quantized:
-        raise _refused(name, f"{where} is not dense ({value.layout})")
+        raise ValueError(f"{where} is not dense ({value.layout})")
     if without_values(value) and not (parameter.is_meta or is_fake(parameter)):
-        raise _refused(name, f"{where} is on {value.device} and has no values")
+        raise ValueError(f"{where} is on {value.device} and has no values")
     if value.dtype not in dtypes:
-        raise _refused(name, f"{where} is of {value.dtype}")
+        raise ValueError(f"{where} is of {value.dtype}")
 
 
-def _check_count(name: str, where: str, value: Any) -> None:
-    number = _number(name, where, value)
+def _check_count(where: str, value: Any) -> None:
+    number = _number(where, value)
     if not (0 <= number < _MOST and number == int(number)):
-        raise _refused(name, f"{where} is {number}, and no number of steps")
+        raise ValueError(f"{where} is {number}, and no number of steps")
 
 
 def _check_pending(
     name: str, where: str, value: torch.Tensor, program: Program, hypers: Sequence[str]
 ) -> None:
     t, *numbers = value.tolist()
-    _check_count(name, f"{where}[0]", t)
+    _check_count(f"{where}[0]", t)
     if not t:
         return  # no step is pending, and the other numbers are not used
     for place, (hyper, number) in enumerate(zip(hypers, numbers, strict=True), start=1):
-        _checked(name, f"{where}[{place}]", program.hyper(hyper), number, {})
+        _check_hyper(name, f"{where}[{place}]", program.hyper(hyper), number, {})
 
 
 def _check_memory(
-    name: str, where: str, entries: Mapping[str, Any], coefficients: Iterable[Coefficient]
+    where: str, entries: Mapping[str, Any], coefficients: Iterable[Coefficient]
 ) -> None:
     """Refuse an invalid memory of coefficients; the memory of another rule is not used."""
     for coefficient in coefficients:
         key = coefficient.hypergradient_key
         if key in entries:
-            _number(name, f"{where}[{key!r}]", entries[key])
-        prefix = f"learn/{coefficient.name}/"
+            _number(f"{where}[{key!r}]", entries[key])
+        prefix = memory_key(coefficient.name, "")
         if {k for k in entries if str(k).startswith(prefix)} != set(coefficient.memory_keys):
             continue
         for key in sorted(coefficient.memory_keys):
-            number = _number(name, f"{where}[{key!r}]", entries[key])
+            number = _number(f"{where}[{key!r}]", entries[key])
             if key == coefficient.step_key:
-                _check_count(name, f"{where}[{key!r}]", number)
+                _check_count(f"{where}[{key!r}]", number)
             elif not math.isfinite(number):
-                raise _refused(name, f"{where}[{key!r}] is {number}, and nothing would be learned")
+                raise ValueError(f"{where}[{key!r}] is {number}, and nothing would be learned")
         if not _moves(coefficient, {k: real(entries[k]) for k in coefficient.memory_keys}):
             shown = ", ".join(f"{k} = {entries[k]}" for k in sorted(coefficient.memory_keys))
-            raise _refused(name, f"{where} has {shown}, with which {coefficient.name} cannot learn")
+            raise ValueError(f"{where} has {shown}, with which {coefficient.name} cannot learn")
 
 
 def _moves(coefficient: Coefficient, memory: Mapping[str, float]) -> bool:
@@ -236,32 +229,32 @@ def _finite(step: interpret.Step) -> bool:
     return all(bool(x.isfinite()) for x in (step.parameter, *step.state.values()))
 
 
-def _checked(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:
-    number = _number(name, where, value)
-    with _refusing(name, f"{where}: "):
+def _check_hyper(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:
+    number = _number(where, value)
+    with _prefixed(where):
         check_value(name, hyper, number, bounds)
 
 
-def _number(name: str, where: str, value: Any) -> float:
+def _number(where: str, value: Any) -> float:
     if isinstance(value, torch.Tensor) and without_values(value):
-        raise _refused(name, f"{where} is on {value.device} and has no value")
+        raise ValueError(f"{where} is on {value.device} and has no value")
     try:
         return real(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise _refused(name, f"{where} is {_kind(value)}, no number") from None
+        raise ValueError(f"{where} is {_kind(value)}, no number") from None
 
 
 @contextmanager
-def _refusing(optimizer: str, where: str = "") -> Iterator[None]:
-    """Within, errors about a value become errors about the state that has it."""
+def _prefixed(prefix: str) -> Iterator[None]:
+    """Within, the messages of errors about values get a prefix that says where the value is."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise _refused(optimizer, f"{where}{error}") from None
+        raise ValueError(f"{prefix}: {error}") from None
 
 
-def _refused(optimizer: str, what: str) -> ValueError:
-    return ValueError(f"this state cannot be loaded into {optimizer}: {what}")
+def _loading_into(optimizer: str) -> AbstractContextManager[None]:
+    return _prefixed(f"this state cannot be loaded into {optimizer}")
 
 
 def _kind(value: object) -> str:
