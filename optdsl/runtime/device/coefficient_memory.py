@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
-from optdsl.runtime.engines.compiled import Compiled
+from optdsl.runtime.engines.compiled import Compiled, LearningOptimizer
 from optdsl.runtime.engines.launch_arguments import check_not_captured, sent
 
 Group = MutableMapping[str, Any]
@@ -48,17 +48,13 @@ class CoefficientMemory:
         self._given: list[Any] | None = None
         self._used: list[list[float | Tensor]] = []
 
-    def take_over(self, optimizer: str, groups: Sequence[Group], defaults: Group) -> None:
+    def take_over(self, optimizer: LearningOptimizer) -> None:
         """Send the entries of groups that a user or a checkpoint has set to the device.
-
-        Args:
-            optimizer: the name of the optimizer for messages.
-            groups: its groups.
-            defaults: its defaults.
 
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
         """
+        name, groups = type(optimizer).__name__, optimizer.param_groups
         numbers: dict[str, float] = {}
         for key, view in self._views.items():
             new = next((group[key] for group in groups if group[key] is not view), view)
@@ -68,34 +64,27 @@ class CoefficientMemory:
             numbers[key] = float(new)
             if key in self._compiled.bounds:
                 for group in groups:
-                    self._number(optimizer, key, group[key], (defaults, group))
-                check_shared(optimizer, [key], groups)
-                numbers[key] = self._number(optimizer, key, new, (defaults, *groups))
+                    self._number(name, key, group[key], (optimizer.defaults, group))
+                check_shared(name, [key], groups)
+                numbers[key] = self._number(name, key, new, (optimizer.defaults, *groups))
         if not numbers:
             return
         for group in groups:
-            check_sums(optimizer, self._compiled.program.simplexes, group)
+            check_sums(name, self._compiled.program.simplexes, group)
         for key, value in numbers.items():
             self._views[key].fill_(value)
         for group in groups:
             group.update({key: self._views[key] for key in numbers})
 
-    def values(
-        self, optimizer: str, groups: Sequence[Group], defaults: Group
-    ) -> list[list[float | Tensor]]:
+    def values(self, optimizer: LearningOptimizer) -> list[list[float | Tensor]]:
         """The hyperparameters that users set, by group; zeros in place of those that are learned.
 
         Tensors on the host are read now, tensors on the device are returned for it to read.
 
-        Args:
-            optimizer: the name of the optimizer for messages.
-            groups: its groups.
-            defaults: its defaults.
-
         Raises:
             TypeError, ValueError: as `CompiledOptimizer.step`.
         """
-        names = self._names
+        names, groups = self._names, optimizer.param_groups
         found: list[list[float | Tensor]] = []
         for group in groups:
             values = [0.0 if name in self._views else group[name] for name in names]
@@ -103,16 +92,16 @@ class CoefficientMemory:
                 values = [float(x) if _is_on(x, "cpu") else x for x in values]
             found.append(values)
         if found != self._given:
-            used = [list(values) for values in found]
+            title, used = type(optimizer).__name__, [list(values) for values in found]
             for group, values in zip(groups, used, strict=True):
                 for n, (name, value) in enumerate(zip(names, values, strict=True)):
                     if name not in self._views and not self._stays(value):
-                        others = (defaults, group)
-                        values[n] = self._number(optimizer, name, group[name], others)
+                        others = (optimizer.defaults, group)
+                        values[n] = self._number(title, name, group[name], others)
                 if not any(isinstance(x, Tensor) for x in values):
                     simplexes = [s for s in self._compiled.program.simplexes
                                  if not self._views.keys() & set(s.hypers)]  # fmt: skip
-                    check_sums(optimizer, simplexes, group)
+                    check_sums(title, simplexes, group)
             self._given, self._used = found, used
         return self._used
 

@@ -173,9 +173,8 @@ class DeviceStep:
             RuntimeError: for a first step while a graph is captured.
             TypeError, ValueError: as `CompiledOptimizer.step`; nothing has changed.
         """
-        name, groups = type(optimizer).__name__, optimizer.param_groups
-        self._settings.take_over(name, groups, optimizer.defaults)
-        settings = self._settings.values(name, groups, optimizer.defaults)
+        self._settings.take_over(optimizer)
+        settings = self._settings.values(optimizer)
         last, self._last = self._last, None
         foreseen = last is not None and last.job.columns is not None
         jobs = [last.job] if last is not None and foreseen else self._jobs(optimizer, work)
