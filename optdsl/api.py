@@ -131,9 +131,9 @@ def blend_source(
     Raises:
         OptionError: for rules that cannot be blended, or not in that directory; and as `load`.
     """
-    opened = [library.open_source(rule) for rule in rules]
+    beside = beside_of(directory)
     members: dict[str, Source] = {}
-    for source in opened:
+    for source in [library.open_source(rule) for rule in rules]:
         stem = Path(source.name).stem
         member = member_name(stem, library.read(source))
         if source.directory is not None and folded(member) != folded(stem):
@@ -142,21 +142,18 @@ def blend_source(
             raise OptionError(
                 f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
             )
-        beside = directory is None or source.directory is None
-        if not beside and not os.path.samefile(directory or "", source.directory or ""):
-            raise OptionError(
-                f"{source.name} is in another directory; a blend finds rules beside itself"
-            )
-        if directory is not None and source.directory is None:
-            near = beside_of(directory).get(folded(member), [])
-            if near:
+        if source.directory is None:
+            if near := beside.get(folded(member)):
                 raise OptionError(
                     f"a blend in {directory} would take {near[0]} for {member}, and not the "
                     f"library's; name that file, or write elsewhere"
                 )
+        elif directory is not None and not os.path.samefile(directory, source.directory):
+            raise OptionError(
+                f"{source.name} is in another directory; a blend finds rules beside itself"
+            )
         members[member] = source
-    near = [] if directory is None else beside_of(directory).get(folded(LEARNER), [])
-    if near:
+    if near := beside.get(folded(LEARNER)):
         raise OptionError(
             f"a blend in {directory} would learn its weights by {near[0]}, and not by the "
             f"library's {LEARNER}; rename that file, or write elsewhere"

@@ -63,6 +63,11 @@ class Span:
         """The characters of the span."""
         return self.source.text[self.start : self.end]
 
+    @property
+    def place(self) -> str:
+        """Where it begins, as ``name:line:column``."""
+        return "{}:{}:{}".format(self.source.name, *self.source.position(self.start))
+
 
 @dataclass(frozen=True)
 class Note:
@@ -236,9 +241,8 @@ def render(diagnostic: Diagnostic) -> str:
     """A diagnostic as plain text: place, message, the marked source line, notes, hint."""
     spans = [diagnostic.span, *(n.span for n in diagnostic.notes if n.span)]
     gutter = max(len(str(s.source.position(s.start)[0])) for s in spans)
-    line, column = diagnostic.span.source.position(diagnostic.span.start)
-    place = f"{diagnostic.span.source.name}:{line}:{column}"
-    out = [f"{place}: {diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"]
+    kind = f"{diagnostic.severity}[{diagnostic.code}]"
+    out = [f"{diagnostic.span.place}: {kind}: {diagnostic.message}"]
     out += _excerpt(diagnostic.span, "^", diagnostic.label, gutter)
     for note in diagnostic.notes:
         if note.span is None:
@@ -246,9 +250,7 @@ def render(diagnostic: Diagnostic) -> str:
             out.append(f"{'':>{gutter}} = note: {first}")
             out += [f"{'':>{gutter}}   {line}".rstrip() for line in rest]
         else:
-            number, start = note.span.source.position(note.span.start)
-            where = f"{note.span.source.name}:{number}:{start}"
-            out.append(f"{'':>{gutter}} = note: {note.message} ({where})")
+            out.append(f"{'':>{gutter}} = note: {note.message} ({note.span.place})")
             out += _excerpt(note.span, "-", "", gutter)
     if diagnostic.hint:
         out.append(f"{'':>{gutter}} = hint: {diagnostic.hint}")

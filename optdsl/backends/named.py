@@ -65,6 +65,11 @@ class NamedValues:
         """The extent of a value."""
         return self.program.type(value).extent
 
+    def literal(self, value: Value) -> float | None:
+        """The number that a literal is; None for other values."""
+        number = self.operation(value).attribute
+        return number if isinstance(number, float) else None
+
     def constant(self, value: Value) -> bool:
         """Whether a value is a literal."""
         return self.operation(value).opcode == "constant"

@@ -5,7 +5,6 @@ and on the same sequence of batches, and writes a CSV file, a figure and a summa
 package is cheap: PyTorch, Matplotlib and the rest are imported when `compare` is first looked up.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 from optdsl.training.config import (
@@ -15,10 +14,10 @@ from optdsl.training.config import (
     configure,
     parse_overrides,
 )
+from optdsl.training.results import Comparison, Entry, Record, Run, Setup, Space, Status
 
 if TYPE_CHECKING:
     from optdsl.training.engine import compare
-    from optdsl.training.results import Comparison, Entry, Record, Run, Setup, Space, Status
 
 __all__ = [
     "DEFAULT_OPTIMIZERS",
@@ -38,10 +37,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name != "compare":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "engine" if name == "compare" else "results"
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    from optdsl.training.engine import compare
+
+    return compare
 
 
 def __dir__() -> list[str]:

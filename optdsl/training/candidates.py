@@ -51,13 +51,6 @@ class Candidate:
         )
 
 
-def default_loader(name: str) -> type[Optimizer]:
-    """Loads an optimizer by name or path with `optdsl.load`."""
-    from optdsl import load
-
-    return load(name)
-
-
 def read_metrics(optimizer: Optimizer) -> dict[str, float]:
     """Returns the coefficients an optimizer learns and their hyper-gradients, by name."""
     metrics = getattr(optimizer, "metrics", None)

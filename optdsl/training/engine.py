@@ -3,8 +3,9 @@
 import torch
 from rich.console import Console
 
+from optdsl import api
 from optdsl.training import figure, log, report, tuning
-from optdsl.training.candidates import Loader, default_loader, load_candidates
+from optdsl.training.candidates import Loader, load_candidates
 from optdsl.training.config import FORMATS, TrainingConfig
 from optdsl.training.model import build_model
 from optdsl.training.progress import print_plainly, reporter
@@ -17,7 +18,7 @@ SUMMARY_NAME = "summary.json"
 
 
 def compare(
-    config: TrainingConfig, console: Console | None = None, load: Loader = default_loader
+    config: TrainingConfig, console: Console | None = None, load: Loader = api.load
 ) -> Comparison:
     """Trains the same model with each optimizer, once per seed, and compares the results.
 

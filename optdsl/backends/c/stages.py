@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from optdsl.ir.program import Value
 
@@ -29,6 +28,12 @@ class Cost:
     slots: int = 1
     divider: int = 0
 
+    def plus(self, more: Cost) -> Cost:
+        """The cost of two operations, one of which needs the other."""
+        return Cost(
+            self.latency + more.latency, self.slots + more.slots, self.divider + more.divider
+        )
+
 
 # Figures for 512-bit vectors of floats; only their proportions count.
 _COSTS = {
@@ -45,16 +50,6 @@ _USUAL = Cost(4)
 def cost(opcode: str) -> Cost:
     """The cost of an operation."""
     return _COSTS.get(opcode, _USUAL)
-
-
-class _Load(NamedTuple):
-    """What a stage has to do: instructions, and cycles of the unit for divisions and roots."""
-
-    slots: int = 0
-    divider: int = 0
-
-    def plus(self, more: Cost) -> _Load:
-        return _Load(self.slots + more.slots, self.divider + more.divider)
 
 
 def staged(
@@ -82,7 +77,7 @@ def staged(
     slots = -(-sum(costs[v].slots for v in needed) // count)
     divider = -(-sum(costs[v].divider for v in needed) // count)
     divider += max((costs[v].divider for v in needed), default=0) // 2
-    loads = [_Load() for _ in range(count)]
+    loads = [Cost(0, slots=0)] * count
     stage: dict[Value, int] = {}
     for value in sorted(needed, key=lambda v: (latest[v], end[v])):
         first = max((stage[a] for a in needed[value]), default=0)

@@ -27,20 +27,14 @@ class Values(NamedValues):
     _SHARING = frozenset({Extent.TENSOR})
 
     def __init__(self, kernel: Kernel, double: bool, buffers: Sequence[str]) -> None:
-        """Name everything.
-
-        Args:
-            kernel: the kernel.
-            double: whether elements are doubles.
-            buffers: what is stored in memory: the parameter, its gradient, states.
-        """
+        """Name everything, as `NamedValues` does; `double` says whether elements are doubles."""
         super().__init__(kernel, buffers, RESERVED, identifier, "x", None if double else "real")
         self._double = double
 
     def word(self, value: Value, kind: str) -> str:
         """A value as a word: a variable or a literal."""
-        attribute = self.operation(value).attribute
-        return literal(attribute, kind) if isinstance(attribute, float) else self.name(value)
+        number = self.literal(value)
+        return self.name(value) if number is None else literal(number, kind)
 
     def location(self, value: Value, row: str = "u") -> str:
         """The expression that reads a value that is not one of the elements."""
@@ -63,9 +57,7 @@ class Values(NamedValues):
         double, ours = kind == "double" or self._double, "d" if kind == "double" else ""
         x = [self.word(a, kind) for a in self._ordered(operation)]
         if operation.opcode == "pow":
-            exponent = self.operation(operation.arguments[1]).attribute
-            constant = exponent if isinstance(exponent, float) else None
-            return power(x[0], x[1], constant, double, ours)
+            return power(x[0], x[1], self.literal(operation.arguments[1]), double, ours)
         if self.by_reciprocal(operation, kind):
             return f"{x[0]} * {x[1]}_PER"
         if operation.opcode == "where":

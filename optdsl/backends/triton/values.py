@@ -30,20 +30,14 @@ class Values(NamedValues):
     _SHARING = frozenset({Extent.TENSOR, Extent.SCALAR})
 
     def __init__(self, kernel: Kernel, real: str, buffers: Sequence[str]) -> None:
-        """Name everything.
-
-        Args:
-            kernel: the kernel.
-            real: see the class.
-            buffers: what is stored in memory: the parameter, its gradient, states.
-        """
+        """Name everything, as `NamedValues` does."""
         super().__init__(kernel, buffers, RESERVED, plain_identifier, "v", "tl.float32")
         self.real = real
 
     def word(self, value: Value, kind: str | None = None) -> str:
         """A value as a word: a variable or a literal, of a type if that is given."""
-        number = self.operation(value).attribute
-        if not isinstance(number, float):
+        number = self.literal(value)
+        if number is None:
             return self.name(value)
         return literal(number) if kind is None else full(number, kind)
 
@@ -64,9 +58,7 @@ class Values(NamedValues):
         fits = operation.opcode in _NUMBERS_FIT and not all(map(self.constant, x))
         words = [self.word(a, None if fits else kind) for a in x]
         if operation.opcode == "pow":
-            exponent = self.operation(x[1]).attribute
-            constant = exponent if isinstance(exponent, float) else None
-            return power(words[0], words[1], constant, kind)
+            return power(words[0], words[1], self.literal(x[1]), kind)
         if self.by_reciprocal(operation, kind):
             return f"{words[0]} * {words[1]}_PER"
         return spell(operation.opcode, words, kind)

@@ -42,7 +42,12 @@ def observe(
         raise TypeError(f"{name}: weight must be a number, not {weight!r}")
     if not math.isfinite(weight):
         raise ValueError(f"{name}: weight must be finite, not {weight!r}")
-    _check_not_captured(optimizer)
+    device = optimizer._known.find(DeviceStep)
+    if device is not None and device.captured:
+        raise RuntimeError(
+            f"{name}: a step was captured in a graph, and its replays learn from the gradients "
+            f"that they find; observe() needs steps that are not captured"
+        )
     total = {parameter: dict(sums) for parameter, sums in (found or {}).items()}
     if not compiled.coefficients:
         return total
@@ -83,12 +88,3 @@ def _weighted(sums: HyperGradients, weight: float) -> HyperGradients:
         key: value * (weight**2 if key in squared else 1.0 if key in unmoved else weight)
         for key, value in sums.items()
     }
-
-
-def _check_not_captured(optimizer: LearningOptimizer) -> None:
-    device = optimizer._known.find(DeviceStep)
-    if device is not None and device.captured:
-        raise RuntimeError(
-            f"{type(optimizer).__name__}: a step was captured in a graph, and its replays learn "
-            f"from the gradients that they find; observe() needs steps that are not captured"
-        )
