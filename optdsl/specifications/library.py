@@ -235,9 +235,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     if declaration.slots:
         _refuse_modifier(declaration, report)
     try:
-        found, names = _lowered(
-            declaration, rules, programs, modifiers, learners, broken, report
-        )
+        found, names = _lowered(declaration, rules, programs, modifiers, learners, broken, report)
     except SpecError:
         if declaration.combination is not None:
             raise  # what the claims may speak of is not known
