@@ -1,4 +1,4 @@
-"""From programs to kernels: what is computed when, and where results go."""
+"""Turns programs into kernels: which values are computed when, and where results are stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Role(enum.StrEnum):
     INITIALIZE = "initialize"
     """The states of a tensor before its first step."""
     STEP = "step"
-    """A step of a tensor that has none pending."""
+    """A step of a tensor without a pending step."""
     COMPLETE = "complete"
     """The hyper-gradients of the pending step, whose states are completed."""
     STEP_COMPLETED = "step_completed"
@@ -34,7 +34,7 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Result:
-    """One result of a kernel: its name, its value, and the type in which it leaves."""
+    """One result of a kernel, with the type in which it is stored."""
 
     name: str
     value: Value
@@ -46,10 +46,10 @@ class Loop:
     """One pass over the elements of a tensor.
 
     Attributes:
-        scalars: values of the tensor computed before it, in order.
-        body: values computed for each element, in order; what an earlier loop computed and this
-            one needs, too, is computed again.
-        reductions: the sums and means whose arguments it adds up.
+        scalars: values computed once for the tensor before the loop, in order.
+        body: values computed for each element, in order; values of an earlier loop that this loop
+            needs are computed again.
+        reductions: the sums and means that the loop computes.
     """
 
     scalars: tuple[Value, ...]
@@ -66,8 +66,9 @@ class Kernel:
         program: where the values come from.
         uniform: values computed once on the host in double precision, in order.
         body: values computed per tensor or per element, in order.
-        results: what leaves the kernel.
-        dots: what is multiplied with the gradient and summed over all elements of all tensors.
+        results: the values that are stored.
+        dots: the values that are multiplied by the gradient and summed over all elements of all
+            tensors.
         rotates: whether states may take over each other's memory, so that nothing is copied.
     """
 
@@ -92,7 +93,7 @@ class Kernel:
         return counted
 
     def reads(self, opcode: str) -> tuple[str | None, ...]:
-        """The attributes with which leaves of that opcode occur, in program order."""
+        """The attributes of the leaves with an opcode, in program order."""
         operations = (self.program.operations[v] for v in self.values)
         return tuple(
             o.attribute if isinstance(o.attribute, str) else None
@@ -102,7 +103,7 @@ class Kernel:
 
     @cached_property
     def loops(self) -> tuple[Loop, ...]:
-        """The passes over the elements: a reduction ends one, the last one makes the results."""
+        """The passes over the elements: each but the last ends with reductions."""
         operations = self.program.operations
         level: dict[Value, int] = {}
         for value in self.body:
@@ -124,10 +125,10 @@ class Kernel:
 
     @cached_property
     def buffers(self) -> dict[str, str]:
-        """In whose memory each tensor state is after the kernel, by state.
+        """For each tensor state, the state in whose memory it is after the kernel.
 
-        A state that becomes what another one was takes over its memory, and nothing is copied;
-        the other one's new value goes where there is room.
+        A state whose new value is the old value of another state takes over the memory of that
+        state, so that nothing is copied. The other state gets memory that is free.
         """
         tensors = [s.name for s in self.program.states if s.type.extent is Extent.TENSOR]
         if not self.rotates:
@@ -142,14 +143,10 @@ class Kernel:
         for name, source in sources.items():
             if source in tensors and source not in found.values():
                 found.setdefault(name, source)
-        taken = set(found.values())
-        for name in tensors:
-            if name not in found and name not in taken:
-                found[name] = name
+        found |= {n: n for n in tensors if n not in found and n not in found.values()}
+        others = [name for name in tensors if name not in found]
         free = [name for name in tensors if name not in found.values()]
-        for name in tensors:
-            if name not in found:
-                found[name] = free.pop(0)
+        found |= zip(others, free, strict=True)
         return {name: found[name] for name in tensors}
 
     def home(self, result: Result) -> str:
@@ -179,17 +176,17 @@ class Kernel:
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """How many tensors are read and how many written, an element each a time."""
+        """How many tensors a step reads from memory, and how many it writes."""
         read = self.read | {("gradient", None)} if self.dots else self.read
         written = sum(r.type.extent is Extent.TENSOR for r in self.stored)
         return len(read), written
 
 
 def schedule(plan: Plan) -> dict[str, Kernel]:
-    """The kernels of a plan by name; those that complete a step only where something is learned.
+    """The kernels of a plan, by name; kernels that complete a step only if something is learned.
 
-    What a step keeps of its gradient, `COMPLETE` writes already, where its memory is at hand, and
-    `STEP_COMPLETED`, which comes next, does not.
+    If a step keeps its gradient, `COMPLETE` stores it, since it reads the gradient anyway, and
+    `STEP_COMPLETED`, which runs next with the same gradient, does not.
     """
     program = plan.advance
     initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
@@ -214,10 +211,8 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
 
 
 def _keeping_the_gradient(program: Program, names: Container[str]) -> Program:
-    """The program, after which the states of these names hold the gradient."""
-    builder = Builder()
-    for operation in program.operations:
-        builder.append(operation)
+    """The program with the gradient as the new value of the states of these names."""
+    builder = Builder(program.operations)
     gradient = builder.emit("gradient", type=TENSOR)
     states = tuple(replace(s, next=gradient) if s.name in names else s for s in program.states)
     return replace(program, operations=builder.operations, states=states)
@@ -234,7 +229,7 @@ def cheapest(plans: Iterable[Plan]) -> Plan:
 
 
 def state_tensors(plan: Plan) -> int:
-    """How many numbers of state an element has."""
+    """The number of states that have one number for each element."""
     return sum(s.type.extent is Extent.TENSOR for s in plan.states)
 
 

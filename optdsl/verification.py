@@ -1,4 +1,4 @@
-"""Everything that a specification says of itself, settled, one line a statement."""
+"""Verifies what a specification states: its claims, its convexity and its hyper-gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from optdsl.prove import Verdict, explanation, settle, snippet
 from optdsl.specifications.library import specification
 from optdsl.words import counted
 
-# Rounding keeps well below; a derivative that is another one does not.
+# Errors of rounding are far smaller than these tolerances, and wrong derivatives exceed them.
 AUTOGRAD_TOLERANCE = 1e-9
 DIFFERENCES_TOLERANCE = 1e-5
 _WIDTH = 1e-5
@@ -40,8 +40,8 @@ class Statement:
         text: the statement.
         verdict: how it was settled.
         reason: why, in a few words.
-        details: of a refuted one, what differs.
-        test: of a refuted one, Python that shows it.
+        details: for a refuted statement, what differs.
+        test: for a refuted statement, Python code that shows it.
     """
 
     text: str
@@ -55,7 +55,7 @@ def verify(source: Source) -> tuple[Statement, ...]:
     """Settle the claims, the convexity and the hyper-gradients of a specification.
 
     Raises:
-        SpecError: for a specification with mistakes; refuted claims are none here.
+        SpecError: for a specification with mistakes, which refuted claims are not here.
     """
     found = specification(source, verify=False)
     statements = [_claim(found.program, claim) for claim in found.claims]
@@ -81,7 +81,7 @@ def _convex(combination: Combination) -> Statement:
 
 
 def _hypergradients(program: Program, learned: Program) -> list[Statement]:
-    """The tangents that the compiler derived, against autograd and against central differences."""
+    """Compare the tangents of the compiler with autograd and with central differences."""
     names = [x.hyper for x in learned.learned]
     derived = run_passes(differentiate(program, names))
     frozen = _Frozen(program)
@@ -95,10 +95,9 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
             statements.append(Statement(f"hyper-gradient of {name}", Verdict.REFUTED, reason))
             continue
         found = [t[name] for t in tangents]
-        by_tape = [_autograd(program, p, name) for p in points]
-        # At sqrt(0), where autograd makes NaN of 0 / 0, only central differences decide.
-        known = [torch.where(e.isfinite(), e, f) for e, f in zip(by_tape, found, strict=True)]
-        tape = _distance(found, known)
+        # At sqrt(0), autograd makes NaN of 0 / 0, and only central differences tell.
+        by_tape = zip((_autograd(program, p, name) for p in points), found, strict=True)
+        tape = _distance(found, [torch.where(e.isfinite(), e, f) for e, f in by_tape])
         differences = _distance(found, [frozen.central(p, name) for p in points])
         good = tape < AUTOGRAD_TOLERANCE and differences < DIFFERENCES_TOLERANCE
         reason = f"{tape:.0e} from autograd, {differences:.0e} from central differences"
@@ -112,9 +111,9 @@ Point = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, float], int]
 
 
 def _points(program: Program, inside: bool) -> list[Point]:
-    """The steps of a short run, as by default or with coefficients inside their bounds."""
+    """The steps of a short run, with default coefficients or with coefficients inside bounds."""
     generator = torch.Generator().manual_seed(0)
-    hypers = {h.name: h.default for h in program.hypers}
+    hypers = program.defaults
     for hyper in program.hypers if inside else ():
         bounds = hull(hyper.domain)
         if isinstance(hyper.domain, Choice):
@@ -154,35 +153,33 @@ def _autograd(program: Program, point: Point, name: str) -> Tensor:
 
 
 class _Frozen:
-    """A program in which what is behind a ``stop_gradient`` can be held still.
+    """A program in which the values of ``stop_gradient`` can be held constant.
 
-    Central differences know nothing of constants, so these become states that are read.
+    Derivatives treat these values as constants, but a difference of two steps would not. So one
+    step records them in states, and the steps that are compared read them from there.
     """
 
     def __init__(self, program: Program) -> None:
+        barriers = [(i, o) for i, o in enumerate(program.operations) if o.opcode == "stop_gradient"]
         # A state needs an initial value; this one is never used.
-        never = Operation("constant", (), 0.0, UNIFORM)
+        unused, zero = Value(len(program.operations)), Operation("constant", (), 0.0, UNIFORM)
         self._constants = [
-            State(f"constant {n}", o.type, Value(len(program.operations)), o.arguments[0])
-            for n, o in enumerate(program.operations)
-            if o.opcode == "stop_gradient"
+            State(f"constant {i}", o.type, unused, o.arguments[0]) for i, o in barriers
         ]
         states = (*program.states, *self._constants)
-        recording = replace(program, operations=(*program.operations, never), states=states)
-        self._recording = verify_program(recording)
-        self._reading = verify_program(rewrite(recording, self._read))
+        recording = replace(program, operations=(*program.operations, zero), states=states)
+        unread = iter(self._constants)
 
-    def _read(
-        self, builder: Builder, operation: Operation, arguments: tuple[Value, ...]
-    ) -> Value | None:
-        if operation.opcode != "stop_gradient":
-            return None
-        names = [s.name for s in self._constants]
-        seen = sum(o.opcode == "state" and o.attribute in names for o in builder.operations)
-        return builder.emit("state", attribute=names[seen], type=operation.type)
+        def read(builder: Builder, operation: Operation, _: tuple[Value, ...]) -> Value | None:
+            if operation.opcode != "stop_gradient":
+                return None
+            return builder.emit("state", attribute=next(unread).name, type=operation.type)
+
+        self._recording = verify_program(recording)
+        self._reading = verify_program(rewrite(recording, read))
 
     def central(self, point: Point, name: str) -> Tensor:
-        """The difference of two steps beside a point, over their distance."""
+        """The central difference of the new parameter by a hyperparameter."""
         theta, g, state, hypers, t = point
         if self._constants:
             blank = {s.name: torch.zeros_like(theta) for s in self._constants}

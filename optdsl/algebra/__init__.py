@@ -1,5 +1,5 @@
-"""Programs over the real numbers: exact normal forms, to decide equality and to read weights.
+"""Exact algebra on programs over the real numbers, to prove equality and to read off weights.
 
-Nothing here makes code that runs: arithmetic over the reals is not that of floating point. Literals
-are the decimals as which they are written, so that 0.95 * 0.98 is 0.931.
+Floating-point arithmetic does not obey these laws, so nothing here changes the code that runs. A
+literal stands for the decimal number that is written, so that 0.95 * 0.98 is exactly 0.931.
 """

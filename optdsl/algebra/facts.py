@@ -1,8 +1,8 @@
-"""What is known of the values of a program: ranges, the signs of zeros, which are numbers.
+"""Facts about the values of a program: their ranges, the signs of their zeros, whether they exist.
 
-A value is defined when it is a finite real number in every step of every run over the declared
-bounds, as long as parameters and gradients are finite. A quotient whose divisor may be zero is not,
-nor is what is made from it.
+A value is defined if it is a finite real number in every step of every run, for all hyperparameters
+within their bounds, as long as parameters and gradients are finite. A quotient whose divisor may be
+zero is not defined, and neither are values that are computed from it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
 from optdsl.ir.ops import COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, Value
 
-# After so much work without an end, nothing is taken for known of any state.
+# If the induction over steps takes more work than this, states are taken to be unknown.
 _MAX_WORK = 400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is known of a value.
+    """What is known about a value.
 
     Attributes:
-        range: an enclosure of it where it is a number.
-        defined: whether it is a finite number, always.
-        plus: whether it may be the zero with the positive sign.
-        minus: whether it may be the zero with the negative sign; 1 / x shows the difference.
-        error: what rounding may move it by; 0 where it is computed exactly.
-        large: whether it may pass the largest number of double precision although its arguments
-            do not.
+        range: an interval that contains it wherever it is defined.
+        defined: whether it is always a finite number.
+        plus: whether it may be 0 with the positive sign.
+        minus: whether it may be -0, for which 1 / x has another sign.
+        error: how far rounding may move it; 0 if it is computed exactly.
+        large: whether it may overflow double precision although its arguments do not.
     """
 
     range: Interval = ANYTHING
@@ -45,7 +44,7 @@ class Fact:
 
     @property
     def nonzero(self) -> bool:
-        """Whether it is a finite number other than zero, always."""
+        """Whether it is always a finite number other than zero."""
         return self.defined and intervals.excludes_zero(self.range)
 
     @property
@@ -65,12 +64,7 @@ _POSITIVE_ZERO, _CONDITION = (True, False), Fact(Interval(0.0, 1.0))
 
 
 def facts(program: Program, settings: Mapping[str, float] | None = None) -> tuple[Fact, ...]:
-    """What is known of each value of a program.
-
-    Args:
-        program: any.
-        settings: hyperparameters that have a given value; others lie in their domains.
-    """
+    """The facts about each value of a program, with some hyperparameters fixed by `settings`."""
     given = {} if settings is None else settings
     found = _steady(program, given, Magnitudes())
     sizes = magnitudes(program, [f.range for f in found], given)
@@ -83,14 +77,16 @@ def facts(program: Program, settings: Mapping[str, float] | None = None) -> tupl
 
 
 def decided(difference: float | Fraction, x: Fact, y: Fact) -> bool:
-    """Whether rounding leaves it as it is how two values compare, from their real difference."""
+    """Whether rounding cannot change how two values compare, given their exact difference."""
     error = x.error + y.error
     return error == 0 or difference > error or -difference > error
 
 
 def _steady(program: Program, given: Mapping[str, float], sizes: Magnitudes) -> tuple[Fact, ...]:
-    """The facts that hold of the start and stay true from step to step."""
-    # An induction: what is known of the initial values is widened until a step preserves it.
+    """The facts that hold before the first step and in every step, found by induction.
+
+    The facts about the initial values of states are widened until a step preserves them.
+    """
     known: dict[str, Fact] | None = None
     for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
         found = _found(program, given, known, sizes)
@@ -115,7 +111,7 @@ def _found(
     for value, operation in enumerate(program.operations):
         x = [found[a] for a in operation.arguments]
         if operation.opcode == "state":
-            # While a blend is put together, its members' states are no states of the program.
+            # While a blend is put together, the program does not list its members' states yet.
             fact = _LEAF if states is None else states.get(str(operation.attribute), _LEAF)
         elif operation.opcode == "hyper":
             fact = _hyper(program, str(operation.attribute), settings)
@@ -123,7 +119,7 @@ def _found(
             assert isinstance(operation.attribute, float)
             fact = _number(operation.attribute)
         elif operation.opcode in COMPARE:
-            # Whatever is compared, the condition holds or does not.
+            # A condition is 0 or 1 even if it compares undefined values.
             fact = _CONDITION
         elif not x:
             fact = Fact(TABLE[operation.opcode].interval())
@@ -140,7 +136,7 @@ def _found(
 
 
 def _weighed(x: list[Fact]) -> list[Fact]:
-    """Weights and parts without those that weigh nothing: they take no part in a mean."""
+    """The weights and parts of a mean, without parts whose weight is always zero."""
     pairs = list(zip(x[0::2], x[1::2], strict=True))
     nothing = intervals.point(0.0)
     kept = [pair for pair in pairs if not (pair[0].defined and pair[0].range == nothing)]
@@ -158,7 +154,7 @@ def _hyper(program: Program, name: str, settings: Mapping[str, float]) -> Fact:
     if name in settings:
         return _number(settings[name])
     domain = program.hyper(name).domain
-    # An end that is included is a value that it may have, infinite or not.
+    # A hyperparameter may be infinite if its domain includes an infinite end.
     finite = not isinstance(domain, Choice) or all(map(math.isfinite, domain.values))
     defined = finite and not (math.inf in domain or -math.inf in domain)
     # The zero of a domain without negative numbers is 0, not -0.
@@ -166,7 +162,10 @@ def _hyper(program: Program, name: str, settings: Mapping[str, float]) -> Fact:
 
 
 def _widened(old: Fact, new: Fact) -> Fact:
-    """A state that is as before or as after a step; an end that moved goes to the next landmark."""
+    """The facts about a state before or after a step.
+
+    An end of its range that moves is set to zero or infinity, so that the induction ends.
+    """
     lower, upper = old.range, old.range
     if not old.range.includes(new.range):
         around = intervals.union(old.range, new.range)
@@ -181,7 +180,7 @@ def _widened(old: Fact, new: Fact) -> Fact:
 
 
 def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact]) -> bool:
-    """Whether an operation makes a finite number of its arguments, over the reals."""
+    """Whether an operation has a finite result for all its arguments, over the reals."""
     match operation.opcode:
         case "where":
             return x[1].defined and x[2].defined
@@ -202,34 +201,34 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
         case "mix" | "exp" | "tanh" | "sum" | "mean":
             return True
         case _:
-            # Of a function that is not listed here, nothing is known.
+            # A function that is not listed here may be undefined.
             laws = laws_of(operation)
             return laws.rational or laws.selects or laws.jumps
 
 
 def whole(operations: Sequence[Operation], value: Value) -> bool:
-    """Whether a value is certainly a whole number: a literal, or the step."""
+    """Whether a value is known to be a whole number: a literal, or the step."""
     operation = operations[unaliased(operations, value)]
     number = operation.attribute
     return operation.opcode == "step" or (isinstance(number, float) and number.is_integer())
 
 
 def _product(zero: Fact, other: Fact) -> tuple[bool, bool]:
-    """The signs of a product with a zero, or of a quotient of one."""
+    """The signs that a product has if its factor `zero` is zero; so has a quotient."""
     p, n = other.may_be_positive, other.may_be_negative
     plus, minus = zero.plus and 0.0 in zero.range, zero.minus and 0.0 in zero.range
     return (plus and p) or (minus and n), (plus and n) or (minus and p)
 
 
 def _zeros(operation: Operation, x: list[Fact]) -> tuple[bool, bool]:
-    """Whether the result may be 0, and whether it may be -0, over the reals."""
+    """Whether the result of an operation may be 0, and whether it may be -0, over the reals."""
     match operation.opcode:
         case "define" | "stop_gradient":
             return x[0].plus, x[0].minus
         case "neg":
             return x[0].minus, x[0].plus
         case "add":
-            # Unequal numbers that cancel give 0, and so do zeros unless both are negative.
+            # Numbers that cancel give 0, and so do two zeros unless both are -0.
             return True, x[0].minus and x[1].minus
         case "sub":
             return True, x[0].minus and x[1].plus
@@ -241,17 +240,13 @@ def _zeros(operation: Operation, x: list[Fact]) -> tuple[bool, bool]:
         case "div" if x[1].defined:
             return _product(x[0], x[1])
         case "div":
-            # A divisor that is infinite makes a zero of everything.
+            # If the divisor is infinite, the quotient is zero whatever it divides.
             (p, n), (q, m) = ((f.may_be_positive, f.may_be_negative) for f in x)
             return (p and q) or (n and m), (p and m) or (n and q)
         case "pow":
             square = x[1].range.lower == x[1].range.upper and x[1].range.lower % 2 == 0
-            return (
-                _POSITIVE_ZERO if square or not (x[0].minus or not x[1].defined) else (True, True)
-            )
-        case "exp" | "abs":
-            return _POSITIVE_ZERO
-        case "log":
+            return True, not square and (x[0].minus or not x[1].defined)
+        case "exp" | "abs" | "log":
             return _POSITIVE_ZERO
         case "max" | "min":
             return x[0].plus or x[1].plus, x[0].minus or x[1].minus
@@ -259,9 +254,7 @@ def _zeros(operation: Operation, x: list[Fact]) -> tuple[bool, bool]:
             return x[1].plus or x[2].plus, x[1].minus or x[2].minus
         case "mix":
             return True, any(f.minus for f in x[1::2])
-        case "sqrt":
-            return True, x[0].minus
-        case "tanh" | "sign" | "sum" | "mean":
+        case "sqrt" | "tanh" | "sign" | "sum" | "mean":
             return True, x[0].minus
         case _:
             return True, True

@@ -1,4 +1,4 @@
-"""A program with some hyperparameters fixed, simplified over the reals."""
+"""Fixes hyperparameters of a program at given values, and simplifies it over the reals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _quotient(x: Fraction, y: Fraction) -> Fraction | None:
 
 _MAX_POWER = 64
 _EXACTLY = Fact()
-# The operations on decimals that give rational numbers; None where they do not.
+# The operations on rational numbers; the result is None where it is not rational.
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "neg": operator.neg,
     "add": operator.add,
@@ -50,13 +50,14 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
 
 
 def fix(program: Program, values: Mapping[str, float]) -> Program:
-    """The program at given values of some hyperparameters, without states that no longer matter.
+    """The program at given values of some hyperparameters, simplified.
 
-    Sums with 0, products with 0 and 1, and decided conditions are gone, and so is what only they
-    needed. What may be infinite or NaN is kept, even where it is multiplied with 0.
+    Sums with 0, products with 0 and 1, and conditions that are decided are replaced by their
+    results, and operations and states that the parameter no longer depends on are left out. A value
+    that may be infinite or NaN is kept, even if it is multiplied by 0.
     """
     known = facts(program, values)
-    # Rounding may decide what is compared: there, a decimal does not stand for what is computed.
+    # In comparisons, rounding may matter: computed numbers must not be replaced by exact ones.
     deciding = (o for o in program.operations if laws_of(o).jumps)
     compared = set(upstream(program.operations, [a for o in deciding for a in o.arguments]))
     positions = itertools.count()
@@ -99,7 +100,7 @@ def _simplified(
 ) -> Value | None:
     row = TABLE[operation.opcode]
     if row.stage is Stage.REDUCTION and builder[x[0]].type.extent is not Extent.TENSOR:
-        # What is reduced has become one number.
+        # The reduced tensor has become a single number.
         return builder.emit(row.of_equal, builder.emit("size"), x[0]) if row.of_equal else x[0]
     if operation.opcode == "mix":
         pairs = list(zip(x[0::2], x[1::2], strict=True))
@@ -144,9 +145,9 @@ def _number(builder: Builder, value: Value) -> float | None:
 def _folded(
     builder: Builder, opcode: str, numbers: list[float | None], compared: bool
 ) -> Value | None:
-    """An operation on literals, where its result is a decimal of double precision itself.
+    """The result of an operation on literals, if it is a decimal that double precision can write.
 
-    What is compared is that decimal only where no rounding makes something else of it.
+    A result that is compared must also be the one that double precision computes.
     """
     result = APPLY[opcode](*numbers)
     if not all(map(math.isfinite, (result, *(x for x in numbers if x is not None)))):
@@ -157,11 +158,10 @@ def _folded(
     wanted = exact(*(decimal(x) for x in numbers if x is not None))
     if wanted is None:
         return None
-    # 1 - 0.98 is 0.02, although rounding makes something else of it.
+    # 1 - 0.98 is 0.02 here, although double precision rounds it to another number.
     near = float(wanted)
-    if compared and near != result:
-        return None
-    return builder.constant(near) if decimal(near) == wanted else None
+    usable = decimal(near) == wanted and (near == result or not compared)
+    return builder.constant(near) if usable else None
 
 
 def _chosen(builder: Builder, x: tuple[Value, ...], compared: list[Fact]) -> Value | None:

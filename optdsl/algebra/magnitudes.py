@@ -1,12 +1,14 @@
-"""How large the values of a program may become, and by how much rounding may move them.
+"""Bounds on the absolute values of a program, and on the errors that rounding makes in them.
 
-Parameters, gradients and hyperparameters are taken to be at most `MODERATE` in size, as far as
-their bounds allow it, and to be zero or at least its inverse; a run has at most `STEPS` steps. What
-may pass the largest number of double precision under these assumptions may overflow. A state is
-bounded where a step adds something bounded to at most itself: a mean, a running sum, a maximum; a
-state that a step may multiply by more than one is not.
+The bounds hold under these assumptions: the absolute values of parameters, gradients and
+hyperparameters are zero or between 10^-`MODERATE` and 10^`MODERATE`, unless bounds of
+hyperparameters say otherwise, and a run has at most 10^`STEPS` steps. A value that may exceed the
+largest number of double precision under these assumptions may overflow.
 
-Sizes are logarithms to the base of ten.
+A state is bounded if a step adds a bounded value to at most the state itself, as in a mean, a
+running sum or a maximum. No bound is found for a state that a step may multiply by more than one.
+
+A size, in this module, is the logarithm to base ten of an absolute value.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from optdsl.ir.program import Operation, Program, Value
 
 MODERATE = 30.0
 STEPS = 15.0
-# The largest number of double precision, with a margin.
+# The size of the largest number of double precision, with a margin.
 LARGEST = 308.2
-# A difference of two numbers is zero, or no smaller than the last place of the larger one.
+# A difference of two numbers is zero, or at least one unit in the last place of the larger one.
 _LAST_PLACE = 16.3
 _UNIT = 2.0**-52
-# A factor of one may be computed as one plus this much; over all steps, that is below 1e5.
+# A factor that is one may be rounded to one plus this; over all steps, that makes at most 1e5.
 _SLACK = 1e-14
-# Below this size, whole numbers are exact.
+# Whole numbers below this size are exact.
 _WHOLE = 15.9
 _ROUNDS = 24
 _MAX_WORK = 200_000
@@ -39,14 +41,14 @@ _MAX_STATES = 128
 
 @dataclass(frozen=True, slots=True)
 class Magnitude:
-    """How large a value is.
+    """Bounds on a value.
 
     Attributes:
-        size: at most so large.
-        least: at least so large, unless it is zero.
-        error: what rounding may move it by, itself and not its logarithm; 0 where it is exact.
+        size: an upper bound on its size.
+        least: a lower bound on its size, unless it is zero.
+        error: how far rounding may move the value (not its logarithm); 0 if it is exact.
         whole: whether it is a whole number.
-        large: whether it may pass the largest number, although its arguments do not.
+        large: whether it may overflow although its arguments do not.
     """
 
     size: float = MODERATE
@@ -56,26 +58,31 @@ class Magnitude:
     large: bool = False
 
 
-# What is known of each state.
+# The bounds on each state.
 _States = Mapping[str, Magnitude]
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A value is at most the sum of some multiples of states and a constant, in size."""
+    """A bound on an absolute value: multiples of the absolute values of states, plus a constant.
+
+    Attributes:
+        states: the multiple of each state.
+        rest: the size of the constant.
+        norm: another bound, often smaller, on the sum of the multiples.
+    """
 
     states: Mapping[str, float]
     rest: float
     norm: float = 0.0
-    """At least the sum of the multiples, where it is smaller than what they add up to."""
 
 
 @dataclass
 class Magnitudes:
-    """The magnitudes of the values of a program.
+    """Bounds on the values of a program.
 
     Attributes:
-        values: of each value.
+        values: the bounds on each value.
         growing: the states for which no bound was found.
     """
 
@@ -86,14 +93,14 @@ class Magnitudes:
 def magnitudes(
     program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
 ) -> Magnitudes:
-    """How large the values of a program may become.
+    """Bounds on the values of a program.
 
     Args:
-        program: any.
-        ranges: an enclosure of each value where it is a number.
-        settings: hyperparameters that have a given value.
+        program: the program.
+        ranges: for each value an interval that contains it unless it is NaN.
+        settings: fixed values of some hyperparameters.
     """
-    looked = _Looked(program, ranges, settings)
+    step = _Step(program, ranges, settings)
     growing: set[str] = set()
     work = (len(program.operations) + 1) * (1 + len(program.states) // 16)
     rounds = max(3, min(_ROUNDS, _MAX_WORK // work)) if len(program.states) <= _MAX_STATES else 0
@@ -102,8 +109,8 @@ def magnitudes(
     for _ in range(2):
         for _ in range(rounds):
             known |= {name: Magnitude(error=math.inf) for name in growing}
-            values = looked.values(known)
-            after = looked.after(values, known)
+            values = step.values(known)
+            after = step.after(values, known)
             changed = {n for n in known if n not in growing and after[n] != known[n]}
             if not changed:
                 return Magnitudes(values, frozenset(growing))
@@ -111,11 +118,11 @@ def magnitudes(
         growing |= changed
     growing.update(known)
     known = {name: Magnitude(error=math.inf) for name in growing}
-    return Magnitudes(looked.values(known), frozenset(growing))
+    return Magnitudes(step.values(known), frozenset(growing))
 
 
-class _Looked:
-    """A program, looked at for magnitudes."""
+class _Step:
+    """Finds bounds on the values of one step, and on the states after it."""
 
     def __init__(
         self, program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
@@ -131,22 +138,22 @@ class _Looked:
         }
 
     def values(self, states: _States) -> list[Magnitude]:
-        """The magnitudes of all values, from those of the states."""
+        """The bounds on all values, from those on the states."""
         found: list[Magnitude] = []
         for index, operation in enumerate(self._program.operations):
             x, value = [found[a] for a in operation.arguments], Value(index)
             if not x:
                 found.append(self._leaf(value, operation, states))
                 continue
-            size = min(self._outer(value), self._size(operation, x))
-            least = self._least(value, operation, x)
+            upper, lower = self._bounds(operation, x)
+            size, least = min(self._outer(value), upper), self._inner(value, lower)
             whole, error = self._rounding(operation, x, size)
             large = size > LARGEST
             found.append(Magnitude(MODERATE if large else size, least, error, whole, large))
         return found
 
     def after(self, values: list[Magnitude], known: _States) -> dict[str, Magnitude]:
-        """The magnitudes of the states in any step, if they are as known in the terms of others."""
+        """The bounds on the states in any step, given bounds on the terms that a step adds."""
         bounds: list[_Bound] = []
         for value in range(len(values)):
             bounds.append(self._bound(Value(value), values, bounds))
@@ -208,76 +215,53 @@ class _Looked:
         distance = max(enclosure.lower, -enclosure.upper)
         return max(least, _log(distance)) if distance > 0 else least
 
-    def _least(self, value: Value, operation: Operation, x: list[Magnitude]) -> float:
-        least = [a.least for a in x]
+    def _bounds(self, operation: Operation, x: list[Magnitude]) -> tuple[float, float]:
+        """An upper and a lower bound on the size of a result, from the bounds on its arguments."""
+        size, least, laws = [a.size for a in x], [a.least for a in x], laws_of(operation)
         match operation.opcode:
-            case "mul":
-                found = sum(least)
-            case "div":
-                found = least[0] - x[1].size
-            case "sqrt":
-                found = least[0] / 2
-            case "pow":
-                exponent = self._ranges[operation.arguments[1]]
-                powers = (exponent.lower, exponent.upper)
-                found = min(_scaled(p, least[0] if p >= 0 else x[0].size) for p in powers)
             case "add" | "sub":
                 pairs = zip(operation.arguments, least, strict=True)
                 certain = [a for v, a in pairs if excludes_zero(self._ranges[v])]
-                found = max(certain, default=min(least)) - _LAST_PLACE
-            case "mix":
-                found = min(least[1::2]) - _LAST_PLACE
-            case "sum" | "mean":
-                found = least[0] - STEPS - _LAST_PLACE
-            case "where":
-                found = min(least[1:])
-            case "log":
-                found = -_LAST_PLACE
-            case "tanh" | "sign":
-                found = least[0]
-            case _:
-                found = min(least) if laws_of(operation).selects else -math.inf
-        return self._inner(value, found)
-
-    def _size(self, operation: Operation, x: list[Magnitude]) -> float:
-        size = [a.size for a in x]
-        match operation.opcode:
-            case "add" | "sub":
-                return _total(size)
+                return _total(size), max(certain, default=min(least)) - _LAST_PLACE
             case "mul":
-                return -math.inf if -math.inf in size else sum(size)
+                return -math.inf if -math.inf in size else sum(size), sum(least)
             case "div":
-                return size[0] - x[1].least if size[0] > -math.inf else size[0]
+                upper = size[0] - least[1] if size[0] > -math.inf else size[0]
+                return upper, least[0] - size[1]
             case "sqrt":
-                return size[0] / 2
+                return size[0] / 2, least[0] / 2
             case "exp":
-                upper = self._ranges[operation.arguments[0]].upper
-                return min(upper, _ten(size[0])) * math.log10(math.e)
+                exponent = min(self._ranges[operation.arguments[0]].upper, _ten(size[0]))
+                return exponent * math.log10(math.e), -math.inf
             case "log":
-                return _log(math.log(10) * max(abs(size[0]), abs(x[0].least), 1.0))
+                largest = max(abs(size[0]), abs(least[0]), 1.0)
+                return _log(math.log(10) * largest), -_LAST_PLACE
             case "pow":
-                exponent = self._ranges[operation.arguments[1]]
-                limit = _ten(size[1])
-                powers = (max(-limit, exponent.lower), min(limit, exponent.upper))
-                return max(_scaled(p, size[0] if p >= 0 else x[0].least) for p in powers)
+                found, limit = self._ranges[operation.arguments[1]], _ten(size[1])
+                powers = (max(-limit, found.lower), min(limit, found.upper))
+                upper = max(_scaled(p, size[0] if p >= 0 else least[0]) for p in powers)
+                ends = (found.lower, found.upper)
+                return upper, min(_scaled(p, least[0] if p >= 0 else size[0]) for p in ends)
             case "tanh":
-                return min(0.0, size[0])
-            case "sum":
-                return size[0] + STEPS
+                return min(0.0, size[0]), least[0]
+            case "sign":
+                return 0.0, least[0]
             case "mix":
-                return max(size[1::2])
+                return max(size[1::2]), min(least[1::2]) - _LAST_PLACE
             case "where":
-                return max(size[1:])
-            case "mean":
-                return size[0]
+                return max(size[1:]), min(least[1:])
+            case "sum" | "mean":
+                added = STEPS if operation.opcode == "sum" else 0.0
+                return size[0] + added, least[0] - STEPS - _LAST_PLACE
+            case _ if laws.selects:
+                return max(size), min(least)
             case _:
-                laws = laws_of(operation)
-                return 0.0 if laws.jumps else max(size) if laws.selects else math.inf
+                return 0.0 if laws.jumps else math.inf, -math.inf
 
     def _rounding(
         self, operation: Operation, x: list[Magnitude], size: float
     ) -> tuple[bool, float]:
-        """Whether the result is whole, and what rounding may move it by."""
+        """Whether the result is a whole number, and how far rounding may move it."""
         opcode, laws, error = operation.opcode, laws_of(operation), [a.error for a in x]
         if laws.jumps:
             return True, 0.0 if not any(error) else 1.0 if opcode in COMPARE else 2.0
@@ -305,7 +289,7 @@ class _Looked:
                 return False, math.inf if any(error) else own
 
     def _unit(self, value: Value) -> bool:
-        """Whether a value is zero or a power of two: multiplied with it, nothing is rounded."""
+        """Whether a value is zero or a power of two, so that products with it are exact."""
         number = self._ranges[value].lower
         fixed = number == self._ranges[value].upper and math.isfinite(number)
         return fixed and abs(math.frexp(number)[0]) in (0.0, 0.5)
@@ -345,7 +329,7 @@ class _Looked:
 
 
 def _groups(uses: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """The states that depend on each other in a circle, each with itself."""
+    """For each state the states that it depends on and that depend on it, itself included."""
     reached: dict[str, set[str]] = {}
     for name in uses:
         waiting, seen = [name], set[str]()
@@ -378,7 +362,7 @@ def _log(number: float) -> float:
 
 
 def _ten(size: float) -> float:
-    """10^size, infinite beyond double precision."""
+    """10^size; infinite beyond double precision."""
     return 10.0**size if size < LARGEST else math.inf
 
 
@@ -387,12 +371,12 @@ def _times(error: float, size: float) -> float:
 
 
 def _scaled(factor: float, size: float) -> float:
-    """factor * size for a power; that of exponent 0 is 1."""
+    """The size of a power, factor * size; the size of a power with exponent 0 is 0."""
     return factor * size if factor and size else 0.0
 
 
 def _total(sizes: Sequence[float]) -> float:
-    """The size of a sum."""
+    """The size of the sum of numbers with these sizes."""
     largest = max(sizes)
     if not math.isfinite(largest):
         return largest

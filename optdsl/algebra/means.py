@@ -1,4 +1,4 @@
-"""Weighted means in programs: sums whose weights add up to one, or to what they are divided by."""
+"""Finds weighted means in programs: sums whose weights add up to one, or to their divisor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optdsl.ir.numbering import alike
 from optdsl.ir.ops import unaliased
 from optdsl.ir.program import Program, Value, depending
 
-# Weights of terms are tried in at most so many ways.
+# At most so many ways to read the terms of a sum as weights and parts are tried.
 _MAX_CHOICES = 16
 
 
@@ -21,26 +21,29 @@ class Means:
     """Finds the weighted means of a program.
 
     Attributes:
-        same: a number for each value, the same for those that are computed in the same way.
-        of_state: whether each value depends on a state before the step.
+        same: a number for each value, equal for values that are computed by the same operations.
+        of_state: for each value, whether it depends on a state before the step.
     """
 
     def __init__(
         self, program: Program, ranges: Sequence[Interval], settings: Mapping[str, float]
     ) -> None:
-        """Look at a program.
+        """Prepare a search in a program.
 
         Args:
-            program: any.
-            ranges: an enclosure of each value where it is a number.
-            settings: hyperparameters that have a given value.
+            program: the program.
+            ranges: for each value an interval that contains it unless it is NaN.
+            settings: fixed values of some hyperparameters.
         """
         self._program, self._ranges, self._settings = program, ranges, settings
         self.same = alike(program.operations, {})
         self.of_state = depending(program.operations, "state")
 
     def parts(self, value: Value) -> list[Value] | None:
-        """The parts of a weighted mean: of a sum, or a quotient of one, whose weights sum to it."""
+        """The parts of a weighted mean, which is a sum or a sum over a divisor; None for others.
+
+        The weights are not negative, and add up to one or to the divisor.
+        """
         operation = self._program.operations[value]
         total: dict[Hashable, Fraction] = {1: Fraction(1)}
         if operation.opcode == "div":
@@ -48,7 +51,7 @@ class Means:
             if self.of_state[divisor] or self._ranges[divisor].lower < 0:
                 return None
             total = self._linear(divisor)
-        # An equation in a sum is one term, or as many as it has.
+        # A named equation in the sum may be one part, or a sum of parts itself.
         return self._summing(value, total, False) or self._summing(value, total, True)
 
     def _summing(
@@ -65,8 +68,7 @@ class Means:
                 linear = {1: Fraction(1)} if weight is None else self._linear(weight)
                 for key, c in linear.items():
                     summed[key] = summed.get(key, Fraction(0)) + c
-                if linear:
-                    # A part whose weight is the number zero takes no part.
+                if linear:  # a part whose weight is the number zero does not count
                     parts.append(part)
             if {k: c for k, c in summed.items() if c} == total:
                 return parts
@@ -95,7 +97,7 @@ class Means:
         yield None, term
 
     def _linear(self, value: Value, depth: int = 3) -> dict[Hashable, Fraction]:
-        """A value as a sum of multiples of others, and of one."""
+        """A value as a linear combination of other values and of the number one, by its keys."""
         value = unaliased(self._program.operations, value)
         operation = self._program.operations[value]
         number = operation.attribute

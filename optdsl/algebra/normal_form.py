@@ -1,10 +1,12 @@
-"""Values of programs as polynomials over leaves and opaque functions.
+"""Normal forms: the values of a program as polynomials over atoms.
 
-Two values with one normal form are equal over the reals. What may be undefined (a quotient whose
-divisor may be zero, the logarithm of what may be negative) is an atom, of which only those laws are
-used that hold of infinities and NaN, too; see `optdsl.algebra.undefined`. The converse holds for
-what polynomial arithmetic decides; functions are opaque but for a few laws, so some equal values
-keep different forms.
+An atom is a leaf of the program, or a function of polynomials that is not expanded further. Values
+with one normal form are equal over the reals. Equal values may have different forms, since only
+polynomial arithmetic and a few laws of functions are used.
+
+A value that may be undefined (a quotient whose divisor may be zero, the logarithm of a number that
+may be negative) is an atom, and only laws that also hold for infinities and NaN are applied to it;
+see `optdsl.algebra.undefined`.
 """
 
 from __future__ import annotations
@@ -22,22 +24,22 @@ from optdsl.algebra.undefined import Sum
 from optdsl.ir.ops import COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 
-# A product or sum with more terms stays one of two atoms: still equal to itself.
+# A sum or product that would have more terms becomes an atom, a function of its two arguments.
 MAX_TERMS = 256
+# Powers with larger exponents are not multiplied out.
 MAX_POWER = 8
-# A number with more digits is an atom, too, and so is a product of more atoms.
+# A value is an atom, too, if its form exceeds one of these limits.
 MAX_BITS = 4096
 MAX_ATOMS = 512
 MAX_EXPONENT = 1 << 20
-# The size of all normal forms of one algebra.
+# The limit on the size of all normal forms of one algebra together.
 MAX_WORK = 500_000
 
-# What functions are of the numbers for which they are rational.
+# The arguments at which functions have rational values, with these values.
 FOLDED: dict[tuple[str, Fraction | int | None], Fraction] = {
     ("exp", 0): Fraction(1), ("log", 1): Fraction(0), ("tanh", 0): Fraction(0),
 }  # fmt: skip
 _MIRRORED = {"gt": "lt", "ge": "le"}
-_KEPT = Fact()
 
 
 class TooMuchWork(Exception):
@@ -45,26 +47,26 @@ class TooMuchWork(Exception):
 
 
 class Algebra:
-    """Makes normal forms; those of one algebra can be compared, whatever programs they are of."""
+    """Makes normal forms; all forms of one algebra can be compared, also those of two programs."""
 
     def __init__(self, work: int = MAX_WORK, doubles: bool = False) -> None:
         """Make an algebra without forms.
 
         Args:
-            work: the size of all forms, beyond which `forms` raises `TooMuchWork`.
-            doubles: whether numbers beyond the range of double precision are opaque, since they
-                run as infinities or as zero.
+            work: the size of all forms together beyond which `forms` raises `TooMuchWork`.
+            doubles: whether values with coefficients beyond the range of double precision are
+                atoms, since such numbers become infinite or zero in a run.
         """
         self._doubles = doubles
         self._work = work
         self._atoms: dict[Hashable, int] = {}
-        # What may be no number, and as what sum it is known.
+        # The atoms that may be undefined, and the sums that they stand for.
         self._undefined: dict[int, Sum] = {}
-        # What was shown to be a number by some program is one in all.
+        # The atoms that some program shows to be finite; they are finite in all programs.
         self._defined: set[int] = set()
 
     def atom(self, *key: Hashable) -> int:
-        """The atom that stands for something; the same key gives the same atom."""
+        """The atom with a key; the same key gives the same atom."""
         return self._atoms.setdefault(key, len(self._atoms))
 
     def hyper(self, name: str) -> int:
@@ -72,7 +74,7 @@ class Algebra:
         return self.atom("hyper", name)
 
     def defined(self, form: Polynomial) -> bool:
-        """Whether what has this form is a finite number, always."""
+        """Whether a value with this form is always a finite number."""
         return self._sum_of(form) is None
 
     def forms(
@@ -84,19 +86,21 @@ class Algebra:
         facts: Sequence[Fact] | None = None,
         written: Sequence[Hashable] | None = None,
     ) -> dict[Value, Polynomial]:
-        """The normal forms of some values and of what they depend on.
+        """The normal forms of some values and of all values that they depend on.
 
         Args:
-            program: where the values are.
-            roots: the values.
-            states: what each state before the step is taken to be; states that are taken to be
-                the same thing are equal. By default every state is itself.
-            opaque: values that are atoms, named by their attribute.
-            facts: what is known of each value. Without any, all but literal infinities are taken
-                for numbers and all divisors for other than zero: equal forms are then equal
-                values wherever both are defined.
-            written: for each value what is equal for values that are computed in one way, to the
-                sign of a zero. Without it, no two quotients are equal in which that matters.
+            program: the program.
+            roots: its values.
+            states: a key for each state before the step; states with equal keys are equal. By
+                default, all states are different.
+            opaque: values that are atoms whatever they are computed from; their attributes are
+                the keys of the atoms.
+            facts: the facts about each value. Without them, all but infinite literals are taken
+                to be finite and all divisors to be nonzero: values with equal forms are then
+                equal wherever both are defined.
+            written: a key for each value; values with equal keys are computed by the same
+                operations, so that their zeros have the same sign. Without it, no two quotients
+                are equal for which the sign of a zero matters.
 
         Raises:
             TooMuchWork: when all forms together outgrow the limit.
@@ -111,7 +115,7 @@ class Algebra:
             step = _Step(
                 operation,
                 [found[a] for a in x],
-                _KEPT if facts is None else facts[value],
+                Fact() if facts is None else facts[value],
                 None if facts is None else [facts[a] for a in x],
                 [value if written is None else written[a] for a in x],
             )
@@ -170,15 +174,15 @@ class Algebra:
                 return self._function(opcode, *x, defined=step.fact.defined)
 
     def _mean(self, weights: list[Polynomial], parts: list[Polynomial]) -> Polynomial:
-        total, products = functools.reduce(self._sum, weights), map(self._product, weights, parts)
-        weighed = functools.reduce(self._sum, products)
-        # Weights sum to one, which the algebra does not know of a weight vector.
+        weighed = functools.reduce(self._sum, map(self._product, weights, parts))
+        # The algebra does not know that the components of a weight vector sum to one.
+        total = functools.reduce(self._sum, weights)
         return self._divided(weighed, total) if total.terms else self._over(total, 1)
 
     # --- atoms ----------------------------------------------------------------------------------
 
     def _opaque(self, defined: bool, *key: Hashable) -> Polynomial:
-        """The atom of a key, which is a number or may be none."""
+        """The atom of a key; `defined` says whether it is always a finite number."""
         atom = self.atom(*key)
         if defined:
             self._defined.add(atom)
@@ -188,21 +192,21 @@ class Algebra:
         return variable(atom)
 
     def _function(self, opcode: str, *x: Polynomial, defined: bool = True) -> Polynomial:
-        """A function that is opaque; of what may be undefined it may be, too."""
+        """A function as an atom, which may be undefined if one of its arguments may be."""
         return self._opaque(defined and all(map(self.defined, x)), opcode, *x)
 
     def _commuting(self, opcode: str, *x: Polynomial, defined: bool = True) -> Polynomial:
         return self._function(opcode, *sorted(x), defined=defined)
 
     def _limited(self, step: _Step, form: Polynomial) -> Polynomial:
-        """The form, or an atom in its place where its numbers are too large."""
+        """The form of an operation, or an atom if the form has too large numbers."""
         scales = (c.numerator.bit_length() - c.denominator.bit_length() for _, c in form)
         beyond = self._doubles and any(not -1077 < scale < 1024 for scale in scales)
         long = any(len(m) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in m) for m, _ in form)
         return self._large(step) if beyond or long or form.bits > MAX_BITS else form
 
     def _large(self, step: _Step) -> Polynomial:
-        """An operation that may pass the largest number, as an atom."""
+        """An operation that may overflow, as an atom."""
         opcode = step.operation.opcode
         x = sorted(step.x) if TABLE[opcode].laws.commutative else step.x
         divided = {"div": 1, "pow": 0}.get(opcode)
@@ -218,7 +222,7 @@ class Algebra:
         return self._opaque(False, "constant", repr(number))
 
     def _sum_of(self, form: Polynomial) -> Sum | None:
-        """What is known of a form that may be undefined; such a form is one atom."""
+        """The sum that a form stands for, if it may be undefined: such a form is one atom."""
         match form.terms:
             case ((((atom, _),), 1),):
                 return self._undefined.get(atom)
@@ -264,7 +268,7 @@ class Algebra:
         return self._closed(undefined.multiplied(first, second, self._product))
 
     def _whole(self, x: Polynomial) -> undefined.Term:
-        """What may be undefined as one factor: a sum of several is not multiplied out."""
+        """A value that may be undefined, as one factor: sums are not multiplied out."""
         whole = self._opened(x).product
         return whole or ((self._function("whole", x).terms[0][0][0][0],), ONE)
 
@@ -276,7 +280,7 @@ class Algebra:
             return constant(x.leading / y.leading)
         inverse = y.inverse()
         if inverse is None:
-            # A sum has no inverse among polynomials: an atom stands for it, numbers taken out.
+            # A sum has no polynomial as its inverse: an atom stands for its monic multiple.
             inverse = variable(self.atom("sum of terms", y.monic()), -1).scaled(1 / y.leading)
         return self._product(x, inverse)
 
@@ -287,12 +291,15 @@ class Algebra:
         return self._product(x, self._over(y, self._zero(step, 1, y.leading)))
 
     def _over(self, y: Polynomial, sign: Hashable) -> Polynomial:
-        """1 / y for what may be zero, or no number."""
+        """1 / y for a y that may be zero or undefined; `sign` tells its zeros apart."""
         inverse = self._opaque(False, "over", y.monic(), sign)
         return self._product(constant(1 / y.leading), inverse) if y.terms else inverse
 
     def _zero(self, step: _Step, argument: int, direction: Fraction) -> Hashable:
-        """The sign of an argument where it is zero, relative to a factor; or how it is written."""
+        """The sign of an argument where it is zero, times that of a factor, if it is known.
+
+        If both signs are possible, a key that arguments computed by the same operations share.
+        """
         if step.facts is None:
             return 1
         fact = step.facts[argument]
@@ -335,33 +342,32 @@ class Algebra:
         if opcode == "sign" and number is not None and not step.decided(number):
             return self._opaque(True, opcode, "rounded", *step.written)
         outer = constant(abs(scale) if opcode == "abs" else (scale > 0) - (scale < 0))
-        return (
-            outer if number is not None else self._product(outer, self._function(opcode, x.monic()))
-        )
+        if number is not None:
+            return outer
+        return self._product(outer, self._function(opcode, x.monic()))
 
     def _extremum(self, opcode: str, x: Polynomial, y: Polynomial) -> Polynomial:
         if x == y:
             return x
-        known = self.defined(x) and self.defined(y)
-        difference = self._difference(x, y).number if known else None
-        if difference is None:
+        larger = self._difference(x, y).number if self.defined(x) and self.defined(y) else None
+        if larger is None:
             return self._commuting(opcode, x, y)
-        return x if (difference >= 0) == (opcode == "max") else y
+        return x if (larger >= 0) == (opcode == "max") else y
 
     def _difference(self, x: Polynomial, y: Polynomial) -> Polynomial:
         return self._sum(x, self._product(constant(-1), y))
 
     def _comparison(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
-        """A condition as 1 or 0 where it is decided, else as an atom; differences are scaled.
+        """A condition, as 1 or 0 if it always or never holds, and as an atom otherwise.
 
-        Where rounding may decide otherwise than the real numbers do, it is an atom, too.
+        It is an atom also if rounding may decide it differently from the real numbers.
         """
         opcode, written = step.operation.opcode, step.written
         if opcode in _MIRRORED:
             opcode, x, y, written = _MIRRORED[opcode], y, x, written[::-1]
         ordered = not TABLE[opcode].laws.commutative
         if not (self.defined(x) and self.defined(y)):
-            # Infinities compare as themselves, and not as their difference.
+            # The difference of two infinities does not say how they compare.
             return self._opaque(True, opcode, *((x, y) if ordered else sorted((x, y))))
         difference = self._difference(x, y)
         if difference.number is None:
@@ -379,7 +385,7 @@ class Algebra:
 
 @dataclass(slots=True)
 class _Step:
-    """An operation, and what is known of it and of its arguments."""
+    """An operation and the fact about it; and the forms `x`, facts and keys of its arguments."""
 
     operation: Operation
     x: list[Polynomial]
@@ -388,7 +394,7 @@ class _Step:
     written: list[Hashable]
 
     def decided(self, difference: Fraction) -> bool:
-        """Whether rounding leaves it as it is how the arguments compare."""
+        """Whether rounding cannot change how the arguments compare, given their difference."""
         if self.facts is None or len(set(self.written)) < len(self.written):
             return True
         return decided(difference, self.facts[0], self.facts[-1])

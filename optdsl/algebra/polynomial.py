@@ -1,6 +1,6 @@
-"""Polynomials with rational coefficients over atoms, which are plain integers.
+"""Polynomials with rational coefficients; their variables, called atoms, are plain integers.
 
-Exponents may be negative: the inverse of an atom is an atom to the power -1.
+Exponents may be negative: the inverse of an atom is the atom to the power -1.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ Monomial = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, order=True, slots=True)
 class Polynomial:
-    """A sum of monomials with coefficients other than 0, sorted, so that equal sums are equal."""
+    """A sum of monomials with nonzero coefficients, sorted so that equal polynomials are equal."""
 
     terms: tuple[tuple[Monomial, Fraction], ...]
 
     @property
     def number(self) -> Fraction | None:
         """The value of a constant polynomial; None for others."""
-        if not self.terms:
-            return Fraction(0)
-        (monomial, coefficient), *rest = self.terms
-        return coefficient if not monomial and not rest else None
+        match self.terms:
+            case ():
+                return Fraction(0)
+            case (((), coefficient),):
+                return coefficient
+        return None
 
     @property
     def atoms(self) -> frozenset[int]:
@@ -36,12 +38,12 @@ class Polynomial:
 
     @property
     def leading(self) -> Fraction:
-        """The coefficient of the last monomial; 0 has 0."""
+        """The coefficient of the last monomial; 0 for the polynomial 0."""
         return self.terms[-1][1] if self.terms else Fraction(0)
 
     @property
     def bits(self) -> int:
-        """The length of the longest numerator or denominator."""
+        """The length in bits of the longest numerator or denominator."""
         sizes = (max(c.numerator.bit_length(), c.denominator.bit_length()) for _, c in self.terms)
         return max(sizes, default=0)
 
@@ -68,18 +70,18 @@ class Polynomial:
         return Polynomial(tuple((m, factor * c) for m, c in self.terms)) if factor else ZERO
 
     def monic(self) -> Polynomial:
-        """The multiple whose leading coefficient is 1; of 0, 0."""
+        """The multiple whose leading coefficient is 1; 0 for the polynomial 0."""
         return self.scaled(1 / self.leading) if self.terms else self
 
     def inverse(self) -> Polynomial | None:
-        """1 / self where it is a single term, and not 0; None otherwise."""
+        """1 / self if it is a single term; None otherwise."""
         if len(self.terms) != 1:
             return None
         monomial, coefficient = self.terms[0]
         return Polynomial(((tuple((a, -e) for a, e in monomial), 1 / coefficient),))
 
     def substituted(self, values: Mapping[int, Polynomial]) -> Polynomial:
-        """The polynomial with some atoms replaced; their exponents must not be negative."""
+        """The polynomial with some atoms replaced, which must not have negative exponents."""
         total = ZERO
         for monomial, coefficient in self.terms:
             kept = tuple((a, e) for a, e in monomial if a not in values)
@@ -108,7 +110,7 @@ def square_root(x: Fraction) -> Fraction | None:
 
 
 def variable(atom: int, exponent: int = 1) -> Polynomial:
-    """An atom to some power other than 0."""
+    """An atom to a power other than 0."""
     return Polynomial(((((atom, exponent),), Fraction(1)),))
 
 

@@ -1,41 +1,43 @@
-"""Sums and products of values that may be infinite or NaN, as far as laws hold of them.
+"""Sums and products of values that may be infinite or NaN.
 
-Sums and products of such values commute and associate, a number may be multiplied into a sum, and
-equal multiples of one sign may be added up. Nothing cancels: x - x is kept as 0 * x, which is zero
-where x is finite and NaN elsewhere, and neither x / x nor (1 - k) * x is multiplied out.
+Only laws that hold for such values are used: sums and products commute and associate, a finite
+number may be distributed over a sum, and multiples of one value may be added up if they have the
+same sign. Nothing cancels: x - x is kept as 0 * x, which is zero where x is finite and NaN
+elsewhere, and x / x and (1 - k) * x stay as they are.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.algebra.polynomial import ONE, ZERO, Polynomial
 
-# Atoms that may be undefined, multiplied, sorted; and the number that they are multiplied with.
+# A product: its atoms that may be undefined, sorted, and the finite number that multiplies them.
 Term = tuple[tuple[int, ...], Polynomial]
 Product = Callable[[Polynomial, Polynomial], Polynomial]
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A number, and products that may be none; sorted, so that equal sums are equal."""
+    """A finite number plus products that may be undefined, sorted so that equal sums are equal."""
 
     number: Polynomial
     terms: tuple[Term, ...]
 
     @property
     def single(self) -> int | None:
-        """The atom, where the sum is one atom and nothing else."""
-        if self.number.terms or len(self.terms) != 1:
-            return None
-        atoms, coefficient = self.terms[0]
-        return atoms[0] if len(atoms) == 1 and coefficient == ONE else None
+        """The atom, if the sum is one atom and nothing else."""
+        match self.product:
+            case ((atom,), coefficient) if coefficient == ONE:
+                return atom
+        return None
 
     @property
     def product(self) -> Term | None:
-        """The term, where the sum is one product."""
+        """The product, if the sum is one product and nothing else."""
         return None if self.number.terms or len(self.terms) != 1 else self.terms[0]
 
 
@@ -45,26 +47,22 @@ def of_atom(atom: int) -> Sum:
 
 
 def added(number: Polynomial, terms: Iterable[Term]) -> Sum:
-    """A number and some products, those that are multiples of each other collected."""
-    up: dict[tuple[tuple[int, ...], Polynomial], Fraction] = {}
-    down: dict[tuple[tuple[int, ...], Polynomial], Fraction] = {}
+    """A number plus some products; multiples of the same product are added up."""
+    scales: dict[Term, list[Fraction]] = defaultdict(list)
+    # Products with the coefficient 0, which are NaN where the product of the atoms is not finite.
     nothing: set[tuple[int, ...]] = set()
     for atoms, coefficient in terms:
-        if not coefficient.terms:
+        if coefficient.terms:
+            scales[atoms, coefficient.monic()].append(coefficient.leading)
+        else:
             nothing.add(atoms)
-            continue
-        scale = coefficient.leading
-        total, key = up if scale > 0 else down, (atoms, coefficient.monic())
-        total[key] = total.get(key, Fraction(0)) + scale
     found: list[Term] = []
-    for key in {**up, **down}:
-        atoms, direction = key
-        scale = up.get(key, Fraction(0)) + down.get(key, Fraction(0))
-        if key in up and key in down:
-            # Infinite, they would cancel to NaN.
+    for (atoms, direction), factors in scales.items():
+        if min(factors) < 0 < max(factors):
+            # Infinite values of different signs would cancel to NaN.
             nothing.add(atoms)
-        if scale:
-            found.append((atoms, direction.scaled(scale)))
+        if total := sum(factors):
+            found.append((atoms, direction.scaled(Fraction(total))))
     found += ((atoms, ZERO) for atoms in nothing)
     return Sum(number, tuple(sorted(found, key=lambda term: (term[0], term[1].terms))))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set as AbstractSet
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from optdsl.blending.checks import (
-    check_bounds,
+    check_bindings,
     check_no_states,
-    check_numbers,
     check_update,
     check_used,
 )
@@ -17,7 +16,7 @@ from optdsl.blending.members import Member, listed, members
 from optdsl.blending.merge import merge_states
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World, world
-from optdsl.diagnostics import Report, nearest
+from optdsl.diagnostics import nearest
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
@@ -27,7 +26,7 @@ from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.resolve import resolve_expression, resolve_functions
-from optdsl.lower.scope import Scope, collect
+from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
 
 __all__ = ["Blended", "Combination", "Member", "World", "blend"]
@@ -44,7 +43,6 @@ class Blended:
         members: the rules that it is made of, by the names it has for them.
         world: what each hyperparameter of each member is.
         combinations: the slots, all of them shown to be convex combinations.
-        scope: the names of the file.
     """
 
     program: Program
@@ -52,58 +50,43 @@ class Blended:
     members: Mapping[str, Member]
     world: World
     combinations: tuple[Combination, ...]
-    scope: Scope
 
 
-def blend(
-    declaration: ast.Declaration,
-    prelude: Mapping[str, ast.Function],
-    rules: Rules,
-    programs: Mapping[str, Program],
-    report: Report,
-    broken: AbstractSet[str] = frozenset(),
-) -> Blended:
-    """The program of a blend.
+def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blended:
+    """The program of a blend, from its definitions.
 
     Args:
-        declaration: the syntax tree.
-        prelude: the functions that every specification may use, by name.
+        scope: the file; its report has the mistakes that parsing found, and receives others.
         rules: the library, for ``learn ... by RULE``.
         programs: the rules that the blend uses, lowered or blended themselves, by name.
-        report: the mistakes that parsing found; those of blending are added.
-        broken: names that stand in statements with a syntax error; their absence is no mistake.
 
     Raises:
-        SpecError: with every mistake in `report`.
+        SpecError: with every mistake in the report.
     """
-    scope, undefined = collect(declaration, prelude, report, broken)
-    unknown = frozenset(broken | undefined)
+    declaration, report = scope.declaration, scope.report
+    complete = not scope.broken
     found = members(declaration, programs, report)
-    # `members` reports unknown members; their names are not reported again.
-    unknown |= listed(declaration) - set(found)
     check_no_states(declaration, report)
-    check_types(scope, report)
-    own = declared(scope, report)
-    # A declaration with a mistake is reported, and its name is known.
-    unknown |= scope.hypers.keys() - own.hypers.keys()
-    settled = world(declaration, found, scope, own, unknown, report)
-    resolve_functions(scope, unknown, report)
+    check_types(scope)
+    own = declared(scope)
+    # Unknown members, and declarations with mistakes, are reported already.
+    mistaken = {*listed(declaration) - found.keys(), *scope.hypers.keys() - own.hypers.keys()}
+    scope = replace(scope, broken=scope.broken | mistaken)
+    settled = world(scope, found, own)
+    resolve_functions(scope)
     before = report.count
-    slots = _slots(scope, found, settled, unknown, report)
-    if report.count == before and not broken:
+    slots = _slots(scope, found, settled)
+    if report.count == before and complete:
         check_used(found, slots, report)
-    learned = learning(
-        declaration, settled.learnable, settled.declared.hypers, scope, rules, report
-    )
+    learned = learning(scope, settled.learnable, settled.declared.hypers, rules)
     if not found:
         report.check()
 
     # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
     builder = Builder()
-    lowering = Lowering(scope, builder, report)
-    check_numbers(settled, lowering, report)
+    lowering = Lowering(scope, builder)
+    check_bindings(settled, found, lowering, report)
     weaver = Weaver(found, slots, settled, lowering, report)
-    check_bounds(settled, found, lowering, report)
     try:
         weaver.weave()
         parameter = weaver.value(next(iter(found)), UPDATE)
@@ -133,32 +116,22 @@ def blend(
     report.check()
     merged = verify(merge_states(program))
     member = verify(merge_states(program, by_name=True))
-    return Blended(merged, member, found, settled, tuple(weaver.combinations), scope)
+    return Blended(merged, member, found, settled, tuple(weaver.combinations))
 
 
-def _slots(
-    scope: Scope,
-    found: Mapping[str, Member],
-    settled: World,
-    broken: AbstractSet[str],
-    report: Report,
-) -> dict[str, ast.Equation]:
+def _slots(scope: Scope, found: Mapping[str, Member], settled: World) -> dict[str, ast.Equation]:
     """The blend's equations by name; each must be some member's as well."""
     known = {name for member in found.values() for name in member.equations}
     dotted = {f"{m.name}.{name}" for m in found.values() for name in m.equations}
-    names = {*dotted, *settled.spellings, *scope.components, "t", *broken}
-    slots = {}
-    for (name, primed), equation in scope.equations.items():
-        slot = name + ("'" if primed else "")
+    names = {*dotted, *settled.spellings, *scope.components, "t"}
+    for slot, equation in scope.equations.items():
         if found and slot not in known:
-            report.error(
+            scope.report.error(
                 "unknown-slot",
                 f"no member has an equation `{slot}`",
                 equation.name.span,
                 label="a blend redefines equations of its members",
                 hint=nearest(slot, known) or f"their equations are {', '.join(sorted(known))}",
             )
-        else:
-            slots[slot] = equation
-        resolve_expression(equation.value, scope, names, broken, report)
-    return slots
+        resolve_expression(equation.value, scope, names)
+    return {slot: e for slot, e in scope.equations.items() if slot in known or not found}

@@ -1,4 +1,4 @@
-"""What must hold of a blend beyond its slots: one update, useful members, bindings in bounds."""
+"""Checks of a blend beyond those of its slots: one update, used members, bindings in bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from optdsl.blending.members import Member
 from optdsl.blending.merge import identities, partition
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
-from optdsl.diagnostics import Note, Report, Span
+from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import EVERYTHING, closed, hull
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
@@ -20,7 +20,7 @@ from optdsl.syntax import ast
 
 
 def check_no_states(declaration: ast.Declaration, report: Report) -> None:
-    """Only rules remember."""
+    """Report states, which only optimizers may declare."""
     for statement in declaration.statements:
         if isinstance(statement, ast.State):
             report.error(
@@ -32,22 +32,6 @@ def check_no_states(declaration: ast.Declaration, report: Report) -> None:
             )
 
 
-def check_numbers(settled: World, lowering: Lowering, report: Report) -> None:
-    """What is bound to a hyperparameter must be a number."""
-    for (name, hyper), bound in settled.bound.items():
-        if not isinstance(bound, ast.Binding):
-            continue
-        value = lowering.expression(bound.value, settled.environment(lowering.builder))
-        if value is not None and lowering.builder[value].type.condition:
-            report.error(
-                "type",
-                f"`{name}.{hyper}` is a number",
-                bound.value.span,
-                label="a condition",
-                hint="write `where(condition, 1, 0)`",
-            )
-
-
 def check_update(
     declaration: ast.Declaration,
     program: Program,
@@ -56,7 +40,7 @@ def check_update(
     weaver: Weaver,
     report: Report,
 ) -> None:
-    """Members whose new parameters are not mixed must agree on it."""
+    """Report members that define theta' differently, in a blend that does not mix theta'."""
     classes = partition(program)
 
     def meanings(name: str, equations: Iterable[str]) -> dict[str, Value]:
@@ -88,7 +72,7 @@ def check_update(
         notes=[
             Note(
                 f"the first equation in which they differ, of `{name}`",
-                _span(found[name], equation),
+                found[name].span_of(equation),
             )
             for name in (first, other)
         ],
@@ -96,20 +80,16 @@ def check_update(
     )
 
 
-def _span(member: Member, equation: str) -> Span | None:
-    return member.program.operations[member.equations[equation]].span
-
-
 def check_used(
     found: Mapping[str, Member], slots: Mapping[str, ast.Equation], report: Report
 ) -> None:
-    """Each of several members must be taken from."""
+    """Report members of which no equation of the blend uses a value, if there are several."""
     owners = {
         n.owner
         for e in slots.values()
         for n in walk(e.value)
         if isinstance(n, ast.Name) and n.owner in found
-        if n.name + ("'" if n.primed else "") in found[n.owner].equations
+        if n.unowned in found[n.owner].equations
     }
     for member in found.values():
         if member.name not in owners and len(found) > 1:
@@ -122,36 +102,37 @@ def check_used(
             )
 
 
-def _mistaken(lowering: Lowering, value: Value) -> bool:
-    """Whether a value uses what a blend may not use, which is reported elsewhere."""
-    operations = lowering.builder.operations
-    return Stage.BUFFER in stages(operations[v] for v in upstream(operations, (value,)))
-
-
-def _declared(settled: World, lowering: Lowering) -> tuple[Hyper, ...]:
-    """The hyperparameters of all operations; those whose declaration has a mistake lie anywhere."""
-    operations = lowering.builder.operations
-    used = (str(o.attribute) for o in operations if o.opcode == "hyper")
-    anywhere = {name: Hyper(name, 0.0, EVERYTHING) for name in used}
-    return tuple((anywhere | dict(settled.declared.hypers)).values())
-
-
-def check_bounds(
-    settled: World,
-    found: Mapping[str, Member],
-    lowering: Lowering,
-    report: Report,
+def check_bindings(
+    settled: World, found: Mapping[str, Member], lowering: Lowering, report: Report
 ) -> None:
-    """What is bound to an expression must stay within the member's bounds, and be there in time."""
+    """What a blend binds to a hyperparameter must be a number within the member's bounds.
+
+    If the initial value of a state uses the hyperparameter, it must not depend on `t`.
+    """
+    builder = lowering.builder
     for (name, hyper), bound in settled.bound.items():
         if not isinstance(bound, ast.Binding):
             continue
+        written = lowering.expression(bound.value, settled.environment(builder))
+        if written is not None and builder[written].type.condition:
+            report.error(
+                "type",
+                f"`{name}.{hyper}` is a number",
+                bound.value.span,
+                label="a condition",
+                hint="write `where(condition, 1, 0)`",
+            )
         value = settled.value(lowering, name, hyper)
-        member = found[name]
-        if value is None or _mistaken(lowering, value):
+        operations = builder.operations
+        # A value that uses what a blend must not use is reported elsewhere.
+        behind = () if value is None else upstream(operations, (value,))
+        if value is None or Stage.BUFFER in stages(operations[v] for v in behind):
             continue
-        hypers = _declared(settled, lowering)
-        extended = Program("", (), hypers, (), lowering.builder.operations, (), value)
+        member = found[name]
+        # Hyperparameters whose declarations have mistakes may have any value.
+        used = (str(o.attribute) for o in operations if o.opcode == "hyper")
+        hypers = {h: Hyper(h, 0.0, EVERYTHING) for h in used} | dict(settled.declared.hypers)
+        extended = Program(hypers=tuple(hypers.values()), operations=operations)
         allowed, actual = hull(member.program.hyper(hyper).domain), ranges(extended)[value]
         if not isinstance(bound.value, ast.Name):
             # Arithmetic closes the ends of intervals, which rounding may reach.
@@ -164,13 +145,9 @@ def check_bounds(
                 label=f"lies in {actual}, must lie in {member.program.hyper(hyper).domain}",
                 hint="narrow the bounds of what it is made of, or use `clip(x, lower, upper)`",
             )
-        operations = lowering.builder.operations
-        steps = {v for v, o in enumerate(operations) if o.opcode == "step"}
-        initial = {
-            member.program.operations[v].attribute
-            for v in member.program.needed(member.program.initial_values)
-        }
-        if hyper in initial and steps & set(extended.needed((value,))):
+        initial = member.program.needed(member.program.initial_values)
+        early = any(member.program.operations[v].attribute == hyper for v in initial)
+        if early and any(operations[v].opcode == "step" for v in behind):
             report.error(
                 "initial-value",
                 f"`{name}.{hyper}` sets a state before the first step",

@@ -1,18 +1,16 @@
-"""`recovers` and `misses`: what a specification says it is at some values of its coefficients."""
+"""Claims, `recovers` and `misses`: which rule a specification is at some coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from optdsl.blending import Blended
 from optdsl.blending.members import listed, members
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, spell
 from optdsl.ir.evaluate import number as evaluated
-from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
@@ -21,10 +19,10 @@ from optdsl.lower.declarations import Declared, corner_weights, declared
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.numbers import number
 from optdsl.lower.resolve import resolve_expression
-from optdsl.lower.scope import Scope, collect
+from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
-from optdsl.syntax.format import expression
+from optdsl.syntax.format import statement
 
 MAX_CLAIMS = 100
 # How many operations the claims of a file may be about, those of a rule for every claim.
@@ -33,19 +31,19 @@ MAX_CLAIMED = 200_000
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A specification takes the same steps as a rule, or does not, when coefficients are fixed.
+    """A specification takes the same steps as a rule, or does not, at fixed coefficients.
 
     Attributes:
-        holds: whether it says that it does (`recovers`), or that it does not (`misses`).
+        holds: True for `recovers` (it takes the same steps), False for `misses` (it does not).
         text: the claim in one line.
         span: where it is made.
         rule: the rule's name, as the claim has it.
         rule_source: the name of the rule's own file.
         reference: the rule as a program over the specification's hyperparameters.
-        bindings: the values in `reference` of the rule's own hyperparameters.
-        domains: where these may lie.
-        defaults: those of them that nothing gives, so that they are as by default.
-        settings: the coefficients that are fixed, by hyperparameter.
+        bindings: for each hyperparameter of the rule, its value in `reference`.
+        domains: the domains of the rule's hyperparameters.
+        defaults: the hyperparameters of the rule that have their default values.
+        settings: the values of the fixed coefficients, by hyperparameter.
         source: where the specification is that the claim is about, if not in the claim's own file.
     """
 
@@ -64,14 +62,14 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """What the claims of a file may speak of.
+    """The names that the claims of a file may use.
 
     Attributes:
         scope: the definitions of the file.
-        program: the program that they make.
-        learnable: the hyperparameters behind each name that can be set.
-        spellings: the hyperparameter behind each name that an option's value may use.
-        world: of a blend, what its members' hyperparameters are.
+        program: the program that they define.
+        learnable: the hyperparameters behind each name that a claim can set.
+        spellings: the hyperparameter behind each name that the value of an option may use.
+        world: for a blend, the hyperparameters of its members.
     """
 
     scope: Scope
@@ -82,79 +80,52 @@ class Names:
 
 
 def claims(
-    declaration: ast.Declaration,
-    names: Names,
-    programs: Mapping[str, Program],
-    sources: Mapping[str, Source],
-    broken: AbstractSet[str],
-    report: Report,
+    names: Names, programs: Mapping[str, Program], sources: Mapping[str, Source]
 ) -> tuple[Claim, ...]:
-    """The claims of a file; mistakes go to `report`.
+    """The claims of a file; mistakes in them are reported.
 
     Args:
-        declaration: the syntax tree.
-        names: what its statements may use.
+        names: the file, and what its statements may use.
         programs: the rules that it refers to, by the names it has for them.
         sources: their texts.
-        broken: names whose own mistakes are reported already.
-        report: for unknown rules, options and coefficients, and for values out of bounds.
     """
     found, size = list[Claim](), 0
-    claimed = [s for s in declaration.statements if isinstance(s, ast.Claim)]
+    scope = names.scope
+    claimed = [s for s in scope.declaration.statements if isinstance(s, ast.Claim)]
 
     def too_large(message: str, node: ast.Claim, label: str) -> tuple[Claim, ...]:
         hint = "keep those that matter"
-        report.error("too-large", message, node.span, label=label, hint=hint)
+        scope.report.error("too-large", message, node.span, label=label, hint=hint)
         return ()
 
     if len(claimed) > MAX_CLAIMS:
         label = f"at most {MAX_CLAIMS} are settled"
         return too_large(f"the file makes {len(claimed):,} claims", claimed[MAX_CLAIMS], label)
     for node in claimed:
-        name = node.rule.text
-        rule = programs.get(name)
+        rule = programs.get(node.rule.text)
         if rule is None:
             continue
         size += len(names.program.operations) + len(rule.operations)
         if size > MAX_CLAIMED:
             message = f"the claims are about more than {MAX_CLAIMED:,} operations"
             return too_large(message, node, "the limit is reached here")
-        # What is wrong with one claim hides nothing of the next one.
-        own = Report()
-        settings = _settings(node, names, broken, own)
-        _check_names(node, rule, names, broken, own)
-        bound = None
-        if own.empty and names.program.operations:
-            bound = _reference(node, rule, names, dict(settings), own)
-        report.include(own)
-        if bound is not None:
-            origin = sources[name].loadable
-            found.append(
-                Claim(node.holds, spelled_claim(node), node.span, name, origin, *bound, settings)
-            )
+        # A mistake in one claim hides nothing of the next one.
+        own = replace(scope, report=Report())
+        claim = _claim(node, rule, sources[node.rule.text], replace(names, scope=own))
+        scope.report.include(own.report)
+        if claim is not None:
+            found.append(claim)
     return tuple(found)
 
 
-def spelled_claim(node: ast.Claim) -> str:
-    """A claim in one line."""
-
-    def joined(options: tuple[ast.Option, ...]) -> str:
-        return ", ".join(f"{o.name.text} = {expression(o.value)}" for o in options)
-
-    text = f"{'recovers' if node.holds else 'misses'} {node.rule.text}"
-    text += f"({joined(node.options)})" if node.options else ""
-    return text + (f" at {joined(node.settings)}" if node.settings else "")
-
-
-def _settings(
-    node: ast.Claim, names: Names, broken: AbstractSet[str], report: Report
-) -> tuple[tuple[str, float], ...]:
+def _settings(node: ast.Claim, names: Names) -> dict[str, float]:
     found: dict[str, float] = {}
+    report = names.scope.report
     for setting in node.settings:
         name = setting.name.text
         hypers = names.learnable.get(name)
         if hypers is None:
-            if name in broken:
+            if name in names.scope.broken:
                 continue
             report.error(
                 "unknown-name",
@@ -163,9 +134,9 @@ def _settings(
                 hint=_whole(name, names) or nearest(name, names.learnable),
             )
         elif len(hypers) > 1:
-            found |= _vector(setting, hypers, names, report)
+            found |= _vector(setting, hypers, names)
         else:
-            value = number(setting.value, f"`{name}`", names.scope, report)
+            value = number(setting.value, f"`{name}`", names.scope)
             domain = names.program.hyper(hypers[0]).domain
             if value is not None and value not in domain:
                 report.error(
@@ -176,7 +147,7 @@ def _settings(
                 )
             elif value is not None:
                 found[hypers[0]] = value
-    return tuple(found.items())
+    return found
 
 
 def _whole(name: str, names: Names) -> str:
@@ -185,13 +156,11 @@ def _whole(name: str, names: Names) -> str:
     return f"write `{vector} = {label}`" if name in names.scope.components else ""
 
 
-def _vector(
-    setting: ast.Option, hypers: tuple[str, ...], names: Names, report: Report
-) -> dict[str, float]:
+def _vector(setting: ast.Option, hypers: tuple[str, ...], names: Names) -> dict[str, float]:
     simplex = next(s for s in names.program.simplexes if s.hypers == hypers)
     weights = corner_weights(setting.value, list(simplex.labels))
     if weights is None:
-        report.error(
+        names.scope.report.error(
             "weights",
             f"`{setting.name.text}` has no such weights",
             setting.value.span,
@@ -201,16 +170,10 @@ def _vector(
     return dict(zip(hypers, weights, strict=True))
 
 
-# The reference, the bindings, the domains, and the names of those that are as by default.
-_Bound = tuple[Program, tuple[tuple[str, Value], ...], Mapping[str, Domain], tuple[str, ...]]
-
-
-def _check_names(
-    node: ast.Claim, rule: Program, names: Names, broken: AbstractSet[str], report: Report
-) -> None:
+def _check_options(node: ast.Claim, rule: Program, names: Names) -> None:
     """The options of a claim must be hyperparameters of the rule, given what the file has."""
-    known = [h.name for h in rule.hypers]
-    allowed = {*names.spellings, *names.scope.components, *broken}
+    known, report = [h.name for h in rule.hypers], names.scope.report
+    allowed = {*names.spellings, *names.scope.components}
     for option in node.options:
         if option.name.text not in known:
             report.error(
@@ -226,13 +189,16 @@ def _check_names(
                 option.name.span,
                 label="a rule's weights are as by default, or a member's in a blend",
             )
-        resolve_expression(option.value, names.scope, allowed, broken, report)
+        resolve_expression(option.value, names.scope, allowed)
 
 
-def _reference(
-    node: ast.Claim, rule: Program, names: Names, settings: Mapping[str, float], report: Report
-) -> _Bound | None:
-    """The rule with its hyperparameters given by the claim, by the blend, or by their names."""
+def _claim(node: ast.Claim, rule: Program, source: Source, names: Names) -> Claim | None:
+    """A claim, its rule's hyperparameters given by options, by the blend, or by their names."""
+    report = names.scope.report
+    settings = _settings(node, names)
+    _check_options(node, rule, names)
+    if not report.empty or not names.program.operations:
+        return None
     options = {option.name.text: option.value for option in node.options}
     bindings: dict[str, Value] = {}
     defaults: dict[str, None] = {}
@@ -259,7 +225,7 @@ def _reference(
         if operation.opcode != "hyper":
             return None
         hyper = str(operation.attribute)
-        value = given(Lowering(names.scope, builder, report), hyper)
+        value = given(Lowering(names.scope, builder), hyper)
         if value is not None:
             bindings[hyper] = value
         return value
@@ -270,8 +236,18 @@ def _reference(
     own = names.program
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
     _check_bindings(node, bound, rule, bindings, settings, report)
-    domains = {h.name: h.domain for h in rule.hypers}
-    return verify(bound), tuple(bindings.items()), domains, tuple(defaults)
+    return Claim(
+        node.holds,
+        statement(node),
+        node.span,
+        node.rule.text,
+        source.loadable,
+        verify(bound),
+        tuple(bindings.items()),
+        {h.name: h.domain for h in rule.hypers},
+        tuple(defaults),
+        tuple(settings.items()),
+    )
 
 
 def _option(
@@ -304,10 +280,10 @@ def _check_bindings(
     settings: Mapping[str, float],
     report: Report,
 ) -> None:
-    """The rule must be able to have what a claim gives it, by an option or by a name.
+    """The values that a claim gives to the hyperparameters of the rule must be within their bounds.
 
-    An option must keep within the rule's bounds. A hyperparameter that has its name in common with
-    one of the rule may have wider bounds, of which the claim takes those that both have.
+    Every value of an option must be. A hyperparameter of the specification that the rule has under
+    the same name may have wider bounds; the claim is then about the values within both bounds.
     """
     found = ranges(bound, settings)
     options = {option.name.text: option for option in node.options}
@@ -336,14 +312,11 @@ def _check_bindings(
 
 
 def _fixed(program: Program, value: Value, settings: Mapping[str, float]) -> float | None:
-    """The number that a value is at some settings; None where it depends on anything else."""
-    for behind in program.needed((value,)):
-        operation = program.operations[behind]
-        stage = TABLE[operation.opcode].stage
-        known = operation.opcode == "hyper" and operation.attribute in settings
-        if stage.given and stage is not Stage.LITERAL and not known:
-            return None
-    return evaluated(program, value, settings)
+    """The value of an expression at some settings; None if it depends on anything else."""
+    behind = [program.operations[v] for v in program.needed((value,))]
+    given = [o for o in behind if TABLE[o.opcode].leaf and o.opcode != "constant"]
+    known = all(o.opcode == "hyper" and o.attribute in settings for o in given)
+    return evaluated(program, value, settings) if known else None
 
 
 def _overlap(actual: Interval, allowed: Domain) -> bool:
@@ -356,43 +329,34 @@ def _overlap(actual: Interval, allowed: Domain) -> bool:
     return lower < upper
 
 
-def names_of(program: Program, scope: Scope) -> Names:
-    """What the claims of an optimizer may speak of."""
+def names_of(scope: Scope, program: Program) -> Names:
+    """The names that the claims of an optimizer may use."""
     own = Declared({h.name: h for h in program.hypers}, program.simplexes)
     single = {name: name for name, hypers in own.learnable.items() if hypers == (name,)}
     return Names(scope, program, own.learnable, single)
 
 
-def names_of_blend(blended: Blended) -> Names:
-    """What the claims of a blend may speak of: its members, too."""
-    own = blended.world
-    return Names(blended.scope, blended.program, own.learnable, own.spellings, own)
+def names_of_blend(scope: Scope, program: Program, world: World) -> Names:
+    """The names that the claims of a blend may use, those of its members included."""
+    return Names(scope, program, world.learnable, world.spellings, world)
 
 
-def names_of_mistaken(
-    declaration: ast.Declaration,
-    prelude: Mapping[str, ast.Function],
-    programs: Mapping[str, Program],
-    broken: AbstractSet[str],
-) -> tuple[Names, AbstractSet[str]]:
-    """What the claims of a file with mistakes may speak of, and the names to say no more of.
+def names_of_mistaken(scope: Scope, programs: Mapping[str, Program]) -> Names:
+    """The names that the claims of a file with mistakes may use.
 
-    The mistakes themselves are not reported again.
+    The mistakes themselves, and names that are unknown because of them, are not reported again.
     """
-    silent = Report()
-    scope, undefined = collect(declaration, prelude, silent, broken)
-    own = declared(scope, silent)
-    unknown = frozenset(broken | undefined | {*scope.hypers, *scope.weights} - {*own.learnable})
-    if not declaration.blend:
-        return names_of(_nothing(own), scope), unknown
-    found = members(declaration, programs, silent)
-    unknown |= listed(declaration) - set(found)
-    settled = world(declaration, found, scope, own, unknown, silent)
-    program = _nothing(settled.declared)
-    return Names(scope, program, settled.learnable, settled.spellings, settled), unknown
+    silent = replace(scope, report=Report())
+    own = declared(silent)
+    broken = scope.broken | ({*scope.hypers, *scope.weights} - own.learnable.keys())
+    if not scope.declaration.blend:
+        return names_of(replace(scope, broken=broken), _empty(own))
+    found = members(scope.declaration, programs, silent.report)
+    broken |= listed(scope.declaration) - found.keys()
+    settled = world(replace(silent, broken=broken), found, own)
+    return names_of_blend(replace(scope, broken=broken), _empty(settled.declared), settled)
 
 
-def _nothing(own: Declared) -> Program:
+def _empty(own: Declared) -> Program:
     """A program of some hyperparameters and no operations."""
-    hypers = tuple(own.hypers.values())
-    return Program("", (), hypers, (), (), (), Value(0), simplexes=own.simplexes)
+    return Program(hypers=tuple(own.hypers.values()), simplexes=own.simplexes)

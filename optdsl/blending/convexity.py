@@ -1,14 +1,16 @@
-"""Slots are convex combinations: their weights sum to one and stay within [0, 1].
+"""Checks that slots are convex combinations: their weights sum to one and lie in [0, 1].
 
-The weights are multi-affine in the coefficients, so their extremes over the declared bounds lie at
-the corners of the box, and of a weight vector at the corners of its simplex. All of it is exact.
+The weights must be multi-affine in the coefficients. Their extremes over the declared bounds then
+lie at the corners of the box of all bounds, with each weight vector at a corner of its simplex. The
+check is exact: it uses rational arithmetic.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from optdsl.algebra.facts import facts
@@ -29,8 +31,8 @@ class Combination:
 
     Attributes:
         slot: its name.
-        parts: what it combines, as spelled in the blend.
-        corners: how many corners of the coefficients' bounds were looked at.
+        parts: the values that it combines, as the blend spells them.
+        corners: the number of corners of the coefficients' bounds that were checked.
     """
 
     slot: str
@@ -52,15 +54,15 @@ def combination(
     originals: Mapping[str, Value],
     report: Report,
 ) -> Combination | None:
-    """The slot as a convex combination of what it takes from members; None, and a report, if not.
+    """The slot as a convex combination of members' values; if it is none, None and a diagnostic.
 
     Args:
         slot: its name.
         equation: its definition.
-        program: where the values are; for its hyperparameters' bounds, too.
-        value: the slot's value.
-        originals: what the equation takes from members, by its spelling.
-        report: for weights that are not those of a convex combination.
+        program: has the operations of the values, and the hyperparameters with their bounds.
+        value: the value of the slot.
+        originals: the members' values that the equation uses, by their spelling.
+        report: receives the diagnostic.
     """
     algebra = Algebra()
     try:
@@ -68,21 +70,16 @@ def combination(
         corners = _check(algebra, weights, program)
         _check_defined(program, value, originals)
     except _NotConvex as problem:
+        span = equation.value.span
         report.error(
             "convex",
             f"`{slot}` {problem.message}",
-            _span(equation),
+            Span(span.source, span.start, span.start + len(span.text.partition("\n")[0])),
             label=problem.label,
             hint=problem.hint,
         )
         return None
     return Combination(slot, tuple(weights), corners)
-
-
-def _span(equation: ast.Equation) -> Span:
-    span = equation.value.span
-    newline = span.text.find("\n")
-    return span if newline < 0 else Span(span.source, span.start, span.start + newline)
 
 
 _FORM = "a slot is a sum of members' values, each with a weight made of hyperparameters"
@@ -116,26 +113,21 @@ def _weights(
             raise _NotConvex(
                 "has a weight that is not made of hyperparameters alone", _FORM, _EXAMPLE
             )
-        weight = constant(coefficient)
-        for atom, power in rest:
-            weight *= variable(atom, power)
-        weights[atoms[parts[0][0]]] += weight
+        weights[atoms[parts[0][0]]] += Polynomial(((tuple(rest), coefficient),))
     return weights
 
 
 def _check_defined(program: Program, value: Value, originals: Mapping[str, Value]) -> None:
-    """Refuse weights that are right over the reals, but infinite or NaN for some coefficients.
+    """Refuse weights that are infinite or NaN for some coefficients.
 
-    As `w / w`, which is 1 but for w = 0. The members' values are moderate numbers here, so that
-    only the slot's own operations have to be looked at, and not the members' with them.
+    For instance, `w / w` is 1 except for w = 0. The members' values are replaced by states, which
+    are taken to be finite, so that only the operations of the slot itself are checked.
     """
     builder, own = Builder(), program.operations
     parts = {v: builder.emit("state", attribute=own[v].attribute, type=own[v].type)
              for v in originals.values()}  # fmt: skip
     root = builder.copied(program, (value,), parts)[value]
-    alone = Program(
-        "", (), program.hypers, (), builder.operations, (), root, simplexes=program.simplexes
-    )
+    alone = replace(program, operations=builder.operations)
     known, algebra = facts(alone), Algebra()
     try:
         form = algebra.forms(alone, (root,), opaque=set(parts.values()), facts=known)[root]
@@ -196,7 +188,7 @@ def _check(algebra: Algebra, weights: Mapping[str, Polynomial], program: Program
 
 
 def without_last(algebra: Algebra, simplexes: Iterable[Simplex]) -> dict[int, Polynomial]:
-    """The last weight of each vector as what the others leave."""
+    """The last weight of each vector, which is one minus the sum of the others."""
     return {
         algebra.hyper(s.hypers[-1]): ONE
         - sum((variable(algebra.hyper(h)) for h in s.hypers[:-1]), start=ZERO)
@@ -243,9 +235,7 @@ def _corners(hypers: list[Hyper], simplexes: list[Simplex]) -> Iterator[dict[str
         choices.append(
             [{h: Fraction(int(h == one)) for h in simplex.hypers} for one in simplex.hypers]
         )
-    count = 1
-    for choice in choices:
-        count *= len(choice)
+    count = math.prod(map(len, choices))
     if count > MAX_CORNERS:
         raise _NotConvex(
             f"has weights of too many coefficients: their bounds have {count:,} corners",

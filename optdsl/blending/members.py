@@ -27,6 +27,10 @@ class Member:
         """
         return {name: v for name, v in self.program.equations.items() if "." not in name}
 
+    def span_of(self, equation: str) -> Span | None:
+        """Where an equation stands in the rule's own file."""
+        return self.program.operations[self.equations[equation]].span
+
     def hyper(self, name: str) -> Hyper | None:
         """A hyperparameter of the rule, or None."""
         return next((h for h in self.program.hypers if h.name == name), None)

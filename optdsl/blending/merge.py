@@ -1,11 +1,12 @@
-"""States that are always equal become one.
+"""Merges the states of a blend that are always equal.
 
-Two states are one buffer when their initial values and their recurrences are the same operations of
-the same things, so that every bit is kept.
+Two states are merged if their initial values, and their values after a step, are computed by the
+same operations from equal values, so that not a bit of any result changes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,10 @@ Partition = Mapping[str, int]
 
 
 def partition(program: Program, names: Mapping[str, str] | None = None) -> Partition:
-    """The coarsest partition into states that are always equal; for `names` see `identities`."""
+    """The coarsest partition into classes of states that are always equal.
+
+    For `names`, see `identities`.
+    """
     initial = identities(program, {s.name: 0 for s in program.states}, program.initial_values)
 
     def named(classes: list[int]) -> Partition:
@@ -37,21 +41,17 @@ def partition(program: Program, names: Mapping[str, str] | None = None) -> Parti
     return named(found)
 
 
-def partition_by_name(program: Program) -> Partition:
-    """The coarsest partition into states that stay equal whatever a blend of this one redefines."""
-    return partition(program, _settled(program, lambda names: partition(program, names)))
-
-
 def identities(
     program: Program,
     classes: Partition,
     roots: Sequence[Value],
     names: Mapping[str, str] | None = None,
 ) -> list[Value]:
-    """Numbers for some values, the same for those that are the same operation of equal things.
+    """A number for each of some values; values with equal numbers are always equal.
 
-    States of one class are equal, and so is a value under two names; unless `names` are given, as
-    which a blend of this one will know the equations, and which count.
+    They are computed by the same operations from equal values, where states of one class are equal.
+    By default, the name of an equation does not count. With `names`, which has the names that a
+    blend of this blend will use for equations, values are equal only under equal names.
     """
     builder = Builder()
     new: list[Value] = []
@@ -71,11 +71,14 @@ def identities(
 
 
 def merge_states(program: Program, by_name: bool = False) -> Program:
-    """The program with one state for each class, under readable names, dead ones left out.
+    """The program with one state for each class of equal ones, and without unused states.
 
-    With `by_name`, only states stay one that do so whatever a blend of this one redefines.
+    With `by_name`, states are merged only if they stay equal whatever equations a blend of this
+    blend redefines.
     """
-    classes = partition_by_name(program) if by_name else partition(program)
+    classes = partition(program)
+    if by_name:
+        classes = partition(program, _settled(program, lambda names: partition(program, names)))
     whole: dict[int, list[State]] = defaultdict(list)
     for state in program.states:
         whole[classes[state.name]].append(state)
@@ -108,9 +111,10 @@ def merge_states(program: Program, by_name: bool = False) -> Program:
 
 
 def _names(blocks: Mapping[int, Sequence[State]], program: Program) -> dict[int, str]:
-    """A name for each class: the states' own, with a member's name where several classes want it.
+    """A name for each class: the name of its states in their members.
 
-    Of those, one that several members share keeps the plain name, if there is no other such one.
+    If several classes have the same name, the name of a member is added, except for a class that
+    several members share, if it is the only one.
     """
     wanted: dict[str, list[int]] = defaultdict(list)
     for c, block in blocks.items():
@@ -122,20 +126,11 @@ def _names(blocks: Mapping[int, Sequence[State]], program: Program) -> dict[int,
         for c in claims:
             member = blocks[c][0].name.partition(".")[0].lower()
             own = len(claims) == 1 or shared == [c]
-            name = fresh(plain if own else f"{plain}_{member}", taken)
-            taken.add(name)
-            names[c] = name
+            name = plain if own else f"{plain}_{member}"
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            names[c] = next(n for n in itertools.chain([name], numbered) if n not in taken)
+            taken.add(names[c])
     return names
-
-
-def fresh(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken."""
-    number = 1
-    found = name
-    while found in taken:
-        number += 1
-        found = f"{name}_{number}"
-    return found
 
 
 def _plain(name: str) -> str:
@@ -145,28 +140,22 @@ def _plain(name: str) -> str:
 def _meanings(
     program: Program, classes: Partition, names: Mapping[str, str] | None = None
 ) -> dict[str, Value]:
-    """What each equation computes, as a number that equal ones share; see `identities`."""
+    """A number for each equation, which is the same for equal ones; see `identities`."""
     defined = program.equations
     values = identities(program, classes, list(defined.values()), names)
     return dict(zip(defined, values, strict=True))
 
 
-def _candidates(program: Program) -> dict[str, str]:
-    """The members' equations that may be the blend's under a plain name: no slot has it."""
-    names = program.equations
-    return {n: _plain(n) for n in names if n.count(".") == 1 and _plain(n) not in names}
-
-
 def _settled(program: Program, classes: Callable[[Mapping[str, str]], Partition]) -> dict[str, str]:
-    """The members' equations that are the blend's, by the names that they have there.
+    """The equations of members that become equations of the blend, with their names there.
 
-    All members must agree about such an equation, and about those that it uses.
-
-    Args:
-        program: the blend.
-        classes: the class of each state, given the names that equations have.
+    The blend does not define such an equation itself, and all members that have it agree about it
+    and about the equations that it uses. `classes` gives the class of each state, given the names
+    that equations have.
     """
-    names, kept = dict[str, str](), _candidates(program)
+    equations = program.equations
+    plain = {name: _plain(name) for name in equations if name.count(".") == 1}
+    names, kept = dict[str, str](), {n: own for n, own in plain.items() if own not in equations}
     while kept != names:
         names = kept
         found = _by_plain(_meanings(program, classes(names), names))
@@ -182,7 +171,7 @@ def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:
 
 
 def _hints(meanings: Mapping[str, Value]) -> dict[str, str]:
-    """For members' equations of one name and several meanings: the name with the member's."""
+    """Hints that have the member's name, for equations that mean different things in members."""
     found = _by_plain(meanings)
     hints = {}
     for name in meanings:

@@ -1,9 +1,9 @@
-"""Slots as means: a convex combination that was written as sums of products becomes `mix`.
+"""Turns a convex combination that is written as a sum of products into operations `mix`.
 
-A mean does not suffer from the rounding of a sum of products: equal parts stay as they are, so that
-a learning rate of zero moves nothing, and a part of weight one is the result to the bit, whatever
-the others are. The hyper-gradient by a weight is what its part adds to the mean, a small number,
-where a sum of products would have the part itself.
+Rounding does not hurt a `mix` as it does a sum of products: the mean of equal parts is exactly that
+part, so that a learning rate of zero moves nothing, and a part of weight one is exactly the result,
+whatever the other parts are. In the hyper-gradient by a weight, the part is replaced by its small
+difference from the mean.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import ONE, ZERO
 from optdsl.blending.convexity import without_last
 from optdsl.ir.builder import Builder
-from optdsl.ir.ops import TABLE
+from optdsl.ir.derivatives import times
+from optdsl.ir.ops import laws_of
 from optdsl.ir.program import Operation, Program, Simplex, Value, upstream
 
-# A sum of products: each part with its weight, where None is one.
+# A sum of products, as pairs of a weight and a part; the weight None is one.
 Form = list[tuple[Value | None, Value]]
 
 
 def mixture(
     builder: Builder, simplexes: Sequence[Simplex], value: Value, parts: AbstractSet[Value]
 ) -> Value | None:
-    """The value, a convex combination of parts, as means of them, nested as its author nested it.
-
-    None when it is not written as a sum of parts with weights.
+    """A convex combination as means of its parts, nested as its author nested it.
 
     Args:
-        builder: where the values are made.
-        simplexes: the weight vectors, each of which sums to one.
-        value: an expression that is linear in the parts.
-        parts: what is combined.
+        builder: holds the values, and receives the means.
+        simplexes: the weight vectors.
+        value: the combination, an expression that is linear in the parts.
+        parts: the parts.
+
+    Returns:
+        The mean; None if the combination is not written as a sum of parts with weights.
     """
     return _Mixing(builder, simplexes).mean(value, parts)
 
@@ -55,14 +57,11 @@ class _Mixing:
         return self._mixed(forms[value]) if value in forms else None
 
     def _is_weight(self, weight: Value) -> bool:
-        """Whether a weight is made in a way that is a number for all coefficients."""
-        for index in upstream(self._builder.operations, (weight,)):
-            operation = self._builder[index]
-            divisor = operation.arguments[-1] if operation.opcode == "div" else None
-            safe = divisor is None or self._builder[divisor].opcode == "constant"
-            if not TABLE[operation.opcode].laws.rational or not safe:
-                return False
-        return True
+        """Whether a weight is computed by operations that are defined for all coefficients."""
+        behind = [self._builder[v] for v in upstream(self._builder.operations, (weight,))]
+        divisors = (self._builder[o.arguments[1]] for o in behind if o.opcode == "div")
+        rational = all(laws_of(o).rational for o in behind)
+        return rational and all(o.opcode == "constant" for o in divisors)
 
     def _form(self, value: Value, operation: Operation, forms: dict[Value, Form]) -> Form | None:
         x = operation.arguments
@@ -86,11 +85,10 @@ class _Mixing:
 
     def _negated(self, form: Form) -> Form:
         minus = self._builder.constant(-1.0)
-        times = self._builder.times
-        return [(minus if w is None else times(w, minus), x) for w, x in form]
+        return [(minus if w is None else times(self._builder, w, minus), x) for w, x in form]
 
     def _scaled(self, weight: Value, form: Form) -> Form:
-        """The product; what is a mean in itself stays one, as one part of the whole."""
+        """The product of a weight and a form; a form that is a mean becomes a single part."""
         if len(form) > 1 and self._is_one(w for w, _ in form):
             return [(weight, self._mixed(form))]
         return [(weight if w is None else self._builder.emit("mul", weight, w), x) for w, x in form]
@@ -103,10 +101,10 @@ class _Mixing:
         return self._builder.emit("mix", *flat)
 
     def _is_one(self, weights: Iterable[Value | None]) -> bool:
-        """Whether weights sum to one identically."""
+        """Whether weights sum to one for all coefficients."""
         one = self._builder.constant(1.0)
         values = [one if w is None else w for w in weights]
-        program = Program("", (), (), (), self._builder.operations, (), Value(0))
+        program = Program(operations=self._builder.operations)
         try:
             found = self._algebra.forms(program, values)
         except TooMuchWork:
@@ -116,16 +114,12 @@ class _Mixing:
 
 
 def _collected(builder: Builder, form: Form) -> Form:
-    """The form with one weight for each part."""
+    """The form with the weights of each part added up."""
     one = builder.constant(1.0)
     weights: dict[Value, Value | None] = {}
     for weight, part in form:
-        if part not in weights:
-            weights[part] = weight
-            continue
-        first = weights[part]
-        total = builder.emit(
-            "add", one if first is None else first, one if weight is None else weight
-        )
-        weights[part] = total
+        if part in weights:
+            terms = (one if w is None else w for w in (weights[part], weight))
+            weight = builder.emit("add", *terms)
+        weights[part] = weight
     return [(weight, part) for part, weight in weights.items()]

@@ -1,13 +1,12 @@
-"""Warnings for what a specification declares and its parameter never depends on."""
+"""Warnings about declarations of a specification that have no effect on the parameter."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from optdsl.algebra.fix import live_states
 from optdsl.blending.world import World
-from optdsl.diagnostics import Report, Span
+from optdsl.diagnostics import Span
 from optdsl.ir.program import Program
 from optdsl.lower.resolve import walk
 from optdsl.lower.scope import Scope
@@ -18,22 +17,15 @@ _NOTHING = "theta' does not depend on it"
 _REMOVE = "use it in an equation, or take it out"
 
 
-def report_unused(
-    declaration: ast.Declaration,
-    program: Program,
-    scope: Scope,
-    world: World | None,
-    report: Report,
-) -> None:
-    """Warn of hyperparameters, states, equations and functions without an effect.
+def report_unused(scope: Scope, program: Program, world: World | None) -> None:
+    """Warn about hyperparameters, states, equations and functions that have no effect.
 
     Args:
-        declaration: the file.
-        program: what it computes.
-        scope: the names of the file.
-        world: of a blend, what its members' hyperparameters are.
-        report: for the warnings.
+        scope: the file, whose report receives the warnings.
+        program: the program of the file.
+        world: for a blend, the hyperparameters of its members.
     """
+    declaration = scope.declaration
     used = eliminate_dead(live_states(program))
     hypers = _attributes(used, "hyper")
     states = {s.name for s in used.states}
@@ -41,7 +33,7 @@ def report_unused(
     read = _read(declaration)
 
     def warn(message: str, span: Span, label: str = _NOTHING, hint: str = _REMOVE) -> None:
-        report.remark("warning", "unused", message, span, label=label, hint=hint)
+        scope.report.remark("warning", "unused", message, span, label=label, hint=hint)
 
     for statement in declaration.statements:
         match statement:
@@ -52,7 +44,7 @@ def report_unused(
                 if hypers.isdisjoint(flat):
                     warn(f"the weights `{name.text}` have no effect", name.span)
             case ast.Share(names=names):
-                # One that is declared has its warning there.
+                # A declared hyperparameter has its warning at the declaration.
                 for name in names:
                     if name.text not in hypers and name.text not in scope.hypers:
                         warn(
@@ -62,39 +54,27 @@ def report_unused(
                         )
             case ast.State(name=name) if name.text not in states:
                 warn(f"nothing reads the state `{name.text}`", name.span)
-            case ast.Equation(name=name, primed=primed):
-                spelled = name.text + ("'" if primed else "")
-                # What is wrong with a state's equation is told of the state.
+            case ast.Equation(name=name, spelled=spelled):
+                # An unused state has a warning of its own.
                 dead = name.text in scope.states and name.text not in states
                 if spelled not in named and spelled not in read and not dead:
                     warn(f"nothing uses the equation `{spelled}`", name.span)
             case ast.Function(name=name) if name.text not in read:
                 warn(f"nothing calls `{name.text}`", name.span, label="")
-    if world is not None:
-        _warn_of_members(declaration, world, hypers, report)
-
-
-def _warn_of_members(
-    declaration: ast.Declaration, world: World, hypers: set[str], report: Report
-) -> None:
-    """Warn of hyperparameters that a blend has for a member and does not use."""
-    lost: Mapping[str, list[str]] = defaultdict(list)
-    for spelled, flat in world.names.items():
-        if hypers.isdisjoint(flat):
-            lost[spelled.partition(".")[0]].append(spelled)
-    uses = (s for s in declaration.statements if isinstance(s, ast.Use))
-    for member in (m for use in uses for m in use.members):
-        names = lost[member.name.text]
-        if names:
-            listed = ", ".join(f"`{name}`" for name in names)
-            report.remark(
-                "warning",
-                "unused",
-                f"{listed} {'has' if len(names) == 1 else 'have'} no effect in this blend",
-                member.name.span,
-                label="the blend would have hyperparameters that do nothing",
-                hint=f"share what other members have, too, or write `{names[0]} = ...`",
-            )
+            case ast.Use(members=members) if world is not None:
+                for member in members:
+                    prefix = f"{member.name.text}."
+                    own = {n: flat for n, flat in world.names.items() if n.startswith(prefix)}
+                    lost = [n for n, flat in own.items() if hypers.isdisjoint(flat)]
+                    if lost:
+                        listed = ", ".join(f"`{n}`" for n in lost)
+                        verb = "has" if len(lost) == 1 else "have"
+                        warn(
+                            f"{listed} {verb} no effect in this blend",
+                            member.name.span,
+                            label="the blend would have hyperparameters that do nothing",
+                            hint=f"share what other members have, too, or write `{lost[0]} = ...`",
+                        )
 
 
 def _attributes(program: Program, opcode: str) -> set[str]:
@@ -102,7 +82,7 @@ def _attributes(program: Program, opcode: str) -> set[str]:
 
 
 def _read(declaration: ast.Declaration) -> set[str]:
-    """The names, primes included, and functions that stand in expressions."""
+    """The names (with their primes) and the functions that expressions of the file use."""
     return {
         part.function.text if isinstance(part, ast.Call) else part.spelled
         for statement in declaration.statements

@@ -11,7 +11,7 @@ from optdsl.blending.convexity import Combination, combination
 from optdsl.blending.members import Member
 from optdsl.blending.mixture import mixture
 from optdsl.blending.world import World
-from optdsl.diagnostics import Note, Report, Span
+from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import SUM_TOLERANCE, hull
 from optdsl.ir.evaluate import number
 from optdsl.ir.ops import TABLE
@@ -28,15 +28,15 @@ Node = tuple[str, str]
 
 
 def qualified(member: str, name: str) -> str:
-    """How the blend spells what is a member's."""
+    """The name that a blend has for a value of a member."""
     return f"{member}.{name}" if member else name
 
 
 class Weaver:
     """Copies members into the program that `lowering` builds.
 
-    A slot is an equation that the blend redefines; `slots` has its new definition by name. The
-    members use it wherever they used their own.
+    A slot is an equation that the blend redefines; `slots` has the new definitions by name. The
+    members use them wherever they used their own equations of these names.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Weaver:
         self.combinations: list[Combination] = []
 
     def weave(self) -> None:
-        """Make every equation; cycles that only the blend creates are reported."""
+        """Make every equation; cycles, which only the blend can create, are reported."""
         uses = {("", slot): self._slot_uses(slot) for slot in self._slots}
         for member in self._members.values():
             uses |= _member_uses(member, self._slots)
@@ -73,7 +73,7 @@ class Weaver:
             self._values[node] = self._make(*node)
 
     def value(self, member: str, name: str) -> Value | None:
-        """An equation of a member in the blend: the blend's slot where it redefines it."""
+        """An equation of a member in the blend, which is a slot if the blend redefines it."""
         return self._values.get(("", name) if name in self._slots else (member, name))
 
     def states(self) -> list[State]:
@@ -92,7 +92,7 @@ class Weaver:
         return found
 
     def _check_type(self, member: Member, state: State, after: Value) -> None:
-        """A slot may be larger than the state that it updates."""
+        """Report a slot of larger extent than the state that it updates."""
         found = self._builder[after].type
         if found.extent > state.type.extent:
             slot = self._slots.get(f"{state.name}'")
@@ -106,9 +106,9 @@ class Weaver:
 
     def _slot_uses(self, slot: str) -> list[Node]:
         names = (n for n in walk(self._slots[slot].value) if isinstance(n, ast.Name) and n.owner)
-        spelled = {(n.owner, n.name + ("'" if n.primed else "")): None for n in names}
+        taken = dict.fromkeys((n.owner, n.unowned) for n in names)
         known = {m: member.equations for m, member in self._members.items()}
-        return [(m, n) for m, n in spelled if n in known.get(m, ())]
+        return [(m, n) for m, n in taken if n in known.get(m, ())]
 
     def _make(self, member: str, name: str) -> Value | None:
         if not member:
@@ -137,9 +137,10 @@ class Weaver:
             return None
         own = self._world.declared
         program = Program(
-            "", (), tuple(own.hypers.values()), (), self._builder.operations, (), value,
+            hypers=tuple(own.hypers.values()),
+            operations=self._builder.operations,
             simplexes=own.simplexes,
-        )  # fmt: skip
+        )
         found = combination(name, equation, program, value, originals, self._report)
         if found is not None:
             self.combinations.append(found)
@@ -160,9 +161,9 @@ class Weaver:
     def _check_rounding(
         self, slot: str, equation: ast.Equation, mean: Value, parts: set[Value]
     ) -> None:
-        """Weights that are right over the reals may overflow, or vanish, in double precision."""
+        """Report weights that sum to one over the reals, but not in double precision."""
         operations = self._builder.operations
-        program = Program("", (), (), (), operations, (), mean)
+        program = Program(operations=operations)
         own = self._world.declared
         defaults = {name: h.default for name, h in own.hypers.items()}
         inside = {h for s in own.simplexes for h in s.hypers}
@@ -229,13 +230,13 @@ class Weaver:
         start = next(i for i, (member, _) in enumerate(cycle) if not member)
         cycle = cycle[start:] + cycle[:start]
         spelled = [f"`{qualified(*node)}`" for node in cycle]
-        notes = []
-        for member, name in cycle[1:]:
-            span: Span | None = self._slots[name].span if not member else None
-            if member:
-                owner = self._members[member]
-                span = owner.program.operations[owner.equations[name]].span
-            notes.append(Note(f"through `{qualified(member, name)}`", span))
+        notes = [
+            Note(
+                f"through {text}",
+                self._members[member].span_of(name) if member else self._slots[name].span,
+            )
+            for (member, name), text in zip(cycle[1:], spelled[1:], strict=True)
+        ]
         self._report.error(
             "blend-cycle",
             f"{spelled[0]} depends on itself once the members are blended",

@@ -1,12 +1,12 @@
-"""The hyperparameters of a blend: its own, those that members share, and what is bound or left."""
+"""The hyperparameters of a blend: its own, shared and bound ones, and those of single members."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optdsl.blending.members import Member
-from optdsl.diagnostics import Note, Report, Span, nearest
+from optdsl.diagnostics import Note, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, Domain
 from optdsl.ir.program import Hyper, Simplex, Value, upstream
@@ -25,9 +25,10 @@ class World:
     """What every hyperparameter of every member is in the blend.
 
     Attributes:
-        declared: the blend's own hyperparameters, in order.
+        declared: the hyperparameters of the blend, in order.
         names: those that belong to one member alone, by their spelling in the blend.
-        bound: the hyperparameter of the blend that stands for a member's, or its equation.
+        bound: for each hyperparameter of a member, the hyperparameter of the blend that it is, or
+            the equation that gives its value.
     """
 
     declared: Declared
@@ -36,7 +37,7 @@ class World:
 
     @property
     def learnable(self) -> dict[str, tuple[str, ...]]:
-        """The hyperparameters behind each name that can be learned or set."""
+        """The hyperparameters behind each name that can be learned or set: several for weights."""
         parts = {h for s in self.declared.simplexes for h in s.hypers}
         own = {n: h for n, h in self.names.items() if len(h) > 1 or h[0] not in parts}
         flat = {h for hypers in self.names.values() for h in hypers}
@@ -50,7 +51,7 @@ class World:
         if isinstance(bound, str):
             return lowering.builder.emit("hyper", attribute=bound, hint=bound)
         value = lowering.expression(bound.value, self.environment(lowering.builder))
-        # `check_numbers` reports a condition.
+        # `check_bindings` reports a condition.
         wrong = value is None or lowering.builder[value].type.condition
         return None if wrong else self.known(lowering.builder, value)
 
@@ -76,57 +77,42 @@ class World:
         return {h: h for h in self.declared.hypers if h not in hidden} | alone
 
 
-def world(
-    declaration: ast.Declaration,
-    members: Mapping[str, Member],
-    scope: Scope,
-    own: Declared,
-    broken: frozenset[str],
-    report: Report,
-) -> World:
-    """Settle the hyperparameters; mistakes go to `report`."""
-    gathering = _Gathering(members, scope, own, broken, report)
-    for statement in declaration.statements:
-        if isinstance(statement, ast.Share):
-            gathering.share(statement)
-        elif isinstance(statement, ast.Binding):
-            gathering.bind(statement)
-    return gathering.world(_order(declaration, scope))
+def world(scope: Scope, members: Mapping[str, Member], own: Declared) -> World:
+    """Decide what each hyperparameter of each member is.
 
-
-def _order(declaration: ast.Declaration, scope: Scope) -> list[str]:
-    """The blend's own hyperparameters in the order in which the file first mentions them."""
-    found: list[str] = []
-    for statement in declaration.statements:
-        if isinstance(statement, ast.Hyper):
-            found.append(statement.name.text)
-        elif isinstance(statement, ast.Share):
-            found += [name.text for name in statement.names]
-        elif isinstance(statement, ast.Weights):
-            found += [component(statement.name.text, x.text) for x in statement.labels]
-    return found
+    Args:
+        scope: the blend.
+        members: its members, by name.
+        own: the hyperparameters that it declares.
+    """
+    gathering = _Gathering(scope, members, own)
+    # The blend's own hyperparameters in the order in which the file first mentions them.
+    order: list[str] = []
+    for statement in scope.declaration.statements:
+        match statement:
+            case ast.Share(names=names):
+                gathering.share(statement)
+                order += [name.text for name in names]
+            case ast.Binding():
+                gathering.bind(statement)
+            case ast.Hyper(name=name):
+                order.append(name.text)
+            case ast.Weights(name=name, labels=labels):
+                order += [component(name.text, label.text) for label in labels]
+    return gathering.world(order)
 
 
 class _Gathering:
-    def __init__(
-        self,
-        members: Mapping[str, Member],
-        scope: Scope,
-        own: Declared,
-        broken: frozenset[str],
-        report: Report,
-    ) -> None:
-        self._members = members
-        self._scope = scope
-        self._own = own
-        self._broken = broken
-        self._report = report
+    def __init__(self, scope: Scope, members: Mapping[str, Member], own: Declared) -> None:
+        self._scope, self._members, self._own = scope, members, own
+        self._report = scope.report
         self._shared: dict[str, list[tuple[Member, Span]]] = {}
         self._bound: dict[Key, str | ast.Binding] = {}
         self._places: dict[Key, Span] = {}
 
     def share(self, node: ast.Share) -> None:
-        chosen = list(self._listed(node.among))
+        found = [(self._member(name), name.span) for name in node.among]
+        chosen = [(member, span) for member, span in found if member is not None]
         for name in node.names:
             sharing = [m for m, _ in chosen] or list(self._members.values())
             having = [m for m in sharing if m.hyper(name.text) is not None]
@@ -146,12 +132,6 @@ class _Gathering:
                     self._bound[member.name, name.text] = name.text
                     self._shared.setdefault(name.text, []).append((member, name.span))
 
-    def _listed(self, names: Iterable[ast.Identifier]) -> Iterator[tuple[Member, Span]]:
-        for name in names:
-            member = self._member(name)
-            if member is not None:
-                yield member, name.span
-
     def bind(self, node: ast.Binding) -> None:
         member = self._member(node.owner)
         if member is None:
@@ -170,7 +150,7 @@ class _Gathering:
             self._bound[member.name, node.name.text] = node
 
     def _member(self, name: ast.Identifier) -> Member | None:
-        if name.text not in self._members and name.text not in self._broken:
+        if name.text not in self._members and name.text not in self._scope.broken:
             self._report.error(
                 "unknown-member",
                 f"`{name.text}` is not a member",
@@ -223,15 +203,14 @@ class _Gathering:
                     hint="rename one of the two",
                 )
         for name, sharing in self._shared.items():
-            if name in self._broken:
+            if name in self._scope.broken:
                 continue
             if name in self._scope.hypers:
                 self._check_domains(name, sharing)
             elif name in self._scope.weights:
                 self._collision(name, name, sharing[0][1])
             else:
-                hyper = self._common(name, sharing)
-                hypers[name] = hyper
+                hypers[name] = self._common(name, sharing)
                 declared.add(name)
             self._compare(name, sharing)
         hypers = {name: hypers[name] for name in order if name in hypers}
@@ -258,14 +237,17 @@ class _Gathering:
                 names[f"{member.name}.{hyper.name}"] = (flat,)
                 hypers[flat] = Hyper(flat, hyper.default, hyper.domain)
             for simplex in member.program.simplexes:
-                flats = tuple(member.flat(h) for h in simplex.hypers)
-                names[f"{member.name}.{simplex.name}"] = flats
-                simplexes.append(Simplex(f"{member.name}.{simplex.name}", simplex.labels, flats))
+                name, flats = (
+                    f"{member.name}.{simplex.name}",
+                    tuple(map(member.flat, simplex.hypers)),
+                )
+                names[name] = flats
+                simplexes.append(Simplex(name, simplex.labels, flats))
         found = World(Declared(hypers, tuple(simplexes)), names, self._bound)
         for bound in self._bound.values():
             if isinstance(bound, ast.Binding):
-                allowed = {*found.spellings, *self._scope.components, "t", *self._broken}
-                resolve_expression(bound.value, self._scope, allowed, self._broken, self._report)
+                allowed = {*found.spellings, *self._scope.components, "t"}
+                resolve_expression(bound.value, self._scope, allowed)
         return found
 
     def _collision(self, spelled: str, flat: str, span: Span) -> None:
@@ -277,20 +259,19 @@ class _Gathering:
         )
 
     def _common(self, name: str, sharing: list[tuple[Member, Span]]) -> Hyper:
-        """What undeclared sharing makes: the members' own, when it is the same in all of them.
+        """The hyperparameter that members share without a declaration: that of the first one.
 
-        Where they disagree, which is reported, the first one's, so that the rest can be looked at.
+        Members that do not have the same default and domain for it are reported.
         """
-        found = {m.name: m.hyper(name) for m, _ in sharing}
-        kinds = {(h.default, str(h.domain)): h for h in found.values() if h is not None}
-        if len(kinds) == 1:
-            return next(iter(kinds.values()))
+        found = {m.name: m.program.hyper(name) for m, _ in sharing}
+        first, *others = found.values()
+        wanted = first.default, str(first.domain)
+        if all((h.default, str(h.domain)) == wanted for h in others):
+            return first
         notes = [
             Note(f"`{member}` has {name} = {h.default:g} in {h.domain}")
             for member, h in found.items()
-            if h is not None
         ]
-        first = next(h for h in found.values() if h is not None)
         self._report.error(
             "share",
             f"the members that share `{name}` disagree about it",
@@ -302,9 +283,10 @@ class _Gathering:
         return first
 
     def _compare(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
-        """Say where a shared hyperparameter acts, if that is not the same in all members.
+        """Note a shared hyperparameter that different equations of the members use.
 
-        A weight decay, say, may be added to the gradient in one and shrink the parameter in others.
+        For instance, a weight decay may be added to the gradient in one member, and shrink the
+        parameter in another.
         """
         places = {m.name: tuple(m.reading(name)) for m, _ in sharing}
         if len(set(places.values())) < 2:
@@ -312,7 +294,7 @@ class _Gathering:
         notes = []
         for member, _ in sharing:
             for equation in member.reading(name):
-                span = member.program.operations[member.equations[equation]].span
+                span = member.span_of(equation)
                 text = " ".join(span.text.split()) if span else equation
                 notes.append(Note(f"`{member.name}` has {text}"))
         self._report.remark(
@@ -329,16 +311,14 @@ class _Gathering:
 
     def _check_domains(self, name: str, sharing: list[tuple[Member, Span]]) -> None:
         hyper = self._own.hypers.get(name)
-        for member, _ in sharing if hyper else []:
-            theirs = member.hyper(name)
-            assert hyper is not None
-            assert theirs is not None
-            if not includes(theirs.domain, hyper.domain):
+        for member, _ in sharing:
+            allowed = member.program.hyper(name).domain
+            if hyper is not None and not includes(allowed, hyper.domain):
                 self._report.error(
                     "share",
                     f"`{name}` can leave the bounds that `{member.name}` gives it",
                     self._scope.hypers[name].span,
-                    label=f"must lie within {theirs.domain}",
+                    label=f"must lie within {allowed}",
                     hint="narrow the bounds",
                 )
 

@@ -30,9 +30,7 @@ def differentiate(program: Program, hypers: Iterable[str]) -> Program:
     names = tuple(hypers)
     for name in names:
         program.hyper(name)
-    builder = Builder()
-    for operation in program.operations:
-        builder.append(operation)
+    builder = Builder(program.operations)
     backward = len(names) > 1 and reverse.applies(program, names)
     found = (reverse if backward else forward).tangents(builder, program, names)
     values = [builder.constant(0.0) if value is None else value for value in found]

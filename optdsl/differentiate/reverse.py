@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from optdsl.differentiate import forward
 from optdsl.ir.builder import Builder
+from optdsl.ir.derivatives import plus, times
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent
@@ -50,13 +51,13 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
             local = tuple(rate.get(a) for a in operation.arguments)
             slope = _derived(builder, program, value, local)
             if slope is not None:
-                sums[index][adjoint] = builder.plus(sums[index].get(adjoint), slope)
+                sums[index][adjoint] = plus(builder, sums[index].get(adjoint), slope)
         for position, argument in enumerate(operation.arguments):
             if argument in dependent and argument not in rates[0]:
                 one = [None] * len(operation.arguments)
                 seeded = (*one[:position], adjoint, *one[position + 1 :])
                 part = _derived(builder, program, value, seeded)
-                adjoints[argument] = builder.plus(adjoints.get(argument), part)
+                adjoints[argument] = plus(builder, adjoints.get(argument), part)
                 hint = program.operations[argument].hint
                 forward.suggest(builder, adjoints[argument], "theta_next", hint)
     totals = [_total(builder, products) for products in sums]
@@ -89,5 +90,5 @@ def _derived(
 def _total(builder: Builder, products: dict[Value, Value | None]) -> Value | None:
     total: Value | None = None
     for adjoint, slope in products.items():
-        total = builder.plus(total, builder.times(slope, adjoint))
+        total = plus(builder, total, times(builder, slope, adjoint))
     return total

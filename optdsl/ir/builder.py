@@ -20,9 +20,15 @@ class TooManyOperations(Exception):
 class Builder:
     """An append-only list of operations in which equal ones are one (value numbering)."""
 
-    def __init__(self) -> None:
-        self._operations: list[Operation] = []
+    def __init__(self, operations: Iterable[Operation] = ()) -> None:
+        """Take over operations under the values that they have in a program.
+
+        A program may hold equal operations under different values; the first one is used again.
+        """
+        self._operations = list(operations)
         self._known: dict[Operation, Value] = {}
+        for index, operation in enumerate(self._operations):
+            self._known.setdefault(operation, Value(index))
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -55,22 +61,14 @@ class Builder:
             return self._known[operation]
         if len(self._operations) >= MAX_OPERATIONS:
             raise TooManyOperations
-        return self.append(operation)
-
-    def append(self, operation: Operation) -> Value:
-        """Take over an operation as it stands; its place in the list is its value.
-
-        A program may hold equal operations under different values; the first one is reused.
-        """
-        value = Value(len(self._operations))
+        value = self._known[operation] = Value(len(self._operations))
         self._operations.append(operation)
-        self._known.setdefault(operation, value)
         return value
 
-    def suggest(self, value: Value, hint: str) -> None:
+    def suggest(self, value: Value, hint: str | None) -> None:
         """Name a computed value for readers, if it has no name yet."""
         operation = self._operations[value]
-        if operation.hint is None and not TABLE[operation.opcode].leaf:
+        if hint and operation.hint is None and not TABLE[operation.opcode].leaf:
             self._operations[value] = replace(operation, hint=hint)
 
     def copy(self, operation: Operation, arguments: tuple[Value, ...]) -> Value:
@@ -109,32 +107,3 @@ class Builder:
         """Whether a value is the literal `number`."""
         operation = self._operations[value]
         return operation.opcode == "constant" and operation.attribute == number
-
-    # The arithmetic that derivatives are written in. None is a tangent that is zero everywhere;
-    # a factor of one is left out, which changes no bit.
-
-    def times(self, tangent: Value | None, factor: Value) -> Value | None:
-        """tangent * factor."""
-        if tangent is None or self.is_constant(factor, 1.0):
-            return tangent
-        if self.is_constant(tangent, 1.0):
-            return factor
-        return self.emit("mul", tangent, factor)
-
-    def over(self, tangent: Value | None, divisor: Value) -> Value | None:
-        """tangent / divisor."""
-        return None if tangent is None else self.emit("div", tangent, divisor)
-
-    def plus(self, left: Value | None, right: Value | None) -> Value | None:
-        """left + right."""
-        if left is None or right is None:
-            return right if left is None else left
-        return self.emit("add", left, right)
-
-    def minus(self, left: Value | None, right: Value | None) -> Value | None:
-        """left - right."""
-        if right is None:
-            return left
-        if left is None:
-            return self.emit("neg", right)
-        return self.emit("sub", left, right)

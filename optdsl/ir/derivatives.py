@@ -32,20 +32,34 @@ class Writer(Protocol):
     def is_constant(self, value: Value, number: float) -> bool:
         """Whether a value is a literal."""
 
-    def times(self, tangent: Tangent, factor: Value) -> Tangent:
-        """tangent * factor."""
-
-    def over(self, tangent: Tangent, divisor: Value) -> Tangent:
-        """tangent / divisor."""
-
-    def plus(self, left: Tangent, right: Tangent) -> Tangent:
-        """left + right."""
-
-    def minus(self, left: Tangent, right: Tangent) -> Tangent:
-        """left - right."""
-
 
 Derivative = Callable[[Writer, Value, Values, Tangents], Tangent]
+
+
+def times(b: Writer, tangent: Tangent, factor: Value) -> Tangent:
+    """tangent * factor; a factor of one is left out, which changes no bit."""
+    if tangent is None or b.is_constant(factor, 1.0):
+        return tangent
+    return factor if b.is_constant(tangent, 1.0) else b.emit("mul", tangent, factor)
+
+
+def over(b: Writer, tangent: Tangent, divisor: Value) -> Tangent:
+    """tangent / divisor."""
+    return None if tangent is None else b.emit("div", tangent, divisor)
+
+
+def plus(b: Writer, left: Tangent, right: Tangent) -> Tangent:
+    """left + right."""
+    if left is None or right is None:
+        return right if left is None else left
+    return b.emit("add", left, right)
+
+
+def minus(b: Writer, left: Tangent, right: Tangent) -> Tangent:
+    """left - right."""
+    if right is None:
+        return left
+    return b.emit("neg", right) if left is None else b.emit("sub", left, right)
 
 
 def zero(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
@@ -60,27 +74,27 @@ def identity(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
 
 def negation(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of -x."""
-    return b.minus(None, d[0])
+    return minus(b, None, d[0])
 
 
 def addition(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x + y."""
-    return b.plus(d[0], d[1])
+    return plus(b, d[0], d[1])
 
 
 def subtraction(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x - y."""
-    return b.minus(d[0], d[1])
+    return minus(b, d[0], d[1])
 
 
 def product(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x * y."""
-    return b.plus(b.times(d[0], x[1]), b.times(d[1], x[0]))
+    return plus(b, times(b, d[0], x[1]), times(b, d[1], x[0]))
 
 
 def quotient(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of x / y; both terms divide by the same, so that reverse accumulation divides once."""
-    return b.minus(b.over(d[0], x[1]), b.times(b.over(d[1], x[1]), y))
+    return minus(b, over(b, d[0], x[1]), times(b, over(b, d[1], x[1]), y))
 
 
 def power(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
@@ -99,12 +113,12 @@ def power(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
             # x^0 is 1 everywhere, and 0 * 0^-1 is NaN.
             flat = b.emit("eq", exponent, b.constant(0.0))
             slope = b.emit("where", flat, b.constant(0.0), slope)
-        total = b.times(d[0], slope)
+        total = times(b, d[0], slope)
     if d[1] is not None:
         # 0^p does not move with p > 0, but its logarithm is infinite.
         rate = b.emit("mul", y, b.emit("log", base))
         flat = b.emit("eq", base, b.constant(0.0))
-        total = b.plus(total, b.times(d[1], b.emit("where", flat, b.constant(0.0), rate)))
+        total = plus(b, total, times(b, d[1], b.emit("where", flat, b.constant(0.0), rate)))
     return total
 
 
@@ -115,24 +129,24 @@ def weighted_mean(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     first, *others = by_weights
     if len(others) == 1 and first is not None and _opposite(b, first, others[0]):
         # What one weight gains, the other one loses.
-        total = b.times(others[0], b.emit("sub", parts[1], parts[0]))
+        total = times(b, others[0], b.emit("sub", parts[1], parts[0]))
     else:
         for tangent, part in zip(by_weights, parts, strict=True):
             if tangent is not None:
-                total = b.plus(total, b.times(tangent, b.emit("sub", part, y)))
+                total = plus(b, total, times(b, tangent, b.emit("sub", part, y)))
     moving = [i for i, t in enumerate(by_parts) if t is not None]
     nothing = b.constant(0.0)
     if len(moving) == 1:
         # The share of the one part that moves; what weighs nothing takes no part here either.
         ones = (b.constant(1.0) if i == moving[0] else nothing for i in range(len(parts)))
         share = b.emit("mix", *(v for pair in zip(weights, ones, strict=True) for v in pair))
-        moved = b.times(by_parts[moving[0]], share)
+        moved = times(b, by_parts[moving[0]], share)
         assert moved is not None
-        total = b.plus(total, b.emit("where", b.emit("eq", share, nothing), nothing, moved))
+        total = plus(b, total, b.emit("where", b.emit("eq", share, nothing), nothing, moved))
     elif moving:
         tangents = (nothing if t is None else t for t in by_parts)
         pairs = zip(weights, tangents, strict=True)
-        total = b.plus(total, b.emit("mix", *(v for pair in pairs for v in pair)))
+        total = plus(b, total, b.emit("mix", *(v for pair in pairs for v in pair)))
     return total
 
 
@@ -157,24 +171,24 @@ def square_root(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
 
 def exponential(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of exp(x)."""
-    return b.times(d[0], y)
+    return times(b, d[0], y)
 
 
 def logarithm(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of log(x)."""
-    return b.over(d[0], x[0])
+    return over(b, d[0], x[0])
 
 
 def hyperbolic_tangent(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of tanh(x)."""
     if d[0] is None:
         return None
-    return b.times(d[0], b.emit("sub", b.constant(1.0), b.emit("mul", y, y)))
+    return times(b, d[0], b.emit("sub", b.constant(1.0), b.emit("mul", y, y)))
 
 
 def absolute(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of |x|; 0 at 0."""
-    return None if d[0] is None else b.times(d[0], b.emit("sign", x[0]))
+    return None if d[0] is None else times(b, d[0], b.emit("sign", x[0]))
 
 
 def extremum(comparison: str) -> Derivative:
@@ -198,7 +212,7 @@ def total(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the sum over the elements."""
     if d[0] is None or b[d[0]].type.extent is Extent.TENSOR:
         return None if d[0] is None else b.emit("sum", d[0])
-    return b.times(d[0], b.emit("size"))
+    return times(b, d[0], b.emit("size"))
 
 
 def average(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from optdsl.ir import host
 from optdsl.ir.domain import ANYTHING, Interval
 
 # A number that may be an open end: (value, open).
@@ -92,17 +93,10 @@ def power(x: Interval, y: Interval) -> Interval:
     if x.lower < 0 or y.lower < 0:
         return ANYTHING
     pairs = itertools.product((x.lower, x.upper), (y.lower, y.upper))
-    values = [a if a in (0, 1) and math.isinf(b) else _power(a, b) for a, b in pairs]
+    values = [a if a in (0, 1) and math.isinf(b) else host.power(a, b) for a, b in pairs]
     # No power of at least 1 of a number below 1 rounds up to 1; every other end can be reached.
     below_one = x.upper == 1 and x.upper_open and y.lower >= 1
     return Interval(min(values), max(values), False, below_one)
-
-
-def _power(a: float, b: float) -> float:
-    try:
-        return math.pow(a, b)
-    except OverflowError:
-        return math.inf
 
 
 def absolute(x: Interval) -> Interval:
@@ -114,42 +108,22 @@ def absolute(x: Interval) -> Interval:
     return _around([(0.0, False), (-x.lower, x.lower_open), (x.upper, x.upper_open)])
 
 
-def increasing(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
-    """The range of an increasing function that is defined for every number of the interval.
-
-    Rounding can reach its ends.
-    """
-
-    def image(x: Interval) -> Interval:
-        return Interval(function(x.lower), function(x.upper))
-
-    return image
-
-
 def square_root(x: Interval) -> Interval:
     """sqrt(x); non-negative whatever x is (NaN aside)."""
-    lower = math.sqrt(x.lower) if x.lower > 0 else 0.0
-    upper = math.sqrt(x.upper) if x.upper > 0 else 0.0
+    lower, upper = (math.sqrt(max(end, 0.0)) for end in (x.lower, x.upper))
     return Interval(lower, upper, x.lower_open and x.lower >= 0)
 
 
 def exponential(x: Interval) -> Interval:
-    """exp(x)."""
-
-    def value(v: float) -> float:
-        try:
-            return math.exp(v)
-        except OverflowError:
-            return math.inf
-
-    return increasing(value)(x)
+    """exp(x); rounding can reach its ends."""
+    return Interval(host.exponential(x.lower), host.exponential(x.upper))
 
 
 def logarithm(x: Interval) -> Interval:
-    """log(x); anything, where x can be negative."""
+    """log(x); anything, where x can be negative. Rounding can reach its ends."""
     if x.lower < 0:
         return ANYTHING
-    return increasing(lambda v: math.log(v) if v > 0 else -math.inf)(x)
+    return Interval(host.logarithm(x.lower), host.logarithm(x.upper))
 
 
 def sign(x: Interval) -> Interval:

@@ -129,13 +129,13 @@ class Tangent:
 class Program:
     """A rule: its declarations, its operations, and which values are its results."""
 
-    name: str
-    documentation: tuple[str, ...]
-    hypers: tuple[Hyper, ...]
-    learned: tuple[Learned, ...]
-    operations: tuple[Operation, ...]
-    states: tuple[State, ...]
-    parameter: Value
+    name: str = ""
+    documentation: tuple[str, ...] = ()
+    hypers: tuple[Hyper, ...] = ()
+    learned: tuple[Learned, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    states: tuple[State, ...] = ()
+    parameter: Value = Value(0)
     tangents: tuple[Tangent, ...] = ()
     parameter_type: Type = TENSOR
     simplexes: tuple[Simplex, ...] = ()
@@ -146,6 +146,11 @@ class Program:
             if hyper.name == name:
                 return hyper
         raise KeyError(name)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The default of each hyperparameter, by its name."""
+        return {h.name: h.default for h in self.hypers}
 
     def simplex_of(self, hyper: str) -> Simplex | None:
         """The weight vector that a hyperparameter is a component of; None for others."""

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 from optdsl.ir.domain import Choice, Domain, Interval
 from optdsl.ir.program import (
@@ -76,137 +77,67 @@ def parse_program(text: str) -> Program:
     Raises:
         IRSyntaxError: with the number of the line.
     """
-    reader = _Reader()
+    found: dict[str, list[Any]] = {field: [] for field, _, _ in _LINES}
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                reader.line(line.strip())
+                _read_line(line.strip(), found)
             except (ValueError, KeyError) as error:
                 raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
-    return reader.program()
+    names, results = found.pop("name"), found.pop("parameter")
+    parts = {field: tuple(values) for field, values in found.items()}
+    kind, parameter = results[-1] if results else (TENSOR, Value(-1))
+    name = names[-1] if names else ""
+    return Program(name, parameter=parameter, parameter_type=kind, **parts)
 
 
-# Plans make names with a slash, as in "pending/lr".
-_NAME = r"[\w/]+"
-_NUMBER = r"[-+.\w]+"
-_DOMAIN = r"[\[({].*?[\])}]"
-_OPERATION = re.compile(
-    r'%(?P<index>\d+) = (?P<opcode>\w+)(?: (?P<attribute>"[^"]*"|[-+.\w]+))?'
-    r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z ]+?)(?:  # (?P<hint>.*))?"
-)
+def _read_line(line: str, found: dict[str, list[Any]]) -> None:
+    for field, pattern, read in _LINES:
+        match = pattern.fullmatch(line)
+        if match:
+            if field == "operations" and int(match["index"]) != len(found[field]):
+                raise ValueError(f"expected %{len(found[field])}")
+            found[field].append(read(match))
+            return
+    raise ValueError("not a line of a program")
 
 
-class _Reader:
-    def __init__(self) -> None:
-        self.name = ""
-        self.documentation: list[str] = []
-        self.hypers: list[Hyper] = []
-        self.learned: list[Learned] = []
-        self.operations: list[Operation] = []
-        self.states: list[State] = []
-        self.parameter = Value(-1)
-        self.parameter_type = TENSOR
-        self.tangents: list[Tangent] = []
-        self.simplexes: list[Simplex] = []
-        self._lines: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], None]], ...] = (
-            (re.compile(r"program (\S+)"), self._program),
-            (re.compile(r"doc (.*)"), self._doc),
-            (re.compile(rf"hyper ({_NAME}) = ({_NUMBER}) in ({_DOMAIN})"), self._hyper),
-            (
-                re.compile(
-                    rf"learn (\w+)(?: per (\w+))? in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
-                    rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)"
-                ),
-                self._learn,
-            ),
-            (_OPERATION, self._operation),
-            (re.compile(r"simplex (\S+) of (.*)"), self._simplex),
-            (
-                re.compile(rf"state ({_NAME}) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?"),
-                self._state,
-            ),
-            (re.compile(r"theta : (\w+) to %(\d+)"), self._theta),
-            (re.compile(r"tangent (\w+) %(\d+)"), self._tangent),
-        )
+def _read_learned(m: re.Match[str]) -> Learned:
+    hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after = m.groups()
+    bounds = _read_domain(bounds_text)
+    if isinstance(bounds, Choice):
+        raise ValueError("the bounds of learning are an interval")
+    pairs = [option.split("=") for option in listed.split(", ") if option]
+    return Learned(
+        hyper,
+        rule,
+        tuple((name, float(value)) for name, value in pairs),
+        None if clip is None else float(clip),
+        bounds,
+        int(after),
+        exponentiated is not None,
+        scope or "optimizer",
+        signal or "raw",
+    )
 
-    def line(self, line: str) -> None:
-        for pattern, action in self._lines:
-            match = pattern.fullmatch(line)
-            if match:
-                action(match)
-                return
-        raise ValueError("not a line of a program")
 
-    def program(self) -> Program:
-        return Program(
-            self.name,
-            tuple(self.documentation),
-            tuple(self.hypers),
-            tuple(self.learned),
-            tuple(self.operations),
-            tuple(self.states),
-            self.parameter,
-            tuple(self.tangents),
-            self.parameter_type,
-            tuple(self.simplexes),
-        )
+def _read_simplex(m: re.Match[str]) -> Simplex:
+    labels, hypers = zip(*(pair.split(" = ") for pair in m[2].split(", ")), strict=True)
+    return Simplex(m[1], labels, hypers)
 
-    def _program(self, m: re.Match[str]) -> None:
-        self.name = m[1]
 
-    def _doc(self, m: re.Match[str]) -> None:
-        self.documentation.append(json.loads(m[1]))
+def _read_operation(m: re.Match[str]) -> Operation:
+    attribute: float | str | None = None
+    if m["attribute"]:
+        quoted = m["attribute"].startswith('"')
+        attribute = json.loads(m["attribute"]) if quoted else float(m["attribute"])
+    arguments = tuple(Value(int(a[1:])) for a in m["arguments"].split())
+    return Operation(m["opcode"], arguments, attribute, _read_type(m["type"]), m["hint"])
 
-    def _hyper(self, m: re.Match[str]) -> None:
-        self.hypers.append(Hyper(m[1], float(m[2]), _read_domain(m[3])))
 
-    def _learn(self, m: re.Match[str]) -> None:
-        hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after = m.groups()
-        bounds = _read_domain(bounds_text)
-        if isinstance(bounds, Choice):
-            raise ValueError("the bounds of learning are an interval")
-        pairs = [option.split("=") for option in listed.split(", ") if option]
-        options = tuple((name, float(value)) for name, value in pairs)
-        self.learned.append(
-            Learned(
-                hyper,
-                rule,
-                options,
-                None if clip is None else float(clip),
-                bounds,
-                int(after),
-                exponentiated is not None,
-                scope or "optimizer",
-                signal or "raw",
-            )
-        )
-
-    def _simplex(self, m: re.Match[str]) -> None:
-        labels, hypers = zip(*(pair.split(" = ") for pair in m[2].split(", ")), strict=True)
-        self.simplexes.append(Simplex(m[1], labels, hypers))
-
-    def _operation(self, m: re.Match[str]) -> None:
-        if int(m["index"]) != len(self.operations):
-            raise ValueError(f"expected %{len(self.operations)}")
-        attribute: float | str | None = None
-        if m["attribute"]:
-            quoted = m["attribute"].startswith('"')
-            attribute = json.loads(m["attribute"]) if quoted else float(m["attribute"])
-        arguments = tuple(Value(int(a[1:])) for a in m["arguments"].split())
-        self.operations.append(
-            Operation(m["opcode"], arguments, attribute, _read_type(m["type"]), m["hint"])
-        )
-
-    def _state(self, m: re.Match[str]) -> None:
-        origins = tuple(m[5].split(", ")) if m[5] else ()
-        kind, initial, after = _read_type(m[2]), Value(int(m[3])), Value(int(m[4]))
-        self.states.append(State(m[1], kind, initial, after, origins))
-
-    def _theta(self, m: re.Match[str]) -> None:
-        self.parameter_type, self.parameter = _read_type(m[1]), Value(int(m[2]))
-
-    def _tangent(self, m: re.Match[str]) -> None:
-        self.tangents.append(Tangent(m[1], Value(int(m[2]))))
+def _read_state(m: re.Match[str]) -> State:
+    origins = tuple(m[5].split(", ")) if m[5] else ()
+    return State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4])), origins)
 
 
 def _read_type(text: str) -> Type:
@@ -224,3 +155,46 @@ def _read_domain(text: str) -> Domain:
     if math.isnan(lower) or math.isnan(upper):
         raise ValueError("a bound is not a number")
     return Interval(lower, upper, text[0] == "(", text[-1] == ")")
+
+
+# Plans make names with a slash, as in "pending/lr".
+_NAME = r"[\w/]+"
+_NUMBER = r"[-+.\w]+"
+_DOMAIN = r"[\[({].*?[\])}]"
+# For each kind of line: the field of the program that it is for, its form, and what it says.
+_LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
+    (field, re.compile(pattern), read)
+    for field, pattern, read in (
+        ("name", r"program (\S+)", lambda m: m[1]),
+        ("documentation", "doc (.*)", lambda m: json.loads(m[1])),
+        (
+            "hypers",
+            rf"hyper ({_NAME}) = ({_NUMBER}) in ({_DOMAIN})",
+            lambda m: Hyper(m[1], float(m[2]), _read_domain(m[3])),
+        ),
+        (
+            "learned",
+            rf"learn (\w+)(?: per (\w+))? in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
+            rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)",
+            _read_learned,
+        ),
+        (
+            "operations",
+            r'%(?P<index>\d+) = (?P<opcode>\w+)(?: (?P<attribute>"[^"]*"|[-+.\w]+))?'
+            r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z ]+?)(?:  # (?P<hint>.*))?",
+            _read_operation,
+        ),
+        ("simplexes", r"simplex (\S+) of (.*)", _read_simplex),
+        (
+            "states",
+            rf"state ({_NAME}) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?",
+            _read_state,
+        ),
+        (
+            "parameter",
+            r"theta : (\w+) to %(\d+)",
+            lambda m: (_read_type(m[1]), Value(int(m[2]))),
+        ),
+        ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),
+    )
+]

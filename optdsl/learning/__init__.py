@@ -173,7 +173,6 @@ class _Moves:
             name=" and ".join(c.name for c in coefficients),
             documentation=(f"How {', '.join(c.name for c in coefficients)} move.",),
             hypers=tuple(Hyper(name, 0.0, EVERYTHING) for name in self._inputs),
-            learned=(),
             operations=self._builder.operations,
             states=tuple(State(key, UNIFORM, nothing, new) for key, new in entries.items()),
             parameter=parameter,
@@ -223,7 +222,7 @@ class _Moves:
         rule, builder = coefficient.rule, self._builder
         count = self._kept(coefficient.step_key)
         following = builder.emit("add", count, self._math.number(1.0))
-        options = {h.name: h.default for h in rule.hypers} | dict(coefficient.learned.options)
+        options = rule.defaults | dict(coefficient.learned.options)
         bound: dict[Value, Value] = {}
         leaves = {"parameter": start, "gradient": signal, "step": following}
         for index, operation in enumerate(rule.operations):

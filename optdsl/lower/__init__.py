@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
@@ -15,55 +15,42 @@ from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.order import order
 from optdsl.lower.resolve import resolve, spelled_name, walk
-from optdsl.lower.scope import Scope, check_states, collect
+from optdsl.lower.scope import Scope, check_states
 from optdsl.syntax import ast
 
 __all__ = ["Rules", "lower"]
 
 
-def lower(
-    declaration: ast.Declaration,
-    prelude: Mapping[str, ast.Function],
-    rules: Rules,
-    report: Report,
-    broken: AbstractSet[str] = frozenset(),
-) -> Program:
-    """The program of a specification.
+def lower(scope: Scope, rules: Rules) -> Program:
+    """The program of a specification, from its definitions.
 
     Args:
-        declaration: the syntax tree.
-        prelude: the functions that every specification may use, by name.
+        scope: the file; its report has the mistakes that parsing found, and receives others.
         rules: the rules for ``learn ... by RULE``.
-        report: has the mistakes that parsing found; those of lowering are added.
-        broken: the words of statements with syntax errors, which are not reported as unknown names.
 
     Raises:
-        SpecError: with every mistake in `report`.
+        SpecError: with every mistake in the report.
     """
-    scope, undefined = collect(declaration, prelude, report, broken)
-    broken = broken | undefined
-    _blend_only(declaration, report)
-    check_states(declaration, scope, report, broken)
-    resolve(scope, broken, report)
-    hypers = declared(scope, report)
-    learned = learning(declaration, hypers.learnable, hypers.hypers, scope, rules, report)
-    check_types(scope, report)
-    lowering = Lowering(scope, Builder(), report)
+    _blend_only(scope)
+    check_states(scope)
+    resolve(scope)
+    hypers = declared(scope)
+    learned = learning(scope, hypers.learnable, hypers.hypers, rules)
+    check_types(scope)
+    lowering = Lowering(scope, Builder())
     environment: dict[str, Value | None] = {}
-    for name, primed in order(scope, report):
-        equation = scope.equations[name, primed]
-        spelled = name + ("'" if primed else "")
+    for equation in order(scope):
         value = lowering.expression(equation.value, environment)
         if value is not None:
-            value = _fit(lowering, equation, value, scope, report)
-        environment[spelled] = value
-    states = [_state(lowering, state, environment, report) for state in scope.states.values()]
-    report.check()
+            value = _named(lowering, equation, value, scope)
+        environment[equation.spelled] = value
+    states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
+    scope.report.check()
     parameter = environment["theta'"]
     assert parameter is not None
     program = Program(
-        declaration.name.text,
-        declaration.documentation,
+        scope.declaration.name.text,
+        scope.declaration.documentation,
         tuple(hypers.hypers.values()),
         learned,
         lowering.builder.operations,
@@ -74,36 +61,32 @@ def lower(
     return verify(program)
 
 
-_ELSEWHERE = {
-    ast.Use: "use",
-    ast.Share: "share",
-    ast.Binding: "bind",
-}
+_ELSEWHERE = {ast.Use: "use", ast.Share: "share", ast.Binding: "bind"}
 
 
-def _blend_only(declaration: ast.Declaration, report: Report) -> None:
+def _blend_only(scope: Scope) -> None:
     """Report statements that are allowed in blends only."""
-    for statement in declaration.statements:
+    for statement in scope.declaration.statements:
         word = _ELSEWHERE.get(type(statement))
         if word:
-            report.error(
+            scope.report.error(
                 "statement",
                 f"an optimizer has no members to {word}",
                 statement.span,
                 label="this belongs to a blend",
-                hint=f"begin the file with `blend {declaration.name.text}`",
+                hint=f"begin the file with `blend {scope.declaration.name.text}`",
             )
 
 
-def check_types(scope: Scope, report: Report) -> None:
+def check_types(scope: Scope) -> None:
     """Report unknown types, and states that are declared uniform."""
     for function in scope.functions.values():
         for parameter in function.parameters:
-            _type(parameter.type, report)
+            _type(parameter.type, scope.report)
     for state in scope.states.values():
-        kind = _type(state.type, report)
+        kind = _type(state.type, scope.report)
         if kind is not None and kind.extent is Extent.UNIFORM and state.type is not None:
-            report.error(
+            scope.report.error(
                 "type",
                 "a state is a tensor or a scalar",
                 state.type.span,
@@ -124,25 +107,21 @@ def _type(name: ast.Identifier | None, report: Report) -> Type | None:
     return named_type(name)
 
 
-def _fit(
-    lowering: Lowering, equation: ast.Equation, value: Value, scope: Scope, report: Report
-) -> Value | None:
+def _named(lowering: Lowering, equation: ast.Equation, value: Value, scope: Scope) -> Value | None:
     """The value of an equation under its name; None, and a diagnostic, if its type is wrong."""
-    name, kind = equation.name.text, lowering.builder[value].type
+    kind, node = lowering.builder[value].type, equation.value
     if equation.primed:
-        state = scope.states.get(name)
-        if state is not None and not _assignable(state, kind, equation.value, report):
+        state = scope.states.get(equation.name.text)
+        if state is not None and not _assignable(state, kind, node, scope):
             return None
         if state is None and kind.condition:
-            report.error("type", "the parameter is a number", equation.value.span, label=kind.noun)
+            scope.report.error("type", "the parameter is a number", node.span, label=kind.noun)
             return None
-    spelled = name + ("'" if equation.primed else "")
-    return lowering.builder.emit(
-        "define", value, attribute=spelled, hint=spelled, span=equation.span
-    )
+    name = equation.spelled
+    return lowering.builder.emit("define", value, attribute=name, hint=name, span=equation.span)
 
 
-def _assignable(state: ast.State, kind: Type, node: ast.Expression, report: Report) -> bool:
+def _assignable(state: ast.State, kind: Type, node: ast.Expression, scope: Scope) -> bool:
     declared = state_type(state)
     if kind.condition:
         message, hint = "a state is a number", "write `where(condition, 1, 0)`"
@@ -151,28 +130,22 @@ def _assignable(state: ast.State, kind: Type, node: ast.Expression, report: Repo
         hint = "reduce the tensor with `sum`, `mean`, `norm`, `rms` or `dot`"
     else:
         return True
-    report.error(
-        "type", message, node.span, label=f"{kind.noun}, where {declared.noun} is needed", hint=hint
-    )
+    label = f"{kind.noun}, where {declared.noun} is needed"
+    scope.report.error("type", message, node.span, label=label, hint=hint)
     return False
 
 
 def _state(
-    lowering: Lowering,
-    node: ast.State,
-    environment: Mapping[str, Value | None],
-    report: Report,
+    lowering: Lowering, node: ast.State, environment: Mapping[str, Value | None], scope: Scope
 ) -> State | None:
-    name = node.name.text
+    name, builder = node.name.text, lowering.builder
     initial = lowering.expression(node.initial, {})
-    if initial is None or not _assignable(
-        node, lowering.builder[initial].type, node.initial, report
-    ):
+    if initial is None or not _assignable(node, builder[initial].type, node.initial, scope):
         return None
-    operations = lowering.builder.operations
     written = any(spelled_name(part) == "t" for part in walk(node.initial))
-    if not written and any(operations[v].opcode == "step" for v in upstream(operations, [initial])):
-        report.error(
+    behind = upstream(builder.operations, [initial])
+    if not written and any(builder[v].opcode == "step" for v in behind):
+        scope.report.error(
             "initial-value",
             f"the initial value of `{name}` depends on `t`",
             node.initial.span,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optdsl.diagnostics import Report
 from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.lower.learn_request import learnable
@@ -34,16 +33,16 @@ class Declared:
         return learnable(self.hypers, self.simplexes)
 
 
-def declared(scope: Scope, report: Report) -> Declared:
+def declared(scope: Scope) -> Declared:
     """The hyperparameters of a file; mistaken ones are reported and left out."""
     hypers: dict[str, Hyper] = {}
     for name, node in scope.hypers.items():
-        hyper = _hyper(name, node, scope, report)
+        hyper = _hyper(name, node, scope)
         if hyper is not None:
             hypers[name] = hyper
     simplexes = []
     for name, vector in scope.weights.items():
-        start = _start(name, vector, scope, report)
+        start = _start(name, vector, scope)
         if start is not None:
             labels = tuple(label.text for label in vector.labels)
             flat = tuple(component(name, label) for label in labels)
@@ -52,13 +51,13 @@ def declared(scope: Scope, report: Report) -> Declared:
     return Declared(hypers, tuple(simplexes))
 
 
-def _hyper(name: str, node: ast.Hyper, scope: Scope, report: Report) -> Hyper | None:
-    default = number(node.default, "a default", scope, report)
-    bounds = domain(node.domain, scope, report)
+def _hyper(name: str, node: ast.Hyper, scope: Scope) -> Hyper | None:
+    default = number(node.default, "a default", scope)
+    bounds = domain(node.domain, scope)
     if default is None or bounds is None:
         return None
     if default not in bounds:
-        report.error(
+        scope.report.error(
             "out-of-bounds",
             f"the default of `{name}` is out of bounds",
             node.default.span,
@@ -69,11 +68,11 @@ def _hyper(name: str, node: ast.Hyper, scope: Scope, report: Report) -> Hyper | 
     return Hyper(name, default, bounds)
 
 
-def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[float] | None:
+def _start(name: str, node: ast.Weights, scope: Scope) -> list[float] | None:
     """The initial weights, one for each label; None after a mistake."""
     labels = [label.text for label in node.labels]
     if len(labels) < 2:
-        report.error(
+        scope.report.error(
             "weights",
             f"`{name}` has one weight, which is always 1",
             node.labels[0].span,
@@ -84,7 +83,7 @@ def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[f
         corner = corner_weights(node.start[0], labels)
         if corner is not None:
             return corner
-        report.error(
+        scope.report.error(
             "weights",
             f"`{name}` has no such start",
             node.start[0].span,
@@ -93,7 +92,7 @@ def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[f
             f"with commas between them",
         )
         return None
-    numbers = [number(x, "a weight", scope, report) for x in node.start]
+    numbers = [number(x, "a weight", scope) for x in node.start]
     found = [x for x in numbers if x is not None]
     if len(found) < len(numbers):
         return None
@@ -105,7 +104,7 @@ def _start(name: str, node: ast.Weights, scope: Scope, report: Report) -> list[f
         message = f"the weights of `{name}` sum to {spell(sum(found))}"
     else:
         return found
-    report.error(
+    scope.report.error(
         "weights",
         message,
         node.start[0].span,

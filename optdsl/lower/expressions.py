@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optdsl.diagnostics import Note, Report, Span
+from optdsl.diagnostics import Note, Span
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.ops import FUNCTIONS, OPERATORS
 from optdsl.ir.program import Value
@@ -23,55 +23,47 @@ MAX_DEPTH = 150
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The body of a function that is being expanded.
+class _Frame:
+    """Where an expression stands.
 
     Attributes:
-        function: the function.
-        site: the outermost call, which is not in the body of another function.
-        names: the names of all functions that are being expanded.
+        names: the values of the names that it may use.
+        function: the function whose body it is a part of; None for an equation.
+        site: the outermost call of that function, where mistakes are reported.
+        expanded: the names of all functions that are being expanded.
     """
 
-    function: ast.Function
-    site: Span
-    names: frozenset[str]
+    names: Environment
+    function: ast.Function | None = None
+    site: Span | None = None
+    expanded: frozenset[str] = frozenset()
 
 
 class Lowering:
     """Adds the operations of expressions to a builder."""
 
-    def __init__(self, scope: Scope, builder: Builder, report: Report) -> None:
+    def __init__(self, scope: Scope, builder: Builder) -> None:
         self.builder = builder
         self._scope = scope
-        self._report = report
+        self._report = scope.report
         self._full = False
-        self._expanded: dict[tuple[str | Value | None, ...], Value] = {}
+        self._known: dict[tuple[str | Value | None, ...], Value] = {}
         self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
         self._visits = 0
         self._depth = 0
 
-    def leaf(self, name: str, span: Span) -> Value:
-        """The value of a built-in name, a hyperparameter or a state before the step."""
-        hyper = self._scope.components.get(name, name)
-        if name in self._scope.hypers or name in self._scope.components:
-            return self.builder.emit("hyper", attribute=hyper, hint=hyper, span=span)
-        if name in self._scope.states:
-            kind = state_type(self._scope.states[name])
-            return self.builder.emit("state", attribute=name, type=kind, hint=name, span=span)
-        return self.builder.emit(BUILTINS[name], hint=name, span=span)
-
-    def expression(
-        self, node: ast.Expression, environment: Environment, frame: Frame | None = None
-    ) -> Value | None:
+    def expression(self, node: ast.Expression, environment: Environment) -> Value | None:
         """The value of an expression; None if it, or a value that it uses, has a mistake."""
-        span = frame.site if frame else node.span
+        return self._expression(node, _Frame(environment))
+
+    def _expression(self, node: ast.Expression, frame: _Frame) -> Value | None:
         self._visits += 1
         if not self._full and (self._visits > MAX_VISITS or self._depth >= MAX_DEPTH):
-            self._too_large(span)
+            self._too_large(frame.site or node.span)
         if self._full:
             return None
         self._depth += 1
-        value = self._dispatch(node, span, environment, frame)
+        value = self._dispatch(node, frame.site or node.span, frame)
         self._depth -= 1
         return value
 
@@ -86,44 +78,47 @@ class Lowering:
             hint="functions that call functions grow fast; name results in equations",
         )
 
-    def _dispatch(
-        self, node: ast.Expression, span: Span, environment: Environment, frame: Frame | None
-    ) -> Value | None:
+    def _dispatch(self, node: ast.Expression, span: Span, frame: _Frame) -> Value | None:
         match node:
             case ast.Number():
                 return self.builder.constant(node.value)
             case ast.Name(name="inf", primed=False):
                 return self.builder.constant(float("inf"))
             case ast.Name():
-                if node.spelled in environment:
-                    return environment[node.spelled]
-                scope = self._scope
-                known = {*scope.hypers, *scope.components, *scope.states, *BUILTINS}
-                return self.leaf(node.spelled, span) if node.spelled in known else None
+                known = node.spelled in frame.names
+                return frame.names[node.spelled] if known else self._leaf(node.spelled, span)
             case ast.Negate():
                 # The sign of a literal is a part of it.
                 if isinstance(node.operand, ast.Number):
                     return self.builder.constant(-node.operand.value)
-                return self._emit("neg", (node.operand,), span, environment, frame)
+                return self._emit("neg", (node.operand,), span, frame)
             case ast.Binary():
-                opcode = OPERATORS[node.operator]
-                return self._emit(opcode, (node.left, node.right), span, environment, frame)
+                return self._emit(OPERATORS[node.operator], (node.left, node.right), span, frame)
             case ast.Call():
-                return self._call(node, span, environment, frame)
+                return self._call(node, span, frame)
 
-    def _call(
-        self, node: ast.Call, span: Span, environment: Environment, frame: Frame | None
-    ) -> Value | None:
+    def _leaf(self, name: str, span: Span) -> Value | None:
+        """A hyperparameter, a state before the step or a built-in name; None for other names."""
+        scope, emit = self._scope, self.builder.emit
+        if name in scope.hypers or name in scope.components:
+            hyper = scope.components.get(name, name)
+            return emit("hyper", attribute=hyper, hint=hyper, span=span)
+        if name in scope.states:
+            kind = state_type(scope.states[name])
+            return emit("state", attribute=name, type=kind, hint=name, span=span)
+        return emit(BUILTINS[name], hint=name, span=span) if name in BUILTINS else None
+
+    def _call(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
         name = node.function.text
         function = self._scope.functions.get(name)
         if function is None:
             row = FUNCTIONS.get(name)
             if row is None or len(node.arguments) != row.arity:
                 return None
-            return self._emit(row.opcode, node.arguments, span, environment, frame)
+            return self._emit(row.opcode, node.arguments, span, frame)
         if len(node.arguments) != len(function.parameters):
             return None
-        if frame is not None and name in frame.names:
+        if name in frame.expanded:
             self._report.error(
                 "recursion",
                 f"`{name}` calls itself",
@@ -134,24 +129,22 @@ class Lowering:
             return None
         arguments: dict[str, Value | None] = {}
         for parameter, argument in zip(function.parameters, node.arguments, strict=True):
-            value = self.expression(argument, environment, frame)
+            value = self._expression(argument, frame)
             if value is not None:
-                where = frame.site if frame else argument.span
-                value = self._demand(value, parameter, function, where)
+                value = self._demand(value, parameter, function, frame.site or argument.span)
             arguments[parameter.name.text] = value
-        site = frame.site if frame else node.span
         # A function sees its arguments only, so equal calls have equal values.
         key = (name, *arguments.values())
-        if key in self._expanded:
-            return self._expanded[key]
-        if (site, key) in self._mistaken:
+        if key in self._known:
+            return self._known[key]
+        if (span, key) in self._mistaken:
             return None
-        names = (frame.names if frame else frozenset()) | {name}
-        found = self.expression(function.body, arguments, Frame(function, site, names))
+        body = _Frame(arguments, function, span, frame.expanded | {name})
+        found = self._expression(function.body, body)
         if found is not None:
-            self._expanded[key] = found
+            self._known[key] = found
         else:
-            self._mistaken.add((site, key))
+            self._mistaken.add((span, key))
         return found
 
     def _demand(
@@ -178,23 +171,21 @@ class Lowering:
         opcode: str,
         nodes: tuple[ast.Expression, ...],
         span: Span,
-        environment: Environment,
-        frame: Frame | None,
+        frame: _Frame,
     ) -> Value | None:
-        values = [self.expression(n, environment, frame) for n in nodes]
+        values = [self._expression(n, frame) for n in nodes]
         arguments = tuple(v for v in values if v is not None)
         if len(arguments) != len(values):
             return None
         try:
             return self.builder.emit(opcode, *arguments, span=span)
         except TypeMismatch as error:
-            where = frame.site if frame else nodes[error.position].span
-            place = nodes[error.position].span
-            notes = [Note(f"in `{frame.function.name.text}`", place)] if frame else []
+            place, inside = nodes[error.position].span, frame.function
+            notes = [Note(f"in `{inside.name.text}`", place)] if inside else []
             self._report.error(
                 "type",
                 error.message,
-                where,
+                frame.site or place,
                 label=self.builder[arguments[error.position]].type.noun,
                 notes=notes,
                 hint=error.hint,

@@ -14,37 +14,34 @@ from optdsl.words import SCOPES, SIGNALS
 
 
 def learning(
-    declaration: ast.Declaration,
+    scope: Scope,
     learnable: Mapping[str, tuple[str, ...]],
     hypers: Mapping[str, Hyper],
-    scope: Scope,
     rules: Rules,
-    report: Report,
 ) -> tuple[Learned, ...]:
     """The learned hyperparameters, in the order of the file.
 
     `learnable` has the names of the `hypers` behind each name: several for a weight vector.
     """
-    default_after = _default_after(declaration, report)
+    default_after = _default_after(scope)
     found: dict[str, tuple[tuple[Learned, ...], Span]] = {}
-    for node in declaration.statements:
+    for node in scope.declaration.statements:
         if not isinstance(node, ast.Learn):
             continue
-        bounds = domain(node.bounds, scope, report) if node.bounds else None
+        bounds = domain(node.bounds, scope) if node.bounds else None
         options = {}
         for option in node.options:
-            value = number(option.value, f"`{option.name.text}`", scope, report)
+            value = number(option.value, f"`{option.name.text}`", scope)
             if value is not None:
                 options[option.name.text] = value, option.value.span.text
         for name in node.names:
             if name.text in found:
                 first = Note("first learned here", found[name.text][1])
-                report.error(
-                    "duplicate", f"`{name.text}` is learned twice", name.span, notes=[first]
-                )
+                message = f"`{name.text}` is learned twice"
+                scope.report.error("duplicate", message, name.span, notes=[first])
                 continue
             if name.text not in {*learnable, *scope.hypers, *scope.weights}:
-                _unknown(name, learnable, scope, report)
+                _unknown(name, learnable, scope)
             request = Request(
                 name.text,
                 node.rule.text,
@@ -61,7 +58,7 @@ def learning(
             known = bounds is not None or node.bounds is None
             parts = [hypers[part] for part in learnable.get(name.text, ()) if known]
             wrong = list(problems(request, parts, len(parts) > 1, rules))
-            _report(wrong, node, name, report)
+            _report(wrong, node, name, scope.report)
             if parts and not wrong:
                 found[name.text] = learned(request, parts, rules), name.span
     return tuple(x for entries, _ in found.values() for x in entries)
@@ -87,14 +84,14 @@ def _report(
             report.error(problem.code, problem.message, span, label=label, hint=hint)
 
 
-def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope, report: Report) -> None:
+def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope) -> None:
     hint = nearest(name.text, [*learnable, *scope.hypers])
     owner, _, label = name.text.partition(".")
     flat = {flat: spelled.partition(".")[0] for spelled, flat in scope.components.items()}
     owner = flat.get(name.text, owner if label else "")
     if owner in scope.weights:
         hint = f"a weight vector is learned as a whole: `learn {owner} by ...`"
-    report.error(
+    scope.report.error(
         "unknown-name",
         f"`{name.text}` is not a hyperparameter",
         name.span,
@@ -103,14 +100,14 @@ def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope, repor
     )
 
 
-def _default_after(declaration: ast.Declaration, report: Report) -> float:
-    statements = [s for s in declaration.statements if isinstance(s, ast.LearnAfter)]
+def _default_after(scope: Scope) -> float:
+    statements = [s for s in scope.declaration.statements if isinstance(s, ast.LearnAfter)]
     for again in statements[1:]:
         first = Note("first given here", statements[0].span)
-        report.error("duplicate", "`learn after` is given twice", again.span, notes=[first])
+        scope.report.error("duplicate", "`learn after` is given twice", again.span, notes=[first])
     if not statements:
         return 0.0
     node = statements[0].after
     if not is_steps(node.value):
-        report.error("number", "steps are whole", node.span, label="not a whole number")
+        scope.report.error("number", "steps are whole", node.span, label="not a whole number")
     return node.value

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 
-from optdsl.diagnostics import Report
 from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval
 from optdsl.ir.ops import APPLY, OPERATORS
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
 
-def number(node: ast.Expression, what: str, scope: Scope, report: Report) -> float | None:
+def number(node: ast.Expression, what: str, scope: Scope) -> float | None:
     """The value of a constant expression; None, and a diagnostic, for another expression or NaN."""
-    value = _evaluate(node, what, scope, report)
+    value = _evaluate(node, what, scope)
     if value is not None and math.isnan(value):
-        report.error("number", f"{what} is not a number", node.span, label="evaluates to NaN")
+        scope.report.error("number", f"{what} is not a number", node.span, label="evaluates to NaN")
         return None
     return value
 
 
-def _evaluate(node: ast.Expression, what: str, scope: Scope, report: Report) -> float | None:
+def _evaluate(node: ast.Expression, what: str, scope: Scope) -> float | None:
     match node:
         case ast.Number():
             # The parser has reported an infinite literal as too large.
@@ -28,19 +27,19 @@ def _evaluate(node: ast.Expression, what: str, scope: Scope, report: Report) -> 
         case ast.Name(name="inf", primed=False):
             return math.inf
         case ast.Negate():
-            operand = _evaluate(node.operand, what, scope, report)
+            operand = _evaluate(node.operand, what, scope)
             return None if operand is None else -operand
         case ast.Binary(operator="+" | "-" | "*" | "/" | "^"):
             apply = APPLY[OPERATORS[node.operator]]
-            left = _evaluate(node.left, what, scope, report)
-            right = _evaluate(node.right, what, scope, report)
+            left = _evaluate(node.left, what, scope)
+            right = _evaluate(node.right, what, scope)
             return None if left is None or right is None else apply(left, right)
         case _:
-            _not_constant(node, what, scope, report)
+            _not_constant(node, what, scope)
             return None
 
 
-def _not_constant(node: ast.Expression, what: str, scope: Scope, report: Report) -> None:
+def _not_constant(node: ast.Expression, what: str, scope: Scope) -> None:
     tensors = {"g", "theta", *scope.states}
     if isinstance(node, ast.Name) and node.name in tensors:
         message = f"{what} must be a number, but `{node.name}` is a tensor"
@@ -50,7 +49,7 @@ def _not_constant(node: ast.Expression, what: str, scope: Scope, report: Report)
         label = "not a constant"
     else:
         message, label = f"{what} must be a number", "not a constant"
-    report.error(
+    scope.report.error(
         "not-constant",
         message,
         node.span,
@@ -59,16 +58,16 @@ def _not_constant(node: ast.Expression, what: str, scope: Scope, report: Report)
     )
 
 
-def domain(node: ast.Interval | ast.Choice | None, scope: Scope, report: Report) -> Domain | None:
+def domain(node: ast.Interval | ast.Choice | None, scope: Scope) -> Domain | None:
     """The set of numbers that a domain denotes, all without one; None after a mistake."""
     if node is None:
         return EVERYTHING
     if isinstance(node, ast.Choice):
-        values = [number(v, "a choice", scope, report) for v in node.values]
+        values = [number(v, "a choice", scope) for v in node.values]
         found = tuple(v for v in values if v is not None)
         return Choice(found) if len(found) == len(values) else None
-    lower = number(node.lower, "a bound", scope, report)
-    upper = number(node.upper, "a bound", scope, report)
+    lower = number(node.lower, "a bound", scope)
+    upper = number(node.upper, "a bound", scope)
     if lower is None or upper is None:
         return None
     lower_open = node.lower_open or math.isinf(lower)
@@ -76,7 +75,7 @@ def domain(node: ast.Interval | ast.Choice | None, scope: Scope, report: Report)
     interval = Interval(lower, upper, lower_open, upper_open)
     if interval.empty:
         inverted = lower > upper
-        report.error(
+        scope.report.error(
             "empty-interval",
             f"the interval {node.span.text} is {'inverted' if inverted else 'empty'}",
             node.span,

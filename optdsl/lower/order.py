@@ -4,58 +4,52 @@ from __future__ import annotations
 
 import graphlib
 
-from optdsl.diagnostics import Note, Report
+from optdsl.diagnostics import Note
 from optdsl.lower.resolve import walk
 from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
 
-Key = tuple[str, bool]
 
-
-def order(scope: Scope, report: Report) -> list[Key]:
+def order(scope: Scope) -> list[ast.Equation]:
     """The equations, each after those that it uses; those of cycles are reported and left out."""
-    position = {key: index for index, key in enumerate(scope.equations)}
-    uses = {key: _uses(equation, scope) for key, equation in scope.equations.items()}
+    position = {name: index for index, name in enumerate(scope.equations)}
+    uses = {name: _uses(equation, scope) for name, equation in scope.equations.items()}
     while True:
         sorter = graphlib.TopologicalSorter(uses)
         try:
             sorter.prepare()
         except graphlib.CycleError as error:
             # The list names each node before one that uses it, the first one twice.
-            cycle: list[Key] = list(reversed(error.args[1]))[:-1]
-            _report_cycle(cycle, scope, report)
-            for key in cycle:
-                del uses[key]
-            uses = {key: {u for u in used if u in uses} for key, used in uses.items()}
+            cycle: list[str] = list(reversed(error.args[1]))[:-1]
+            _report_cycle(cycle, scope)
+            kept = uses.keys() - set(cycle)
+            uses = {name: used & kept for name, used in uses.items() if name in kept}
             continue
-        result: list[Key] = []
+        result: list[str] = []
         while sorter.is_active():
             ready = sorted(sorter.get_ready(), key=position.__getitem__)
             result += ready
             sorter.done(*ready)
-        return result
+        return [scope.equations[name] for name in result]
 
 
-def _uses(equation: ast.Equation, scope: Scope) -> set[Key]:
-    used = (n for n in walk(equation.value) if isinstance(n, ast.Name) and not n.owner)
-    names = {(n.name, n.primed) for n in used}
-    return {key for key in names if key in scope.equations}
+def _uses(equation: ast.Equation, scope: Scope) -> set[str]:
+    names = {n.spelled for n in walk(equation.value) if isinstance(n, ast.Name)}
+    return names & scope.equations.keys()
 
 
-def _report_cycle(cycle: list[Key], scope: Scope, report: Report) -> None:
+def _report_cycle(cycle: list[str], scope: Scope) -> None:
     start = min(range(len(cycle)), key=lambda i: scope.equations[cycle[i]].span.start)
     cycle = cycle[start:] + cycle[:start]
-    spelled = [name + ("'" if primed else "") for name, primed in cycle]
-    path = " -> ".join(f"`{s}`" for s in [*spelled, spelled[0]])
-    equation = scope.equations[cycle[0]]
-    through = [Note("through this equation", scope.equations[k].span) for k in cycle[1:]]
-    state = next((name for name, primed in cycle if primed and name in scope.states), None)
-    report.error(
+    first, *others = (scope.equations[name] for name in cycle)
+    states = {f"{name}'": name for name in scope.states}
+    state = next((states[name] for name in cycle if name in states), None)
+    scope.report.error(
         "cycle",
-        f"`{spelled[0]}` depends on itself",
-        equation.span,
-        label=path,
-        notes=through,
+        f"`{first.spelled}` depends on itself",
+        first.span,
+        label=" -> ".join(f"`{name}`" for name in [*cycle, cycle[0]]),
+        notes=[Note("through this equation", equation.span) for equation in others],
         hint=f"did you mean `{state}`, the value before the step?"
         if state
         else "a value that carries over from step to step is a `state`",

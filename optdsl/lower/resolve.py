@@ -27,29 +27,21 @@ def walk(node: ast.Expression) -> Iterator[ast.Expression]:
             pass
 
 
-def resolve(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
-    """Report unknown names and functions, and wrong numbers of arguments.
-
-    Names in `broken`, the words of statements with syntax errors, are not reported, since those
-    statements may define them.
-    """
-    names = scope.values() | broken | {f"{name}'" for name in broken}
-    for (name, primed), equation in scope.equations.items():
-        own = name + ("'" if primed else "")
-        resolve_expression(equation.value, scope, names, broken, report, own=own)
-    initial = {"g", "theta", *scope.hypers, *scope.components, *broken}
+def resolve(scope: Scope) -> None:
+    """Report unknown names and functions, and wrong numbers of arguments."""
+    names = scope.values() | {f"{name}'" for name in scope.broken}
+    for own, equation in scope.equations.items():
+        resolve_expression(equation.value, scope, names, own=own)
     for state in scope.states.values():
-        resolve_initial(state, scope, initial, broken, report)
-    resolve_functions(scope, broken, report)
+        resolve_initial(state, scope, {"g", "theta", *scope.hypers, *scope.components})
+    resolve_functions(scope)
 
 
-def resolve_functions(scope: Scope, broken: AbstractSet[str], report: Report) -> None:
+def resolve_functions(scope: Scope) -> None:
     """Report names in the bodies of functions that are not parameters."""
     for function in scope.functions.values():
-        parameters = _parameters(function, report)
-        resolve_expression(
-            function.body, scope, parameters | {"t"} | broken, broken, report, inside=function
-        )
+        parameters = _parameters(function, scope.report)
+        resolve_expression(function.body, scope, parameters | {"t"}, inside=function)
 
 
 def _parameters(function: ast.Function, report: Report) -> set[str]:
@@ -70,19 +62,13 @@ def _parameters(function: ast.Function, report: Report) -> set[str]:
     return set(seen)
 
 
-def resolve_initial(
-    state: ast.State,
-    scope: Scope,
-    allowed: AbstractSet[str],
-    broken: AbstractSet[str],
-    report: Report,
-) -> None:
+def resolve_initial(state: ast.State, scope: Scope, allowed: AbstractSet[str]) -> None:
     """Report names in an initial value that are not `allowed`, being known only later."""
     known = scope.values()
     for node in walk(state.initial):
         spelled = spelled_name(node)
-        if spelled in known and spelled not in allowed:
-            report.error(
+        if spelled in known - allowed - scope.broken:
+            scope.report.error(
                 "initial-value",
                 f"`{spelled}` has no value before the first step",
                 node.span,
@@ -90,7 +76,7 @@ def resolve_initial(
                 hint="an initial value may use hyperparameters, `theta` and the first gradient `g`",
             )
             return
-    resolve_expression(state.initial, scope, allowed, broken, report)
+    resolve_expression(state.initial, scope, allowed)
 
 
 def spelled_name(node: ast.Expression) -> str | None:
@@ -102,36 +88,40 @@ def resolve_expression(
     root: ast.Expression,
     scope: Scope,
     names: AbstractSet[str],
-    broken: AbstractSet[str],
-    report: Report,
     inside: ast.Function | None = None,
     own: str = "",
 ) -> None:
-    """Report names in an expression that are not among `names`, and invalid calls.
+    """Report names in an expression that are neither in `names` nor broken, and invalid calls.
 
-    Hints do not propose `own`, the name that the expression defines.
+    Args:
+        root: the expression.
+        scope: the file that it stands in.
+        names: the names that it may use.
+        inside: the function whose body it is, if it is one.
+        own: the name that it defines, which hints do not propose.
     """
+    names = names | scope.broken
     for node in walk(root):
-        if report.full:
+        if scope.report.full:
             return
         if isinstance(node, ast.Call):
-            _call(node, scope, broken, report)
+            _call(node, scope)
         elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
             if node.primed and not node.owner and node.name in names:
-                report.error(
+                scope.report.error(
                     "prime",
                     f"`{node.spelled}` is primed, but `{node.name}` is not a state",
                     node.span,
                     label="only states and theta have a value after the step",
                     hint=f"write `{node.name}`",
                 )
-            elif node.owner not in broken:
+            elif node.owner not in scope.broken:
                 if node.owner:
                     label, hint = _unknown_member(node, scope, names)
                 else:
                     label, hint = _unknown(node, scope, names - {own}, inside)
                 message = f"unknown name `{node.spelled}`"
-                report.error("unknown-name", message, node.span, label=label, hint=hint)
+                scope.report.error("unknown-name", message, node.span, label=label, hint=hint)
 
 
 def _unknown(
@@ -171,13 +161,13 @@ def _unknown_member(node: ast.Name, scope: Scope, names: AbstractSet[str]) -> tu
     return label, nearest(node.spelled, dotted) or hint
 
 
-def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report) -> None:
+def _call(node: ast.Call, scope: Scope) -> None:
     name = node.function.text
     function = scope.functions.get(name)
     row = FUNCTIONS.get(name)
     if function is None and row is None:
-        if name not in broken:
-            report.error(
+        if name not in scope.broken:
+            scope.report.error(
                 "unknown-function",
                 f"unknown function `{name}`",
                 node.function.span,
@@ -194,7 +184,7 @@ def _call(node: ast.Call, scope: Scope, broken: AbstractSet[str], report: Report
         usage = "condition, x, y" if name == "where" else usage
     if len(node.arguments) != arity:
         plural = "argument" if arity == 1 else "arguments"
-        report.error(
+        scope.report.error(
             "arity",
             f"`{name}` takes {arity} {plural}, not {len(node.arguments)}",
             node.span,

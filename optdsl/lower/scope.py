@@ -6,6 +6,7 @@ import functools
 import keyword
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass
+from typing import TypeVar
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
@@ -27,8 +28,8 @@ _RESERVED_HYPERS = {
 }
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
-
 Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation
+D = TypeVar("D", bound=Definition)
 
 
 def reserved_hyper(name: str) -> str | None:
@@ -45,13 +46,28 @@ def component(weights: str, label: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The definitions of a file by name, the prelude's functions among them."""
+    """A file with its definitions by name, and where mistakes in it are reported.
 
+    Attributes:
+        declaration: the syntax tree of the file.
+        report: collects the mistakes.
+        broken: names that are not reported as unknown: the words of statements with syntax errors,
+            and names whose own definitions have mistakes.
+        hypers: the hyperparameters, without components of weight vectors.
+        weights: the weight vectors.
+        states: the states.
+        functions: the functions of the prelude and of the file.
+        equations: the equations; the names have the prime, if there is one.
+    """
+
+    declaration: ast.Declaration
+    report: Report
+    broken: AbstractSet[str]
     hypers: Mapping[str, ast.Hyper]
     weights: Mapping[str, ast.Weights]
     states: Mapping[str, ast.State]
     functions: Mapping[str, ast.Function]
-    equations: Mapping[tuple[str, bool], ast.Equation]
+    equations: Mapping[str, ast.Equation]
 
     @functools.cached_property
     def components(self) -> dict[str, str]:
@@ -65,8 +81,8 @@ class Scope:
     def values(self) -> set[str]:
         """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
-        equations = {name + ("'" if primed else "") for name, primed in self.equations}
-        return {*BUILTINS, *self.hypers, *self.components, *self.states, *after, *equations}
+        own = {*self.hypers, *self.components, *self.states, *self.equations}
+        return {*BUILTINS, *own, *after}
 
     def callables(self) -> set[str]:
         """Every name that can be called."""
@@ -79,66 +95,53 @@ def collect(
     report: Report,
     broken: AbstractSet[str],
     redefined: AbstractSet[str] = frozenset(),
-) -> tuple[Scope, AbstractSet[str]]:
-    """Collect the definitions; duplicate and reserved names are reported.
+) -> Scope:
+    """Collect the definitions of a file; duplicate and reserved names are reported.
 
-    Args:
-        declaration: the syntax tree.
-        prelude: the functions that every specification may use, by name.
-        report: for the mistakes.
-        broken: names that stand in statements with a syntax error.
-        redefined: the slots of a modifier, whose names are not its own.
-
-    Returns:
-        The scope, and the reserved names that it leaves out. Their uses need not be reported.
+    A definition under a reserved name is left out, and the name becomes one of `Scope.broken`.
+    The names in `redefined`, the slots of a modifier, are not the file's own.
     """
-    hypers: dict[str, ast.Hyper] = {}
-    weights: dict[str, ast.Weights] = {}
-    states: dict[str, ast.State] = {}
-    functions: dict[str, ast.Function] = dict(prelude)
-    equations: dict[tuple[str, bool], ast.Equation] = {}
-    first: dict[str, Span] = {}
-    undefined: set[str] = set()
-
+    defined: dict[str, Definition] = {}
+    unknown = set(broken)
     for statement in declaration.statements:
         if not isinstance(statement, Definition):
             continue
         name = statement.name.text
-        primed = isinstance(statement, ast.Equation) and statement.primed
-        spelled = f"{name}'" if primed else name
-        if not primed and spelled not in redefined and _reserved(statement, report):
-            undefined.add(name)
-            continue
-        if spelled in first:
+        spelled = statement.spelled if isinstance(statement, ast.Equation) else name
+        if spelled == name and spelled not in redefined and _reserved(statement, report):
+            unknown.add(name)
+        elif (first := defined.setdefault(spelled, statement)) is not statement:
+            hint = "each name is defined once; rename one of the two"
+            if isinstance(statement, ast.Equation) and isinstance(defined.get(name), ast.State):
+                hint = f"write `{name}' = ...` for the value of the state after the step"
             report.error(
                 "duplicate",
                 f"`{spelled}` is defined twice",
                 statement.name.span,
                 label="defined again here",
-                notes=[Note("first defined here", first[spelled])],
-                hint=_duplicate_hint(statement, states),
+                notes=[Note("first defined here", first.name.span)],
+                hint=hint,
             )
-            continue
-        first[spelled] = statement.name.span
-        match statement:
-            case ast.Hyper():
-                hypers[name] = statement
-            case ast.Weights():
-                weights[name] = statement
-            case ast.State():
-                states[name] = statement
-            case ast.Function():
-                functions[name] = statement
-            case ast.Equation():
-                equations[name, primed] = statement
-    scope = Scope(hypers, weights, states, functions, equations)
-    _check_components(scope, first, report)
-    return scope, undefined
+
+    def all_of(kind: type[D]) -> dict[str, D]:
+        return {name: node for name, node in defined.items() if isinstance(node, kind)}
+
+    scope = Scope(
+        declaration,
+        report,
+        unknown,
+        hypers=all_of(ast.Hyper),
+        weights=all_of(ast.Weights),
+        states=all_of(ast.State),
+        functions={**prelude, **all_of(ast.Function)},
+        equations=all_of(ast.Equation),
+    )
+    _check_components(scope, {name: node.name.span for name, node in defined.items()})
+    return scope
 
 
-def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -> None:
-    """Report labels that are reserved, and components with a name that is used already."""
-    taken = dict(first)
+def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
+    """Report labels that are reserved, and components with a name that is `taken` already."""
     for name, node in scope.weights.items():
         for label in node.labels:
             flat = component(name, label.text)
@@ -146,7 +149,7 @@ def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -
             if label.text in {"inf", "uniform"}:
                 reason = "it means something else where a weight is named"
             if reason is not None:
-                report.error(
+                scope.report.error(
                     "reserved",
                     f"`{label.text}` cannot be a label of `{name}`",
                     label.span,
@@ -154,7 +157,7 @@ def _check_components(scope: Scope, first: Mapping[str, Span], report: Report) -
                     hint="rename it",
                 )
             if flat in taken:
-                report.error(
+                scope.report.error(
                     "duplicate",
                     f"`{name}.{label.text}` is defined twice",
                     label.span,
@@ -186,49 +189,36 @@ def _reserved(statement: Definition, report: Report) -> bool:
     return True
 
 
-def _duplicate_hint(statement: ast.Statement, states: Mapping[str, ast.State]) -> str:
-    if isinstance(statement, ast.Equation) and statement.name.text in states:
-        name = statement.name.text
-        return f"write `{name}' = ...` for the value of the state after the step"
-    return "each name is defined once; rename one of the two"
-
-
-def _unchanged_hint(state: ast.State) -> str:
-    name = state.name.text
-    constant = isinstance(state.initial, ast.Number)
-    if constant:
-        return f"write `{name}' = ...`, or make it a `hyper` if it never changes"
-    return f"write `{name}' = {name}` if it keeps its first value"
-
-
-def check_states(
-    declaration: ast.Declaration, scope: Scope, report: Report, broken: AbstractSet[str]
-) -> None:
+def check_states(scope: Scope) -> None:
     """Report primes that belong to no state, states that never change, and a missing update."""
-    for (name, primed), equation in scope.equations.items():
-        if primed and name not in {"theta", *scope.states, *broken}:
-            report.error(
+    for spelled, equation in scope.equations.items():
+        name = equation.name.text
+        if equation.primed and name not in {"theta", *scope.states, *scope.broken}:
+            scope.report.error(
                 "prime",
-                f"`{name}'` is primed, but `{name}` is not a state",
+                f"`{spelled}` is primed, but `{name}` is not a state",
                 equation.name.span,
                 label="only states and theta have a value after the step",
                 hint=nearest(name, scope.states)
                 or f"declare `state {name} = 0`, or leave out the prime",
             )
     for name, state in scope.states.items():
-        if (name, True) not in scope.equations and name not in broken:
-            report.error(
+        if f"{name}'" not in scope.equations and name not in scope.broken:
+            constant = isinstance(state.initial, ast.Number)
+            scope.report.error(
                 "state-not-updated",
                 f"the state `{name}` is never updated",
                 state.name.span,
                 label=f"there is no equation for `{name}'`",
-                hint=_unchanged_hint(state),
+                hint=f"write `{name}' = ...`, or make it a `hyper` if it never changes"
+                if constant
+                else f"write `{name}' = {name}` if it keeps its first value",
             )
-    if ("theta", True) not in scope.equations and "theta" not in broken:
-        report.error(
+    if "theta'" not in scope.equations and "theta" not in scope.broken:
+        scope.report.error(
             "no-update",
             "there is no equation for `theta'`",
-            declaration.name.span,
+            scope.declaration.name.span,
             label="this rule never changes the parameter",
             hint="write `theta' = theta - lr * ...`",
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set as AbstractSet
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from optdsl.blending.claims import Claim, spelled_claim
+from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Report
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
@@ -16,57 +16,42 @@ from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.numbers import number
 from optdsl.lower.resolve import resolve_expression, walk
-from optdsl.lower.scope import Scope, collect
+from optdsl.lower.scope import Scope
 from optdsl.modifying.bound import bound
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
 from optdsl.syntax import ast
-from optdsl.syntax.format import combination
+from optdsl.syntax.format import combination, statement
 
-__all__ = ["Combined", "Modifier", "check", "combine"]
+__all__ = ["Modifier", "check", "combine"]
 
 
 MAX_MODIFIERS = 20
 
 
-@dataclass(frozen=True, eq=False)
-class Combined:
-    """A rule with its modifiers, as one program.
-
-    Attributes:
-        program: the program, whose named equations are those of the finished rule.
-        claims: what the modifiers claim of it: at some settings it is the rule without one of them.
-        scope: the names of the file.
-    """
-
-    program: Program
-    claims: tuple[Claim, ...]
-    scope: Scope
-
-
 def combine(
-    declaration: ast.Declaration,
+    scope: Scope,
     prelude: Mapping[str, ast.Function],
     rules: Rules,
     base: Program | None,
     modifiers: Sequence[ast.Declaration | None],
-    report: Report,
-    broken: AbstractSet[str] = frozenset(),
-) -> Combined:
-    """The program of a combination.
+) -> tuple[Program, tuple[Claim, ...]]:
+    """A rule with its modifiers, as one program, and what the modifiers claim of it.
+
+    The program's named equations are those of the finished rule. A claim says that it is, at some
+    settings, the rule without one of the modifiers.
 
     Args:
-        declaration: the syntax tree of ``optimizer NAME = RULE with MODIFIERS``.
+        scope: the file, ``optimizer NAME = RULE with MODIFIERS``; its report receives the mistakes.
         prelude: the functions that every specification may use, by name.
         rules: the library, for ``learn ... by RULE``.
         base: the rule, with its named equations; None where it has mistakes or is not known.
         modifiers: the syntax tree of each modifier, None for one that is not known.
-        report: the mistakes so far; those of this stage are added.
-        broken: names that stand in statements with a syntax error; their absence is no mistake.
 
     Raises:
-        SpecError: with every mistake in `report`.
+        SpecError: with every mistake in the report.
     """
+    declaration, report = scope.declaration, scope.report
     node = declaration.combination
     assert node is not None
     _check_statements(declaration, report)
@@ -78,8 +63,7 @@ def combine(
             label=f"at most {MAX_MODIFIERS} are",
         )
         report.check()
-    scope, _ = collect(declaration, prelude, report, broken)
-    own = bound(base, node, scope, report) if base is not None else None
+    own = bound(base, node, scope) if base is not None else None
     taken = {h.name for h in own.hypers} | {s.name for s in own.states} if own else set[str]()
     applied: list[Modifier] = []
     for application, tree in zip(node.applications, modifiers, strict=True):
@@ -101,13 +85,12 @@ def combine(
     assert own is not None
     program = _woven(declaration, own, applied, report)
     declared = Declared({h.name: h for h in program.hypers}, program.simplexes)
-    names = {name: hypers for name, hypers in declared.learnable.items()}
-    learned = learning(declaration, names, declared.hypers, scope, rules, report)
+    learned = learning(scope, declared.learnable, declared.hypers, rules)
     report.check()
     again = {x.hyper for x in learned}
     kept = tuple(x for x in program.learned if x.hyper not in again)
     program = verify(replace(program, learned=(*kept, *learned)))
-    return Combined(program, _claims(declaration, own, applied, program, report), scope)
+    return program, _claims(declaration, own, applied, program, report)
 
 
 def check(
@@ -119,7 +102,7 @@ def check(
     values = [e.value for e in one.scope.equations.values()]
     for value in (*values, *(s.initial for s in one.scope.states.values())):
         of_base = {n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE}
-        resolve_expression(value, one.scope, one.scope.values() | of_base, frozenset(), report)
+        resolve_expression(value, one.scope, one.scope.values() | of_base)
 
 
 def _woven(
@@ -153,7 +136,7 @@ def _claims(
             settings: dict[str, float] = {}
             for setting in node.settings:
                 flat = one.hyper_names.get(setting.name.text)
-                value = number(setting.value, f"`{setting.name.text}`", one.scope, report)
+                value = number(setting.value, f"`{setting.name.text}`", one.scope)
                 if flat is None or value is None:
                     continue
                 domain = program.hyper(flat).domain
@@ -182,7 +165,7 @@ def _claims(
             found.append(
                 Claim(
                     holds=node.holds,
-                    text=spelled_claim(node),
+                    text=statement(node),
                     span=node.span,
                     rule=base.name,
                     rule_source=_without(declaration, place),
@@ -211,20 +194,20 @@ _ALLOWED = (ast.Learn, ast.LearnAfter, ast.Claim)
 
 def _check_statements(declaration: ast.Declaration, report: Report) -> None:
     learns = any(isinstance(s, ast.Learn) for s in declaration.statements)
-    for statement in declaration.statements:
-        if isinstance(statement, ast.LearnAfter) and not learns:
+    for node in declaration.statements:
+        if isinstance(node, ast.LearnAfter) and not learns:
             report.error(
                 "statement",
                 "`learn after` is about the `learn` statements of its own file",
-                statement.span,
+                node.span,
                 label="there is none here",
                 hint="what the rule learns starts as the rule's file says",
             )
-        elif not isinstance(statement, _ALLOWED):
+        elif not isinstance(node, _ALLOWED):
             report.error(
                 "statement",
                 "a rule with modifiers has no equations of its own",
-                statement.span,
+                node.span,
                 label="only `learn`, `recovers` and `misses` stand here",
                 hint="write a modifier of its own, or the whole rule",
             )

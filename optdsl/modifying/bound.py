@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optdsl.diagnostics import Report, nearest
+from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Domain
 from optdsl.ir.program import Operation, Program, Value
@@ -14,11 +14,11 @@ from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
 
 
-def bound(base: Program, node: ast.Combination, scope: Scope, report: Report) -> Program:
+def bound(base: Program, node: ast.Combination, scope: Scope) -> Program:
     """The rule with its options in the place of hyperparameters; mistakes are reported."""
     domains = {h.name: h.domain for h in base.hypers}
     parts = {h for s in base.simplexes for h in s.hypers}
-    values = numbers(node.base, node.options, domains, parts, scope, report)
+    values = numbers(node.base, node.options, domains, parts, scope)
     if not values:
         return base
 
@@ -42,7 +42,6 @@ def numbers(
     domains: dict[str, Domain],
     parts: set[str],
     scope: Scope,
-    report: Report,
 ) -> dict[str, float]:
     """The numbers that options give to hyperparameters.
 
@@ -51,9 +50,9 @@ def numbers(
         options: the options.
         domains: where its hyperparameters may lie.
         parts: those of them that are parts of weight vectors, which no option sets.
-        scope: of the file.
-        report: for unknown names, for what is no number, and for numbers out of bounds.
+        scope: the file; its report receives unknown names, and numbers out of bounds.
     """
+    report = scope.report
     found: dict[str, float] = {}
     for option in options:
         name = option.name.text
@@ -74,7 +73,7 @@ def numbers(
         elif name in found:
             report.error("duplicate", f"`{name}` is given twice", option.name.span)
         else:
-            value = number(option.value, f"`{name}`", scope, report)
+            value = number(option.value, f"`{name}`", scope)
             if value is not None and value not in domains[name]:
                 report.error(
                     "out-of-bounds",

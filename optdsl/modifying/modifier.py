@@ -46,7 +46,7 @@ class Modifier:
 
     def equation(self, name: str) -> ast.Equation:
         """An equation by its name, prime included."""
-        return self.scope.equations[name.removesuffix("'"), name.endswith("'")]
+        return self.scope.equations[name]
 
 
 def modifier(
@@ -67,15 +67,15 @@ def modifier(
         report: receives the mistakes of its file and of its options.
     """
     slots = tuple(s.spelled for s in tree.slots)
-    scope, _ = collect(tree, prelude, report, frozenset(), redefined=frozenset(slots))
+    scope = collect(tree, prelude, report, frozenset(), redefined=frozenset(slots))
     _check_statements(tree, report)
     _check_slots(tree, slots, scope, report)
-    check_types(scope, report)
-    resolve_functions(scope, frozenset(), report)
-    own = declared(scope, report)
+    check_types(scope)
+    resolve_functions(scope)
+    own = declared(scope)
     name = name_of(application, tree)
     domains = {h: hyper.domain for h, hyper in own.hypers.items()}
-    values = numbers(application.modifier, application.options, domains, set(), scope, report)
+    values = numbers(application.modifier, application.options, domains, set(), scope)
     hypers = []
     for hyper in own.hypers.values():
         flat = f"{name}_{hyper.name}"
@@ -160,7 +160,7 @@ def _check_slots(
     tree: ast.Declaration, slots: tuple[str, ...], scope: Scope, report: Report
 ) -> None:
     """Every slot has an equation, and so has every state; other primes belong to nothing."""
-    defined = {name + ("'" if primed else "") for name, primed in scope.equations}
+    defined = scope.equations.keys()
     for place, slot in enumerate(tree.slots):
         if slot.spelled in slots[:place]:
             report.error("duplicate", f"`{slot.spelled}` is listed twice", slot.name.span)
@@ -189,12 +189,13 @@ def _check_slots(
                 label=f"there is no equation for `{name}'`",
                 hint=f"write `{name}' = ...`",
             )
-    for (name, primed), equation in scope.equations.items():
-        if primed and name not in scope.states and f"{name}'" not in slots:
+    for spelled, equation in scope.equations.items():
+        name = equation.name.text
+        if equation.primed and name not in scope.states and spelled not in slots:
             report.error(
                 "prime",
-                f"`{name}'` is neither a state of the modifier nor redefined",
+                f"`{spelled}` is neither a state of the modifier nor redefined",
                 equation.name.span,
                 label="only states and theta have a value after the step",
-                hint=f"list `{name}'` after `of` if the rule's own is meant",
+                hint=f"list `{spelled}` after `of` if the rule's own is meant",
             )

@@ -18,6 +18,7 @@ from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import Extent, TypeMismatch
 from optdsl.lower.expressions import Lowering, state_type
 from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
+from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.syntax import ast
 
@@ -61,7 +62,9 @@ class Weaver:
         self._copies: dict[Value, Value | None] = {}
         # The names of equations that are taken; a slot keeps its own for its highest level.
         self._labels = set(base.equations)
-        self._lowerings = [Lowering(one.scope, self._builder, report) for one in applied]
+        self._lowerings = [
+            Lowering(replace(one.scope, report=report), self._builder) for one in applied
+        ]
 
     # --- the program ------------------------------------------------------------------------------
 
@@ -77,8 +80,7 @@ class Weaver:
         parameter = self._slot(UPDATE)
         declared = self._declared()
         for place, one in enumerate(self._applied):
-            for name, primed in one.scope.equations:
-                spelled = name + ("'" if primed else "")
+            for spelled in one.scope.equations:
                 if spelled not in one.slots:
                     self._value(Node(spelled, place=place))
         for slot in self._definers:
@@ -184,7 +186,7 @@ class Weaver:
         """An expression of a modifier; None after a mistake."""
         one = self._applied[place]
         before = self._report.count
-        resolve_expression(node, one.scope, self._names(one), frozenset(), self._report, own=own)
+        resolve_expression(node, self._scope(one), self._names(one), own=own)
         if self._report.count > before:
             return None
         environment: dict[str, Value | None] = {}
@@ -224,9 +226,13 @@ class Weaver:
         if spelled in one.state_names:
             flat, kind = one.state_names[spelled], state_type(one.scope.states[spelled])
             return builder.emit("state", attribute=flat, type=kind, hint=flat)
-        if (name.name, name.primed) in one.scope.equations:
+        if spelled in one.scope.equations:
             return self._value(Node(spelled, place=place))
-        return self._lowerings[place].leaf(spelled, name.span)
+        return builder.emit(BUILTINS[spelled], hint=spelled, span=name.span)
+
+    def _scope(self, one: Modifier) -> Scope:
+        """The file of a modifier, whose mistakes are reported here."""
+        return replace(one.scope, report=self._report)
 
     # --- the rule's own operations ----------------------------------------------------------------
 
@@ -313,7 +319,7 @@ class Weaver:
         before = self._report.count
         first_known = {GRADIENT, *self._hypers}
         allowed = {GRADIENT, "theta", *one.scope.hypers, *(f"{BASE}.{x}" for x in first_known)}
-        resolve_initial(node, one.scope, allowed, frozenset(), self._report)
+        resolve_initial(node, self._scope(one), allowed)
         if self._report.count > before:
             return None
         first = self._expression(place, node.initial, name)

@@ -23,7 +23,6 @@ def rewrite(program: Program, rule: Rule) -> Program:
         value = rule(builder, operation, arguments)
         if value is None:
             value = builder.copy(operation, arguments)
-        if operation.hint:
-            builder.suggest(value, operation.hint)
+        builder.suggest(value, operation.hint)
         new.append(value)
     return program.rebuilt(builder.operations, new)

@@ -1,20 +1,21 @@
-"""How a step and the hyper-gradients of the step before fit together, and what is kept for it.
+"""Plans: how hyper-gradients are computed along with steps, and what is kept for that.
 
-A hyper-gradient needs the tangent of step t when the gradient of step t+1 is known. There are
-three ways to have it then, each a pair of ordinary programs on one set of states:
+A hyper-gradient is the dot product of the tangent of step t with the gradient of step t+1. There
+are three ways to have the tangent when that gradient is known:
 
-- live: what is alive after step t determines the tangent; it is computed from that.
-- replay: the states lag by one step and the gradient is kept; step t is done again, this time
-  with its tangents, while step t+1 is taken.
-- stored: the tangents themselves are kept, one state each.
+- live: the tangent is computed from the states and the parameter after step t.
+- replay: the states lag by one step, and the gradient is kept; step t is computed again, this time
+  with its tangents, when step t+1 is taken.
+- stored: the tangents themselves are kept, in one state each.
 
-`complete` evaluates the tangents of the pending step and completes its states; `advance` takes a
-step and leaves it pending; `fused` is one after the other.
+Until its tangents have been used, a step is called pending. A plan is a pair of programs on the
+same states: `complete` computes the tangents of the pending step, and completes its states;
+`advance` takes a step and leaves it pending. `fused` does both, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,12 +39,13 @@ class Plan:
     """The programs that run, all on the same states.
 
     Attributes:
-        kind: how tangents are had; "none" when nothing is learned.
-        advance: a step.
-        complete: the tangents of the pending step, and its states completed; the parameter stays.
-        fused: `complete`, then `advance`; the pending step's hyperparameters have names of their
-            own (see `pending`).
-        kept: the states that no rule declares, for what a pending step needs.
+        kind: how tangents are computed; "none" if nothing is learned.
+        advance: takes a step.
+        complete: computes the tangents of the pending step, and completes its states; it does not
+            change the parameter.
+        fused: `complete`, then `advance`; the hyperparameters of the pending step have names of
+            their own (see `pending`).
+        kept: the states that the plan adds to those of the rule.
         hypers: the hyperparameters of a pending step that `complete` reads, "t" included.
     """
 
@@ -61,33 +63,29 @@ class Plan:
 
 
 def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tuple[Plan, ...]:
-    """The plans that there are for a differentiated program, in the order of `kinds`.
+    """The plans that are possible for a differentiated program, in the order of `kinds`.
 
     Args:
-        program: with its tangents.
+        program: a program with its tangents.
         rounded: whether the parameter is stored in less than the precision of the step, so that
-            what it was cannot be found from what it is.
-        kinds: which to consider; "stored" is always possible.
+            the old parameter cannot be computed from the new one.
+        kinds: the kinds to consider; "stored" is always possible.
     """
     if not program.tangents:
         return (Plan("none", program),)
-    makers: dict[Kind, Callable[[Program, bool], Plan | None]] = {
-        "live": _live,
-        "replay": _replay,
-        "stored": _stored,
-    }
+    makers = {"live": _live, "replay": _replay, "stored": _stored}
     found = (makers[kind](program, rounded) for kind in kinds)
     return tuple(plan for plan in found if plan is not None)
 
 
 def completing(program: Program, kept: Iterable[str]) -> Plan | None:
-    """The plan that completes a state which lags and holds `kept`; None where that is too little.
+    """The plan that completes lagging states, of which `kept` were added; None if that is too few.
 
-    It is for states of an optimizer that learned something else, or learned at all: the tangents
-    are those of `program`, if any, and what they do not need is not looked at.
+    It completes states of an optimizer that learned other hyperparameters than `program` does, if
+    that learns any.
     """
     held = set(kept)
-    # Where the old parameter was kept, it cannot be found from the new one.
+    # The old parameter was kept only if it could not be computed from the new one.
     for rounded in (True, False) if pending("theta") in held else (False, True):
         plan = _replay(program, rounded)
         if plan is not None and set(plan.kept) <= held:
@@ -96,16 +94,15 @@ def completing(program: Program, kept: Iterable[str]) -> Plan | None:
 
 
 def _stored(program: Program, rounded: bool) -> Plan:
-    builder = _copied(program)
+    builder = Builder(program.operations)
     zero = builder.constant(0.0)
     tangents = [State(tangent(t.hyper), TENSOR, zero, t.value) for t in program.tangents]
-    advance = replace(
-        program, operations=builder.operations, states=(*program.states, *tangents), tangents=()
-    )
+    states = (*program.states, *tangents)
+    advance = replace(program, operations=builder.operations, states=states, tangents=())
     again = Rematerialization(program)
-    pairs = [(t.hyper, _leaf(again.builder, s)) for t, s in zip(program.tangents, tangents,
-                                                                 strict=True)]  # fmt: skip
-    return _plan("stored", advance, again, {}, pairs, tuple(s.name for s in tangents))
+    both = zip(program.tangents, tangents, strict=True)
+    stored = [replace(t, value=_leaf(again.builder, s)) for t, s in both]
+    return _plan("stored", advance, again, {}, stored, tangents)
 
 
 def _live(program: Program, rounded: bool) -> Plan | None:
@@ -138,18 +135,18 @@ def _planned(
     kept: list[State],
     rounded: bool,
 ) -> Plan | None:
-    """The plan that does a step again from what `again` has of it; None where that is too little.
+    """A plan that computes a step again from the values that `again` has; None if it has too few.
 
     Args:
-        kind: its kind.
-        again: the step, done again.
+        kind: the kind of the plan.
+        again: the step that is computed again.
         advanced: the states that lag, and are completed when the step is completed.
-        kept: states for what else is needed.
-        rounded: as of `plans`.
+        kept: states that are added.
+        rounded: as for `plans`.
     """
     program = again.program
     if any(program.type(v).extent is Extent.SCALAR for v in program.needed(program.step_values)):
-        # What is one number a tensor would have to be found again, too.
+        # Reductions would have to be computed again, too.
         return None
     roots = (*(s.next for s in advanced), *(t.value for t in program.tangents))
     old = next(
@@ -168,15 +165,8 @@ def _planned(
         return None
     advance = _keeping(program, kept, lagging=bool(advanced))
     nexts = {s.name: new[s.next] for s in advanced}
-    pairs = [(t.hyper, new[t.value]) for t in program.tangents]
-    return _plan(kind, advance, again, nexts, pairs, tuple(s.name for s in kept))
-
-
-def _copied(program: Program) -> Builder:
-    builder = Builder()
-    for operation in program.operations:
-        builder.append(operation)
-    return builder
+    tangents = [replace(t, value=new[t.value]) for t in program.tangents]
+    return _plan(kind, advance, again, nexts, tangents, kept)
 
 
 def _leaf(builder: Builder, state: State) -> Value:
@@ -184,11 +174,11 @@ def _leaf(builder: Builder, state: State) -> Value:
 
 
 def _keeping(program: Program, kept: Sequence[State], lagging: bool) -> Program:
-    """The step, which also keeps what it will need when it is pending.
+    """The step with the states `kept` added, which hold its gradient and its old parameter.
 
-    If `lagging`, it takes the states as they are and leaves them so: they lag from then on.
+    If `lagging`, the step does not update its own states.
     """
-    builder = _copied(program)
+    builder = Builder(program.operations)
     zero = builder.constant(0.0)
     leaves = {pending("g"): "gradient", pending("theta"): "parameter"}
     states = [replace(s, next=_leaf(builder, s)) if lagging else s for s in program.states]
@@ -201,10 +191,10 @@ def _plan(
     advance: Program,
     again: Rematerialization,
     nexts: dict[str, Value],
-    tangents: Sequence[tuple[str, Value]],
-    kept: tuple[str, ...],
+    tangents: Sequence[Tangent],
+    kept: Sequence[State],
 ) -> Plan:
-    """The plan of a step and of what completes it: new states by name, and tangents."""
+    """The plan of a step, whose completion gives the states `nexts` and the tangents."""
     builder = again.builder
     starting = builder.copied(advance, advance.initial_values, {})
     read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
@@ -220,32 +210,22 @@ def _plan(
             for s in advance.states
         ),
         parameter=builder.emit("parameter"),
-        tangents=tuple(Tangent(hyper, value) for hyper, value in tangents),
-        operations=(),
+        tangents=tuple(tangents),
     )
     complete = run_passes(verify(replace(complete, operations=builder.operations)))
     advance = run_passes(verify(replace(advance, learned=())))
     fused = run_passes(verify(_fused(complete, advance)))
-    return Plan(kind, advance, complete, fused, kept, tuple(renamed))
+    return Plan(kind, advance, complete, fused, tuple(s.name for s in kept), tuple(renamed))
 
 
 def _fused(complete: Program, advance: Program) -> Program:
-    """One program that does what `complete` does and then what `advance` does."""
-    builder = _copied(complete)
+    """The program that does what `complete` does, and then what `advance` does."""
+    builder = Builder(complete.operations)
     completed = {s.name: s.next for s in complete.states}
-    bound = {
-        Value(v): completed[str(o.attribute)]
-        for v, o in enumerate(advance.operations)
-        if o.opcode == "state"
-    }
+    reads = ((Value(v), o) for v, o in enumerate(advance.operations) if o.opcode == "state")
+    bound = {value: completed[str(operation.attribute)] for value, operation in reads}
     new = builder.copied(advance, advance.step_values, bound)
-    states = (
-        replace(s, initial=own.initial, next=new[s.next])
-        for s, own in zip(advance.states, complete.states, strict=True)
-    )
-    return replace(
-        complete,
-        states=tuple(states),
-        parameter=new[advance.parameter],
-        operations=builder.operations,
-    )
+    both = zip(advance.states, complete.states, strict=True)
+    states = tuple(replace(s, initial=own.initial, next=new[s.next]) for s, own in both)
+    parameter, operations = new[advance.parameter], builder.operations
+    return replace(complete, states=states, parameter=parameter, operations=operations)

@@ -1,4 +1,4 @@
-"""A step of a program done again later, from what is alive of it by then."""
+"""Computes a step of a program again later, from values that still exist then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
+from optdsl.ir.derivatives import times
 from optdsl.ir.evaluate import number
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
@@ -14,18 +15,18 @@ from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent
 from optdsl.plan.keys import pending
 
-# At these steps a slope is looked at, and at the ends of the bounds of so many coefficients.
+# A slope is checked at these steps, and at the bounds of at most so many learned coefficients.
 _CORNERS = 8
 _STEPS = (1.0, 2.0, 3.0, 10.0, 1e6)
 
 
 class Rematerialization:
-    """A step of a program done again later, from what is alive of it by then.
+    """Computes values of a step again, from those of its values that still exist.
 
     Attributes:
         program: the step.
-        builder: receives the operations that do it again.
-        alive: values of the step that are at hand, as values of `builder`.
+        builder: receives the operations.
+        alive: the values of the step that still exist, as values of `builder`.
     """
 
     def __init__(self, program: Program) -> None:
@@ -34,7 +35,7 @@ class Rematerialization:
         self.alive: dict[Value, Value] = {}
 
     def values(self, roots: Iterable[Value]) -> dict[Value, Value] | None:
-        """Values of the step as values of the builder; None if something is not at hand."""
+        """Values of the step as values of the builder; None if one cannot be computed."""
         new: dict[Value, Value] = {}
         for value in upstream(self.program.operations, roots, self.alive):
             operation = self.program.operations[value]
@@ -51,9 +52,10 @@ class Rematerialization:
         return new
 
     def recovered(self, old: Value) -> Value | None:
-        """The parameter before the step, from the parameter after it; None if that cannot be.
+        """The parameter before the step, computed from the parameter after it.
 
-        It can where the new parameter is a * theta + b, with one a for all elements.
+        That is possible if the new parameter is a * theta + b, with one a for all elements that is
+        not close to zero; the result is None otherwise.
         """
         alive, target = self.alive, self.program.parameter
         others = {v: x for v, x in alive.items() if v != target}
@@ -63,7 +65,7 @@ class Rematerialization:
         if at_zero is None:
             return None
         slopes: dict[Value, Value | None] = {old: self.builder.constant(1.0)}
-        # What does not become infinite with the parameter.
+        # The values that stay finite if the parameter becomes infinite.
         replaced: set[Value] = set()
         for value in upstream(self.program.operations, [target], {*others, old}):
             operation = self.program.operations[value]
@@ -84,30 +86,27 @@ class Rematerialization:
                 return None
             slopes[value] = row.derivative(self.builder, at_zero[value], arguments, tangents)
         slope = slopes.get(target)
-        if slope is None or self.builder[slope].type.extent is not Extent.UNIFORM:
-            return None
-        if not self._far_from_zero(slope):
+        uniform = slope is not None and self.builder[slope].type.extent is Extent.UNIFORM
+        if slope is None or not uniform or not self._far_from_zero(slope):
             return None
         moved = self.builder.emit("sub", self.builder.emit("parameter"), at_zero[target])
         before = self.builder.emit("div", moved, slope, hint="theta_before")
         for value, each in slopes.items():
             if value in replaced:
                 continue
-            # What was computed to find the parameter gives the values on the way from it, too.
+            # Values between the old and the new parameter follow in the same way.
             if each is not None and self.builder[each].type.extent is Extent.UNIFORM:
-                part = self.builder.times(before, each)
+                part = times(self.builder, before, each)
                 assert part is not None
                 found = self.builder.emit("add", at_zero[value], part)
-                hint = self.program.operations[value].hint
-                if hint is not None:
-                    self.builder.suggest(found, hint)
+                self.builder.suggest(found, self.program.operations[value].hint)
                 self.alive.setdefault(value, found)
         return before
 
     def _far_from_zero(self, slope: Value) -> bool:
-        """Whether a division by a slope loses little, wherever learning may go."""
+        """Whether dividing by a slope loses little precision, whatever values are learned."""
         program = replace(self.program, operations=self.builder.operations)
-        hypers = {pending(h.name): h.default for h in program.hypers}
+        hypers = {pending(name): default for name, default in program.defaults.items()}
         read = {str(self.builder[v].attribute) for v in program.needed((slope,))}
         ends = {
             pending(x.hyper): (x.bounds.lower, x.bounds.upper)
@@ -116,9 +115,6 @@ class Rematerialization:
         }
         if len(ends) > _CORNERS:
             return False
-        for t in _STEPS:
-            for corner in itertools.product(*ends.values()):
-                values = {**hypers, **dict(zip(ends, corner, strict=True)), pending("t"): t}
-                if not 0.5 <= abs(number(program, slope, values)) <= 2:
-                    return False
-        return True
+        corners = [dict(zip(ends, x, strict=True)) for x in itertools.product(*ends.values())]
+        points = ({**hypers, **corner, pending("t"): t} for t in _STEPS for corner in corners)
+        return all(0.5 <= abs(number(program, slope, at)) <= 2 for at in points)

@@ -1,10 +1,10 @@
-"""Claims settled: proved by algebra, tested by runs, or refuted by a counterexample."""
+"""Decides claims: by a proof, by runs that show no difference, or by a counterexample."""
 
 from __future__ import annotations
 
 import enum
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optdsl.algebra import normal_form
@@ -25,11 +25,11 @@ class Verdict(enum.Enum):
     """How a claim was settled."""
 
     PROVED = "proved"
-    """Equal over the reals, and no run shows a difference; of a `misses`, one does."""
+    """`recovers`: equal over the reals, and no run differs. `misses`: a run differs."""
     TESTED = "tested"
-    """Not proved, and no run shows a difference."""
+    """`recovers` only: no proof was found, and no run differs."""
     REFUTED = "refuted"
-    """A run shows the opposite, or, of a `misses`, none does."""
+    """`recovers`: a run differs. `misses`: no run does, or the two are equal over the reals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +40,8 @@ class Settlement:
         claim: the claim.
         verdict: the verdict on the claim as it stands.
         reason: how the verdict was reached, in a few words.
-        equations: of the specification and of the rule, those that differ.
-        difference: a run in which specification and rule part, if one was found.
+        equations: the equations that differ, of the specification and of the rule.
+        difference: a run in which specification and rule differ, if one was found.
     """
 
     claim: Claim
@@ -52,12 +52,9 @@ class Settlement:
 
 
 def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
-    """Prove a claim, or else test it, or refute it.
+    """Prove, test or refute a claim that a program makes.
 
-    Args:
-        program: the specification that makes it.
-        claim: the claim.
-        share: how many claims share the time that one may take.
+    With `share`, the claim may take that fraction of the work that one claim may take.
     """
     settings = dict(claim.settings)
     left, right = fix(program, settings), fix(claim.reference, settings)
@@ -68,12 +65,12 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     bound = Uniforms(claim.reference, tuple(value for _, value in claim.bindings))
 
     def valid(hypers: Mapping[str, float], t: int) -> bool:
-        """Whether the rule may have what the claim gives it at a step."""
+        """Whether the values that the claim gives the rule at a step are in its bounds."""
         if t > 1 and bound.steady:
             return True
         return all(x in domain for x, domain in zip(bound.at(hypers, t), domains, strict=True))
 
-    # A proof is about real numbers; that what runs agrees with it is seen by running it.
+    # A proof is about real numbers; runs show whether computed numbers agree with it.
     seen = trial(program, claim.reference, settings, valid, MAX_WORK // share)
     if not seen.runs:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
@@ -92,7 +89,7 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
 
 
 def _extent(seen: Trial) -> str:
-    """How far two programs were compared that agreed."""
+    """What was compared of two programs that agreed, and what was not."""
     reason = f"{counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
     if seen.parted:
         reason += (
@@ -111,9 +108,9 @@ def _extent(seen: Trial) -> str:
 
 
 def settle_all(program: Program, claims: Sequence[Claim], report: Report) -> None:
-    """Report the claims that are wrong, and remark on those that were only tested.
+    """Report refuted claims, and add a note about each claim that was only tested.
 
-    A wrong one is shown with the equations that differ, and a run to paste.
+    A refuted claim is reported with the equations that differ, and with code that shows it.
     """
     for claim in claims:
         settlement = settle(program, claim, len(claims))
@@ -141,15 +138,12 @@ def settle_all(program: Program, claims: Sequence[Claim], report: Report) -> Non
 
 
 def explanation(program: Program, settlement: Settlement) -> list[str]:
-    """The equations that differ, in words; nothing for a claim that holds."""
-    found = []
-    lines_differ = any(settlement.equations)
-    claim = settlement.claim
+    """The equations that differ, in words; empty for a claim that holds."""
+    found, claim = [], settlement.claim
     for owner, lines in zip((program.name, claim.rule), settlement.equations, strict=True):
         if lines:
-            indented = "".join(f"\n    {line}" for line in lines)
-            found.append(f"where they differ, {owner} has{indented}")
-    if lines_differ and claim.defaults:
+            found.append("\n    ".join([f"where they differ, {owner} has", *lines]))
+    if found and claim.defaults:
         names = ", ".join(claim.defaults)
         found.append(
             f"{names} of {claim.rule} are its own defaults; give them as options, "
@@ -167,7 +161,7 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     bound: dict[str, object] = {}
     for name, value in claim.bindings:
         values = [number(claim.reference, value, hypers, t) for t in steps]
-        # What follows a schedule is set anew for every step.
+        # A value that changes from step to step is given as a list.
         bound[name] = values[0] if len(set(values)) == 1 else values
     gradients = str([list(g) for g in found.run.gradients])
     if len(steps) > 2 and len(set(found.run.gradients)) == 1:
@@ -191,8 +185,8 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "",
         *_called("x", source, hypers),
         *_called("y", rule, bound),
-        f"# x is {_numbers(found.left)}",
-        f"# y is {_numbers(found.right)}",
+        f"# x is {', '.join(map(repr, found.left))}",
+        f"# y is {', '.join(map(repr, found.right))}",
         f"torch.testing.assert_close(x, y, rtol={found.tolerance:g}, atol={found.tolerance:g})",
     ]
 
@@ -201,7 +195,3 @@ def _called(result: str, name: str, hypers: Mapping[str, object]) -> list[str]:
     arguments = ", ".join(f"{hyper}={value!r}" for hyper, value in hypers.items())
     indented = textwrap.wrap(f"{arguments},", 80, initial_indent="    ", subsequent_indent="    ")
     return [f"{result} = run(", f"    {name!r},", *indented, ")"]
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(repr(v) for v in values)

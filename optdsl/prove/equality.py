@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from optdsl.algebra.facts import facts
 from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
@@ -10,12 +10,13 @@ from optdsl.algebra.polynomial import Polynomial
 from optdsl.ir.numbering import alike, coarsest
 from optdsl.ir.program import Program, Value
 
-# The class of each state, in either program.
-Classes = dict[str, int]
-# The forms of some values of a program, with its states in classes.
-_Forms = Callable[[int, Sequence[Value], Classes | None], Sequence[Hashable]]
+# The class of each state of a program.
+Classes = Mapping[str, Hashable]
+# Called with the side of a program (0 or 1), some of its values, and the classes of its states;
+# gives for each value a form, which is the same for values that are equal.
+_Forms = Callable[[int, Sequence[Value], Classes], Sequence[Hashable]]
 
-# States that take more rounds than this to tell apart are taken for different.
+# States that are not told apart within so many rounds are taken to be different.
 _ROUNDS = 24
 
 
@@ -38,7 +39,7 @@ def equal(left: Program, right: Program, work: int = MAX_WORK) -> bool:
 
 
 class Matching:
-    """Two programs with their states in classes of equal ones.
+    """Two programs whose states are divided into classes of equal ones.
 
     Attributes:
         classes: the class of each state, for the left and for the right program.
@@ -54,73 +55,76 @@ class Matching:
         self._algebra = Algebra(work, doubles=True)
         self._facts = tuple(facts(program) for program in self._programs)
         self._written = self._as_written()
-        found = _matched(self._programs, self._compared)
+        found = _matched(self._programs, self._forms)
         assert found is not None
         self.classes = found
 
     @property
     def equal(self) -> bool:
         """Whether the new parameters are equal."""
-        # What one program is known to keep finite is finite in the other one, too, once compared.
+        # In the second pass, each program knows what the other one shows to be finite.
         for _ in range(2):
             after = [self.forms(i, (p.parameter,))[0] for i, p in enumerate(self._programs)]
         return after[0] == after[1]
 
     def forms(self, side: int, roots: Iterable[Value]) -> list[Polynomial]:
         """The normal forms of values of the left (0) or right (1) program."""
-        return self._compared(side, tuple(roots), self.classes[side])
+        return self._forms(side, tuple(roots), self.classes[side])
 
-    def _compared(
-        self, side: int, roots: Sequence[Value], classes: Classes | None
-    ) -> list[Polynomial]:
-        program = self._programs[side]
-        known = {s.name: ("first", side, s.name) for s in program.states}
+    def _forms(self, side: int, roots: Sequence[Value], classes: Classes) -> list[Polynomial]:
         found = self._algebra.forms(
-            program,
+            self._programs[side],
             roots,
-            known if classes is None else classes,
+            classes,
             facts=self._facts[side],
             written=self._written[side],
         )
         return [found[value] for value in roots]
 
-    def _as_written(self) -> tuple[list[int], list[int]]:
-        """A number for each value; equal ones are computed in one way, from equal states."""
+    def _as_written(self) -> list[list[int]]:
+        """For each program, a number for each of its values.
+
+        Values with equal numbers are computed by the same operations from equal states.
+        """
         numbers: dict[Hashable, int] = {}
 
-        def written(side: int, classes: Classes | None) -> list[int]:
-            def state(name: str) -> Hashable:
-                return (name, side) if classes is None else classes[name]
+        def written(side: int, classes: Classes) -> list[int]:
+            return alike(self._programs[side].operations, numbers, classes.__getitem__)
 
-            return alike(self._programs[side].operations, numbers, state)
-
-        def forms(side: int, roots: Sequence[Value], classes: Classes | None) -> list[int]:
+        def forms(side: int, roots: Sequence[Value], classes: Classes) -> list[int]:
             found = written(side, classes)
             return [found[value] for value in roots]
 
-        classes = _matched(self._programs, forms, _ROUNDS) or (None, None)
-        return written(0, classes[0]), written(1, classes[1])
+        classes = _matched(self._programs, forms, _ROUNDS) or _distinct(self._programs)
+        return [written(side, known) for side, known in enumerate(classes)]
+
+
+def _distinct(programs: Sequence[Program]) -> list[Classes]:
+    """Classes of one state each."""
+    return [{s.name: ("state", i, s.name) for s in p.states} for i, p in enumerate(programs)]
 
 
 def _matched(
-    programs: tuple[Program, Program], forms: _Forms, rounds: int | None = None
-) -> tuple[Classes, Classes] | None:
-    """The coarsest classes of states that start and stay equal; None beyond some rounds."""
-    sides = list(enumerate(programs))
-    states = [(side, s.name) for side, p in sides for s in p.states]
+    programs: Sequence[Program], forms: _Forms, rounds: int | None = None
+) -> list[Classes] | None:
+    """The coarsest classes of states that start and stay equal; None if that takes more rounds."""
     types = [s.type for p in programs for s in p.states]
-    start = [form for side, p in sides for form in forms(side, p.initial_values, None)]
+    start = _all_forms(forms, [p.initial_values for p in programs], _distinct(programs))
 
-    def by_name(numbers: list[int]) -> tuple[Classes, Classes]:
-        known: tuple[Classes, Classes] = ({}, {})
-        for (side, name), number in zip(states, numbers, strict=True):
-            known[side][name] = number
-        return known
+    def by_name(numbers: Sequence[int]) -> list[Classes]:
+        rest = iter(numbers)
+        return [{s.name: next(rest) for s in p.states} for p in programs]
 
     def after(numbers: list[int]) -> list[Hashable]:
-        known = by_name(numbers)
-        nexts = [[s.next for s in p.states] for p in programs]
-        return [form for side, _ in sides for form in forms(side, nexts[side], known[side])]
+        return _all_forms(forms, [[s.next for s in p.states] for p in programs], by_name(numbers))
 
     found = coarsest(zip(types, start, strict=True), after, rounds)
     return None if found is None else by_name(found)
+
+
+def _all_forms(
+    forms: _Forms, roots: Sequence[Sequence[Value]], classes: Sequence[Classes]
+) -> list[Hashable]:
+    """The forms of values of both programs, in one list."""
+    both = enumerate(zip(roots, classes, strict=True))
+    return [form for side, (values, known) in both for form in forms(side, values, known)]

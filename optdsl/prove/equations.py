@@ -1,6 +1,9 @@
-"""The equations of a program for readers, in the language, as far as they differ from another's."""
+"""Writes the equations in which two programs differ, in the language."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 from optdsl.algebra.normal_form import MAX_WORK, TooMuchWork
 from optdsl.diagnostics import Source, Span
@@ -18,9 +21,9 @@ _WORDS = {"step": "t", "gradient": "g", "parameter": "theta", "size": "size"}
 
 
 def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[list[str], list[str]]:
-    """The equations of each program that have no equal in the other one, and those of theta'.
+    """The equations of each program to which none of the other is equal, and those of theta'.
 
-    None of programs that are too large to be compared with some work.
+    Both lists are empty for programs that are too large to be compared with that much work.
     """
     defined = [p.equations for p in (left, right)]
     try:
@@ -42,7 +45,7 @@ def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[li
 
 
 def sizes(program: Program) -> list[int]:
-    """How many operations each value spells, up to one more than are shown."""
+    """How many operations the expression of each value has, up to `MAX_SHOWN + 1`."""
     found: list[int] = []
     for operation in program.operations:
         inside = operation.opcode != "define"
@@ -52,12 +55,9 @@ def sizes(program: Program) -> list[int]:
 
 
 def equation(program: Program, definition: Value, spelled: list[int]) -> str:
-    """A named equation in the language; other named equations stand in it by their names.
+    """The equation of a `define`, with the names of other equations that it uses.
 
-    Args:
-        program: where it is.
-        definition: the `define` of it.
-        spelled: the `sizes` of the program; an equation of more than `MAX_SHOWN` is not written.
+    `spelled` has the `sizes` of the program; an equation of more than `MAX_SHOWN` is left out.
     """
     named = program.operations[definition]
     (inner,) = named.arguments
@@ -88,22 +88,19 @@ def _node(program: Program, value: Value) -> ast.Expression:
             return _node(program, arguments[0])
         case "mix":
             parts = [_node(program, a) for a in arguments]
-            terms = [
-                ast.Binary("*", w, x, _NOWHERE)
-                for w, x in zip(parts[0::2], parts[1::2], strict=True)
-            ]
-            total: ast.Expression = terms[0]
-            for term in terms[1:]:
-                total = ast.Binary("+", total, term, _NOWHERE)
-            return total
+            products = map(_binary("*"), parts[0::2], parts[1::2])
+            return functools.reduce(_binary("+"), products)
         case "neg":
             return ast.Negate(_node(program, arguments[0]), _NOWHERE)
         case opcode if opcode in _SYMBOLS:
-            left, right = (_node(program, a) for a in arguments)
-            return ast.Binary(_SYMBOLS[opcode], left, right, _NOWHERE)
+            return _binary(_SYMBOLS[opcode])(*(_node(program, a) for a in arguments))
         case opcode:
             function = ast.Identifier(TABLE[opcode].function or opcode, _NOWHERE)
             return ast.Call(function, tuple(_node(program, a) for a in arguments), _NOWHERE)
+
+
+def _binary(symbol: str) -> Callable[[ast.Expression, ast.Expression], ast.Expression]:
+    return lambda left, right: ast.Binary(symbol, left, right, _NOWHERE)
 
 
 def _name(spelled: str) -> ast.Name:

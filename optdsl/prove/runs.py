@@ -1,6 +1,7 @@
-"""The runs in which programs are compared: of many scales, and on both sides of what they compare.
+"""The runs in which two programs are compared.
 
-The same runs every time, simple ones first.
+They have parameters, gradients and hyperparameters of many scales, on both sides of the constants
+that the programs compare with. The runs are the same every time, and simple ones come first.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optdsl.ir.domain import Choice, Domain, hull
+from optdsl.ir.domain import Choice, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import COMPARE, TABLE, laws_of
-from optdsl.ir.program import Hyper, Operation, Program, Value, depending, upstream
+from optdsl.ir.program import Hyper, Program, Value, depending, upstream
 
 RUNS = 24
 STEPS = 10
-# Constants that are looked at, and steps that a run may take to get past one.
+# At most so many constants are considered, and a run takes at most so many steps to pass one.
 _MAX_LANDMARKS = 12
 MAX_STEPS = 2_000
-# Over the size of a program: how many of its branches are looked at for the step.
+# Divided by the size of a program, this is how many of its branches are searched for steps at which
+# they change.
 _MAX_TURNS = 16_000
 
 
@@ -31,11 +33,11 @@ class Landmarks:
 
     Attributes:
         numbers: the constants with which it compares.
-        steps: the last steps before something that depends on the step alone turns out otherwise,
+        steps: the last steps before the result of a branch that depends on the step alone changes,
             sorted.
-        count: the largest number up to `MAX_STEPS` with which a state is compared, which may
-            count steps; 0 where there is none.
-        far: the smallest whole number beyond that with which a state is compared, if there is one.
+        count: the largest number up to `MAX_STEPS` with which a state is compared, since the state
+            may count steps; 0 where there is none.
+        far: the smallest whole number beyond `MAX_STEPS` with which a state is compared, if any.
     """
 
     numbers: tuple[float, ...]
@@ -50,23 +52,22 @@ class Landmarks:
 
 
 def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landmarks:
-    """The landmarks of some programs with given hyperparameters."""
+    """The landmarks of some programs at given values of all hyperparameters."""
     numbers: dict[float, None] = {}
     steps: set[int] = set()
     count, far = 0, list[int]()
     for program in programs:
         needed = program.needed(program.carried_values)
         branching = [v for v in needed if laws_of(program.operations[v]).compares]
-        compared = [a for v in branching for a in _x(program, v)]
-        for number in _numbers(program, compared, hypers):
-            numbers.setdefault(number)
+        compared = [a for v in branching for a in _arguments(program, v)]
+        numbers |= dict.fromkeys(_numbers(program, compared, hypers))
         of_step = _of_step(program, needed)
-        stepwise = [v for v in branching if all(a in of_step for a in _x(program, v))]
+        stepwise = [v for v in branching if of_step.issuperset(_arguments(program, v))]
         for value in stepwise[: max(1, _MAX_TURNS // len(program.operations))]:
             steps.update(_turns(program, value, hypers))
         steps.update(_met(program, needed, of_step, hypers))
         of_state = depending(program.operations, "state")
-        beside = [a for v in branching if of_state[v] for a in _x(program, v)]
+        beside = [a for v in branching if of_state[v] for a in _arguments(program, v)]
         counts = [n for n in _numbers(program, beside, hypers) if n + 1 >= STEPS]
         count = max([count, *(math.ceil(n) for n in counts if n <= MAX_STEPS)])
         far += (int(n) for n in counts if n > MAX_STEPS and n.is_integer())
@@ -78,7 +79,7 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
 def _numbers(
     program: Program, values: Sequence[Value], hypers: Mapping[str, float]
 ) -> Iterator[float]:
-    """The sizes of the literals and hyperparameters that some values are made from."""
+    """The absolute values of the literals and hyperparameters that some values depend on."""
     for value in upstream(program.operations, values):
         operation = program.operations[value]
         known = {"constant": operation.attribute, "hyper": hypers.get(str(operation.attribute))}
@@ -90,21 +91,22 @@ def _numbers(
 def _met(
     program: Program, needed: Sequence[Value], of_step: set[Value], hypers: Mapping[str, float]
 ) -> Iterator[int]:
-    """The steps at which a sum of the step and a number is zero, and those before."""
+    """The steps at which the sum of the step and a number is zero, and the steps before those."""
     sums = [v for v in needed if v in of_step and laws_of(program.operations[v]).additive]
-    met = [v for v in sums if any(program.operations[a].opcode == "step" for a in _x(program, v))]
-    for value in met[:_MAX_LANDMARKS]:
-        for number in _numbers(program, _x(program, value), hypers):
+    arguments = (_arguments(program, v) for v in sums)
+    met = [x for x in arguments if any(program.operations[a].opcode == "step" for a in x)]
+    for x in met[:_MAX_LANDMARKS]:
+        for number in _numbers(program, x, hypers):
             if STEPS <= number < MAX_STEPS:
                 yield from (math.ceil(number) - 1, math.floor(number))
 
 
-def _x(program: Program, value: Value) -> tuple[Value, ...]:
+def _arguments(program: Program, value: Value) -> tuple[Value, ...]:
     return program.operations[value].arguments
 
 
 def _of_step(program: Program, needed: Sequence[Value]) -> set[Value]:
-    """The values that depend on the step, and on hyperparameters, and on nothing else."""
+    """The values that depend on the step and on hyperparameters, and on nothing else."""
     found: set[Value] = set()
     for value in needed:
         operation = program.operations[value]
@@ -115,23 +117,23 @@ def _of_step(program: Program, needed: Sequence[Value]) -> set[Value]:
 
 
 def _turns(program: Program, value: Value, hypers: Mapping[str, float]) -> Iterator[int]:
-    """The last steps before a branch goes another way, as doubling and halving find them."""
-    opcode, x = program.operations[value].opcode, Uniforms(program, _x(program, value))
+    """The last steps before a branch changes, as far as sampling and bisection find them."""
+    opcode = program.operations[value].opcode
+    x = Uniforms(program, _arguments(program, value))
+    if x.steady:
+        return
 
     def way(t: int) -> object:
         left, right = x.at(hypers, t)
         return COMPARE[opcode](left, right) if opcode in COMPARE else left > right
 
-    if x.steady:
-        return
-    # Beside the numbers that it is made from, too: something may be so at one step only.
+    # The numbers that the branch depends on are sampled too: it may differ at a single step.
     near = [n for n in _numbers(program, (value,), hypers) if n < 2**40]
     beside = {int(n) + d for n in near[:_MAX_LANDMARKS] for d in (-1, 0, 1, 2)}
     known = sorted({*range(1, 17), *(2**k for k in range(5, 41)), *(b for b in beside if b > 0)})
     ways = [way(t) for t in known]
-    for before, after, old, new in zip(known, known[1:], ways, ways[1:], strict=False):
+    for low, high, old, new in zip(known, known[1:], ways, ways[1:], strict=False):
         if old != new:
-            low, high = before, after
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (middle, high) if way(middle) == old else (low, middle)
@@ -139,23 +141,17 @@ def _turns(program: Program, value: Value, hypers: Mapping[str, float]) -> Itera
 
 
 def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) -> Iterator[Run]:
-    """The runs, as many as some work allows.
+    """The runs, as many as an amount of work allows.
 
     Args:
-        programs: those that will be compared; the first one has the hyperparameters.
-        settings: those of them that have a given value.
-        work: how many operations may be computed, roughly.
+        programs: the programs to compare; the runs have the hyperparameters of the first one.
+        settings: fixed values of some hyperparameters.
+        work: about how many operations may be computed.
     """
-    program = programs[0]
     size = sum(len(p.operations) for p in programs)
-    source = random.Random(0)
-    defaults = {h.name: h.default for h in program.hypers} | dict(settings)
-    known = landmarks(programs, defaults)
-    for run in (
-        *_plain(program, settings, source),
-        *_at_ends(program, settings, source),
-        *_near(program, settings, source, known.numbers),
-    ):
+    draws = _Draws(programs[0], settings)
+    known = landmarks(programs, draws.defaults)
+    for run in (*draws.plain(), *draws.at_ends(), *draws.near(known.numbers)):
         work -= size * len(run.gradients) * len(run.theta)
         if work < 0 and len(run.gradients) > 1:
             return
@@ -165,83 +161,96 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         work -= size * length
         if work < 0:
             return
-        # One gradient again and again is short to write down.
-        yield Run(tuple(defaults.items()), (_drawn(source, 1.0),), ((1.0,),) * length)
+        # A counterexample with one gradient, repeated, is short to write down.
+        yield draws.default_run((draws.number(1.0),), ((1.0,),) * length)
 
 
-def _plain(program: Program, settings: Mapping[str, float], source: random.Random) -> Iterator[Run]:
-    for index in range(RUNS):
-        hypers = _hypers(program, source, index >= 2) | dict(settings)
-        elements = 1 if index < RUNS // 3 else 3
-        scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
-        yield _run(hypers, source, [scale] * STEPS, elements, zero=index % 4 == 3)
+class _Draws:
+    """Draws runs of a program at random, with some hyperparameters fixed by `settings`."""
 
+    def __init__(self, program: Program, settings: Mapping[str, float]) -> None:
+        self._program, self._settings, self._source = program, settings, random.Random(0)
+        self.defaults = program.defaults | dict(settings)
 
-def _at_ends(
-    program: Program, settings: Mapping[str, float], source: random.Random
-) -> Iterator[Run]:
-    """Hyperparameters at their bounds, each by itself and all at once; and numbers that are 0."""
-    defaults = {h.name: h.default for h in program.hypers} | dict(settings)
-    ends = {h.name: _ends(h) for h in program.hypers if h.name not in settings}
-    simplexes = {name for s in program.simplexes for name in s.hypers}
-    free = [name for name, found in ends.items() if found and name not in simplexes]
-    chosen = [{name: end} for name in free for end in ends[name]]
-    chosen += [{name: ends[name][i] for name in free} for i in (0, -1)]
-    for simplex in program.simplexes:
-        if not set(simplex.hypers) & set(settings):
-            chosen += [{h: float(h == one) for h in simplex.hypers} for one in simplex.hypers]
-    for values in ({}, *chosen):
-        hypers = defaults | values
-        # Elements that have no gradient at first, that have one, and that are zero themselves.
-        run = _run(hypers, source, [1.0] * 3, 3, zero=True)
-        yield Run(run.hypers, (*run.theta[:2], 0.0), run.gradients)
-        yield Run(run.hypers, (0.0,), ((1e-20,), (-1e-20,)))
-    # Elements whose sum is zero.
-    balanced = ((1.0, -1.0), (-2.0, 2.0), (0.5, -0.5))
-    yield Run(tuple(defaults.items()), (1.0, 2.0), balanced)
-    yield Run(tuple(defaults.items()), (1.5, -1.5), ((1.0, 2.0),))
+    def plain(self) -> Iterator[Run]:
+        """Runs at the defaults, then at random hyperparameters, with gradients of many scales."""
+        for index in range(RUNS):
+            hypers = self._hypers() if index >= 2 else self.defaults
+            elements = 1 if index < RUNS // 3 else 3
+            scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
+            yield self._run(hypers, [scale] * STEPS, elements, zero=index % 4 == 3)
 
+    def at_ends(self) -> Iterator[Run]:
+        """Hyperparameters at their bounds, each alone and all at once, and numbers that are 0."""
+        program = self._program
+        ends = {h.name: _ends(h) for h in program.hypers if h.name not in self._settings}
+        free = [name for name, x in ends.items() if x and program.simplex_of(name) is None]
+        chosen = [{name: end} for name in free for end in ends[name]]
+        chosen += [{name: ends[name][i] for name in free} for i in (0, -1)]
+        for simplex in program.simplexes:
+            if not set(simplex.hypers) & set(self._settings):
+                chosen += [{h: float(h == one) for h in simplex.hypers} for one in simplex.hypers]
+        for values in ({}, *chosen):
+            # One element has no gradient at first, one always has one, one starts at zero.
+            run = self._run(self.defaults | values, [1.0] * 3, 3, zero=True)
+            yield Run(run.hypers, (*run.theta[:2], 0.0), run.gradients)
+            yield Run(run.hypers, (0.0,), ((1e-20,), (-1e-20,)))
+        # The elements of these gradients, and of this parameter, sum to zero.
+        yield self.default_run((1.0, 2.0), ((1.0, -1.0), (-2.0, 2.0), (0.5, -0.5)))
+        yield self.default_run((1.5, -1.5), ((1.0, 2.0),))
 
-def _near(
-    program: Program,
-    settings: Mapping[str, float],
-    source: random.Random,
-    numbers: tuple[float, ...],
-) -> Iterator[Run]:
-    """Parameters, gradients and hyperparameters on both sides of some numbers, and at them."""
-    defaults = {h.name: h.default for h in program.hypers} | dict(settings)
-    for size in dict.fromkeys(s for n in numbers for s in (n, math.sqrt(n))):
-        sides = (size, 2 * size, 0.5 * size, -size, -2 * size, -0.5 * size)
-        gradients = (sides, tuple(reversed(sides)), (2 * size,) * 6, (-2 * size,) * 6)
-        yield Run(tuple(defaults.items()), tuple(_drawn(source, 1.0) for _ in sides), gradients)
-        yield Run(tuple(defaults.items()), sides, gradients)
-        for beside in sides:
-            moved = {h.name: beside for h in program.hypers if beside in h.domain}
-            moved = {name: x for name, x in moved.items() if program.simplex_of(name) is None}
-            if moved.keys() - settings.keys():
-                values = defaults | moved | dict(settings)
-                yield Run(tuple(values.items()), (1.0, 2 * size), ((1.0, size), (-0.5, -size)))
+    def near(self, numbers: tuple[float, ...]) -> Iterator[Run]:
+        """Parameters, gradients and hyperparameters at some numbers and on both sides of them."""
+        program = self._program
+        for size in dict.fromkeys(s for n in numbers for s in (n, math.sqrt(n))):
+            sides = (size, 2 * size, 0.5 * size, -size, -2 * size, -0.5 * size)
+            gradients = (sides, tuple(reversed(sides)), (2 * size,) * 6, (-2 * size,) * 6)
+            yield self.default_run(tuple(self.number(1.0) for _ in sides), gradients)
+            yield self.default_run(sides, gradients)
+            for beside in sides:
+                inside = [h.name for h in program.hypers if beside in h.domain]
+                moved = {name: beside for name in inside if program.simplex_of(name) is None}
+                if moved.keys() - self._settings.keys():
+                    values = self.defaults | moved | dict(self._settings)
+                    yield Run(tuple(values.items()), (1.0, 2 * size), ((1.0, size), (-0.5, -size)))
 
+    def default_run(self, theta: Tensor, gradients: tuple[Tensor, ...]) -> Run:
+        """A run at the defaults of all hyperparameters that are not fixed."""
+        return Run(tuple(self.defaults.items()), theta, gradients)
 
-def _run(
-    hypers: Mapping[str, float],
-    source: random.Random,
-    scales: list[float],
-    elements: int,
-    zero: bool = False,
-) -> Run:
-    theta = tuple(_drawn(source, 1.0) for _ in range(elements))
-    gradients: tuple[Tensor, ...] = tuple(
-        tuple(_drawn(source, scale) for _ in range(elements)) for scale in scales
-    )
-    if zero:  # an element that has no gradient at first
-        gradients = ((0.0, *gradients[0][1:]), *gradients[1:])
-    return Run(tuple(hypers.items()), theta, gradients)
+    def number(self, scale: float) -> float:
+        """A normally distributed number, with few digits so that it is easy to read."""
+        return float(f"{self._source.gauss(0, scale):.2g}")
 
+    def _run(
+        self, hypers: Mapping[str, float], scales: list[float], elements: int, zero: bool
+    ) -> Run:
+        """A random run; with `zero`, the first element has no gradient in the first step."""
+        theta = tuple(self.number(1.0) for _ in range(elements))
+        first, *others = (tuple(self.number(s) for _ in range(elements)) for s in scales)
+        first = (0.0, *first[1:]) if zero else first
+        return Run(tuple(hypers.items()), theta, (first, *others))
 
-def _drawn(source: random.Random, scale: float) -> float:
-    """A number with few digits, for readers."""
-    return float(f"{source.gauss(0, scale):.2g}")
+    def _hypers(self) -> dict[str, float]:
+        found = {h.name: self._hyper(h) for h in self._program.hypers}
+        for simplex in self._program.simplexes:
+            weights = [self._source.expovariate(1) for _ in simplex.hypers]
+            found |= {h: w / sum(weights) for h, w in zip(simplex.hypers, weights, strict=True)}
+        return found | dict(self._settings)
+
+    def _hyper(self, hyper: Hyper) -> float:
+        if isinstance(hyper.domain, Choice):
+            return self._source.choice(hyper.domain.values)
+        bounds = hull(hyper.domain)
+        width = bounds.upper - bounds.lower
+        if math.isinf(width):
+            drawn = (hyper.default or 0.1) * self._source.uniform(0.3, 3)
+            return drawn if drawn in hyper.domain else hyper.default
+        drawn = bounds.lower + width * self._source.uniform(0.02, 0.98)
+        # The fewest digits that come close are the easiest to read.
+        shortened = (float(f"{drawn:.{digits}g}") for digits in range(2, 18))
+        close = (x for x in shortened if x in hyper.domain and abs(x - drawn) < 0.02 * width)
+        return next(close, hyper.default)
 
 
 def _ends(hyper: Hyper) -> list[float]:
@@ -249,34 +258,3 @@ def _ends(hyper: Hyper) -> list[float]:
         return list(hyper.domain.values)
     bounds = (hyper.domain.lower, hyper.domain.upper)
     return [x for x in bounds if x in hyper.domain and math.isfinite(x)]
-
-
-def _hypers(program: Program, source: random.Random, drawn: bool) -> dict[str, float]:
-    found = {h.name: _random(h, source) if drawn else h.default for h in program.hypers}
-    for simplex in program.simplexes if drawn else ():
-        weights = [source.expovariate(1) for _ in simplex.hypers]
-        found |= {h: w / sum(weights) for h, w in zip(simplex.hypers, weights, strict=True)}
-    return found
-
-
-def _random(hyper: Hyper, source: random.Random) -> float:
-    domain: Domain = hyper.domain
-    if isinstance(domain, Choice):
-        return source.choice(domain.values)
-    bounds = hull(domain)
-    if math.isinf(bounds.upper - bounds.lower):
-        drawn = (hyper.default or 0.1) * source.uniform(0.3, 3)
-        return drawn if drawn in domain else hyper.default
-    width = bounds.upper - bounds.lower
-    drawn = bounds.lower + width * source.uniform(0.02, 0.98)
-    # With few digits, for readers, where few are enough.
-    shortened = (float(f"{drawn:.{digits}g}") for digits in range(2, 18))
-    close = (x for x in shortened if x in domain and abs(x - drawn) < 0.02 * width)
-    return next(close, hyper.default)
-
-
-def branches(program: Program) -> dict[Value, Operation]:
-    """The conditions of a program, by their values."""
-    needed = program.needed(program.carried_values)
-    found = {v: program.operations[v] for v in needed}
-    return {v: o for v, o in found.items() if o.opcode in COMPARE}

@@ -68,7 +68,7 @@ def state_bytes(program: Program) -> int:
 def _equations(declaration: ast.Declaration, program: Program) -> list[str]:
     """The equations as the file has them; of a rule with modifiers, those of the program."""
     found = {
-        s.name.text + ("'" if s.primed else ""): expression(s.value)
+        s.spelled: expression(s.value)
         for s in declaration.statements
         if isinstance(s, ast.Equation)
     }

@@ -28,7 +28,7 @@ from optdsl.differentiate import moves
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
 from optdsl.lower.learn_request import learnable
-from optdsl.lower.scope import collect
+from optdsl.lower.scope import Scope, collect
 from optdsl.modifying import check, combine
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
@@ -234,19 +234,19 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     references.report_unknown(declaration, source, list_specs(), list_modifiers(), report)
     if declaration.slots:
         _refuse_modifier(declaration, report)
+    scope = collect(declaration, prelude(), report, broken)
     try:
-        found, names = _lowered(declaration, rules, programs, modifiers, learners, broken, report)
+        found, names = _lowered(scope, rules, programs, modifiers, learners)
     except SpecError:
         if declaration.combination is not None:
             raise  # what the claims may speak of is not known
-        mistaken, unknown = names_of_mistaken(declaration, prelude(), programs, broken)
-        claims(declaration, mistaken, programs, sources, unknown, report)
+        claims(names_of_mistaken(scope, programs), programs, sources)
         report.check()
         raise
     _check_learned(found.program, declaration, report)
-    claimed = claims(declaration, names, programs, sources, broken, report) + found.claims
+    claimed = claims(names, programs, sources) + found.claims
     report.check()
-    report_unused(declaration, found.program, names.scope, names.world, report)
+    report_unused(scope, found.program, names.world)
     if verify:
         settle_all(found.program, claimed, report)
     report.check()
@@ -256,34 +256,33 @@ def _specification(values: Recipe, verify: bool) -> Specification:
 
 
 def _lowered(
-    declaration: ast.Declaration,
+    scope: Scope,
     rules: Mapping[str, Specification],
     programs: Mapping[str, Program],
     modifiers: Mapping[str, Source],
     learners: Rules,
-    broken: frozenset[str],
-    report: Report,
 ) -> tuple[Specification, Names]:
     """The specification without the claims of its text, and the names that these may use."""
-    if declaration.combination is not None:
-        node = declaration.combination
+    node = scope.declaration.combination
+    if node is not None:
         base = rules.get(node.base.text)
         trees = [
-            _modifier(a.modifier, modifiers.get(f"{references.WITH}{a.modifier.text}"), report)
+            _modifier(
+                a.modifier, modifiers.get(f"{references.WITH}{a.modifier.text}"), scope.report
+            )
             for a in node.applications
         ]
-        member = None if base is None else base.member
-        combined = combine(declaration, prelude(), learners, member, trees, report, broken)
-        found = Specification(combined.program, combined.program, combined.claims)
-        return found, names_of(combined.program, combined.scope)
-    if declaration.blend:
-        blended = blend(declaration, prelude(), learners, programs, report, broken)
+        program, claimed = combine(
+            scope, prelude(), learners, None if base is None else base.member, trees
+        )
+        return Specification(program, program, claimed), names_of(scope, program)
+    if scope.declaration.blend:
+        blended = blend(scope, learners, programs)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         found = Specification(blended.program, blended.member, (), blended.combinations, separate)
-        return found, names_of_blend(blended)
-    program = lower(declaration, prelude(), learners, report, broken)
-    scope, _ = collect(declaration, prelude(), Report(), broken)
-    return Specification(program, program, ()), names_of(program, scope)
+        return found, names_of_blend(scope, blended.program, blended.world)
+    program = lower(scope, learners)
+    return Specification(program, program, ()), names_of(scope, program)
 
 
 def _modifier(

@@ -39,8 +39,13 @@ class Name:
 
     @property
     def spelled(self) -> str:
-        """The name as it is written, owner and prime included."""
-        return (f"{self.owner}." if self.owner else "") + self.name + ("'" if self.primed else "")
+        """The name as it is written, with its owner and its prime."""
+        return f"{self.owner}.{self.unowned}" if self.owner else self.unowned
+
+    @property
+    def unowned(self) -> str:
+        """The name with its prime and without its owner."""
+        return self.name + ("'" if self.primed else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,11 @@ class Equation(_Statement):
     name: Identifier
     primed: bool
     value: Expression
+
+    @property
+    def spelled(self) -> str:
+        """The name as it is written, with its prime."""
+        return self.name.text + ("'" if self.primed else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _GREEK = {"ε": "eps", "ϵ": "eps"}
 
 def latin(name: str) -> str:
     """A name with every Greek letter spelled out: ``β1`` is ``beta1``, ``ε`` is ``eps``."""
-    return "".join(_latin_letter(c) for c in name)
+    return "".join(map(_latin_letter, name))
 
 
 def _latin_letter(character: str) -> str:

@@ -154,13 +154,14 @@ def _columns(statement: ast.Statement) -> list[str]:
             head = f"def {statement.name.text}({parameters})"
             return [head, f"= {expression(statement.body)}"]
         case ast.Equation():
-            prime = "'" if statement.primed else ""
-            return [f"{statement.name.text}{prime}", f"= {expression(statement.value)}"]
+            return [statement.spelled, f"= {expression(statement.value)}"]
         case ast.Binding():
             head = f"{statement.owner.text}.{statement.name.text}"
             return [head, f"= {expression(statement.value)}"]
         case ast.Use():
-            return [f"use {', '.join(_member(m) for m in statement.members)}"]
+            pairs = ((m.rule.text, m.alias) for m in statement.members)
+            members = (f"{rule} as {alias.text}" if alias else rule for rule, alias in pairs)
+            return [f"use {', '.join(members)}"]
         case ast.Share():
             among = f" among {_names(statement.among)}" if statement.among else ""
             return [f"share {_names(statement.names)}{among}"]
@@ -177,10 +178,6 @@ def _columns(statement: ast.Statement) -> list[str]:
 
 def _names(identifiers: Iterable[ast.Identifier]) -> str:
     return ", ".join(n.text for n in identifiers)
-
-
-def _member(node: ast.Member) -> str:
-    return node.rule.text + (f" as {node.alias.text}" if node.alias else "")
 
 
 def _settings(options: Iterable[ast.Option]) -> str:

@@ -33,12 +33,12 @@ def _parser() -> Lark:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What could be parsed of a text that may have mistakes.
+    """The part of a text that could be parsed.
 
     Attributes:
-        declaration: the tree without the statements that have syntax errors, with the name "_"
-            if the header has one; None if there is no statement.
-        broken: every word of those statements, each of which may be a name that they define.
+        declaration: the tree without the statements that have syntax errors; its name is "_" if
+            the header has an error. None if there is no statement at all.
+        broken: all words of the statements with errors, which may be names that they define.
     """
 
     declaration: ast.Declaration | None
@@ -65,26 +65,21 @@ def parse_partial(source: Source, report: Report) -> Parsed:
     return parsed
 
 
-# Members of a blend are read for their own sake, for what they refer to, and in claims.
+# One text is parsed several times: by itself, for the files that it refers to, and as a member.
 @functools.lru_cache(maxsize=64)
 def _parsed(name: str, text: str, directory: str | None) -> tuple[Parsed, Report]:
     source, report = Source(name, text, directory), Report()
-    return _parse_text(source, report), report
-
-
-def _parse_text(source: Source, report: Report) -> Parsed:
     layout = cut(source, report)
-    if not layout.lines and not report.empty:
-        return Parsed(None, frozenset())
     if not layout.lines:
-        report.error(
-            "syntax",
-            "the file holds no specification",
-            Span(source, 0, 0),
-            label="expected `optimizer NAME`",
-            hint="a specification starts with `optimizer NAME` and a citation in quotes",
-        )
-        return Parsed(None, frozenset())
+        if report.empty:
+            report.error(
+                "syntax",
+                "the file holds no specification",
+                Span(source, 0, 0),
+                label="expected `optimizer NAME`",
+                hint="a specification starts with `optimizer NAME` and a citation in quotes",
+            )
+        return Parsed(None, frozenset()), report
     broken: set[str] = set()
     nodes: list[ast.Declaration | ast.Statement] = []
     for index, line in enumerate(layout.lines):
@@ -94,11 +89,11 @@ def _parse_text(source: Source, report: Report) -> Parsed:
         else:
             nodes.append(node)
     if not nodes:
-        return Parsed(None, frozenset(broken))
+        return Parsed(None, frozenset(broken)), report
     header, rest = _header(source, layout.lines[0], nodes)
     statements = tuple(s for s in rest if not isinstance(s, ast.Declaration))
     declaration = replace(header, statements=statements, closing=layout.closing)
-    return Parsed(declaration, frozenset(broken))
+    return Parsed(declaration, frozenset(broken)), report
 
 
 def _header(
