@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.blending.claims import Claim
-from optdsl.diagnostics import Report
+from optdsl.diagnostics import Report, Source
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, Value
@@ -22,8 +22,9 @@ from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, statement
+from optdsl.syntax.parse import parse_partial
 
-__all__ = ["Modifier", "check", "combine"]
+__all__ = ["Modifier", "check", "combine", "refuse"]
 
 
 MAX_MODIFIERS = 20
@@ -34,7 +35,8 @@ def combine(
     prelude: Mapping[str, ast.Function],
     rules: Rules,
     base: Program | None,
-    modifiers: Sequence[ast.Declaration | None],
+    modifiers: Sequence[Source | None],
+    library: Sequence[str],
 ) -> tuple[Program, tuple[Claim, ...]]:
     """A rule with its modifiers, as one program, and what the modifiers claim of it.
 
@@ -46,7 +48,8 @@ def combine(
         prelude: the functions that every specification may use, by name.
         rules: the library, for ``learn ... by RULE``.
         base: the rule, with its named equations; None where it has mistakes or is not known.
-        modifiers: the syntax tree of each modifier, None for one that is not known.
+        modifiers: the text of each modifier, None for one that is not known.
+        library: the names of the library's modifiers, for hints.
 
     Raises:
         SpecError: with every mistake in the report.
@@ -66,7 +69,8 @@ def combine(
     own = bound(base, node, scope) if base is not None else None
     taken = {h.name for h in own.hypers} | {s.name for s in own.states} if own else set[str]()
     applied: list[Modifier] = []
-    for application, tree in zip(node.applications, modifiers, strict=True):
+    for application, source in zip(node.applications, modifiers, strict=True):
+        tree = None if source is None else _tree(application.modifier, source, library, report)
         if tree is None:
             continue
         if name_of(application, tree) in {one.name for one in applied}:
@@ -103,6 +107,48 @@ def check(
     for value in (*values, *(s.initial for s in one.scope.states.values())):
         of_base = {n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE}
         resolve_expression(value, one.scope, one.scope.values() | of_base)
+
+
+def refuse(
+    declaration: ast.Declaration, prelude: Mapping[str, ast.Function], report: Report
+) -> None:
+    """Report what is wrong with a modifier, and that it is no rule of its own.
+
+    Raises:
+        SpecError: always.
+    """
+    check(declaration, prelude, report)
+    if report.empty:
+        name = declaration.name.text
+        report.error(
+            "modifier",
+            f"`{name}` is a modifier, and no rule of its own",
+            declaration.name.span,
+            label="it has to be applied to a rule",
+            hint=f"write `adamw with {name}`, for instance, where a rule is named",
+        )
+    report.check()
+
+
+def _tree(
+    name: ast.Identifier, source: Source, library: Sequence[str], report: Report
+) -> ast.Declaration | None:
+    """The syntax tree of a modifier; None after a mistake."""
+    own = Report()
+    tree = parse_partial(source, own).declaration
+    report.include(own)
+    if tree is None or not own.empty:
+        return None
+    if not tree.slots:
+        report.error(
+            "unknown-rule",
+            f"`{name.text}` is no modifier",
+            name.span,
+            label="it is a whole rule",
+            hint=f"modifiers of the library are {', '.join(library)}",
+        )
+        return None
+    return tree
 
 
 def _woven(

@@ -19,6 +19,7 @@ from optdsl.ir.types import Extent, TypeMismatch
 from optdsl.lower.expressions import Lowering, state_type
 from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
 from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.modifying.initial import started
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.syntax import ast
 
@@ -86,7 +87,7 @@ class Weaver:
         for slot in self._definers:
             self._slot(slot)
         self._report.check()
-        states = self._started(declared)
+        states = started(declared, self._builder, self._refuse_start)
         self._report.check()
         assert parameter is not None
         base, declaration = self._base, self._declaration
@@ -334,55 +335,6 @@ class Weaver:
                 self._error(place, "type", f"`{name}` is {kind.noun}", span, label)
                 return None
         return State(one.state_names[name], kind, first, after)
-
-    def _started(self, states: Sequence[State]) -> list[State]:
-        """The states with initial values that are known before the first step.
-
-        An initial value may use the gradient, and so, by way of modifiers, other states and `t`. It
-        is what the first step finds: states at their own initial values, and `t` at 1.
-        """
-        by_name = {s.name: s for s in states}
-        first: dict[str, Value | None] = {}
-        making: list[str] = []
-
-        def started(name: str) -> Value | None:
-            if name in making:
-                self._refuse_start(name, "it depends on itself")
-                return None
-            if name not in first:
-                making.append(name)
-                first[name] = at_start(by_name[name].initial, name)
-                making.pop()
-            return first[name]
-
-        def at_start(root: Value, name: str) -> Value | None:
-            operations = self._builder.operations
-            needed = upstream(operations, (root,))
-            if not any(operations[v].opcode in {"state", "step"} for v in needed):
-                return root
-            new: dict[Value, Value] = {}
-            for value in needed:
-                operation = operations[value]
-                if operation.opcode == "state":
-                    found = started(str(operation.attribute))
-                    if found is None:
-                        return None
-                    new[value] = found
-                elif operation.opcode == "step":
-                    new[value] = self._builder.constant(1.0)
-                elif operation.opcode == "define":
-                    new[value] = new[operation.arguments[0]]
-                else:
-                    try:
-                        arguments = tuple(new[a] for a in operation.arguments)
-                        new[value] = self._builder.copy(operation, arguments)
-                    except TypeMismatch as error:
-                        self._refuse_start(name, error.message)
-                        return None
-            return new[root]
-
-        found = [(s, started(s.name)) for s in states]
-        return [replace(s, initial=value) for s, value in found if value is not None]
 
     def _refuse_start(self, name: str, why: str) -> None:
         combination = self._declaration.combination

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
 from optdsl.lower.learn_request import learnable
 from optdsl.lower.scope import Scope, collect
-from optdsl.modifying import check, combine
+from optdsl.modifying import check, combine, refuse
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
 from optdsl.specifications import references
@@ -79,8 +78,8 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         ValueError: when the file is not UTF-8 text, or a combination has a comment.
     """
     text = os.fspath(name)
-    if isinstance(name, str) and _COMBINED.match(text) and not text.endswith(".opt"):
-        return _combination(text)
+    if isinstance(name, str) and references.is_combination(text):
+        return references.combination(text)
     if isinstance(name, str) and not is_path(name):
         found = find(text)
         return Source(f"{found}.opt", resources.spec_text(found))
@@ -90,20 +89,6 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         return Source(text, content, directory=os.path.dirname(text) or os.curdir)
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
-
-
-# A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
-_COMBINED = re.compile(r"\s*\w+\s*(\(.*\)\s*$|(\(.*?\)\s*|\s)with(\s|$))", flags=re.DOTALL)
-
-
-def _combination(text: str) -> Source:
-    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
-    if "#" in text:
-        raise ValueError(f"{text!r} names a rule and its modifiers, and has no comments")
-    text = " ".join(text.split())
-    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
-    title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
-    return Source(text, f"optimizer {title} = {text}\n")
 
 
 @functools.cache
@@ -233,7 +218,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
     )
     references.report_unknown(declaration, source, list_specs(), list_modifiers(), report)
     if declaration.slots:
-        _refuse_modifier(declaration, report)
+        refuse(declaration, prelude(), report)
     scope = collect(declaration, prelude(), report, broken)
     try:
         found, names = _lowered(scope, rules, programs, modifiers, learners)
@@ -266,15 +251,9 @@ def _lowered(
     node = scope.declaration.combination
     if node is not None:
         base = rules.get(node.base.text)
-        trees = [
-            _modifier(
-                a.modifier, modifiers.get(f"{references.WITH}{a.modifier.text}"), scope.report
-            )
-            for a in node.applications
-        ]
-        program, claimed = combine(
-            scope, prelude(), learners, None if base is None else base.member, trees
-        )
+        texts = [modifiers.get(f"{references.WITH}{a.modifier.text}") for a in node.applications]
+        member = None if base is None else base.member
+        program, claimed = combine(scope, prelude(), learners, member, texts, list_modifiers())
         return Specification(program, program, claimed), names_of(scope, program)
     if scope.declaration.blend:
         blended = blend(scope, learners, programs)
@@ -283,48 +262,6 @@ def _lowered(
         return found, names_of_blend(scope, blended.program, blended.world)
     program = lower(scope, learners)
     return Specification(program, program, ()), names_of(scope, program)
-
-
-def _modifier(
-    name: ast.Identifier, source: Source | None, report: Report
-) -> ast.Declaration | None:
-    """The syntax tree of a modifier; None after a mistake."""
-    if source is None:
-        return None  # which is reported by its name
-    own = Report()
-    tree = parse_partial(source, own).declaration
-    report.include(own)
-    if tree is None or not own.empty:
-        return None
-    if not tree.slots:
-        report.error(
-            "unknown-rule",
-            f"`{name.text}` is no modifier",
-            name.span,
-            label="it is a whole rule",
-            hint=f"modifiers of the library are {', '.join(list_modifiers())}",
-        )
-        return None
-    return tree
-
-
-def _refuse_modifier(declaration: ast.Declaration, report: Report) -> None:
-    """Report what is wrong with a modifier, and that it is no rule of its own.
-
-    Raises:
-        SpecError: always.
-    """
-    check(declaration, prelude(), report)
-    if report.empty:
-        name = declaration.name.text
-        report.error(
-            "modifier",
-            f"`{name}` is a modifier, and no rule of its own",
-            declaration.name.span,
-            label="it has to be applied to a rule",
-            hint=f"write `adamw with {name}`, for instance, where a rule is named",
-        )
-    report.check()
 
 
 def flat(program: Program) -> tuple[str, ...]:

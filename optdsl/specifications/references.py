@@ -29,6 +29,25 @@ def folded(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
+# A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
+_COMBINED = re.compile(r"\s*\w+\s*(\(.*\)\s*$|(\(.*?\)\s*|\s)with(\s|$))", flags=re.DOTALL)
+
+
+def is_combination(text: str) -> bool:
+    """Whether a text names a rule with options or modifiers, and not a specification or a file."""
+    return _COMBINED.match(text) is not None and not text.endswith(".opt")
+
+
+def combination(text: str) -> Source:
+    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
+    if "#" in text:
+        raise ValueError(f"{text!r} names a rule and its modifiers, and has no comments")
+    text = " ".join(text.split())
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
+    title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
+    return Source(text, f"optimizer {title} = {text}\n")
+
+
 def attached(
     source: Source, opener: Opener, library: Iterable[str], path: tuple[Source, ...] = ()
 ) -> Source:
