@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from optdsl.plan.text import parse_plan, print_plan
 from optdsl.runtime.build import artifact_cache as notes
 from optdsl.runtime.build.artifact_cache import noted
 from optdsl.specifications import library
+from tests.processes import printed
 from tests.runtime.compilers import real_compiler
 
 TEXT = "optimizer A\nhyper lr = 0.1 in [0, inf)\ntheta' = theta - lr * g\n"
@@ -183,13 +182,6 @@ def test_programs_and_plans_come_back_as_they_were() -> None:
             assert parse_plan(print_plan(plan)) == plan
 
 
-def in_another_process(code: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
-    )
-    return run.stdout.strip()
-
-
 def test_a_rule_beside_a_file_that_changes_is_seen(tmp_path: Path) -> None:
     """The note of a blend depends on the files of its members."""
     (tmp_path / "mine.opt").write_text(TEXT.replace("A", "Mine"))
@@ -203,9 +195,9 @@ def test_a_rule_beside_a_file_that_changes_is_seen(tmp_path: Path) -> None:
         "p = torch.ones(1, dtype=torch.float64, requires_grad=True); p.grad = torch.ones_like(p)\n"
         "cls([p], lr=0.25, w=1.0).step(); print(p.item())"
     )
-    assert in_another_process(code) == in_another_process(code) == "0.75"
+    assert printed(code) == printed(code) == "0.75"
     (tmp_path / "mine.opt").write_text(TEXT.replace("A", "Mine").replace("* g", "* 2 * g"))
-    assert in_another_process(code) == "0.5"
+    assert printed(code) == "0.5"
 
 
 def test_a_warm_start_parses_nothing(directory: Path) -> None:
@@ -219,7 +211,7 @@ def test_a_warm_start_parses_nothing(directory: Path) -> None:
         "    optdsl.load('adam_avgrad', backend='eager', learn=learn)([p]).step()\n"
         "print(len(calls))"
     )
-    cold, warm = in_another_process(code), in_another_process(code)
+    cold, warm = printed(code), printed(code)
     assert int(cold) > 0
     assert int(warm) == 0
     for note in (directory / "notes").iterdir():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import optdsl
 from optdsl import Learn
 from tests.contract.spawned import go_on
+from tests.processes import begun
 from tests.runtime.helpers import (
     ORDERS,
     SPECS,
@@ -497,13 +498,7 @@ def test_spawned_processes_go_on_the_same(tmp_path: Path) -> None:
             optimizers.append(cls(parameters(torch.bfloat16)))
             train(optimizers[-1], range(3))
     # A process gets parameters in shared memory: each its own copy.
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=go_on, args=(n, copy.deepcopy(optimizers), str(tmp_path)))
-        for n in range(2)
-    ]
-    for process in processes:
-        process.start()
+    processes = [begun(go_on, n, copy.deepcopy(optimizers), str(tmp_path)) for n in range(2)]
     for process in processes:
         process.join()
         assert process.exitcode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn
+from tests.processes import forking, take
 
 ORDERS = ("overlapped", "exact")
 BACKENDS = ("eager", "c")
@@ -24,14 +26,33 @@ HYPERS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.01, "rho": 0.5}
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What a function of a module returns on each rank of a new gloo process group."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process_of, (world, folder, function, arguments), nprocs=world)
+        started(world, folder, function, arguments)
         return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world)]
 
 
+def started(
+    world: int,
+    folder: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    join: bool = True,
+) -> Any:
+    """Start the processes of all ranks, and wait for their ends or return them."""
+    method = forking().get_start_method()
+    given = (dict(os.environ), world, folder, function, arguments)
+    return mp.start_processes(process_of, given, world, join, start_method=method)
+
+
 def process_of(
-    rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    environment: dict[str, str],
+    world: int,
+    folder: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     """What one rank does; its result is in the folder afterwards."""
+    take(environment)
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group(

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -22,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 
-from .ranks import HYPERS, close, learner, network, on_ranks, process_of, train, values
+from .ranks import HYPERS, close, learner, network, on_ranks, started, train, values
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +79,7 @@ def killed() -> Any:
     """The folder of a training on two ranks that were killed at some step."""
     step = random.randrange(EVERY + 1, STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(process_of, (2, folder, until_killed, (folder,)), nprocs=2, join=False)
+        context = started(2, folder, until_killed, (folder,), join=False)
         progress, deadline = Path(folder, "done 1"), time.monotonic() + 120
         while not progress.exists() or int(progress.read_text() or 0) < step:
             assert time.monotonic() < deadline

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import optdsl
 from optdsl import Learn
+from tests.processes import begun
 
 from .helpers import ORDERS, fingerprint, held, parameters, saved, train
 
@@ -171,8 +172,7 @@ def test_processes_that_share_an_optimizers_state_count_together(backend: str) -
         for value in state.values():
             value.share_memory_()
     before = [p.clone() for p in held(optimizer)]
-    process = multiprocessing.get_context("spawn").Process(target=go_on, args=(optimizer, 3))
-    process.start()
+    process = begun(go_on, optimizer, 3)
     process.join(timeout=120)
     assert process.exitcode == 0
     assert steps(optimizer) == [5] * 3
