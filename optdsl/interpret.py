@@ -6,7 +6,7 @@ Slow and plain on purpose: it is the oracle of every backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -110,10 +110,16 @@ def step(
     state: Mapping[str, Tensor],
     hypers: Mapping[str, float | Tensor],
     t: int,
+    stop_gradient: Callable[[Tensor], Tensor] = Tensor.detach,
 ) -> Step:
-    """One step; see `initial_state` for the arguments, `t` counts from 1."""
-    at = Point(_double(parameter), _double(gradient), state, hypers, t, _TORCH)
-    values = Code(program, program.step_values, _TORCH).evaluated(at)
+    """One step; see `initial_state` for the arguments, `t` counts from 1.
+
+    `stop_gradient` computes the operation of that name, in program order.
+    """
+    functions = {**_APPLY, "stop_gradient": stop_gradient}
+    arithmetic = replace(_TORCH, function=lambda opcode, _: functions[opcode])
+    at = Point(_double(parameter), _double(gradient), state, hypers, t, arithmetic)
+    values = Code(program, program.step_values, arithmetic).evaluated(at)
     return Step(
         at.extended(values[program.parameter], TENSOR),
         {s.name: at.extended(values[s.next], s.type) for s in program.states},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,13 +14,9 @@ from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.interpret import initial_state, step
-from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, hull
-from optdsl.ir.program import Operation, Program, State, Value
-from optdsl.ir.types import UNIFORM
-from optdsl.ir.verify import verify as verify_program
+from optdsl.ir.program import Program
 from optdsl.passes.pipeline import run_passes
-from optdsl.passes.rewrite import rewrite
 from optdsl.prove import Verdict, explanation, settle, snippet
 from optdsl.specifications.library import specification
 from optdsl.words import counted
@@ -84,7 +81,6 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
     """Compare the tangents of the compiler with autograd and with central differences."""
     names = [x.hyper for x in learned.learned]
     derived = run_passes(differentiate(program, names))
-    frozen = _Frozen(program)
     points = _points(program, inside=True)
     tangents = [step(derived, *p).tangents for p in points]
     starting = [step(derived, *p).tangents for p in _points(program, inside=False)]
@@ -98,7 +94,7 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
         # At sqrt(0), autograd makes NaN of 0 / 0, and only central differences tell.
         by_tape = zip((_autograd(program, p, name) for p in points), found, strict=True)
         tape = _distance(found, [torch.where(e.isfinite(), e, f) for e, f in by_tape])
-        differences = _distance(found, [frozen.central(p, name) for p in points])
+        differences = _distance(found, [_central(program, p, name) for p in points])
         good = tape < AUTOGRAD_TOLERANCE and differences < DIFFERENCES_TOLERANCE
         reason = f"{tape:.0e} from autograd, {differences:.0e} from central differences"
         verdict = Verdict.TESTED if good else Verdict.REFUTED
@@ -152,45 +148,28 @@ def _autograd(program: Program, point: Point, name: str) -> Tensor:
     return found
 
 
-class _Frozen:
-    """A program in which the values of ``stop_gradient`` can be held constant.
+def _central(program: Program, point: Point, name: str) -> Tensor:
+    """The derivative by a hyperparameter as the central difference of two steps beside a point.
 
-    Derivatives treat these values as constants, but a difference of two steps would not. So one
-    step records them in states, and the steps that are compared read them from there.
+    The values of ``stop_gradient`` are those at the point in both steps.
     """
+    theta, g, state, hypers, t = point
 
-    def __init__(self, program: Program) -> None:
-        barriers = [(i, o) for i, o in enumerate(program.operations) if o.opcode == "stop_gradient"]
-        # A state needs an initial value; this one is never used.
-        unused, zero = Value(len(program.operations)), Operation("constant", (), 0.0, UNIFORM)
-        self._constants = [
-            State(f"constant {i}", o.type, unused, o.arguments[0]) for i, o in barriers
-        ]
-        states = (*program.states, *self._constants)
-        recording = replace(program, operations=(*program.operations, zero), states=states)
-        unread = iter(self._constants)
+    def parameter(offset: float, stop_gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        values = {**hypers, name: hypers[name] + offset}
+        return step(program, theta, g, state, values, t, stop_gradient).parameter
 
-        def read(builder: Builder, operation: Operation, _: tuple[Value, ...]) -> Value | None:
-            if operation.opcode != "stop_gradient":
-                return None
-            return builder.emit("state", attribute=next(unread).name, type=operation.type)
+    held: list[Tensor] = []
 
-        self._recording = verify_program(recording)
-        self._reading = verify_program(rewrite(recording, read))
+    def hold(x: Tensor) -> Tensor:
+        held.append(x)
+        return x
 
-    def central(self, point: Point, name: str) -> Tensor:
-        """The central difference of the new parameter by a hyperparameter."""
-        theta, g, state, hypers, t = point
-        if self._constants:
-            blank = {s.name: torch.zeros_like(theta) for s in self._constants}
-            after = step(self._recording, theta, g, {**state, **blank}, hypers, t)
-            state = {**state, **{s.name: after.state[s.name] for s in self._constants}}
-        width = _WIDTH * max(abs(hypers[name]), 0.1)
-        ahead, behind = (
-            step(self._reading, theta, g, state, {**hypers, name: hypers[name] + d}, t).parameter
-            for d in (width, -width)
-        )
-        return (ahead - behind) / (2 * width)
+    parameter(0.0, hold)
+    again = iter(2 * held)
+    width = _WIDTH * max(abs(hypers[name]), 0.1)
+    ahead, behind = (parameter(offset, lambda _: next(again)) for offset in (width, -width))
+    return (ahead - behind) / (2 * width)
 
 
 def _distance(found: list[Tensor], expected: list[Tensor]) -> float:
