@@ -1,8 +1,9 @@
-"""Floating-point numbers with bounds on their distance from what the real numbers give.
+"""Floating-point numbers with bounds on their rounding errors.
 
-A running error analysis (Wilkinson, 1963; Higham, Accuracy and Stability of Numerical Algorithms,
-section 3.3): every operation rounds, and hands on the errors of its arguments. Infinities and NaN
-are what they are: overflow and undefined operations are no rounding.
+This is a running error analysis (Wilkinson, 1963; Higham, Accuracy and Stability of Numerical
+Algorithms, section 3.3): the bound of a result comes from the bounds of the arguments and from the
+rounding of the operation. Infinities and NaN have no bound, since overflow and undefined operations
+are not rounding.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Bounded:
 
     Attributes:
         value: the number.
-        error: at least its distance from the same operations on real numbers; infinite where
-            rounding may have decided what it is.
-        given: whether it is an input or a literal, which compare as they are written.
+        error: a bound on its distance from the result of the same operations on real numbers;
+            infinite if the analysis finds none.
+        given: whether it is an input or a literal, whose comparisons rounding does not affect.
     """
 
     value: float
@@ -39,7 +40,7 @@ class Bounded:
 
 
 def literal(number: float) -> Bounded:
-    """A number that stands for the decimal as which it is written."""
+    """A literal, which stands for the decimal number that is written."""
     if not math.isfinite(number):
         return Bounded(number)
     distance = abs(Fraction(repr(number)) - Fraction(number))
@@ -47,7 +48,7 @@ def literal(number: float) -> Bounded:
 
 
 def exact(number: float) -> Bounded:
-    """A number that is itself."""
+    """A number without error."""
     return Bounded(number, 0.0, True)
 
 
@@ -62,7 +63,7 @@ def _add(x: Bounded, y: Bounded) -> Bounded:
     value = x.value + y.value
     if not math.isfinite(value):
         return Bounded(value)
-    # What rounding took away, exactly (Knuth, 1969).
+    # The exact rounding error of a sum (Knuth, 1969).
     part = value - x.value
     lost = abs((x.value - (value - part)) + (y.value - part))
     return Bounded(value, x.error + y.error + lost)
@@ -70,13 +71,13 @@ def _add(x: Bounded, y: Bounded) -> Bounded:
 
 def _subtract(x: Bounded, y: Bounded) -> Bounded:
     if x is y:
-        # A number less itself is nothing, however it was rounded.
+        # x - x is exactly zero, however x was rounded.
         return Bounded(x.value - y.value)
     return _add(x, Bounded(-y.value, y.error))
 
 
 def _times(x: float, error: float) -> float:
-    """x * error where no error is nothing, whatever it is multiplied with."""
+    """|x| * error; zero if one of both is zero, even if the other one is infinite."""
     return abs(x) * error if error and x else 0.0
 
 
@@ -147,7 +148,7 @@ def _sign(x: Bounded) -> Bounded:
 
 
 def _lipschitz(function: Callable[..., float]) -> Callable[..., Bounded]:
-    """A function that moves no further than its arguments, and does not round."""
+    """A function that is exact, and changes by no more than its arguments do."""
 
     def applied(*x: Bounded) -> Bounded:
         return Bounded(function(*(a.value for a in x)), max(a.error for a in x))
@@ -182,7 +183,7 @@ def _compared(opcode: str) -> Callable[[Bounded, Bounded], Bounded]:
 
 
 def _computed(function: Callable[..., float]) -> Callable[..., Bounded]:
-    """A comparison or a sign that is what it is computed to be."""
+    """A comparison or a sign, taken to be exact."""
     return lambda *x: Bounded(float(function(*(a.value for a in x))))
 
 
@@ -199,13 +200,13 @@ def _sum(x: Sequence[Bounded]) -> Bounded:
     value = host.total([a.value for a in x])
     size = sum(abs(a.value) for a in x)
     if size < 2.0**20 and all(not a.error and (a.value * 2.0**30).is_integer() for a in x):
-        # In any order, nothing is rounded.
+        # Such a sum is exact in any order.
         return Bounded(value)
     return _rounded(value, sum(a.error for a in x) + len(x) * _UNIT * size)
 
 
 def _unknown(function: Callable[..., float]) -> Callable[..., Bounded]:
-    """A function of which no more is known than that libraries compute it to a few last places."""
+    """Any other function, which libraries compute to a few units in the last place."""
 
     def bounded(*x: Bounded) -> Bounded:
         explained = 0.0 if all(a.error == 0 for a in x) else math.inf
@@ -239,7 +240,7 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "sum": _sum,
     "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),
 }
-# The same, where conditions and signs are taken to be what they are computed to be.
+# The same functions, except that conditions and signs are taken to be exact.
 TRUSTING: dict[str, Callable[..., Bounded]] = {
     **FUNCTIONS,
     **{r.opcode: _computed(r.apply) for r in TABLE.values() if r.laws.jumps and r.apply},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -23,8 +24,12 @@ class Interval:
         return above and below
 
     def __str__(self) -> str:
+        return self.written(spell)
+
+    def written(self, number: Callable[[float], str]) -> str:
+        """The interval in the notation of the language, with numbers as `number` writes them."""
         opening, closing = "(" if self.lower_open else "[", ")" if self.upper_open else "]"
-        return f"{opening}{spell(self.lower)}, {spell(self.upper)}{closing}"
+        return f"{opening}{number(self.lower)}, {number(self.upper)}{closing}"
 
     @property
     def empty(self) -> bool:
@@ -53,16 +58,20 @@ class Choice:
         return value in self.values
 
     def __str__(self) -> str:
-        return "{" + ", ".join(spell(v) for v in self.values) + "}"
+        return self.written(spell)
+
+    def written(self, number: Callable[[float], str]) -> str:
+        """The set in the notation of the language, with numbers as `number` writes them."""
+        return "{" + ", ".join(map(number, self.values)) + "}"
 
 
 Domain = Interval | Choice
 
-# How far from one a weight vector may sum: more than rounding needs, less than a mistake makes.
+# By how much the sum of a weight vector may differ from one: more than rounding, less than errors.
 SUM_TOLERANCE = 1e-6
 
 EVERYTHING = Interval(-math.inf, math.inf, True, True)
-# What interval arithmetic knows of a value about which it knows nothing (NaN aside).
+# All numbers, infinities included, but not NaN.
 ANYTHING = Interval()
 
 

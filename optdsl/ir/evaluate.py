@@ -1,7 +1,7 @@
-"""The meaning of a program in any arithmetic, and in that of Python floats.
+"""Evaluates programs in any arithmetic, and in particular on Python floats.
 
-Python floats, with small tensors as tuples, are for trials of claims: a specification goes through
-them whenever it is read, and torch is not needed. `optdsl.interpret` evaluates on torch's tensors.
+Claims are tested on Python floats, with small tensors as tuples, whenever a specification is read;
+that does not need torch. `optdsl.interpret` evaluates programs on torch's tensors.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Number = Any
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a program: where it starts, and the gradients that it meets.
+    """A run of a program: where it starts, and its gradients.
 
     Attributes:
         hypers: a value for each hyperparameter.
         theta: the parameter at the start.
-        gradients: one for each step, as long as the parameter.
+        gradients: the gradient of each step, with the length of the parameter.
     """
 
     hypers: tuple[tuple[str, float], ...]
@@ -42,15 +42,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What stands for numbers and tensors, and what is done with them.
+    """A representation of numbers and tensors, with the operations on them.
 
     Attributes:
-        function: what computes an operation with arguments, given its opcode and which of the
-            arguments are tensors.
+        function: gives the function that computes an operation, from its opcode and from which of
+            its arguments are tensors.
         literal: the number for a literal, or for the value of a hyperparameter.
-        exact: the number for one that is exact.
-        size: how many elements a tensor has.
-        expanded: a number as a tensor with the shape of another one; tensors are as they are.
+        exact: the number for a float that is exact.
+        size: the number of elements of a tensor.
+        expanded: a number as a tensor with the shape of another one; tensors are left as they are.
     """
 
     function: Callable[[str, tuple[bool, ...]], Callable[..., Any]]
@@ -66,7 +66,7 @@ Watch = Callable[[Value, Number], None]
 
 @dataclass(frozen=True)
 class Point:
-    """Where a step starts from; `t` counts from 1."""
+    """The inputs of a step; `t` counts from 1."""
 
     theta: Any
     g: Any
@@ -100,7 +100,7 @@ class Point:
 
 
 class Code:
-    """Some values of a program with all that they depend on, to be evaluated many times."""
+    """Some values of a program, prepared for many evaluations."""
 
     def __init__(self, program: Program, roots: Sequence[Value], arithmetic: Arithmetic) -> None:
         """Look up the function of each operation."""
@@ -142,13 +142,9 @@ def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[T
 
 
 def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
-    """The parameter after each step, the same numbers, with bounds on what rounding does to it.
+    """The parameter after each step, as `trajectory` gives it, with bounds on its rounding errors.
 
-    Args:
-        program: any.
-        run: the run.
-        trusting: whether conditions are what they are computed to be; else rounding may decide
-            them.
+    With `trusting`, the bounds hold only if rounding has not decided any condition.
     """
     return _followed(program, run, _TRUSTING if trusting else _BOUNDED, None)
 
@@ -171,7 +167,7 @@ def _followed(
 
 
 class Uniforms:
-    """Some uniform values of a program, to be evaluated at many steps."""
+    """Some uniform values of a program, prepared for evaluation at many steps."""
 
     def __init__(self, program: Program, values: tuple[Value, ...]) -> None:
         """Look up what the values are made from."""

@@ -1,7 +1,8 @@
-"""Value numbering: which values are computed in one way, and which states always are."""
+"""Value numbering: which values are computed in the same way, and which states stay equal."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from optdsl.ir.ops import laws_of
@@ -9,7 +10,7 @@ from optdsl.ir.program import Operation
 
 
 def numbered(keys: Iterable[Hashable]) -> list[int]:
-    """The keys as numbers, equal ones alike, in the order in which they come."""
+    """A number for each key, the same for equal keys, counted in the order of the keys."""
     seen: dict[Hashable, int] = {}
     return [seen.setdefault(key, len(seen)) for key in keys]
 
@@ -19,12 +20,12 @@ def alike(
     numbers: dict[Hashable, int],
     state: Callable[[str], Hashable] = str,
 ) -> list[int]:
-    """A number for each value, the same for values that are computed in one way, to the bit.
+    """A number for each value; values with equal numbers have the same bits.
 
     Args:
-        operations: those of a program.
-        numbers: what has a number already, as of another program; it grows.
-        state: what a state is known as, by its name; states known as the same are equal.
+        operations: the operations of a program.
+        numbers: numbers that are given already, for instance to another program; others are added.
+        state: gives a key for the name of a state; states with equal keys are equal.
     """
     found: list[int] = []
     for operation in operations:
@@ -48,15 +49,15 @@ def coarsest(
     """The coarsest classes of states that start equal and stay equal (Moore, 1956).
 
     Args:
-        start: for each state what is equal for those that start equal.
-        after: for each state what is equal for those that are equal after a step, given the
-            class of each before it.
+        start: a key for each state; states with equal keys start equal.
+        after: gives a key for each state, from the class of each state before a step; states with
+            equal keys are equal after the step if the states of each class are equal before it.
         rounds: how often classes may be split; beyond that, the result is None.
     """
     classes = numbered(start)
-    while rounds is None or rounds > 0:
+    for _ in itertools.count() if rounds is None else range(rounds):
         split = numbered(zip(classes, after(classes), strict=True))
         if max(split, default=0) == max(classes, default=0):
             return classes
-        classes, rounds = split, None if rounds is None else rounds - 1
+        classes = split
     return None

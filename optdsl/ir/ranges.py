@@ -11,11 +11,9 @@ from optdsl.ir.program import Program
 
 
 def ranges(program: Program, settings: Mapping[str, float] | None = None) -> tuple[Interval, ...]:
-    """An enclosure of each value; NaN aside, which arithmetic may make of infinities.
+    """For each value an interval that contains it unless it is NaN.
 
-    Args:
-        program: any.
-        settings: hyperparameters that have a given value; others lie in their domains.
+    Hyperparameters have the values in `settings`, or lie in their domains.
     """
     given = {} if settings is None else settings
     found: list[Interval] = []

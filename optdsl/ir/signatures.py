@@ -9,8 +9,9 @@ from optdsl.ir.types import SCALAR, Extent, Type, TypeMismatch
 Infer = Callable[[tuple[Type, ...]], Type]
 
 
-def _numbers(types: tuple[Type, ...]) -> None:
-    for position, kind in enumerate(types):
+def _numbers(types: tuple[Type, ...], first: int = 0) -> None:
+    """Check that the arguments from the position `first` on are numbers."""
+    for position, kind in enumerate(types[first:], first):
         if kind.condition:
             raise TypeMismatch(
                 position, "a condition is not a number", "write `where(condition, 1, 0)`"
@@ -37,10 +38,7 @@ def choice(types: tuple[Type, ...]) -> Type:
     """A condition and two numbers give a number of the largest extent."""
     if not types[0].condition:
         raise TypeMismatch(0, "the first argument must be a condition", "compare, as in `x > 0`")
-    try:
-        _numbers(types[1:])
-    except TypeMismatch as error:
-        raise TypeMismatch(error.position + 1, error.message, error.hint) from None
+    _numbers(types, 1)
     return Type(_widest(types))
 
 

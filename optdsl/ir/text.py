@@ -26,7 +26,7 @@ def print_program(program: Program) -> str:
     """One declaration, operation or result a line; results refer to values as ``%7``."""
     out = [f"program {program.name}"]
     out += [f"  doc {json.dumps(line)}" for line in program.documentation]
-    out += [f"  hyper {h.name} = {h.default!r} in {_domain(h.domain)}" for h in program.hypers]
+    out += [f"  hyper {h.name} = {h.default!r} in {h.domain.written(repr)}" for h in program.hypers]
     out += [f"  simplex {_simplex(s)}" for s in program.simplexes]
     out += [f"  learn {_learned(x)}" for x in program.learned]
     for index, operation in enumerate(program.operations):
@@ -45,20 +45,13 @@ def print_program(program: Program) -> str:
     return "\n".join(out) + "\n"
 
 
-def _domain(domain: Domain) -> str:
-    if isinstance(domain, Choice):
-        return "{" + ", ".join(repr(v) for v in domain.values) + "}"
-    opening, closing = "(" if domain.lower_open else "[", ")" if domain.upper_open else "]"
-    return f"{opening}{domain.lower!r}, {domain.upper!r}{closing}"
-
-
 def _learned(x: Learned) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in x.options)
     clip = "" if x.clip is None else f" clip {x.clip!r}"
     by = "by exponentiated" if x.exponentiated else "by"
     scope = "" if x.scope == "optimizer" else f" per {x.scope}"
     signal = "" if x.signal == "raw" else f" on {x.signal}"
-    where = f"{x.hyper}{scope} in {_domain(x.bounds)}"
+    where = f"{x.hyper}{scope} in {x.bounds.written(repr)}"
     return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}"
 
 

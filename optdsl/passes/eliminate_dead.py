@@ -1,4 +1,4 @@
-"""Leave out operations that no result depends on."""
+"""Removes operations that no result depends on."""
 
 from __future__ import annotations
 

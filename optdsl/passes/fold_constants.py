@@ -1,6 +1,6 @@
-"""Compute operations on literals, in the double precision in which the host would.
+"""Computes operations on literals, in double precision as the host would.
 
-Only uniform values fold: a literal meets a tensor in the tensor's own precision.
+Operations on tensors are not folded, since they may be computed in a lower precision.
 """
 
 from __future__ import annotations
@@ -24,5 +24,5 @@ def _fold(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) 
     if any(o.opcode != "constant" for o in operations):
         return None
     result = apply(*(o.attribute for o in operations))
-    # NaN has no spelling as a literal and compares unequal to itself: leave it to run time.
+    # NaN cannot be written as a literal, and is not equal to itself: it is computed at run time.
     return None if result != result else builder.constant(result)

@@ -1,6 +1,6 @@
-"""Replace operations that are the identity by their argument.
+"""Replaces operations that are the identity by their argument.
 
-``define`` exists for blends and ``stop_gradient`` for differentiation; each goes when that is done.
+``define`` exists for blends, and ``stop_gradient`` for differentiation; neither is needed later.
 """
 
 from __future__ import annotations

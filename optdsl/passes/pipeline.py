@@ -15,15 +15,15 @@ Pass = Callable[[Program], Program]
 
 # All of them keep every bit of every result.
 PIPELINE: tuple[Pass, ...] = (
-    forward_names,  # first: it lets equal equations under two names become one
-    forward_barriers,  # as early, for the same reason
+    forward_names,  # first, so that equal equations with different names become one value
+    forward_barriers,  # early, for the same reason
     fold_constants,  # before simplify, which looks for literals
-    simplify,  # leaves operations behind that nothing uses any more
-    eliminate_dead,  # last: it sweeps up after the others
+    simplify,  # leaves unused operations behind
+    eliminate_dead,  # last, to remove unused operations
 )
 
 
-# Differentiation is cheaper where equal values are one, and needs the barriers.
+# The passes before differentiation, which needs the barriers, and is cheaper on fewer operations.
 PREPARATION = tuple(rewrite for rewrite in PIPELINE if rewrite is not forward_barriers)
 
 

@@ -1,4 +1,4 @@
-"""The one way in which a pass rewrites a program: operation by operation, in order."""
+"""Rewrites a program operation by operation, in order; all passes are built on this."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rule = Callable[[Builder, Operation, "tuple[Value, ...]"], "Value | None"]
 def rewrite(program: Program, rule: Rule) -> Program:
     """Apply a rule to every operation; equal operations of the result become one.
 
-    A replaced operation hands its hint and the names of its results on.
+    The replacement of an operation takes over its hint, and its place among the results.
     """
     builder = Builder()
     new: list[Value] = []

@@ -1,7 +1,7 @@
-"""A rule for one number: the parameter, its gradient and every state become uniform.
+"""Turns a rule for tensors into a rule for one number, which runs on the host.
 
-This is how a coefficient's own optimizer is made: any rule of the library, run on the host.
-Not part of the default pipeline.
+The parameter, its gradient and every state become uniform. Coefficients are learned by such rules.
+The pass is not part of the default pipeline.
 """
 
 from __future__ import annotations
@@ -28,13 +28,7 @@ def _scalarize(
 ) -> Value | None:
     match TABLE[operation.opcode].stage:
         case Stage.BUFFER:
-            return builder.emit(
-                operation.opcode,
-                attribute=operation.attribute,
-                type=UNIFORM,
-                hint=operation.hint,
-                span=operation.span,
-            )
+            return builder.copy(replace(operation, type=UNIFORM), ())
         case Stage.REDUCTION:
             return arguments[0]
         case Stage.LENGTH:

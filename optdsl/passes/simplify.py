@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-import math
-
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.types import UNIFORM
 from optdsl.passes.rewrite import rewrite
+
+# Zero with the positive sign; -0.0 is another literal.
+_ZERO = Operation("constant", (), 0.0, UNIFORM)
 
 
 def simplify(program: Program) -> Program:
@@ -31,7 +33,7 @@ def _identity(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> V
             return x[1]
         case "mul" | "div" | "pow" if builder.is_constant(x[1], 1.0):
             return x[0]
-        case "sub" if builder.is_constant(x[1], 0.0) and _positive(builder, x[1]):
+        case "sub" if builder[x[1]] == _ZERO:
             return x[0]
         case "neg" if _negated(builder, x[0]) is not None:
             return _negated(builder, x[0])
@@ -41,7 +43,7 @@ def _identity(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> V
 
 
 def _sign(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
-    """Negations cost nothing to move: a product, quotient or sum rounds the same either way."""
+    """A negation moves outwards: a product, quotient or sum of negated numbers rounds the same."""
     emit, negated = builder.emit, [_negated(builder, a) for a in x]
     match operation.opcode, negated:
         case "mul" | "div", [left, right] if left is not None or right is not None:
@@ -60,11 +62,6 @@ def _sign(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value
 
 
 def _negated(builder: Builder, value: Value) -> Value | None:
-    """What `value` is the negation of."""
+    """The value of which `value` is the negation, if it is one."""
     operation = builder[value]
     return operation.arguments[0] if operation.opcode == "neg" else None
-
-
-def _positive(builder: Builder, zero: Value) -> bool:
-    attribute = builder[zero].attribute
-    return isinstance(attribute, float) and math.copysign(1.0, attribute) > 0
