@@ -1,4 +1,4 @@
-"""Diagnostics: what is wrong or doubtful in a specification, where, and what to write instead.
+"""Diagnostics: mistakes and doubtful places in a specification, with hints what to write instead.
 
 A stage collects diagnostics in a `Report` and raises one `SpecError` with all errors. Warnings and
 notes, together called remarks, raise nothing; they are returned with the result.
@@ -83,8 +83,8 @@ class Diagnostic:
 
     Attributes:
         code: identifies the kind of diagnostic, and does not change between versions.
-        message: what is wrong.
-        span: the smallest part of the text that is at fault.
+        message: the mistake, in one sentence.
+        span: the smallest part of the text that has the mistake.
         label: a short explanation, shown beside the marked part.
         notes: further explanations.
         hint: what to write instead.

@@ -20,7 +20,7 @@ from optdsl.diagnostics import nearest
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
-from optdsl.lower import check_types
+from optdsl.lower import assembled, check_types
 from optdsl.lower.declarations import declared
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
@@ -83,8 +83,7 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
         report.check()
 
     # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
-    builder = Builder()
-    lowering = Lowering(scope, builder)
+    lowering = Lowering(scope, Builder())
     check_bindings(settled, found, lowering, report)
     weaver = Weaver(found, slots, settled, lowering, report)
     try:
@@ -100,17 +99,7 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
             hint="use fewer of them",
         )
     report.check()
-    assert parameter is not None
-    program = Program(
-        declaration.name.text,
-        declaration.documentation,
-        tuple(settled.declared.hypers.values()),
-        learned,
-        builder.operations,
-        tuple(states),
-        parameter,
-        simplexes=settled.declared.simplexes,
-    )
+    program = assembled(scope, settled.declared, learned, lowering, states, parameter)
     if UPDATE not in slots:
         check_update(declaration, program, found, settled, weaver, report)
     report.check()

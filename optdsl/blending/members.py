@@ -21,9 +21,9 @@ class Member:
 
     @functools.cached_property
     def equations(self) -> dict[str, Value]:
-        """The rule's named equations, as written (primes included): the values that name them.
+        """The rule's named equations, by their names with primes.
 
-        What a member blend keeps of its own members (``Adam.num``) is not among them.
+        Those of the members of a member that is a blend itself (``Adam.num``) are left out.
         """
         return {name: v for name, v in self.program.equations.items() if "." not in name}
 
@@ -36,18 +36,18 @@ class Member:
         return next((h for h in self.program.hypers if h.name == name), None)
 
     def reading(self, hyper: str) -> list[str]:
-        """The equations whose own expressions have a hyperparameter."""
+        """The equations whose own expressions use a hyperparameter."""
         return sorted(name for name in self.equations if hyper in self.read_by(name))
 
     def read_by(self, equation: str) -> set[str]:
-        """The hyperparameters that an equation's own expression has."""
+        """The hyperparameters that the expression of an equation uses directly."""
         operations, named = self.program.operations, set(self.equations.values())
         root = operations[self.equations[equation]].arguments
         own = (operations[v] for v in upstream(operations, root, stop=named))
         return {str(o.attribute) for o in own if o.opcode == "hyper"}
 
     def flat(self, hyper: str) -> str:
-        """What the member's own hyperparameter is called outside the language."""
+        """The name of a hyperparameter of the member outside the language."""
         return f"{self.name.lower()}_{hyper}"
 
 

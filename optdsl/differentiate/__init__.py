@@ -1,4 +1,4 @@
-"""Differentiation of one step: how the new parameter moves with hyperparameters.
+"""Differentiates one step: the derivatives of the new parameter by hyperparameters.
 
 The old state is held constant, as in Ozkara et al. (2024, section 3): the hyper-gradient at step
 t+1 is the dot product of the new gradient with the tangent of step t. Derivatives come from the
@@ -18,11 +18,11 @@ __all__ = ["differentiate", "moves"]
 
 
 def differentiate(program: Program, hypers: Iterable[str]) -> Program:
-    """The program with the tangents of its new parameter by `hypers` beside its results.
+    """The program with the tangents of its new parameter by `hypers` as further results.
 
-    A tangent that is zero whatever the numbers (see `moves`) is the constant 0. Several tangents
-    of a step that is smooth and elementwise are accumulated in reverse, which shares nearly all
-    of their work; everything else goes forward.
+    A tangent that is always zero (see `moves`) is the constant 0. Several tangents of a step that
+    is smooth and elementwise are computed by reverse accumulation, which shares nearly all of their
+    work; other tangents are computed in forward mode.
 
     Raises:
         KeyError: for a name that is no hyperparameter.
@@ -39,10 +39,10 @@ def differentiate(program: Program, hypers: Iterable[str]) -> Program:
 
 
 def moves(program: Program, hyper: str) -> bool:
-    """Whether the tangent by `hyper` is anything but zero whatever the numbers.
+    """Whether the tangent by `hyper` is not always zero.
 
-    It is zero when the new parameter depends on the hyperparameter only through functions that are
-    flat almost everywhere (`sign`, a condition), through `stop_gradient`, or not at all.
+    It is always zero if the new parameter depends on the hyperparameter only through functions that
+    are flat almost everywhere (`sign`, a condition), through `stop_gradient`, or not at all.
     """
     derived = differentiate(program, [hyper])
     operation = derived.operations[derived.tangents[0].value]

@@ -38,7 +38,8 @@ def tangents(builder: Builder, program: Program, hypers: Sequence[str]) -> list[
     rates = [forward.along(builder, program, uniform, "hyper", x) for x in hypers]
     dependent = _dependent(program, hypers)
     adjoints: dict[Value, Value | None] = {program.parameter: builder.constant(1.0)}
-    # What one adjoint multiplies is added up first: m - g, and not m * a - g * a, which cancels.
+    # For each hyperparameter, the factors of each adjoint are added up before they are multiplied
+    # by it: (m - g) * a loses less to cancellation than m * a - g * a.
     sums: list[dict[Value, Value | None]] = [{} for _ in hypers]
     if program.type(program.parameter).extent is Extent.UNIFORM:
         return [rate[program.parameter] for rate in rates]
@@ -80,7 +81,7 @@ def _dependent(program: Program, hypers: Sequence[str]) -> frozenset[Value]:
 def _derived(
     builder: Builder, program: Program, value: Value, seeds: tuple[Value | None, ...]
 ) -> Value | None:
-    """What the table says of an operation with some of its arguments moving."""
+    """The derivative of an operation, given the derivatives of its arguments."""
     if all(seed is None for seed in seeds):
         return None
     operation = program.operations[value]

@@ -1,4 +1,4 @@
-"""Making operations: typed by the table, and each one only once."""
+"""Builds lists of operations, with types from the table, and each operation only once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Builder:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """What was made so far."""
+        """The operations so far."""
         return tuple(self._operations)
 
     def __getitem__(self, value: Value) -> Operation:
@@ -87,10 +87,7 @@ class Builder:
     ) -> dict[Value, Value]:
         """Values of a program as values of this builder, with what they depend on.
 
-        Args:
-            program: where the values are.
-            roots: the values.
-            bound: values of the program that are here already; what only they need is left out.
+        Values of the program in `bound` are here already, and what only they need is not copied.
         """
         new = dict(bound)
         for value in upstream(program.operations, roots, bound):

@@ -63,7 +63,7 @@ def minus(b: Writer, left: Tangent, right: Tangent) -> Tangent:
 
 
 def zero(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
-    """Of what is flat, and of leaves, whose tangents differentiation gives."""
+    """Of a function that is flat, and of leaves, whose tangents differentiation sets."""
     return None
 
 
@@ -128,7 +128,7 @@ def weighted_mean(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     total: Tangent = None
     first, *others = by_weights
     if len(others) == 1 and first is not None and _opposite(b, first, others[0]):
-        # What one weight gains, the other one loses.
+        # The sum of the two weights does not change.
         total = times(b, others[0], b.emit("sub", parts[1], parts[0]))
     else:
         for tangent, part in zip(by_weights, parts, strict=True):
@@ -137,7 +137,7 @@ def weighted_mean(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     moving = [i for i, t in enumerate(by_parts) if t is not None]
     nothing = b.constant(0.0)
     if len(moving) == 1:
-        # The share of the one part that moves; what weighs nothing takes no part here either.
+        # The share of the one part that moves; a part without weight does not count here either.
         ones = (b.constant(1.0) if i == moving[0] else nothing for i in range(len(parts)))
         share = b.emit("mix", *(v for pair in zip(weights, ones, strict=True) for v in pair))
         moved = times(b, by_parts[moving[0]], share)
@@ -151,7 +151,7 @@ def weighted_mean(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
 
 
 def _opposite(b: Writer, x: Value, y: Tangent) -> bool:
-    """Whether one value is written as the negation of another."""
+    """Whether one of two values is the operation `neg` of the other."""
     return y is not None and (
         (b[x].opcode == "neg" and b[x].arguments == (y,))
         or (b[y].opcode == "neg" and b[y].arguments == (x,))
@@ -162,8 +162,8 @@ def square_root(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of sqrt(x); 0 at 0."""
     if d[0] is None:
         return None
-    # At sqrt(0) the slope is infinite, or 0 / 0. It is taken as 0: an element that never had a
-    # gradient shall not keep the others from moving a coefficient.
+    # At sqrt(0) the slope is infinite or 0 / 0, and is taken to be 0: an element that never had a
+    # gradient must not make the hyper-gradient infinite or NaN.
     slope = b.emit("div", d[0], b.emit("mul", b.constant(2.0), y))
     corner = b.emit("eq", y, b.constant(0.0))
     return b.emit("where", corner, b.constant(0.0), slope)

@@ -1,7 +1,7 @@
-"""The laws of an operation: what the compiler may conclude from it, apart from its typing.
+"""The laws of an operation: what the compiler may rely on, apart from its typing.
 
-Every row of the table states all of them. A rewrite asks for a law, never for a set of names, so
-that a new operation cannot be taken for something that it is not.
+Every row of the table of operations states all laws. Passes ask for laws and not for the names of
+operations, so that a new operation cannot be mistaken for one of another kind.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ class Laws:
     Attributes:
         stage: where in a step it is done.
         alias: whether it is its argument, to the bit, under a name or behind a barrier.
-        smooth: whether its derivative may be multiplied with an adjoint of zero, which reverse
-            accumulation does; not where it picks one argument, since the other one's derivative
-            may be NaN, nor where it mixes elements.
+        smooth: whether reverse accumulation may multiply its derivative by an adjoint of zero. It
+            may not if the operation picks one argument, since the derivative of the other one may
+            be NaN, or if it mixes elements.
         initial: whether it is known before the first step.
-        replayable: whether it may be done again with the same result from one element alone.
+        replayable: whether computing it again, from one element alone, gives the same result.
         commutative: whether the order of its arguments does not matter, to the bit.
         rational: whether it is one of the four operations of arithmetic.
         additive: whether it is a sum of multiples of its arguments.
         affine: whether it is affine in its arguments, given which of them vary.
-        shows: the arguments of which an infinity or a NaN shows in the result as one of both,
+        shows: the arguments for which an infinity or a NaN makes the result an infinity or a NaN,
             given the arguments that are literals, with None for the others.
-        selects: whether it is one of its arguments, or its negation, so that nothing is rounded.
-        integral: whether it is certainly a whole number where its arguments are.
-        compares: whether which of its two arguments is larger decides what it is.
-        jumps: whether a small change of an argument may change it by one or more, so that rounding
-            can decide what it is.
-        bounded: whether finite arguments give a finite result, up to a sum that would overflow
-            in another order, too; given which arguments are uniform.
+        selects: whether the result is an argument or its negation, so that nothing is rounded.
+        integral: whether the result is always a whole number if the arguments are.
+        compares: whether the result depends on which of the two arguments is larger.
+        jumps: whether a small change of an argument may change the result by one or more, so that
+            rounding can decide it.
+        bounded: whether finite arguments give a finite result, given which arguments are uniform; a
+            sum that overflows would overflow if its terms were added in another order, too.
     """
 
     stage: Stage

@@ -1,8 +1,8 @@
 """The operations: one row each, with typing, derivative, range, laws and meaning.
 
-A new operation is a row here, a spelling in the interpreter and one in each backend; a test fails
-until all are there. `optdsl.ir.laws` says what each law is for; a row that leaves one out cannot be
-imported.
+A new operation needs a row here, and code in the interpreter and in each backend; a test fails
+until all are there. `optdsl.ir.laws` explains the laws; a row without one of them is an error at
+import.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Row:
         meaning: what it is, for readers.
         attribute: the type of the attribute that it takes, if it takes one.
         function: the name by which the language calls it, if it is called like a function.
-        of_equal: for a reduction, the opcode that makes its result from the number of elements
-            and one number that all of them are; "" where that number is the result.
+        of_equal: for a reduction, the opcode that computes its result if all elements are equal,
+            from their number and that element; "" if the element itself is the result.
     """
 
     opcode: str
@@ -190,7 +190,7 @@ _ROWS = (
 )  # fmt: skip
 
 TABLE = {row.opcode: row for row in _ROWS}
-# What needs no computing: it is given, or lies in memory.
+# The operations without arguments, which are given or read from memory.
 LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
@@ -216,7 +216,7 @@ def stages(operations: Iterable[Operation]) -> set[Stage]:
 
 
 def unaliased(operations: Operations, value: Value) -> Value:
-    """What stands behind the names and barriers of a value, if there are any."""
+    """The value behind `define` and `stop_gradient`, if it is one of these."""
     while laws_of(operations[value]).alias:
         (value,) = operations[value].arguments
     return value

@@ -21,7 +21,7 @@ Attribute = float | str | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One operation; `hint` names its value for readers and, like `span`, means nothing.
+    """One operation; `hint`, a name for its value, and `span` do not change what it computes.
 
     Operations are equal if they compute the same bits: a literal 0.0 is not equal to -0.0.
     """
@@ -63,9 +63,9 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What an optimizer remembers: its value before the first step and after each one.
+    """A value that is kept from step to step: its initial value, and its value after a step.
 
-    `origins` names, in a blend, the members' states that it stands for, as in ``Adam.m``.
+    In a blend, `origins` has the names of the members' states that it is, as in ``Adam.m``.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Program:
         return self.operations[value].type
 
     def is_finite_part(self, operation: Operation) -> bool:
-        """Whether an operation is a number where that is finite: where(x - x == 0, x, ...)."""
+        """Whether an operation is where(x - x == 0, x, ...), which is x where x is finite."""
         if operation.opcode != "where":
             return False
         comparison = self.operations[operation.arguments[0]]
@@ -173,22 +173,22 @@ class Program:
 
     @property
     def initial_values(self) -> tuple[Value, ...]:
-        """What is computed once, before the first step of a tensor."""
+        """The values that are computed once, before the first step of a tensor."""
         return tuple(s.initial for s in self.states)
 
     @property
     def step_values(self) -> tuple[Value, ...]:
-        """What every step computes: the parameter, the states, the tangents."""
+        """The values that every step computes: the parameter, the states, the tangents."""
         return (*self.carried_values, *(t.value for t in self.tangents))
 
     @property
     def results(self) -> tuple[Value, ...]:
-        """Everything that a program computes for others."""
+        """All results of a program."""
         return (*self.initial_values, *self.step_values)
 
     @property
     def carried_values(self) -> tuple[Value, ...]:
-        """What the next step starts from: the parameter and the states."""
+        """The values that the next step starts from: the parameter and the states."""
         return (self.parameter, *(s.next for s in self.states))
 
     @property
@@ -200,7 +200,7 @@ class Program:
     def rebuilt(
         self, operations: tuple[Operation, ...], new: Sequence[Value] | Mapping[Value, Value]
     ) -> Program:
-        """The program with other operations, and each result's new value in place of the old."""
+        """The program with other operations, and with new values in place of all its results."""
         return replace(
             self,
             operations=operations,
@@ -227,7 +227,7 @@ def upstream(
 ) -> tuple[Value, ...]:
     """The values that `roots` depend on, themselves included, in order.
 
-    What stands behind the values in `stop` is left out.
+    The search does not go beyond the values in `stop`.
     """
     wanted = set(roots)
     for index in range(max(wanted, default=-1), -1, -1):

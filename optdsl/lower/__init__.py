@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Program, State, Value, upstream
+from optdsl.ir.program import Learned, Program, State, Value, upstream
 from optdsl.ir.types import BY_NAME, Extent, Type
 from optdsl.ir.verify import verify
-from optdsl.lower.declarations import declared
+from optdsl.lower.declarations import Declared, declared
 from optdsl.lower.expressions import Lowering, named_type, state_type
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
@@ -46,19 +46,30 @@ def lower(scope: Scope, rules: Rules) -> Program:
         environment[equation.spelled] = value
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
-    parameter = environment["theta'"]
+    updated = [state for state in states if state is not None]
+    return verify(assembled(scope, hypers, learned, lowering, updated, environment["theta'"]))
+
+
+def assembled(
+    scope: Scope,
+    hypers: Declared,
+    learned: tuple[Learned, ...],
+    lowering: Lowering,
+    states: Iterable[State],
+    parameter: Value | None,
+) -> Program:
+    """The program of a file without mistakes, from its parts."""
     assert parameter is not None
-    program = Program(
+    return Program(
         scope.declaration.name.text,
         scope.declaration.documentation,
         tuple(hypers.hypers.values()),
         learned,
         lowering.builder.operations,
-        tuple(s for s in states if s is not None),
+        tuple(states),
         parameter,
         simplexes=hypers.simplexes,
     )
-    return verify(program)
 
 
 _ELSEWHERE = {ast.Use: "use", ast.Share: "share", ast.Binding: "bind"}

@@ -34,7 +34,7 @@ class Declared:
 
 
 def declared(scope: Scope) -> Declared:
-    """The hyperparameters of a file; mistaken ones are reported and left out."""
+    """The hyperparameters of a file; those with mistakes are reported and left out."""
     hypers: dict[str, Hyper] = {}
     for name, node in scope.hypers.items():
         hyper = _hyper(name, node, scope)
@@ -115,7 +115,7 @@ def _start(name: str, node: ast.Weights, scope: Scope) -> list[float] | None:
 
 
 def corner_weights(node: ast.Expression, labels: list[str]) -> list[float] | None:
-    """The weights for ``uniform``, or for a label, which has all the weight; None for others."""
+    """The weights for ``uniform``, or for a label, which then has weight one; None for others."""
     if not isinstance(node, ast.Name) or node.primed or node.owner:
         return None
     if node.name in labels:

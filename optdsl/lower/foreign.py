@@ -77,12 +77,7 @@ _FUNCTIONS = {
 
 
 def name_hint(name: str, known: AbstractSet[str]) -> str:
-    """The name that was probably meant by an unknown one, as a hint; empty if there is none.
-
-    Args:
-        name: the name as it is written.
-        known: the names that are defined there.
-    """
+    """A hint with the known name that an unknown name probably means; "" if there is none."""
     synonym = _SYNONYMS.get(name.lower())
     if synonym in known:
         return f"did you mean `{synonym}`?"
@@ -97,13 +92,7 @@ def name_hint(name: str, known: AbstractSet[str]) -> str:
 
 
 def function_hint(name: str, callables: AbstractSet[str], values: AbstractSet[str]) -> str:
-    """What to write in place of an unknown function.
-
-    Args:
-        name: the name of the unknown function.
-        callables: the names of all functions.
-        values: the names of values in the file.
-    """
+    """What to write in place of an unknown function, given all functions and values of the file."""
     if name in values:
         return f"`{name}` is no function: write `*` for a product"
     if name.lower() in _FUNCTIONS:

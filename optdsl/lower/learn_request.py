@@ -1,6 +1,6 @@
-"""What may be learned, and how: the rules for `learn` statements and for `optdsl.Learn` alike.
+"""Checks what is to be learned, and how, for `learn` statements and for `optdsl.Learn` alike.
 
-Both become a `Request`. Who makes it turns each `Problem` into a diagnostic or into an exception.
+Both become a `Request`; the caller turns each `Problem` into a diagnostic or into an exception.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def learnable(hypers: Iterable[str], simplexes: Iterable[Simplex]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Request:
-    """How a hyperparameter or a weight vector is to be learned, as its author says it.
+    """How a hyperparameter or a weight vector is to be learned.
 
     Attributes:
         name: the name of the hyperparameter or of the weight vector.
         rule: the name of the rule that learns it.
         options: hyperparameters of that rule, and its clip: values, and how they are written.
         bounds: the interval within which it is learned; None for its own domain.
-        after: steps that leave it as it is.
+        after: the number of steps at the start that do not change it.
         exponentiated: whether the rule runs on the logarithms of the weights.
         scope: one of `SCOPES`.
         signal: one of `SIGNALS`.
-        words: what may be written in the place of an option and is none of the rule's.
-        example: how bounds are written.
+        words: the options that are not hyperparameters of the rule.
+        example: how bounds are written, for hints.
     """
 
     name: str
@@ -66,9 +66,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a request, in the words of a `Diagnostic`.
+    """A mistake in a request, with the texts of a `Diagnostic`.
 
-    `place` names the part at fault: a field of the request, or ``option NAME``, ``value NAME``.
+    `place` is the part with the mistake: a field of the request, or ``option NAME`` (the name of an
+    option), or ``value NAME`` (its value).
     """
 
     code: str
@@ -98,12 +99,12 @@ def learned(request: Request, hypers: Iterable[Hyper], rules: Rules) -> tuple[Le
 def problems(
     request: Request, hypers: Sequence[Hyper], vector: bool, rules: Rules, start: bool = True
 ) -> Iterator[Problem]:
-    """What is wrong with a request.
+    """The mistakes in a request.
 
     Args:
         request: the request.
-        hypers: the hyperparameters that `request.name` stands for; with none, only the rest of the
-            request is checked.
+        hypers: the hyperparameters that `request.name` stands for; if there are none, only the rest
+            of the request is checked.
         vector: whether they are the components of a weight vector.
         rules: the rules by which they may be learned.
         start: whether the defaults must lie within the bounds.
@@ -149,7 +150,7 @@ def _of_rule(request: Request, rules: Rules) -> Iterator[Problem]:
 
 
 def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
-    """What is wrong with the interval to which every update is projected."""
+    """The mistake in the interval to which every update is projected, if there is one."""
     name, allowed = request.name, hyper.domain
     message = label = hint = ""
     if isinstance(allowed, Choice):

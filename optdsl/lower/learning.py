@@ -67,21 +67,22 @@ def learning(
 def _report(
     wrong: Iterable[Problem], node: ast.Learn, name: ast.Identifier, report: Report
 ) -> None:
-    """Report what is wrong with a statement as far as it concerns one of its names."""
-    spans = {
-        "rule": node.rule.span,
-        "name": name.span,
-        "bounds": node.bounds.span if node.bounds else name.span,
-        **{f"option {option.name.text}": option.name.span for option in node.options},
-        **{f"value {option.name.text}": option.value.span for option in node.options},
+    """Report the mistakes in a statement that concern one of its names."""
+    parts = {
+        "rule": node.rule,
+        "name": name,
+        "bounds": node.bounds or name,
+        "scope": node.scope,
+        "signal": node.signal,
+        "after": node.after,
+        **{f"option {option.name.text}": option.name for option in node.options},
+        **{f"value {option.name.text}": option.value for option in node.options},
     }
-    for place, part in (("scope", node.scope), ("signal", node.signal), ("after", node.after)):
-        if part is not None:
-            spans[place] = part.span
     for problem in wrong:
-        if problem.place in spans:  # a wrong number in `learn after` is reported there
-            span, label, hint = spans[problem.place], problem.label, problem.hint
-            report.error(problem.code, problem.message, span, label=label, hint=hint)
+        part = parts.get(problem.place)
+        if part is not None:  # a wrong number in `learn after` is reported there
+            label, hint = problem.label, problem.hint
+            report.error(problem.code, problem.message, part.span, label=label, hint=hint)
 
 
 def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope) -> None:

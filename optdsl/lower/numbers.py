@@ -59,7 +59,7 @@ def _not_constant(node: ast.Expression, what: str, scope: Scope) -> None:
 
 
 def domain(node: ast.Interval | ast.Choice | None, scope: Scope) -> Domain | None:
-    """The set of numbers that a domain denotes, all without one; None after a mistake."""
+    """The numbers that a domain denotes: all, if there is no domain; None after a mistake."""
     if node is None:
         return EVERYTHING
     if isinstance(node, ast.Choice):

@@ -38,7 +38,7 @@ class Layout:
 
 
 def cut(source: Source, report: Report) -> Layout:
-    """Cut `source` into logical lines; one that exceeds a limit is reported and not cut."""
+    """Cut `source` into logical lines; a text that exceeds a limit is reported and not cut."""
     text = source.text
     if len(text) > MAX_CHARACTERS:
         _too_large(f"{len(text):,} characters", MAX_CHARACTERS, Span(source, 0, 1), report)
