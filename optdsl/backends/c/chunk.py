@@ -1,4 +1,4 @@
-"""The elements of a chunk in C: a function from memory into the rows of a small array."""
+"""A chunk of elements in C: a function from memory into the rows of a small array."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optdsl.backends.named import AS_GIVEN
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 
-# By name, the type and the expression of what is the same for all elements.
+# The type and the expression of each number that is the same for all elements, by name.
 Table = dict[str, tuple[str, str]]
 
 
 def loaded(values: Values, value: Value) -> list[str]:
-    """The line that reads an element, if it is read."""
+    """The line that reads an element; none for a value that is computed."""
     buffer = values.buffer_of(value)
     return [] if buffer is None else [f"const real {values.name(value)} = {_read(values, buffer)};"]
 
@@ -40,7 +40,7 @@ def _read(values: Values, buffer: str) -> str:
 
 
 def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: str = "u") -> Table:
-    """What computing `body`, and using `outside`, takes from the row of uniform numbers."""
+    """The numbers that computing `body`, and using `outside`, reads from the uniform row."""
     found = {}
     for value in values.asked(body, outside, "real"):
         place = values.location(value, row)
@@ -58,15 +58,15 @@ class Chunk:
     """A function from a chunk of the tensors in memory to rows.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         values: the values of the kernel.
-        body: those of its loop.
-        results: what the rows hold in the end, from the first on.
-        watched: values of which products are added up in one more row: it is finite only where all
+        body: the values of the loop.
+        results: the values of the first rows at the end.
+        watched: values whose products are added up in one more row, which is finite only where all
             of them are.
-        row: the row of uniform numbers.
-        homes: the buffers to which the first of the results go, instead of to rows.
-        kept: those of them whose old contents the rows hold then.
+        row: the name of the row of uniform numbers.
+        homes: the buffers to which the first results are written, instead of to rows.
+        kept: those of these buffers whose old contents the rows hold at the end.
         whole: whether chunks always have the full length.
     """
 
@@ -82,7 +82,7 @@ class Chunk:
 
     @cached_property
     def table(self) -> Table:
-        """What is the same for all elements."""
+        """The numbers that are the same for all elements."""
         return table(self.values, self.body, self.results, self.row)
 
     @cached_property
@@ -93,7 +93,7 @@ class Chunk:
 
     @property
     def odd(self) -> int | None:
-        """The row of what is watched."""
+        """The row of the watched values; None without any."""
         return self._cut[1] if self.watched else None
 
     @property
@@ -103,11 +103,11 @@ class Chunk:
 
     @property
     def reals(self) -> int:
-        """How many numbers the table has."""
+        """The number of reals in the table."""
         return sum(kind == "real" for kind, _ in self.table.values())
 
     def arguments(self, between: Sequence[str]) -> list[str]:
-        """What the function is called with."""
+        """The arguments of a call of the function."""
         size = [] if self.whole else ["n"]
         return [*size, *between, *(self.values.buffer(b) for b in self.buffers), "out"]
 
@@ -120,7 +120,7 @@ class Chunk:
         return lines
 
     def text(self, attribute: str, own_tables: bool = False) -> str:
-        """The function; one with its own tables takes the row that they come from."""
+        """The function; with `own_tables` it computes its tables from the uniform row."""
         values = self.values
         given = ["const double *u"] if own_tables else ["const real *restrict f",
                                                         "const bits *restrict b"]  # fmt: skip
@@ -143,18 +143,18 @@ class Chunk:
 
     @cached_property
     def buffers(self) -> tuple[str, ...]:
-        """What it reads from memory, and what it writes there."""
+        """The buffers that it reads and writes."""
         buffers = (self.values.buffer_of(v) for p in self._cut[0] for v in p.leaves)
         return tuple(dict.fromkeys([*(b for b in buffers if b is not None), *self.homes]))
 
     def _loops(self) -> list[str]:
         pieces, _ = self._cut
-        # Each asks for its share of the memory that is needed soon.
+        # Each loop prefetches some of the buffers.
         each = -(-len(self.buffers) // len(pieces))
         unseen = list(self.watched)
         loops = []
         for number, piece in enumerate(pieces):
-            watched = [v for v in unseen if v in piece.at_hand]
+            watched = [v for v in unseen if v in piece.available]
             unseen = [v for v in unseen if v not in watched]
             lines = self._lines(piece, first=number == 0)
             lines += self._looked_at(watched, first=number == 0)
@@ -179,7 +179,7 @@ class Chunk:
         if self.odd is None or not (first or watched):
             return []
         words = [self.values.word(v, "real") for v in watched]
-        # Products of two: no other arithmetic needs fewer instructions to look at them.
+        # Products of two values need the fewest instructions.
         terms = [" * ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
         if not first:
             terms.insert(0, f"out[{self.odd}][i]")
@@ -188,7 +188,7 @@ class Chunk:
     def _framed(self, lines: Sequence[str], soon: Sequence[str]) -> str:
         if not self.whole:
             return braced("for (int64_t i = 0; i < n; i++)", lines).rstrip()
-        # A line of the cache at a time.
+        # One cache line at a time.
         asked = [f"FETCH({self.values.buffer(b)} + o + AHEAD);" for b in soon]
         inner = braced("for (int64_t i = o; i < o + LINE; i++)", lines).rstrip()
         head = "for (int64_t o = 0; o < CHUNK; o += LINE)"

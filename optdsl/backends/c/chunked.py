@@ -18,10 +18,10 @@ from optdsl.ir.program import Value
 class Chunked(Block):
     """The functions of a loop with sums, or with a kernel for finite numbers.
 
-    What is added up goes to rows of a small array. Where there is a kernel for finite numbers,
-    every chunk is computed by that one first, results go to memory, and what they replace is kept
-    in rows. If some number was not finite, that is put back, and the chunk is computed as it is
-    written.
+    Summands are stored in rows of a small array. If there is a kernel for finite numbers, it
+    computes every chunk first: results are written to memory, and the values that they replace are
+    kept in rows. If a number was not finite, these are put back, and the chunk is computed by the
+    exact kernel.
 
     Attributes:
         finite: the values of the kernel for finite numbers.
@@ -38,7 +38,7 @@ class Chunked(Block):
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
             *(self._start(b, b in first.homes) for b in buffers),
-            # First of all: somebody's gradient may be the parameter itself.
+            # Read first, since a gradient may be the parameter itself.
             *([f"get(product, {values.buffer('g')}, n);"] if self.dots else []),
             *(self._alone() if quick is None else self._tried(quick)),
         ]
@@ -109,23 +109,23 @@ class Chunked(Block):
         )
 
     def _row(self, value: Value) -> int:
-        """Where a value that is added up is."""
+        """The row of a summand."""
         return len(self.stored) + self._summands.index(value)
 
     # --- lines ----------------------------------------------------------------------------------
 
     def _left_out(self) -> list[str]:
-        """The lines after which tangents are zero where the gradient is."""
+        """The lines that set tangents to zero where the gradient is zero."""
         rows = dict.fromkeys(self._row(value) for value, dot in self.sums if dot)
         return [f"leave_out(product, out[{row}], n);" for row in rows]
 
     def _alone(self) -> list[str]:
-        """A chunk where there is one way only."""
+        """The lines of a chunk if there is no kernel for finite numbers."""
         call = listed(f"{self._exact.name}(", self._exact.arguments(["f", "b"]), ");")
         return [call, *self._copied(range(len(self.homes))), *self._left_out()]
 
     def _tried(self, quick: Chunk) -> list[str]:
-        """A chunk for finite numbers, and what happens if some are not."""
+        """The lines that try the kernel for finite numbers, and then the exact one if needed."""
         pad, back = [], []
         for buffer in quick.buffers:
             name = self.values.buffer(buffer)
@@ -151,7 +151,7 @@ class Chunked(Block):
         return [f"{stored_type(b)} {self.values.buffer(b)}EDGE[CHUNK];" for b in quick.buffers]
 
     def _again(self) -> str:
-        """The function that computes a chunk with care, after what was there has been put back."""
+        """The function that restores the old contents of a chunk and computes it exactly."""
         kept = [k for k, home in enumerate(self.homes) if home in self.read]
         put_back = [braced("if (put_back)", self._copied(kept)).rstrip()] if kept else []
         head = listed(

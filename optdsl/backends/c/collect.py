@@ -1,9 +1,9 @@
-"""Uniform factors collected: what is linear in tensors gets its coefficients from the host.
+"""Collection of uniform factors: expressions that are linear in tensors become sums of few terms.
 
-A mean of means of scaled sums is one sum of few terms, each with a uniform coefficient that is
-computed once, in double precision; terms that cancel are gone. The result is the same function of
-finite numbers, to rounding, and no more: what has no weight is multiplied with zero here, where a
-mean leaves it out. A backend that runs it checks that the numbers were finite.
+Means of scaled sums become one sum, in which each term has a uniform coefficient that the host
+computes in double precision; terms that cancel are removed. The result is the same function only
+for finite numbers, and up to rounding: a part of a mean without weight is multiplied by zero here,
+and not left out. The emitted code checks that the numbers are finite.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.passes.eliminate_dead import eliminate_dead
 
-# From so many terms on, a sum that is used more than once is not repeated in what uses it.
+# A sum of at least this many terms that is used more than once is computed once.
 _LONG = 3
 
 
 def collect(program: Program) -> Program:
-    """The program on finite numbers, with fewer operations on tensors.
+    """An equivalent program on finite numbers with fewer operations on tensors.
 
-    Differences of two leaves stay what they are: they are exact where the leaves are close.
+    Differences of two leaves are kept, since they are exact where the leaves are close.
     """
     return eliminate_dead(_Collector(program).collected())
 
 
 @dataclass
 class _Root:
-    """What tensors are multiples of: a sum of terms and a constant, or a value by now.
+    """A tensor of which others are multiples: a sum of terms and a constant, or a computed value.
 
     Attributes:
-        terms: coefficients by the roots that they multiply, where there is no value.
-        constant: what is added that is the same for all elements.
+        terms: the coefficient of each root in the sum, by the number of the root.
+        constant: a uniform number that is added to the sum.
         value: the value in the new program, once it is computed.
         hint: its name.
-        factors: what it is the product of, if it is one that is used only once.
+        factors: the two factors of a product that is used only once.
     """
 
     terms: dict[int, Coefficient] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class _Form:
 
 
 class _Collector:
-    """Tensors as multiples of roots, roots as sums of multiples."""
+    """Represents tensors as multiples of roots, and roots as sums of multiples."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -73,7 +73,7 @@ class _Collector:
         self._atoms: dict[Value, int] = {}  # the root of each new value
 
     def collected(self) -> Program:
-        """The new program, with operations that nothing uses."""
+        """The new program, which may have unused operations."""
         for old in self._needed:
             self._visit(old)
         program = self._program
@@ -104,14 +104,14 @@ class _Collector:
     def _copied(self, operation: Operation) -> Value:
         arguments = tuple(self._value(a) for a in operation.arguments)
         if operation.opcode == "mul" and all(map(self._old.uniform, operation.arguments)):
-            # Zero times what is finite; a rule that is taken at zero has such products.
+            # Zero times a finite number; rules with a hyperparameter fixed at 0 have such products.
             zeros = [a for a in arguments if self._builder.is_constant(a, 0.0)]
             if zeros:
                 return zeros[0]
         return self._builder.copy(operation, arguments)
 
     def _atom(self, value: Value, scale: Coefficient = ONE) -> _Form:
-        """A multiple of something that is computed."""
+        """A multiple of a computed value."""
         if value not in self._atoms:
             self._atoms[value] = len(self._roots)
             self._roots.append(_Root(value=value))
@@ -130,11 +130,11 @@ class _Collector:
         return replace(form, scale=change(form.scale, by))
 
     def _stored(self, value: Value) -> bool:
-        """Whether a value lies in memory as it is."""
+        """Whether a value is read from memory."""
         return TABLE[self._program.operations[value].opcode].stage is Stage.BUFFER
 
     def _sum(self, value: Value, operation: Operation) -> _Form:
-        """A sum, a difference or a mean; one that is used in several ways is computed."""
+        """A sum, a difference or a mean; one that is used several times is computed."""
         mean = operation.opcode == "mix"
         weights, parts = operation.arguments[0::2], operation.arguments[mean :: 1 + mean]
         if mean and not all(map(self._old.uniform, weights)):
@@ -207,7 +207,7 @@ class _Collector:
                 scales.append(ONE)
                 bases.append(self._new[argument])
         if operation.opcode == "mul" and bases[0] == bases[1]:
-            # The square of a small number may be none where that of its multiple is one.
+            # The square of a base may underflow where the square of its multiple does not.
             squared = [self._value(a) for a in operation.arguments]
             return self._atom(builder.emit("mul", *squared))
         if operation.opcode == "mul":
@@ -225,7 +225,7 @@ class _Collector:
         return self._atom(quotient, numbers.over(*scales))
 
     def _choice(self, operation: Operation) -> _Form:
-        """A choice between zero and something, the factor of that apart."""
+        """A choice between zero and a multiple, whose factor is taken out of the choice."""
         condition, *branches = operation.arguments
         zero = [self._program.operations[b].attribute == 0.0 for b in branches]
         form = self._forms.get(branches[zero.index(False)]) if sum(zero) == 1 else None
@@ -248,7 +248,7 @@ class _Collector:
         return self._added([(form.scale, self._computed(form.root))], None)
 
     def _computed(self, number: int) -> Value:
-        """The value of a root; what it is a sum of does not matter any more."""
+        """The value of a root, after which its terms are not used any more."""
         root = self._roots[number]
         if root.value is None:
             root.value = self._written(root.terms, root.constant, root.hint)
@@ -258,7 +258,7 @@ class _Collector:
     def _written(
         self, terms: dict[int, Coefficient], constant: Value | None, hint: str | None
     ) -> Value:
-        """A sum; products that have a factor in common are added up first."""
+        """The value of a sum, in which products with a common factor are added up first."""
         shared = Counter(f for r in terms for f in set(self._roots[r].factors or ()))
         factor, times = max(shared.items(), key=lambda item: item[1], default=(None, 0))
         rest, within = [], []
@@ -276,10 +276,10 @@ class _Collector:
         return total
 
     def _added(self, terms: list[tuple[Coefficient, Value]], constant: Value | None) -> Value:
-        """Products of coefficients and values, added up.
+        """The sum of products of coefficients and values.
 
-        What is not multiplied comes last: a parameter is much larger than its updates, and would
-        round each of them.
+        Terms with a coefficient of 1 or -1 come last: a parameter is much larger than its updates,
+        and adding them to it one by one would round each of them.
         """
         builder, total = self._builder, constant
         plain = []
@@ -291,7 +291,7 @@ class _Collector:
             if scale is not None:
                 term = builder.emit("mul", self._numbers.value(scale), base)
                 total = term if total is None else builder.emit("add", total, term)
-        # One that is taken away is not the first, if there is another one.
+        # A subtracted term is not the first one if there is another.
         for sign, base in sorted(plain, reverse=total is None):
             if total is None:
                 total = base if sign == 1.0 else builder.emit("neg", base)

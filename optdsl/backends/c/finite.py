@@ -11,10 +11,10 @@ from optdsl.schedule import Kernel, Result, make_kernel
 
 @dataclass(frozen=True)
 class FiniteKernel(Kernel):
-    """A kernel that stands in for another one where all numbers are finite.
+    """A kernel that replaces another one where all numbers are finite.
 
     Attributes:
-        written: the results that the other kernel writes, and so does this one.
+        written: the results that the other kernel writes, which this one writes, too.
     """
 
     written: frozenset[str] = frozenset()
@@ -28,7 +28,7 @@ class FiniteKernel(Kernel):
 def finite(kernel: Kernel) -> FiniteKernel | None:
     """The same kernel for finite numbers only; see `optdsl.backends.c.collect`.
 
-    None where it would gain nothing, and where reductions are in the way.
+    None if it would not be faster, or if the kernel has reductions.
     """
     operations = kernel.program.operations
     means = any(operations[v].opcode == "mix" for v in kernel.loops[-1].body)
@@ -45,5 +45,5 @@ def finite(kernel: Kernel) -> FiniteKernel | None:
     found = FiniteKernel(
         made.name, program, made.uniform, made.body, results, dots, written=written
     )
-    # Whether a number was finite is seen in what is read, so both have to read the same.
+    # The check for finite numbers is of the values that are read, so both must read the same.
     return found if found.read == kernel.read else None

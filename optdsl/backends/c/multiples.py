@@ -1,4 +1,4 @@
-"""Which tensors of a program are multiples of which, and what is done with them."""
+"""Multiples of tensors in a program, and how often each tensor is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optdsl.ir.types import TENSOR, UNIFORM
 
 
 class Multiple(NamedTuple):
-    """A tensor as another one, negated, multiplied with or divided by a uniform number."""
+    """A tensor that is another one negated, unchanged, or times or over a uniform number."""
 
     of: Value
     how: str
@@ -20,16 +20,16 @@ class Multiple(NamedTuple):
 
 
 class Multiples:
-    """What a look at a whole program finds.
+    """The multiples and uses in a whole program.
 
     Attributes:
-        uses: how often any multiple of a tensor is used, for tensors that are none themselves.
-        demanded: those of which some use needs the number.
-        divisors: how often something is divided by a tensor.
+        uses: the number of uses of each tensor that is no multiple, and of all its multiples.
+        demanded: those tensors with a use that needs the number, and not only a term of a sum.
+        divisors: how often each tensor is a divisor.
     """
 
     def __init__(self, program: Program, needed: Iterable[Value]) -> None:
-        """Look at the values that are needed, in order."""
+        """Collect the uses by values that are needed, which are given in order."""
         self._program = program
         self._base: dict[Value, Value] = {}
         self.uses: Counter[Value] = Counter()
@@ -49,7 +49,7 @@ class Multiples:
             self._use(value, True)
 
     def used_once(self, value: Value) -> bool:
-        """Whether there is one use of anything that is a multiple of the same as `value`."""
+        """Whether the tensor of which `value` is a multiple is used once, multiples included."""
         return self.uses[self._base[value]] == 1
 
     def tensor(self, value: Value) -> bool:
@@ -61,7 +61,7 @@ class Multiples:
         return self._program.type(value) == UNIFORM
 
     def multiple(self, value: Value) -> Multiple | None:
-        """As what multiple a tensor is written, if it is."""
+        """The multiple as which a tensor is written; None if it is not written as one."""
         operation = self._program.operations[value]
         x = operation.arguments
         if not self.tensor(value):
@@ -87,7 +87,7 @@ class Multiples:
                 self.demanded.add(base)
 
     def _weighed(self, choice: Operation) -> bool:
-        """Whether a choice only leaves out what a uniform number multiplies with zero."""
+        """Whether a choice is zero only where a product has the uniform factor zero."""
         condition, zero, product = (self._program.operations[a] for a in choice.arguments)
         return (
             condition.opcode == "eq"

@@ -1,6 +1,6 @@
 """A long loop in C, cut into shorter ones; see `stages` for the reasons.
 
-What one piece computes and a later one uses waits in a row of a small array.
+Values that one piece computes and a later one uses are stored in rows of a small array.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 
-# Operations in a piece, about.
+# The approximate number of operations in a piece.
 SIZE = 45
 
 
@@ -23,11 +23,11 @@ class Piece:
     """One of the loops.
 
     Attributes:
-        leaves: what it reads from memory.
-        fetched: what it reads from rows, by value.
-        computed: what it computes, in order.
+        leaves: the values that it reads from memory.
+        fetched: the row of each value that it reads from rows.
+        computed: the values that it computes, in order.
         stored: the rows that it writes, with the value of each.
-        written: the results that it writes to memory, by their number, with the value of each.
+        written: the results that it writes to memory, by their index, with the value of each.
     """
 
     leaves: tuple[Value, ...]
@@ -37,8 +37,8 @@ class Piece:
     written: tuple[tuple[int, Value], ...]
 
     @property
-    def at_hand(self) -> set[Value]:
-        """The values that it has."""
+    def available(self) -> set[Value]:
+        """The values that it reads or computes."""
         return {*self.leaves, *self.fetched, *self.computed}
 
 
@@ -53,11 +53,11 @@ def cut(
 
     Args:
         values: the values of the kernel.
-        body: those of the loop, in order.
-        results: what the rows hold in the end, from the first on.
-        kept: for the first of the results, which go to memory instead, what was there before: the
-            first piece reads it and keeps it in the row.
-        size: the number of operations in a piece, about.
+        body: the values of the loop, in order.
+        results: the values of the first rows at the end.
+        kept: for the first of the results, which are written to memory instead, the leaf that was
+            there before, or None: the first piece stores it in the row.
+        size: the approximate number of operations in a piece.
     """
     parts = _parts(values, body, size)
     home = {v: number for number, part in enumerate(parts) for v in part}
@@ -115,7 +115,7 @@ def _inlined(values: Values, value: Value) -> bool:
 
 
 def _needed(values: Values, value: Value) -> list[Value]:
-    """The elements that the lines of a value name."""
+    """The tensors that the lines of a value name; conditions are spelled in place."""
     found = []
     for argument in values.operation(value).arguments:
         if values.extent(argument) is not Extent.TENSOR:

@@ -1,4 +1,4 @@
-"""Which elements to look at to know that all of them were finite."""
+"""The values of a loop to check in order to know that all of its values are finite."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from optdsl.ir.types import TENSOR, UNIFORM
 
 
 def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -> tuple[Value, ...]:
-    """Few values of a loop that show whether one of those that are multiplied and added is odd.
+    """A small set of values of a loop that are not all finite if an operand is not finite.
 
-    What is odd, an infinity or a NaN, shows in sums and products: 0 * x is a NaN for it. It does
-    not show in a sign or behind a divisor. Greedy: each time the value that shows most others.
+    An infinity or a NaN makes sums and products not finite, even 0 * x. It is not visible in a sign
+    or after a division by it. The set is chosen greedily, each time the value that covers most of
+    the operands that are left.
     """
     tensors = [v for v in body if program.type(v) == TENSOR]
     shows: dict[Value, set[Value]] = {}
@@ -21,14 +22,14 @@ def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -
     for value in tensors:
         operation = program.operations[value]
         shows[value] = {value}
-        # What a choice may leave out need not be finite; what was chosen has to be.
+        # The branch that a choice does not take need not be finite; its result has to be.
         used.update(operation.arguments if operation.opcode != "where" else ())
         for argument in _seen_through(program, operation):
             shows[value] |= shows.get(argument, set())
     hidden = {v for v in tensors if v in used and not _bounded(program, program.operations[v])}
     found = []
     while hidden:
-        # Of equal ones the first: it is known earliest.
+        # The first of equal ones, which is computed earliest.
         best = max(tensors, key=lambda v: len(shows[v] & hidden))
         found.append(best)
         hidden -= shows[best]
