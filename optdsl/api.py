@@ -1,4 +1,4 @@
-"""What users call: optimizers from the library, from files, from texts, and from blends."""
+"""The functions that users call: optimizers from the library, files, texts and blends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load(
             part of what it says; a dict of `Learn` by name replaces it.
         verify: whether a claim of the specification (``recovers``, ``misses``) that is refuted is
             an error.
-        **hypers: none: the class takes hyperparameters.
+        **hypers: not accepted; hyperparameters are arguments of the class.
 
     Returns:
         A `torch.optim.Optimizer` class: ``cls(params, lr=..., ...)`` takes the hyperparameters
@@ -56,11 +56,11 @@ def load(
         UnknownSpecError: (a LookupError) when the library has no such name.
         OSError: when the file cannot be read.
         SpecError: (a ValueError) with every mistake of the specification.
-        OptionError: (a ValueError) for an option that cannot be.
-        TypeError: for an option that there is not.
+        OptionError: (a ValueError) for an invalid value of an option.
+        TypeError: for an unknown option.
 
     Warns:
-        SpecWarning: for what is doubtful in the specification and no mistake.
+        SpecWarning: for a valid specification with something doubtful.
     """
     check_keywords("load", hypers)
     return _compile(library.open_source(name), backend, order, learn, verify)

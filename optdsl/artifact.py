@@ -1,4 +1,4 @@
-"""What the compiler makes for one target, and that as text for the cache."""
+"""The result of the compiler for one target, and its text for the cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optdsl.plan.text import parse_plan, print_plan
 
 @dataclass(frozen=True)
 class Target:
-    """What kernels are made for.
+    """The backend, dtype and order for which kernels are compiled.
 
     Attributes:
         backend: its name.
@@ -36,7 +36,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What an engine executes: a rule, compiled for one target.
+    """A rule, compiled for one target, as engines execute it.
 
     Attributes:
         target: what it was made for.
@@ -69,7 +69,7 @@ class BackHalf:
 
 
 def print_artifact(artifact: Artifact) -> str:
-    """The plan and the module as JSON; the program and the target are what they are kept under."""
+    """The plan and the module as JSON; the program and the target are in the key of the cache."""
     return json.dumps([print_plan(artifact.plan), print_module(artifact.module)])
 
 

@@ -124,21 +124,12 @@ class _Details(TypedDict, total=False):
     hint: str
 
 
-_Kept = dict[tuple[object, ...], Diagnostic]
-
-
-def _keep(kept: _Kept, found: Diagnostic) -> None:
-    key = (found.code, found.span.start, found.span.end, found.message)
-    if len(kept) < MAX_DIAGNOSTICS:
-        kept.setdefault(key, replace(found, notes=tuple(found.notes)))
-
-
 class Report:
     """Collects the diagnostics of a stage."""
 
     def __init__(self) -> None:
-        self._found: _Kept = {}
-        self._remarks: _Kept = {}
+        self._found: dict[tuple[object, ...], Diagnostic] = {}
+        self._remarks: dict[tuple[object, ...], Diagnostic] = {}
         self._adopted: list[Diagnostic] = []
 
     @property
@@ -149,7 +140,7 @@ class Report:
     @property
     def empty(self) -> bool:
         """Whether no mistake was found so far."""
-        return not self._found and not self._adopted
+        return not self.count
 
     @property
     def count(self) -> int:
@@ -163,7 +154,7 @@ class Report:
 
     def error(self, code: str, message: str, span: Span, **details: Unpack[_Details]) -> None:
         """Add a mistake; the same one at the same place is kept once."""
-        _keep(self._found, Diagnostic(code, message, span, **details))
+        self._add(Diagnostic(code, message, span, **details))
 
     def adopt(self, error: SpecError) -> None:
         """Add the mistakes of another specification, which this one refers to."""
@@ -173,14 +164,18 @@ class Report:
         self, severity: Severity, code: str, message: str, span: Span, **details: Unpack[_Details]
     ) -> None:
         """Add a warning or a note, which `check` does not raise; the same one is kept once."""
-        _keep(self._remarks, Diagnostic(code, message, span, severity=severity, **details))
+        self._add(Diagnostic(code, message, span, severity=severity, **details))
 
     def include(self, other: Report) -> None:
         """Add the mistakes and remarks of another report."""
-        for found in other._found.values():
-            _keep(self._found, found)
-        for found in other._remarks.values():
-            _keep(self._remarks, found)
+        for found in (*other._found.values(), *other._remarks.values()):
+            self._add(found)
+
+    def _add(self, found: Diagnostic) -> None:
+        kept = self._found if found.severity == "error" else self._remarks
+        key = (found.code, found.span.start, found.span.end, found.message)
+        if len(kept) < MAX_DIAGNOSTICS:
+            kept.setdefault(key, replace(found, notes=tuple(found.notes)))
 
     def check(self) -> None:
         """Raise `SpecError` with all mistakes so far, in source order, when there are any."""

@@ -1,7 +1,7 @@
 """The library's optimizers as classes: ``from optdsl.optimizers import MADA, Adam``.
 
-Each is what `optdsl.load` makes of its specification with the default options, when it is first
-asked for. `optimizers.pyi` shows editors and type checkers what there is; ``make stubs`` writes it.
+Each is the result of `optdsl.load` with the default options, made when it is first looked up.
+`optimizers.pyi` lists them for editors and type checkers; ``make stubs`` writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def names() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Most names are none of the library's: nothing is read for those.
+    # No specification is read to refuse a name that the library does not have.
     specs = {folded(spec) for spec in library.list_specs()}
     if not name.startswith("_") and folded(name) in specs:
         known = names()

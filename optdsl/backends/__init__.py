@@ -1,1 +1,1 @@
-"""From kernels to source text, one backend a file."""
+"""From kernels to source text, with one package or file for each backend."""

@@ -1,4 +1,4 @@
-"""What every backend makes and how it is asked for."""
+"""The interface of all backends, and the modules that they emit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Backend(Protocol):
 
     name: str
     plans: tuple[Kind, ...]
-    """The ways to have tangents that it can run."""
+    """The kinds of plans for tangents that it supports."""
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str, order: str = "overlapped"

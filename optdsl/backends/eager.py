@@ -80,12 +80,11 @@ class _Function:
     def text(self) -> str:
         lines = [f"    {line}" for line in self._assignments()]
         results = [self._result(r) for r in self._kernel.results]
-        returned = _wrapped("    return (", results, ")")
-        if len(results) != 1:
-            flat = f"    return {', '.join(results)}" if results else "    return ()"
-            returned = [flat] if len(flat) <= WIDTH else returned
-        else:
+        returned = [f"    return {', '.join(results) or '()'}"]
+        if len(results) == 1:
             returned = [f"    return ({results[0]},)"]
+        elif len(returned[0]) > WIDTH:
+            returned = _wrapped("    return (", results, ")")
         documentation = "The parameter after the step, then the states."
         if self._kernel.name == Role.INITIALIZE:
             documentation = "The states before the first step, whose gradient is g."

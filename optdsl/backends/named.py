@@ -13,7 +13,7 @@ from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
 
 # By opcode, the buffers whose elements have the dtype of the parameter; states have that of steps.
-AS_GIVEN = {"parameter": "theta", "gradient": "g"}
+PARAMETER_LIKE = {"parameter": "theta", "gradient": "g"}
 
 
 class NamedValues:
@@ -91,7 +91,7 @@ class NamedValues:
         operation = self.operation(value)
         if TABLE[operation.opcode].stage is not Stage.BUFFER:
             return None
-        return AS_GIVEN.get(operation.opcode, str(operation.attribute))
+        return PARAMETER_LIKE.get(operation.opcode, str(operation.attribute))
 
     @property
     def stored_uniforms(self) -> list[Value]:
@@ -111,7 +111,7 @@ class NamedValues:
         return list(zip(shares, x[2::2], x[3::2], means, strict=True))
 
     def place(self, name: str) -> int:
-        """The index of a number in the row of uniform numbers, which gets it if it has it not."""
+        """The index of a number in the row of uniform numbers, to which it is added if needed."""
         return self.places.setdefault(name, len(self.places))
 
     def asked(
@@ -121,7 +121,7 @@ class NamedValues:
         kind: str,
         own: Collection[Value] | None = None,
     ) -> list[Value]:
-        """The values of a row or of a tensor that a computation reads by their own names.
+        """The uniform values, and the values of a tensor, that a computation reads by their names.
 
         Args:
             values: what is computed.
@@ -156,7 +156,10 @@ class NamedValues:
         return self.uniform(operation.arguments[0::2])
 
     def _read_by_name(self, value: Value, kind: str) -> tuple[Value, ...]:
-        """The arguments that the lines of a value name; the others are read as derived numbers."""
+        """The arguments that the lines of a value name.
+
+        The others enter by reciprocals or shares, which have names of their own.
+        """
         operation = self.operation(value)
         if self.by_reciprocal(operation, kind):
             return operation.arguments[:1]

@@ -1,4 +1,4 @@
-"""Names for the values of emitted code: readable, valid, and each one only once."""
+"""Names for the values of emitted code: readable, valid and unique."""
 
 from __future__ import annotations
 

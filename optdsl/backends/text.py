@@ -1,4 +1,4 @@
-"""Emitted modules as text, to be kept."""
+"""Emitted modules as text, for the cache."""
 
 from __future__ import annotations
 

@@ -356,6 +356,6 @@ class Learners(Library):
 
 def learner_recipes(source: Source) -> dict[str, Recipe]:
     """The files by which a specification learns: their recipes by their names in programs."""
-    found = from_recipe(recipe(source)).rules or ()
-    own = [rule for name, rule in found if name.startswith(references.BY)]
-    return {references.learner_name(rule.name, list_specs()): recipe(rule) for rule in own}
+    rules = recipe(source)[3]
+    own = [rule for name, rule in rules if name.startswith(references.BY)]
+    return {references.learner_name(rule[0], list_specs()): rule for rule in own}

@@ -30,12 +30,7 @@ class Lines(Reporter):
 
     def __init__(self, console: Console, config: TrainingConfig) -> None:
         """Creates a reporter that prints to `console`."""
-        self._console = console
-        self._steps = config.steps
-        self._interval = max(1, config.steps // 10)
-        self._tokens = config.batch * config.block
-        self._width = max(map(len, config.labels))
-        self._seeds = config.seeds
+        self._console, self._config = console, config
         self._runs = config.seeds * len(config.labels)
         self._finished = 0
         self._taken, self._spent = 0, 0.0  # steps and seconds of all runs that have ended
@@ -49,16 +44,17 @@ class Lines(Reporter):
         if record.validation_loss is not None:
             self._validation = record.validation_loss
         self._last = record
-        if record.step % self._interval and record.step != self._steps:
+        config, steps = self._config, self._config.steps
+        if record.step % max(1, steps // 10) and record.step != steps:
             return
-        left = record.seconds / record.step * (self._steps - record.step)
+        left = record.seconds / record.step * (steps - record.step)
         parts = [
             self._name(optimizer, seed),
             f"run {self._finished + 1} of {self._runs}" if self._runs > 1 else "",
-            f"step {record.step:>{len(str(self._steps))}}/{self._steps}",
+            f"step {record.step:>{len(str(steps))}}/{steps}",
             f"loss {record.train_loss:.3f}",
             "" if self._validation is None else f"validation {self._validation:.3f}",
-            f"{self._tokens * record.step / record.seconds:.0f} tokens/s",
+            f"{config.batch * config.block * record.step / record.seconds:.0f} tokens/s",
             f"{left:.0f} s left" + self._whole(record, left),
         ]
         print_plainly(self._console, "  ".join(part for part in parts if part))
@@ -79,11 +75,12 @@ class Lines(Reporter):
         if self._runs == 1:
             return ""
         pace = (self._spent + record.seconds) / (self._taken + record.step)
-        later = (self._runs - self._finished - 1) * self._steps
+        later = (self._runs - self._finished - 1) * self._config.steps
         return f", about {left + pace * later:.0f} s for all runs"
 
     def _name(self, optimizer: str, seed: int) -> str:
-        return f"{optimizer:<{self._width}}" + (f"  seed {seed}" if self._seeds > 1 else "")
+        width = max(map(len, self._config.labels))
+        return f"{optimizer:<{width}}" + (f"  seed {seed}" if self._config.seeds > 1 else "")
 
 
 class Bars(Reporter):

@@ -20,7 +20,7 @@ SIZE = "const int64_t size = x->size - begin < BLOCK ? x->size - begin : BLOCK;"
 
 @dataclass(frozen=True)
 class Block:
-    """The functions that one loop over the elements becomes; each result goes to memory at once.
+    """The C functions for one loop over the elements, which writes each result to memory directly.
 
     Attributes:
         values: the values of the kernel.
@@ -79,7 +79,7 @@ class Block:
 
     @cached_property
     def homes(self) -> tuple[str, ...]:
-        """The buffer that each of them goes to."""
+        """The buffers that they are written to."""
         return tuple(map(self.values.kernel.home, self.stored))
 
     @cached_property
@@ -91,7 +91,7 @@ class Block:
 
     @property
     def dots(self) -> bool:
-        """Whether anything is."""
+        """Whether something is multiplied with the gradient."""
         return any(dot for _, dot in self.sums)
 
     @cached_property

@@ -9,7 +9,7 @@ from functools import cached_property
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.pieces import Piece, cut
 from optdsl.backends.c.values import Values
-from optdsl.backends.named import AS_GIVEN
+from optdsl.backends.named import PARAMETER_LIKE
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 
@@ -31,12 +31,12 @@ def written(values: Values, home: str, value: Value) -> str:
 
 def stored_type(buffer: str) -> str:
     """The C type of the elements of a buffer."""
-    return "element" if buffer in AS_GIVEN.values() else "real"
+    return "element" if buffer in PARAMETER_LIKE.values() else "real"
 
 
 def _read(values: Values, buffer: str) -> str:
     text = f"{values.buffer(buffer)}[i]"
-    return f"load({text})" if buffer in AS_GIVEN.values() else text
+    return f"load({text})" if buffer in PARAMETER_LIKE.values() else text
 
 
 def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: str = "u") -> Table:

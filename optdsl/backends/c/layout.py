@@ -1,4 +1,4 @@
-"""Lines of C, and where things lie."""
+"""The layout of lines of C, and of the addresses of a tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WIDTH = 96
 
 
 def slot(entry: EntryPoint, buffer: str) -> int:
-    """Where the pointer to the parameter, its gradient or a state lies in a tensor."""
+    """The index of the pointer to the parameter, its gradient or a state in a tensor's record."""
     return ("theta", "g", *entry.states).index(buffer)
 
 
@@ -32,5 +32,5 @@ def listed(opening: str, items: Sequence[str], closing: str = ")") -> str:
 
 
 def indented(lines: Sequence[str]) -> list[str]:
-    """Lines, with what hangs below one of them indented like it."""
+    """Lines whose continuation lines are indented by two more spaces."""
     return [line.replace("\n", "\n  ") for line in lines]

@@ -1,7 +1,7 @@
 """Operations of a program as Triton expressions, and the functions that emitted code brings along.
 
-Everything is spelled with Triton's own portable operations: nothing is of one maker's devices only,
-and the interpreter knows all of it.
+Only portable operations of Triton are used, which every vendor's devices and Triton's interpreter
+support.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESERVED = """
     uniforms warps where width x y
 """
 
-# What compilers are told: products and sums may be rounded once, as the C backend allows it.
+# Options of the compiler: a product and a sum may be rounded once, as in the C backend.
 OPTIONS = 'OPTIONS = {"enable_fp_fusion": True}'
 
 _FUNCTIONS = {

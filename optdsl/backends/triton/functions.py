@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import entry_point
-from optdsl.backends.named import AS_GIVEN
+from optdsl.backends.named import PARAMETER_LIKE
 from optdsl.backends.triton.layout import function, united, wrapped
 from optdsl.backends.triton.values import DOUBLE, Values
 from optdsl.ir.laws import Stage
@@ -201,8 +201,8 @@ class Functions:
     def _elements(self, loop: Loop, stored: Sequence[Result], dots: Sequence[Result]) -> list[str]:
         """The lines that compute elements, and store and add up what is wanted of them.
 
-        Memory is asked for all at once. Then a result leaves as soon as it is there, and numbers
-        that are near are fetched where they are used, so that few are held at a time.
+        All elements are loaded at the beginning. Each result is stored as soon as it is computed,
+        and uniform numbers are loaded where they are used, so that few registers are needed.
         """
         values, real = self.values, self.values.real
         lines, gradient = [], "gradient"
@@ -238,7 +238,7 @@ class Functions:
         return lines
 
     def _chosen(self, number: int, buffers: Sequence[str]) -> str:
-        """The kernel, which takes the fast way where it can."""
+        """The kernel, which uses unmasked accesses for whole and aligned spans."""
         values = self.values
         pointers = [values.buffer(b) for b in buffers]
         call = (f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
@@ -267,7 +267,7 @@ class Functions:
         return f"fetch({self.values.buffer(buffer)}, i, inside, FAST){cast}"
 
     def _kind(self, buffer: str) -> str:
-        return self._element if buffer in AS_GIVEN.values() else self.values.real
+        return self._element if buffer in PARAMETER_LIKE.values() else self.values.real
 
     # --- the host -------------------------------------------------------------------------------
 
