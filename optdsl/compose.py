@@ -11,8 +11,8 @@ from typing import NamedTuple
 from optdsl.blending.members import Member
 from optdsl.blending.world import acting
 from optdsl.diagnostics import Source, Span
-from optdsl.ir.domain import Interval, spell
-from optdsl.ir.program import Hyper, Program
+from optdsl.ir.domain import Interval, hull, spell
+from optdsl.ir.program import Program
 from optdsl.options import OptionError
 from optdsl.specifications.references import folded
 from optdsl.syntax.parse import KEYWORDS
@@ -139,18 +139,18 @@ def _agreeing(rules: Mapping[str, Program], hyper: str) -> tuple[str, ...]:
 
 def _rates(rules: Mapping[str, Program]) -> list[str]:
     """A learning rate for schedulers, from which those of the members follow, if they differ."""
-    having = [m for m in _having(rules, "lr") if isinstance(_lr(rules, m).domain, Interval)]
-    if not having or (len(having) > 1 and _agreeing(rules, "lr") == _having(rules, "lr")):
+    rates = {m: rules[m].hyper("lr") for m in _having(rules, "lr")}
+    rates = {m: own for m, own in rates.items() if isinstance(own.domain, Interval)}
+    if not rates or (len(rates) > 1 and _agreeing(rules, "lr") == _having(rules, "lr")):
         return []
-    first = _lr(rules, having[0])
-    if len(having) == 1:
-        return [f"share lr among {having[0]}"]
+    if len(rates) == 1:
+        return [f"share lr among {', '.join(rates)}"]
+    first = next(iter(rates.values()))
     # If a learning rate of 0 is out of the bounds of one member, it is out of the blend's.
-    opening = "(" if any(0.0 not in _lr(rules, m).domain for m in having) else "["
+    opening = "(" if any(0.0 not in own.domain for own in rates.values()) else "["
     lines = [f"hyper lr = {spell(first.default)} in {opening}0, inf)"]
     bindings = []
-    for member in having:
-        own = _lr(rules, member)
+    for member, own in rates.items():
         rate = "lr"
         if own.default != first.default:
             ratio = f"{member.lower()}_lr_ratio"
@@ -159,16 +159,11 @@ def _rates(rules: Mapping[str, Program]) -> list[str]:
             factor = float(f"{own.default / first.default:.12g}") if first.default else 1.0
             lines.append(f"hyper {ratio} = {spell(factor)} in [0, inf)")
             rate = f"{ratio} * lr"
-        bounds = own.domain
-        assert isinstance(bounds, Interval)
+        bounds = hull(own.domain)
         if math.isfinite(bounds.upper) or bounds.lower > 0:
             rate = f"clip({rate}, {spell(bounds.lower)}, {spell(bounds.upper)})"
         bindings.append(f"{member}.lr = {rate}")
     return [*lines, "", *bindings]
-
-
-def _lr(rules: Mapping[str, Program], member: str) -> Hyper:
-    return rules[member].hyper("lr")
 
 
 def _taken(rules: Mapping[str, Program]) -> set[str]:

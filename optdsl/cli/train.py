@@ -87,16 +87,9 @@ def run(options: argparse.Namespace) -> int:
     from optdsl.training import TrainingError, compare, configure, parse_overrides
 
     names = _listed(options.optimizers)
-    fields = {
-        "optimizers": None if names is None else tuple(map(_canonical, names)),
-        "steps": options.steps,
-        "seed": options.seed,
-        "seeds": options.seeds,
-        "tuned": options.tuned,
-        "formats": _listed(options.formats),
-        "text": options.text,
-        "out": options.out,
-    }
+    fields = {n: getattr(options, n) for n in ("steps", "seed", "seeds", "tuned", "text", "out")}
+    fields["optimizers"] = None if names is None else tuple(map(_canonical, names))
+    fields["formats"] = _listed(options.formats)
     try:
         config = configure(
             overrides=parse_overrides(options.set, _canonical),

@@ -22,6 +22,7 @@ from optdsl.ir.verify import verify
 from optdsl.learning import simplex
 from optdsl.learning.arithmetic import Arithmetic
 from optdsl.passes.pipeline import run_passes
+from optdsl.passes.scalarize import scalarize
 
 TAKEN = "taken"
 """The input that says how many steps were taken before this one."""
@@ -261,6 +262,4 @@ class _Moves:
 
 def scalarized(rule: Program) -> Program:
     """A rule as it runs on a coefficient, of which it learns nothing itself."""
-    from optdsl.passes.scalarize import scalarize
-
     return run_passes(verify(scalarize(replace(rule, learned=()))))

@@ -149,14 +149,9 @@ def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:
 
 
 def power(base: str, exponent: str, constant: float | None, double: bool, ours: str) -> str:
-    """A power; as torch does it where the exponent is one of a few numbers.
+    """A power of two words; as torch does it where the exponent is one of a few numbers.
 
-    Args:
-        base: a word.
-        exponent: another one.
-        constant: the exponent, if it is a literal.
-        double: as of `spell`.
-        ours: as of `spell`.
+    `constant` is the exponent if it is a literal; `double` and `ours` are as of `spell`.
     """
     if constant is None:
         return f"power{ours}({base}, {exponent})"

@@ -190,13 +190,13 @@ class Functions:
             *(f"    {line}" for line in lines),
             *(f"tl.store(sums + {n} * blocks + place, SUM{n})" for n in range(count)),
         ]
+        call = (f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
+                f"scalars, sums, blocks, place, {', '.join(pointers)}, ")  # fmt: skip
         inner = function(
-            f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
-            f"scalars, sums, blocks, place, {', '.join(pointers)}, "
-            "FAST: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr)",
+            f"{call}FAST: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr)",
             [f'"""A span of a tensor: whole and aligned if FAST (loop {number})."""', *body],
         )
-        return f"{inner}\n\n\n{self._chosen(number, list(used))}"
+        return f"{inner}\n\n\n{self._chosen(number, list(used), call)}"
 
     def _elements(self, loop: Loop, stored: Sequence[Result], dots: Sequence[Result]) -> list[str]:
         """The lines that compute elements, and store and add up what is wanted of them.
@@ -237,12 +237,9 @@ class Functions:
             lines += [*near, *values.assigned(value, real), *leaving.get(value, ())]
         return lines
 
-    def _chosen(self, number: int, buffers: Sequence[str]) -> str:
+    def _chosen(self, number: int, buffers: Sequence[str], call: str) -> str:
         """The kernel, which uses unmasked accesses for whole and aligned spans."""
-        values = self.values
-        pointers = [values.buffer(b) for b in buffers]
-        call = (f"{self.kernel.name}_block{number}(table, tensors, tensor, size, begin, uniforms, "
-                f"scalars, sums, blocks, place, {', '.join(pointers)}, ")  # fmt: skip
+        pointers = list(map(self.values.buffer, buffers))
         body = [
             f'"""Every span of every tensor, a program each (loop {number})."""',
             "tensor = tl.load(holders + tl.program_id(0))",

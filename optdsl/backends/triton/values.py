@@ -42,12 +42,7 @@ class Values(NamedValues):
         return literal(number) if kind is None else full(number, kind)
 
     def assigned(self, value: Value, kind: str) -> list[str]:
-        """The lines that compute a value, not a leaf, into its variable.
-
-        Args:
-            value: of any extent.
-            kind: the type in which it is calculated: that of elements, or `DOUBLE`.
-        """
+        """The lines that compute a value, not a leaf, in a type: that of elements, or `DOUBLE`."""
         operation = self.operation(value)
         if operation.opcode == "mix":
             return self._mix(value, kind)

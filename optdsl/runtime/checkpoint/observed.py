@@ -55,12 +55,9 @@ def loaded(
     state_dict: Mapping[str, Any],
     pairs: Iterable[tuple[Any, Tensor]],
 ) -> Observed | None:
-    """The observed sums of a state dict, of coefficients that are learned here; None without any.
+    """The observed sums of a checked state dict, for coefficients that are learned here, or None.
 
-    Args:
-        optimizer: the optimizer.
-        state_dict: a state dict that passed `check`.
-        pairs: the index under which each parameter was saved, and the parameter.
+    `pairs` are the index under which each parameter was saved, and the parameter.
     """
     if _KEY not in state_dict:
         return None

@@ -31,13 +31,10 @@ class CoefficientMemory:
     def __init__(
         self, compiled: Compiled, names: Sequence[str], keys: Sequence[str], device: torch.device
     ) -> None:
-        """Make a memory of zeros; `take_over` fills it.
+        """Make a memory of zeros on a device; `take_over` fills it.
 
-        Args:
-            compiled: what the optimizer was compiled to.
-            names: the hyperparameters, in the order of rows.
-            keys: the keys of the memory: the number of steps taken, then entries of groups.
-            device: the device of the memory.
+        `names` are the hyperparameters, in the order of rows. `keys` are those of the memory: the
+        number of steps taken, then entries of groups.
         """
         self._compiled, self._names, self._device = compiled, names, device
         self.memory = torch.zeros(len(keys), dtype=torch.float64, device=device)
@@ -126,9 +123,7 @@ def _is_on(value: Any, kind: str) -> bool:
 def on_the_host(groups: Iterable[Mapping[str, Any]], compiled: Compiled) -> list[dict[str, Any]]:
     """Groups of a state dict with Python numbers for learned coefficients and their memory.
 
-    Args:
-        groups: groups with numbers, or with views of a memory on the device.
-        compiled: what the optimizer was compiled to.
+    The given groups have such numbers, or views of a memory on the device.
     """
     own = {key for c in compiled.coefficients for key in (c.name, *c.defaults())}
     found = []

@@ -38,12 +38,9 @@ class DeviceHyperparameters:
     def __init__(
         self, engine: TritonEngine, groups: Sequence[int], states: Sequence[dict[str, Any]]
     ) -> None:
-        """Make rows from the current states, for which the host waits for the device.
+        """Make rows from the states and the group indices of tasks; the host waits for the device.
 
-        Args:
-            engine: the engine.
-            groups: the index of the group of each task.
-            states: the state of each task.
+        If the states already hold views of rows, as those of a copied optimizer do, it does not.
         """
         hypers, device = len(engine.names), engine.device
         self.numbers = list(groups)

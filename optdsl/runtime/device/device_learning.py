@@ -12,9 +12,7 @@ from optdsl.runtime.engines.compiled import Compiled
 def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
     """The built module that moves the coefficients of a rule; None if nothing is measured.
 
-    Args:
-        compiled: the compiled rule.
-        dots: the coefficients whose hyper-gradients are measured, in order.
+    `dots` are the coefficients whose hyper-gradients are measured, in order.
     """
     if not compiled.coefficients or not dots:
         return None

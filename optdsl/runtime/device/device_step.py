@@ -56,10 +56,7 @@ def device_step_of(
     The host takes part if parameters have several devices or dtypes or are not plain tensors, if
     coefficients are learned for each group or tensor, and if ranks learn together.
 
-    Args:
-        optimizer: the optimizer.
-        work: pairs of parameters and gradients, by group.
-        known: the cache from step to step.
+    `work` are pairs of parameters and gradients, by group; `known` is the cache from step to step.
 
     Raises:
         RuntimeError: for a sparse gradient.

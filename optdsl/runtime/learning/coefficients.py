@@ -24,12 +24,7 @@ class CoefficientUpdate:
     """
 
     def __init__(self, block: Block, source: SourceModule) -> None:
-        """Build the emitted program.
-
-        Args:
-            block: the coefficients.
-            source: their program as Python.
-        """
+        """Build the program that was emitted for a block of coefficients."""
         self.block = block
         self._rule = build(source)
 

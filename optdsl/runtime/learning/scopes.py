@@ -221,9 +221,7 @@ class Scopes:
     def slots(self, parts: Sequence[Part], parameters: Iterable[Tensor]) -> list[Part | None]:
         """The parts of a step in the same order on all ranks; None for a part of other ranks.
 
-        Args:
-            parts: the result of `divided`.
-            parameters: all parameters of the optimizer.
+        `parameters` are all parameters of the optimizer.
         """
         if self.finest != "tensor":
             return list(parts)
@@ -231,12 +229,7 @@ class Scopes:
         return [by.get(id(parameter)) for parameter in parameters]
 
     def refresh(self, parts: Iterable[Part], hypers: Sequence[dict[str, float]]) -> None:
-        """Update the hyperparameters in `Part.work` with the coefficients after `learn`.
-
-        Args:
-            parts: the parts of the step.
-            hypers: the new hyperparameters, by group.
-        """
+        """Set the hyperparameters in `Part.work` to those by group after `learn`."""
         for part in parts:
             chosen = hypers if part.group is None else [hypers[part.group]]
             for (_, values), new in zip(part.work, chosen, strict=True):

@@ -70,14 +70,8 @@ class Betas:
     """
 
     def __init__(self, optimizer: str, names: Sequence[str]) -> None:
-        """Begin without groups.
-
-        Args:
-            optimizer: the name of the optimizer for messages.
-            names: the result of `beta_names`.
-        """
-        self._optimizer = optimizer
-        self._names = names
+        """Begin without groups; `names` is a result of `beta_names`."""
+        self._optimizer, self._names = optimizer, names
         self._written: list[Any] = []
 
     def read(self, groups: Sequence[Group]) -> None:

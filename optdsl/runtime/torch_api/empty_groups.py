@@ -20,12 +20,9 @@ class NoParameters(list[Any]):
     """The list of parameters of a group that had none when it was made."""
 
     def __init__(self, optimizer: str = "", number: int = 0, parameters: Any = ()) -> None:
-        """Make the list.
+        """Make the list for the group of an index; `parameters` are those that were added later.
 
-        Args:
-            optimizer: the name of the optimizer for messages.
-            number: the index of the group.
-            parameters: parameters that were added later.
+        `optimizer` is the name in messages.
         """
         super().__init__(parameters)
         self._of = optimizer, number

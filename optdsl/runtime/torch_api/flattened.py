@@ -63,11 +63,8 @@ def packed(states: dict[Any, Any], parameters: Iterable[Tensor]) -> dict[Any, An
     """The states of a state dict in a form that `FullyShardedDataParallel` accepts.
 
     It takes every tensor with a dimension for a shard of a parameter. The hyperparameters of a
-    pending step are no shard, so they become a tuple of numbers.
-
-    Args:
-        states: the states, by parameter.
-        parameters: all parameters of the optimizer.
+    pending step are no shard, so they become a tuple of numbers. `parameters` are all of the
+    optimizer.
     """
     if not any(map(_is_flattened, parameters)):
         return states

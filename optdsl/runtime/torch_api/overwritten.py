@@ -22,11 +22,8 @@ class Overwritten:
         """Begin without groups.
 
         A tensor that was written to in two steps in a row is read once, for which the host waits
-        for the device: some schedulers write the value that it already has.
-
-        Args:
-            optimizer: the name of the optimizer for the warning.
-            learned: the learned hyperparameters.
+        for the device: some schedulers write the value that it already has. `optimizer` is the name
+        in the warning.
         """
         self._optimizer = optimizer
         self._times = dict.fromkeys(learned, 0)
