@@ -20,7 +20,7 @@ from tests.oracles.hypergradient_descent import Coefficient, HypergradientDescen
 from tests.oracles.references import LegacyMADA
 from tests.oracles.running import Eager, Interpreter, jacobian, read_spec, read_text, warmed_up
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 TOLERANCE = 1e-12
 EVERY_OPERATION = "every_operation"

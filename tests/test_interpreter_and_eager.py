@@ -22,7 +22,7 @@ from tests.oracles.rounding import Nudged, disagreement, everything, nudged, tra
 from tests.oracles.running import Eager, Interpreter, read_spec, read_text
 from tests.sampling import examples
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 EVERY_OPERATION = "every_operation"
 PROGRAMS = (*optdsl.list_specs(), EVERY_OPERATION)

@@ -14,7 +14,7 @@ from tests.oracles import problems
 from tests.oracles.blends import REFERENCES
 from tests.oracles.references import AVGrad, Lion, Yogi
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 STEPS = 200
 TOLERANCE = 1e-12

@@ -31,6 +31,7 @@ def test_checks_agree(name: str) -> None:
     assert gpu_checks.CHECKS[name](Device("cuda" if CUDA else "cpu")) == ""
 
 
+@pytest.mark.exhaustive
 def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another coefficient, and another parameter."""
     make = gpu_checks._mada

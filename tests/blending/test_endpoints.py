@@ -29,7 +29,7 @@ from tests.blending.draws import (
 )
 from tests.sampling import examples
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 BLENDS = [s for s in SPECS if library.open_source(s).text.startswith("blend ")]
 VERTICES = [(name, claim.rule) for name in BLENDS for claim in Blend((name,)).claims]

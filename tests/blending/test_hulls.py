@@ -41,7 +41,7 @@ from tests.blending.draws import (
 )
 from tests.sampling import examples
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

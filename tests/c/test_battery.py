@@ -22,7 +22,7 @@ from tests.oracles.rounding32 import SINGLE, Near
 
 from . import rules
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

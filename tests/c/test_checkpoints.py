@@ -19,7 +19,7 @@ from optdsl import Learn
 
 from . import rules
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

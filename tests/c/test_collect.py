@@ -21,7 +21,7 @@ from tests.oracles import every_operation, problems
 from tests.oracles.running import read_spec, read_text
 from tests.test_plans import CASES, program
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 SHAPE = (4, 5)
 BOTH = pytest.mark.parametrize("case", CASES, ids=" ".join)

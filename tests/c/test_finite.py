@@ -20,7 +20,7 @@ from tests.oracles.running import read_text
 
 from . import rules
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 INTERIOR = {"c": 0.9, "rho": 0.8, "kappa": 0.1, "gamma": 0.7}
 # A chunk has 128 elements: whole ones, and what is left over.

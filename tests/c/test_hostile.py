@@ -19,7 +19,7 @@ from tests.c import rules
 from tests.oracles import problems
 from tests.oracles.running import read_text
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 # Keywords, macros, types and functions of C, and names that emitted files have used.
 KEYWORDS = """

@@ -19,7 +19,7 @@ from optdsl.runtime.build.toolchain import BuildError, processor, toolchain
 from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 ROOT = Path(__file__).parents[2]
 INTERIOR = "c = 0.9 rho = 0.8 kappa = 0.1 gamma = 0.7".replace(" = ", "=").split()

@@ -10,7 +10,7 @@ from optdsl.runtime.build.toolchain import toolchain
 
 from . import harness, rules
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 CASES = [
     ("mada", True, "overlapped", "float32"),

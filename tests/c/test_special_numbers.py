@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import optdsl
 from tests.c import rules
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # A few numbers of each kind, for float32 and for float64.
 SPECIAL = {

@@ -19,7 +19,7 @@ from tests.oracles import problems
 
 from . import rules
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # --- tensors --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import optdsl
 from optdsl import Learn
 from tests.runtime.helpers import ORDERS, bits, fingerprint, held, learner, parameters, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 BACKENDS = ("eager", "auto")
 RULES = ("adam", "adan", "lion", "mada_legacy", "mada")

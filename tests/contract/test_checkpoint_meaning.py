@@ -29,7 +29,7 @@ from tests.runtime.helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 BACKENDS = ("eager", "auto")
 LEARN = {"lr": Learn("sgd", lr=1e-5, momentum=0.9, clip=5, bounds=(0, 1), after=1)}

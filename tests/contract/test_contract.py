@@ -55,7 +55,7 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, loss, parameters, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # --- groups -------------------------------------------------------------------------------------
 

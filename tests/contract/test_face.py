@@ -20,7 +20,7 @@ import optdsl.optimizers
 from optdsl import stubs
 from optdsl.ir.domain import spell
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 SPECS = optdsl.list_specs()
 WITH_BETAS = {spec: names for spec in SPECS if (names := optdsl.load(spec).compiled.betas)}

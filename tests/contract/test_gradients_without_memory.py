@@ -14,7 +14,7 @@ import optdsl
 from tests.c.rules import device
 from tests.runtime.helpers import held, parameters
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 STEPS = 5
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import optdsl
 from tests.runtime.helpers import ORDERS, fingerprint, learner
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 BACKENDS = ("eager", "auto")
 # Ours, torch's, and arguments that both have.

@@ -20,7 +20,7 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, loss, parameters
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 
 def ascend(

@@ -26,7 +26,7 @@ from tests.contract.common import (
 )
 from tests.runtime.helpers import bits, fingerprint, held, parameters, train
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 
 @every

@@ -13,7 +13,7 @@ from optdsl import Learn
 from tests.contract.common import BACKENDS
 from tests.runtime.helpers import bits, held, parameters, saved, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # Keys that users and trainers keep in groups for themselves.
 OWN: dict[str, Any] = {

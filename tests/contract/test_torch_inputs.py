@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import optdsl
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 pytest.importorskip("expecttest", reason="torch's own test helpers need it")
 with warnings.catch_warnings():

@@ -296,7 +296,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.broad(6)
+@pytest.mark.broad(10)
 @pytest.mark.parametrize(("rule", "modifier"), PAIRS)
 def test_every_modifier_takes_every_rule(rule: str, modifier: str) -> None:
     """Its claims hold, and compiled code takes the interpreter's steps."""

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 LIMIT = 240.0
 HEAD = "optimizer Mine\nhyper lr = 0.1 in [0, inf)\n"

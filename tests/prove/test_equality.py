@@ -26,7 +26,7 @@ from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_text
 from tests.sampling import examples
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 SPECS = library.list_specs()
 BLENDS = [n for n in SPECS if library.open_source(n).text.startswith("blend")]

@@ -23,7 +23,7 @@ from optdsl.specifications import library
 from tests.oracles import every_operation, problems
 from tests.oracles.running import Interpreter, read_spec, read_text
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 EVERY_OPERATION = "every_operation"
 PROGRAMS = (*library.list_specs(), EVERY_OPERATION)

@@ -22,7 +22,7 @@ from optdsl.prove.trial import RUNS, STEPS, Counterexample, trial
 from optdsl.specifications import library
 from tests.oracles.running import read_text
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 SPECS = library.list_specs()
 

@@ -5,7 +5,7 @@ import torch
 
 from .helpers import ORDERS, SPECS, fingerprint, held, learner, loss, parameters, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 def scaled_step(

@@ -25,7 +25,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 BAD = (math.nan, math.inf, -math.inf)
 # The same rule by the same equations in torch.

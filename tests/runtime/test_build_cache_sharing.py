@@ -177,6 +177,7 @@ print(os.waitpid(child, 0)[1])
         surroundings.settings["PYTHONWARNINGS"] = "ignore"
         assert surroundings.run(script=script) == "0"
 
+    @pytest.mark.exhaustive
     @pytest.mark.slow
     def test_sixteen_processes_at_once_some_of_them_killed(
         self, tmp_path: Path, compiler: Compiler

@@ -24,7 +24,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 STEPS = 8
 # Before any step, right after the first, before the learning rate learns, and while it does.

@@ -14,7 +14,7 @@ from .helpers import ORDERS, SPECS, bits, fingerprint, held, learning, loss, par
 from .test_observe import BACKENDS, PLANS, made
 from .test_scope import SHAPES, in_groups
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 def declared(optimizer: Any) -> set[str]:

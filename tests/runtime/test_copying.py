@@ -19,7 +19,7 @@ import optdsl
 
 from .helpers import BACKENDS, SPECS, fingerprint, held, learner, parameters, plain, train
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 MODULE = """
 import optdsl

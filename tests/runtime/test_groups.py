@@ -11,7 +11,7 @@ from optdsl import Learn
 
 from .helpers import SPECS, bits, fingerprint, held, learner, loss, parameters, plain, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -12,7 +12,7 @@ from optdsl import Learn
 
 from .helpers import ORDERS, SPECS, fingerprint, held, learner, loss, parameters, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 ADAPTIVE = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.1, "weight_decay": 0.2}
 # Values away from the bounds, for a difference to both sides, and what is left out.

@@ -12,7 +12,7 @@ import optdsl
 
 from .helpers import SPECS, fingerprint, held, learner, parameters, plain, train
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 
 def betas(spec: str) -> list[str]:

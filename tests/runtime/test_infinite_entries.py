@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import optdsl
 from tests.c import rules
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

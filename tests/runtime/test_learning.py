@@ -23,7 +23,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 def test_the_hypergradient_is_measured_and_followed() -> None:

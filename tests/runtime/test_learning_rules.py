@@ -10,7 +10,7 @@ from optdsl import Learn
 
 from .helpers import ORDERS, SPECS, Probe, plain
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 HYPERGRADIENTS = (1.0, -0.5, 2.0, 0.0, 3.5, -4.0, 1e-3, 0.25, 0.75, -1.5)
 # Settings that are not the defaults, so that it is seen that they arrive.

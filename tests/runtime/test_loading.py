@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 from .helpers import SPECS, fingerprint, held, learner, parameters, plain, resumed, saved, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 def mean_the_same(first: str, second: str) -> bool:

@@ -25,7 +25,7 @@ from .helpers import (
 )
 from .test_scope import MIXED, SHAPES, Descent, give, in_groups, stream
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 BACKENDS = ("eager", "c", "triton")
 

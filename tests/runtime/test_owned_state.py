@@ -15,7 +15,7 @@ from tests.processes import begun
 
 from .helpers import ORDERS, fingerprint, held, parameters, saved, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 BACKENDS = ("eager", "c")
 # With several tangents the compiled rule notes the hyperparameters of a pending step.

@@ -21,7 +21,7 @@ from tests.oracles.scoped_descent import ScopedDescent
 
 from .helpers import ORDERS, SPECS, bits, fingerprint, held, learning, parameters, resumed, train
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer

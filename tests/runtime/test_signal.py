@@ -15,7 +15,7 @@ from optdsl.specifications import library
 from .helpers import ORDERS, Probe, held, parameters, resumed, train
 from .weights import mix
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # The tangent is the gradient, so that each step's hyper-gradient is the product with the last one.
 OWN = "optimizer Own\nhyper w = 0.5 in [-100, 100]\ntheta' = theta + w * g\n"

@@ -21,7 +21,7 @@ from optdsl.learning.simplex import FLOOR
 
 from .weights import nearest
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # The spacing of floats from one on; what a result may be off by is a few of these.
 ULP = sys.float_info.epsilon

@@ -22,7 +22,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(6)
+pytestmark = pytest.mark.broad(10)
 
 VALUES = torch.linspace(0.5, 2.0, 2 * 3 * 4 * 5, dtype=torch.float64).reshape(2, 3, 4, 5)
 

@@ -31,7 +31,7 @@ from .helpers import (
     train,
 )
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -20,7 +20,7 @@ from optdsl.specifications.library import LIBRARY, read
 from .helpers import fingerprint, parameters, saved, train
 from .weights import LABELS, MIX, mix, named, vector
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 LEARN = Learn("sgd", lr=0.1)
 LEARNS: list[Learn | bool] = [False, LEARN, Learn("adam", lr=0.1, exponentiated=True)]

@@ -14,7 +14,7 @@ from optdsl import Learn
 from .helpers import ORDERS, bits, fingerprint, held, loss, parameters, resumed, train
 from .weights import LABELS, differences, exponentials, mix, named, nearest, vector
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 STEPS = 50
 GEOMETRIES = (False, True)

@@ -14,7 +14,7 @@ from optdsl import Learn
 from .helpers import ORDERS, SPECS, fingerprint, parameters, plain, train
 from .weights import LABELS, Probe, differences, exponentials, gradient, mix, named, nearest, vector
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 GEOMETRIES = (False, True)
 UNIFORM = [1 / 3] * 3

@@ -13,7 +13,7 @@ from optdsl import Learn
 
 from .helpers import ORDERS
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 # "replay" and "live" plans, with one tangent and with several.
 RULES: dict[str, tuple[str, Any]] = {

@@ -14,7 +14,7 @@ from optdsl.backends.triton.expressions import HELPERS, RESERVED
 from tests.c import rules, test_hostile as hostile, test_not_numbers as special
 from tests.oracles import problems
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 pytest.importorskip("triton")
 

@@ -13,7 +13,7 @@ from optdsl.runtime.engines import launch_arguments as launches_of
 from optdsl.runtime.engines.triton import TritonEngine
 from tests.triton.test_resident import INSIDE, ORDERS, Training, mada
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 pytest.importorskip("triton")
 

@@ -12,7 +12,7 @@ import optdsl
 from optdsl import Learn, OptionError
 from optdsl.runtime.device.device_step import DeviceStep
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 pytest.importorskip("triton")
 

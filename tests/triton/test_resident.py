@@ -23,7 +23,7 @@ from optdsl.runtime.engines import triton as triton_engine
 from optdsl.runtime.engines.triton import TritonEngine
 from optdsl.specifications import library
 
-pytestmark = pytest.mark.broad(5)
+pytestmark = pytest.mark.broad(8)
 
 pytest.importorskip("triton")
 
