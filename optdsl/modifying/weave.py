@@ -63,9 +63,7 @@ class Weaver:
         self._copies: dict[Value, Value | None] = {}
         # The names of equations that are taken; a slot keeps its own for its highest level.
         self._labels = set(base.equations)
-        self._lowerings = [
-            Lowering(replace(one.scope, report=report), self._builder) for one in applied
-        ]
+        self._lowerings = [Lowering(self._scope(one), self._builder) for one in applied]
 
     # --- the program ------------------------------------------------------------------------------
 
@@ -145,7 +143,7 @@ class Weaver:
             found = self._original(name)
         else:
             place = definers[level - 1]
-            found = self._lowered(place, self._applied[place].equation(name), name)
+            found = self._expression(place, self._applied[place].equation(name).value, name)
             found = self._fitting(place, name, found)
         if found is None or (name == GRADIENT and not definers):
             return found
@@ -176,12 +174,9 @@ class Weaver:
     def _own(self, node: Node) -> Value | None:
         """An equation of a modifier that is not a slot."""
         one = self._applied[node.place]
-        found = self._lowered(node.place, one.equation(node.name), node.name)
+        found = self._expression(node.place, one.equation(node.name).value, node.name)
         label = f"{one.name}.{node.name}"
         return None if found is None else self._named(found, label, node.name)
-
-    def _lowered(self, place: int, equation: ast.Equation, own: str) -> Value | None:
-        return self._expression(place, equation.value, own)
 
     def _expression(self, place: int, node: ast.Expression, own: str) -> Value | None:
         """An expression of a modifier; None after a mistake."""
