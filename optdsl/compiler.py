@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,15 @@ from optdsl.compose import Remark
 from optdsl.diagnostics import Source, render
 from optdsl.differentiate import differentiate
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
+from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
+from optdsl.ir.sections import of_matrices
 from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
 from optdsl.learning import Block, Coefficient, scalarized
 from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
+from optdsl.passes.specialize import specialize
 from optdsl.plan import Plan, plans
 from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, schedule
@@ -65,6 +68,9 @@ def emit(
         order: as of `load`.
         dtype: of the parameters, for a backend whose text depends on it.
 
+    Returns:
+        The module; of a rule with sections, the texts for all of them, which have no entries.
+
     Raises:
         OptionError, SpecError: as `load`.
     """
@@ -75,7 +81,24 @@ def emit(
         raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
     selected = select(library.read(source), learn, Rulebook(source))
     check_backend(options.backend, selected.learned)
-    return _compiled(_derived(selected), Target(options.backend, dtype, options.order)).module
+    target = Target(options.backend, dtype, options.order)
+    derived = _derived(selected)
+    if not derived.sections:
+        return _compiled(derived, target).module
+    mark = "//" if backend == "c" else "#"
+    texts = []
+    for part in parts(derived):
+        text = f"{mark} The {backend} backend takes no matrices; eager code runs here.\n"
+        if BACKENDS[options.backend].matrices or not of_matrices(part.kind):
+            text = _compiled(part, target).module.text
+        texts.append(f"{mark} --- {part.kind} ---\n\n{text}")
+    return SourceModule(derived.name, options.backend, "\n\n".join(texts), {})
+
+
+def parts(program: Program) -> list[Program]:
+    """The program of each section, through all passes; of a rule without sections, itself."""
+    numbers = range(len(program.sections))
+    return [run_passes(specialize(program, n)) for n in numbers] or [program]
 
 
 def plan(
@@ -162,6 +185,11 @@ def _derived(program: Program) -> Program:
         single = run_passes(program, PREPARATION)
         derived = verify(differentiate(single, [x.hyper for x in single.learned]))
         return run_passes(derived)
+    except NoDerivative as error:
+        raise OptionError(
+            f"{program.name}: the function {error} has no derivative, so that nothing can be "
+            f"learned on which its argument depends"
+        ) from None
     except TooManyOperations:
         raise OptionError(
             f"{program.name}: its tangents need more than {MAX_OPERATIONS:,} operations; "
@@ -268,6 +296,13 @@ def _elaborated_again(
     return noted("rule", [json.dumps([recipe, files, specs]), repr(learned)], make, _parsed)
 
 
+def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
+    """The program of an elaboration for other values of what decides what its operations are."""
+    source = library.from_recipe(found.recipe)
+    program = library.read(source, verify=False, choices=tuple(sorted(structure.items())))
+    return _derived(replace(program, learned=found.learned))
+
+
 @functools.lru_cache(maxsize=256)
 def optimizer_class(found: Elaboration, backend: str, order: str) -> type[CompiledOptimizer]:
     """The optimizer class of an elaborated specification; equal arguments give the same class."""
@@ -279,5 +314,7 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
     arguments = (found.recipe, backend, order, found.learned)
     recipe = (make_class, (*arguments, found.files) if found.files else arguments)
     back = BackHalf(artifact, learning, emit_learning)
-    engines = Engines(found.program, backend, order, back.kernels)
+    engines = Engines(
+        found.program, backend, order, back.kernels, functools.partial(_variant, found)
+    )
     return make_optimizer(Compiled(found.program, engines, found.coefficients, order, recipe, back))

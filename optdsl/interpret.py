@@ -6,15 +6,18 @@ Slow and plain on purpose: it is the oracle of every backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from optdsl import matrices
 from optdsl.ir.evaluate import Arithmetic, Code, Point, first_states
 from optdsl.ir.ops import LEAVES
-from optdsl.ir.program import Program
-from optdsl.ir.types import TENSOR
+from optdsl.ir.program import Operation, Program
+from optdsl.ir.sections import of_matrices, read_as, section_of, value_shape
+from optdsl.ir.types import TENSOR, Extent, Type
+from optdsl.passes.specialize import specialize
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Step:
 
     Attributes:
         parameter: the new parameter.
-        state: the new states by name; shaped like the parameter, or () for scalars.
+        state: the new states by name; shaped like the parameter, or () for scalars. Where the
+            parameter is read as matrices, see `optdsl.ir.sections.value_shape`.
         tangents: the derivatives of `parameter` by hyperparameter, shaped like it.
     """
 
@@ -83,9 +87,17 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def _of_shape(operation: Operation, theta: Tensor) -> Tensor:
+    """The value of a leaf that follows from the shape of a matrix."""
+    size = value_shape(operation.type, theta.shape)
+    if operation.opcode == "identity":
+        return torch.eye(size[-1], dtype=torch.float64).expand(size)
+    return _double(theta.shape[-2 if operation.attribute == "rows" else -1])
+
+
 def spellings() -> frozenset[str]:
     """The operations that the interpreter knows."""
-    return frozenset({*_APPLY, *LEAVES})
+    return frozenset({*_APPLY, *matrices.OPERATIONS, *LEAVES})
 
 
 def initial_state(
@@ -98,9 +110,12 @@ def initial_state(
         parameter: the parameter, of any shape.
         gradient: the first gradient, of the same shape.
         hypers: a value for every hyperparameter; tensors stay on autograd's tape.
+
+    Raises:
+        ValueError: for a parameter that no section of the program takes.
     """
-    at = Point(_double(parameter), _double(gradient), {}, hypers, 1, _TORCH)
-    return first_states(program, at)
+    alone, theta, g = _read(program, parameter, gradient)
+    return first_states(alone, Point(theta, g, {}, hypers, 1, _arithmetic(alone, Tensor.detach)))
 
 
 def step(
@@ -112,19 +127,61 @@ def step(
     t: int,
     stop_gradient: Callable[[Tensor], Tensor] = Tensor.detach,
 ) -> Step:
-    """One step; see `initial_state` for the arguments, `t` counts from 1.
+    """One step; see `initial_state` for the arguments and errors, `t` counts from 1.
 
     `stop_gradient` computes the operation of that name, in program order.
     """
-    functions = {**_APPLY, "stop_gradient": stop_gradient}
-    arithmetic = replace(_TORCH, function=lambda opcode, _: functions[opcode])
-    at = Point(_double(parameter), _double(gradient), state, hypers, t, arithmetic)
-    values = Code(program, program.step_values, arithmetic).evaluated(at)
+    alone, theta, g = _read(program, parameter, gradient)
+    arithmetic = _arithmetic(alone, stop_gradient)
+    at = Point(theta, g, state, hypers, t, arithmetic)
+    values = Code(alone, alone.step_values, arithmetic).evaluated(at)
     return Step(
-        at.extended(values[program.parameter], TENSOR),
-        {s.name: at.extended(values[s.next], s.type) for s in program.states},
-        {t.hyper: at.extended(values[t.value], TENSOR) for t in program.tangents},
+        at.extended(values[alone.parameter], TENSOR).reshape(parameter.shape),
+        {s.name: at.extended(values[s.next], s.type) for s in alone.states},
+        {
+            t.hyper: at.extended(values[t.value], TENSOR).reshape(parameter.shape)
+            for t in alone.tangents
+        },
     )
+
+
+def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Program, Tensor, Tensor]:
+    """The program of the section that takes a parameter, which is read as the section does."""
+    if program.sections:
+        section = section_of(program.sections, parameter.shape)
+        if section is None:
+            raise ValueError(
+                f"no section of {program.name} takes a tensor of shape {tuple(parameter.shape)}"
+            )
+        program = specialize(program, section)
+    shape = read_as(program.kind, parameter.shape)
+    return program, _double(parameter).reshape(shape), _double(gradient).reshape(shape)
+
+
+def _arithmetic(program: Program, stop_gradient: Callable[[Tensor], Tensor]) -> Arithmetic:
+    """The operations on the tensors of a program."""
+    matrix = of_matrices(program.kind)
+    functions = {
+        **_APPLY,
+        **(matrices.OPERATIONS if matrix else {}),
+        "stop_gradient": stop_gradient,
+    }
+    return Arithmetic(
+        lambda opcode, _: functions[opcode],
+        _double,
+        _double,
+        (lambda x: x.shape[-2] * x.shape[-1]) if matrix else Tensor.numel,
+        _matrix_expanded if matrix else _expanded,
+        _of_shape,
+    )
+
+
+def _expanded(value: Tensor, theta: Tensor, kind: Type) -> Tensor:
+    return value.expand(theta.shape) if kind.extent is Extent.TENSOR else value
+
+
+def _matrix_expanded(value: Tensor, theta: Tensor, kind: Type) -> Tensor:
+    return value.expand(value_shape(kind, theta.shape))
 
 
 def _double(value: object) -> Tensor:
@@ -132,12 +189,3 @@ def _double(value: object) -> Tensor:
         return value.to(torch.float64)
     # Whatever the default device is.
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
-
-
-_TORCH = Arithmetic(
-    lambda opcode, _: _APPLY[opcode],
-    _double,
-    _double,
-    Tensor.numel,
-    lambda value, like: value.expand(like.shape),
-)

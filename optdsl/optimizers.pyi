@@ -81,6 +81,43 @@ class AVGrad(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class Adafactor(CompiledOptimizer):
+    """Adafactor: Adaptive Learning Rates with Sublinear Memory Cost (Shazeer & Stern, 2018),
+        arXiv:1804.04235
+    As in torch.optim.Adafactor
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        beta2_decay: -0.8 by default, in (-inf, 0]
+        eps1: 1.1920929e-07 by default, in [0, inf)
+        eps2: 0.001 by default, in [0, inf)
+        d: 1 by default, in [1, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        beta2_decay: float | Tensor = -0.8,
+        eps1: float | Tensor = 1.1920929e-07,
+        eps2: float | Tensor = 0.001,
+        d: float | Tensor = 1.0,
+        weight_decay: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Adam(CompiledOptimizer):
     """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
 
@@ -311,6 +348,42 @@ class HyperAdam(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class LAMB(CompiledOptimizer):
+    """Large Batch Optimization for Deep Learning: Training BERT in 76 minutes (You et al., 2019),
+        arXiv:1904.00962
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Lion(CompiledOptimizer):
     """Symbolic Discovery of Optimization Algorithms (Chen et al., 2023), arXiv:2302.06675
 
@@ -481,6 +554,97 @@ class Memory(CompiledOptimizer):
         w_avgrad: float | Tensor = 0.3333333333333333,
         w_amsgrad: float | Tensor = 0.3333333333333333,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Muon(CompiledOptimizer):
+    """Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024)
+    As in torch.optim.Muon; other tensors get AdamW
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        weight_decay: 0.1 by default, in [0, inf)
+        momentum: 0.95 by default, in [0, 1)
+        nesterov: 1 by default, in {0, 1}
+        ns_a: 3.4445 by default, in (-inf, inf)
+        ns_b: -4.775 by default, in (-inf, inf)
+        ns_c: 2.0315 by default, in (-inf, inf)
+        ns_steps: 5 by default, in {0, ..., 99}
+        eps: 1e-07 by default, in [0, inf)
+        adjust_lr_fn: original by default, in {original, match_rms_adamw}
+        lr_ratio: 1 by default, in [0, inf)
+        adamw_beta1: 0.9 by default, in [0, 1)
+        adamw_beta2: 0.999 by default, in [0, 1)
+        adamw_eps: 1e-08 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        weight_decay: float | Tensor = 0.1,
+        momentum: float | Tensor = 0.95,
+        nesterov: float | Tensor = 1.0,
+        ns_a: float | Tensor = 3.4445,
+        ns_b: float | Tensor = -4.775,
+        ns_c: float | Tensor = 2.0315,
+        ns_steps: float | Tensor = 5.0,
+        eps: float | Tensor = 1e-07,
+        adjust_lr_fn: float | Tensor = 0.0,
+        lr_ratio: float | Tensor = 1.0,
+        adamw_beta1: float | Tensor = 0.9,
+        adamw_beta2: float | Tensor = 0.999,
+        adamw_eps: float | Tensor = 1e-08,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class NorMuon(CompiledOptimizer):
+    """NorMuon: Making Muon more efficient and scalable (Li et al., 2025), arXiv:2510.05491
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.02 by default, in [0, inf)
+        momentum: 0.95 by default, in [0, 1)
+        beta2: 0.95 by default, in [0, 1)
+        weight_decay: 0 by default, in [0, inf)
+        nesterov: 1 by default, in {0, 1}
+        ns_steps: 5 by default, in {0, ..., 99}
+        lr_ratio: 0.015 by default, in [0, inf)
+        adamw_beta1: 0.9 by default, in [0, 1)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.02,
+        *,
+        momentum: float | Tensor = 0.95,
+        beta2: float | Tensor = 0.95,
+        weight_decay: float | Tensor = 0.0,
+        nesterov: float | Tensor = 1.0,
+        ns_steps: float | Tensor = 5.0,
+        lr_ratio: float | Tensor = 0.015,
+        adamw_beta1: float | Tensor = 0.9,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,

@@ -14,7 +14,7 @@ from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.interpret import initial_state, step
-from optdsl.ir.domain import Choice, hull
+from optdsl.ir.domain import hull
 from optdsl.ir.program import Program
 from optdsl.passes.pipeline import run_passes
 from optdsl.prove import Verdict, explanation, settle, snippet
@@ -112,7 +112,7 @@ def _points(program: Program, inside: bool) -> list[Point]:
     hypers = program.defaults
     for hyper in program.hypers if inside else ():
         bounds = hull(hyper.domain)
-        if isinstance(hyper.domain, Choice):
+        if hyper.domain.discrete:
             continue
         if bounds.upper - bounds.lower < math.inf:
             hypers[hyper.name] = 0.7 * hyper.default + 0.15 * (bounds.lower + bounds.upper)

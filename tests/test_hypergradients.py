@@ -18,13 +18,14 @@ from tests.oracles import every_operation, problems
 from tests.oracles.blends import REFERENCES
 from tests.oracles.hypergradient_descent import Coefficient, HypergradientDescent
 from tests.oracles.references import LegacyMADA
+from tests.oracles.rules import ELEMENTWISE
 from tests.oracles.running import Eager, Interpreter, jacobian, read_spec, read_text, warmed_up
 
 pytestmark = pytest.mark.broad(10)
 
 TOLERANCE = 1e-12
 EVERY_OPERATION = "every_operation"
-PROGRAMS = (*optdsl.list_specs(), EVERY_OPERATION)
+PROGRAMS = (*ELEMENTWISE, EVERY_OPERATION)
 
 
 @functools.cache
@@ -338,7 +339,7 @@ def test_learning_is_that_of_autograd(loss: str, order: str, after: int) -> None
     assert lower + upper
 
 
-@pytest.mark.parametrize("name", optdsl.list_specs())
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_hyperparameter_that_matters_can_be_learned(name: str) -> None:
     """Hyper-gradients as an optimizer measures them, at coefficients that do not move."""
     generator = problems.seeded(9)

@@ -16,7 +16,6 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, State, Value, upstream
-from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -99,7 +98,7 @@ def _simplified(
     compared: bool,
 ) -> Value | None:
     row = TABLE[operation.opcode]
-    if row.stage is Stage.REDUCTION and builder[x[0]].type.extent is not Extent.TENSOR:
+    if row.stage is Stage.REDUCTION and not builder[x[0]].type.spans:
         # The reduced tensor has become a single number.
         return builder.emit(row.of_equal, builder.emit("size"), x[0]) if row.of_equal else x[0]
     if operation.opcode == "mix":

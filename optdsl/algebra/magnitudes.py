@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optdsl.algebra.means import Means
-from optdsl.ir.domain import Choice, Interval
+from optdsl.ir.domain import Interval
 from optdsl.ir.intervals import excludes_zero
 from optdsl.ir.ops import COMPARE, laws_of
 from optdsl.ir.program import Operation, Program, Value
@@ -207,8 +207,7 @@ class _Step:
     def _is_whole(self, hyper: str) -> bool:
         if hyper in self._settings:
             return float(self._settings[hyper]).is_integer()
-        domain = self._program.hyper(hyper).domain
-        return isinstance(domain, Choice) and all(float(v).is_integer() for v in domain.values)
+        return self._program.hyper(hyper).domain.whole
 
     def _inner(self, value: Value, least: float) -> float:
         enclosure = self._ranges[value]

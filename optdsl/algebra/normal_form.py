@@ -14,15 +14,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 from optdsl.algebra import undefined
-from optdsl.algebra.facts import Fact, decided
+from optdsl.algebra.facts import Fact
 from optdsl.algebra.polynomial import ONE, Polynomial, constant, decimal, square_root, variable
+from optdsl.algebra.step import Step
 from optdsl.algebra.undefined import Sum
 from optdsl.ir.ops import COMPARE, TABLE
-from optdsl.ir.program import Operation, Program, Value, upstream
+from optdsl.ir.program import Program, Value, upstream
+from optdsl.ir.types import Extent
 
 # A sum or product that would have more terms becomes an atom, a function of its two arguments.
 MAX_TERMS = 256
@@ -112,12 +113,13 @@ class Algebra:
                 found[value] = variable(self.atom("opaque", operation.attribute))
                 continue
             x, name = operation.arguments, str(operation.attribute)
-            step = _Step(
+            step = Step(
                 operation,
                 [found[a] for a in x],
                 Fact() if facts is None else facts[value],
                 None if facts is None else [facts[a] for a in x],
                 [value if written is None else written[a] for a in x],
+                tuple(str(t) for a in x if (t := program.type(a)).extent is not Extent.TENSOR),
             )
             if operation.opcode == "state":
                 known = name if states is None else states[name]
@@ -129,13 +131,15 @@ class Algebra:
                 raise TooMuchWork
         return found
 
-    def _form(self, step: _Step) -> Polynomial:
+    def _form(self, step: Step) -> Polynomial:
         operation, x = step.operation, step.x
         if step.fact.large and not (operation.opcode == "pow" and x[1].number is None):
             return self._large(step)
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
+            case "identity":
+                return self._opaque(True, "identity", str(operation.type))
             case opcode if TABLE[opcode].leaf:
                 return self._opaque(step.fact.defined, operation.opcode, operation.attribute)
             case "define" | "stop_gradient":
@@ -165,11 +169,16 @@ class Algebra:
             case opcode if opcode in COMPARE:
                 return self._comparison(step, *x)
             case "sum" | "mean":
-                # A number in front of a reduction can stand behind it.
-                reduced = self._function(operation.opcode, x[0].monic())
+                # A number in front of a reduction can stand behind it. A sum of equal terms depends
+                # on how many there are, and so on the type.
+                reduced = self._opaque(
+                    self.defined(x[0]), operation.opcode, x[0].monic(), *step.types
+                )
                 return self._product(constant(x[0].leading), reduced)
             case opcode if (opcode, x[0].number) in FOLDED:
                 return constant(FOLDED[opcode, x[0].number])
+            case opcode if TABLE[opcode].stage.of_matrices:
+                return self._opaque(False, opcode, step.types, *x)
             case opcode:
                 return self._function(opcode, *x, defined=step.fact.defined)
 
@@ -198,14 +207,14 @@ class Algebra:
     def _commuting(self, opcode: str, *x: Polynomial, defined: bool = True) -> Polynomial:
         return self._function(opcode, *sorted(x), defined=defined)
 
-    def _limited(self, step: _Step, form: Polynomial) -> Polynomial:
+    def _limited(self, step: Step, form: Polynomial) -> Polynomial:
         """The form of an operation, or an atom if the form has too large numbers."""
         scales = (c.numerator.bit_length() - c.denominator.bit_length() for _, c in form)
         beyond = self._doubles and any(not -1077 < scale < 1024 for scale in scales)
         long = any(len(m) > MAX_ATOMS or any(abs(e) > MAX_EXPONENT for _, e in m) for m, _ in form)
         return self._large(step) if beyond or long or form.bits > MAX_BITS else form
 
-    def _large(self, step: _Step) -> Polynomial:
+    def _large(self, step: Step) -> Polynomial:
         """An operation that may overflow, as an atom."""
         opcode = step.operation.opcode
         x = sorted(step.x) if TABLE[opcode].laws.commutative else step.x
@@ -284,7 +293,7 @@ class Algebra:
             inverse = variable(self.atom("sum of terms", y.monic()), -1).scaled(1 / y.leading)
         return self._product(x, inverse)
 
-    def _quotient(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
+    def _quotient(self, step: Step, x: Polynomial, y: Polynomial) -> Polynomial:
         nonzero = step.facts is None or step.facts[1].nonzero
         if nonzero and y.terms and self.defined(y):
             return self._divided(x, y)
@@ -295,7 +304,7 @@ class Algebra:
         inverse = self._opaque(False, "over", y.monic(), sign)
         return self._product(constant(1 / y.leading), inverse) if y.terms else inverse
 
-    def _zero(self, step: _Step, argument: int, direction: Fraction) -> Hashable:
+    def _zero(self, step: Step, argument: int, direction: Fraction) -> Hashable:
         """The sign of an argument where it is zero, times that of a factor, if it is known.
 
         If both signs are possible, a key that arguments computed by the same operations share.
@@ -307,7 +316,7 @@ class Algebra:
             return ("written", step.written[argument])
         return (1 if fact.plus else -1) * (-1 if direction < 0 else 1)
 
-    def _power(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
+    def _power(self, step: Step, x: Polynomial, y: Polynomial) -> Polynomial:
         exponent = y.number
         if exponent == 0 or (x.number == 1 and self.defined(y)):
             return ONE
@@ -326,7 +335,7 @@ class Algebra:
 
     # --- functions ------------------------------------------------------------------------------
 
-    def _root(self, step: _Step, x: Polynomial) -> Polynomial:
+    def _root(self, step: Step, x: Polynomial) -> Polynomial:
         if not x.terms:
             return x
         root, defined = square_root(x.leading), step.fact.defined
@@ -336,7 +345,7 @@ class Algebra:
         kept = ONE if rest == ONE else self._function("sqrt", rest, defined=defined)
         return self._product(constant(root), kept)
 
-    def _signed(self, step: _Step, x: Polynomial) -> Polynomial:
+    def _signed(self, step: Step, x: Polynomial) -> Polynomial:
         """sign(c x) = sign(c) sign(x), and the same for absolute values."""
         opcode, number, scale = step.operation.opcode, x.number, x.leading
         if opcode == "sign" and number is not None and not step.decided(number):
@@ -357,7 +366,7 @@ class Algebra:
     def _difference(self, x: Polynomial, y: Polynomial) -> Polynomial:
         return self._sum(x, self._product(constant(-1), y))
 
-    def _comparison(self, step: _Step, x: Polynomial, y: Polynomial) -> Polynomial:
+    def _comparison(self, step: Step, x: Polynomial, y: Polynomial) -> Polynomial:
         """A condition, as 1 or 0 if it always or never holds, and as an atom otherwise.
 
         It is an atom also if rounding may decide it differently from the real numbers.
@@ -381,20 +390,3 @@ class Algebra:
         if condition.number is not None or x == y:
             return x if condition.number != 0 else y
         return self._function("where", condition, x, y)
-
-
-@dataclass(slots=True)
-class _Step:
-    """An operation and the fact about it; and the forms `x`, facts and keys of its arguments."""
-
-    operation: Operation
-    x: list[Polynomial]
-    fact: Fact
-    facts: list[Fact] | None
-    written: list[Hashable]
-
-    def decided(self, difference: Fraction) -> bool:
-        """Whether rounding cannot change how the arguments compare, given their difference."""
-        if self.facts is None or len(set(self.written)) < len(self.written):
-            return True
-        return decided(difference, self.facts[0], self.facts[-1])

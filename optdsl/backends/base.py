@@ -83,6 +83,8 @@ class Backend(Protocol):
     name: str
     plans: tuple[Kind, ...]
     """The kinds of plans for tangents that it supports."""
+    matrices: bool
+    """Whether it runs programs whose tensors are read as matrices."""
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str, order: str = "overlapped"

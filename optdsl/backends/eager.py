@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.backends.branches import ROOT, Region, branches
+from optdsl.backends.matrix_expressions import (
+    MATRIX_HELPERS,
+    MatrixPrinter,
+    spelled_operations as matrix_operations,
+)
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
 from optdsl.ir.program import Program, Value
+from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
 from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Result, Role
@@ -26,6 +33,7 @@ class EagerBackend:
 
     name = "eager"
     plans: tuple[Kind, ...] = ("stored",)
+    matrices = True
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
@@ -35,12 +43,16 @@ class EagerBackend:
         program = kernels[Role.STEP].program
         bodies = [f.text() for f in functions]
         needed = {name for f in functions for name in f.printer.helpers}
-        helpers = [HELPERS[name] for name in HELPERS if name in needed]
+        known = HELPERS | MATRIX_HELPERS
+        helpers = [known[name] for name in known if name in needed]
         text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
         entries = {f.entry.name: f.entry for f in functions}
         return SourceModule(program.name, "python", text + "\n", entries)
 
-    spellings = staticmethod(spelled_operations)
+    @staticmethod
+    def spellings() -> frozenset[str]:
+        """The operations that it can emit."""
+        return spelled_operations() | matrix_operations()
 
 
 def _header(program: Program, code: str) -> str:
@@ -69,16 +81,18 @@ class _Function:
         hypers = tuple(h.name for h in self._program.hypers if h.name in used)
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
-        self._names = Names(["theta", "g", "t", *HELPERS])
+        self._names = Names(["theta", "g", "t", *HELPERS, *MATRIX_HELPERS])
         keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._names.fresh(identifier(s)) for s in states}
         self.entry = EntryPoint(kernel.name, states, hypers, keywords, takes_step, results)
         named = dict(zip(hypers, keywords, strict=True))
-        self.printer = Printer(self._program, named, self._states)
+        make = MatrixPrinter if of_matrices(self._program.kind) else Printer
+        self.printer = make(self._program, named, self._states)
         self._uses = kernel.uses()
+        self._branches = branches(kernel, self.printer)
 
     def text(self) -> str:
-        lines = [f"    {line}" for line in self._assignments()]
+        lines = [f"    {line}" for line in self._assignments(ROOT)]
         results = [self._result(r) for r in self._kernel.results]
         returned = [f"    return {', '.join(results) or '()'}"]
         if len(results) == 1:
@@ -99,9 +113,13 @@ class _Function:
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
 
-    def _assignments(self) -> list[str]:
+    def _assignments(self, region: Region) -> list[str]:
+        """The statements of a region: of the function, or of a branch of an `if`."""
         lines: list[str] = []
-        for value in self._kernel.values:
+        for value in self._branches.get(region, ()):
+            if (value, 1) in self._branches or (value, 2) in self._branches:
+                lines += self._choice(value)
+                continue
             text = self.printer.text(value)
             hint = self._program.operations[value].hint
             named = hint is not None or self._uses[value] > 1 or len(text) > _INLINE
@@ -112,6 +130,19 @@ class _Function:
                 self.printer.bind(value, name)
         return lines
 
+    def _choice(self, value: Value) -> list[str]:
+        """A choice of which only one side is computed."""
+        operation = self._program.operations[value]
+        hint = operation.hint
+        name = self._names.fresh("chosen" if hint is None else identifier(hint))
+        lines = [f"if {self.printer.text(operation.arguments[0])}:"]
+        for side in (1, 2):
+            lines += [f"    {line}" for line in self._assignments((value, side))]
+            text = self.printer.extended(operation.arguments[side], operation.type)
+            lines += [f"    {name} = {text}", *(["else:"] if side == 1 else [])]
+        self.printer.bind(value, name)
+        return lines
+
     def _assignment(self, name: str, text: str, value: Value) -> list[str]:
         parts = self.printer.parts(value)
         if len(name) + len(text) + 7 <= WIDTH or parts is None:
@@ -119,10 +150,10 @@ class _Function:
         return [f"{name} = (", *(f"    {part}" for part in parts), ")"]
 
     def _result(self, result: Result) -> str:
-        text = self.printer.extended(result.value, result.type.extent)
+        text = self.printer.extended(result.value, result.type)
         # A new state must not share memory with the gradient or the parameter.
         leaf = self.printer.leaf(result.value) and self._kernel.name == Role.INITIALIZE
-        tensor = self._program.type(result.value).extent is not Extent.UNIFORM
+        tensor = self.printer.extent(result.value) is not Extent.UNIFORM
         return f"{text}.clone()" if leaf and tensor else text
 
 

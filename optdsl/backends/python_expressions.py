@@ -13,7 +13,7 @@ from optdsl.ir.domain import Interval
 from optdsl.ir.intervals import excludes_zero
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.ranges import ranges
-from optdsl.ir.types import Extent
+from optdsl.ir.types import Extent, Type
 
 # Binding strength in Python.
 _CONDITIONAL, _COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(7)
@@ -28,7 +28,8 @@ _IN_WORDS = {
 _DESCRIPTION = 40
 _NOUNS = {
     "add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
-    "mix": "mean", "where": "choice", "neg": "negated",
+    "mix": "mean", "where": "choice", "neg": "negated", "matmul": "product",
+    "transpose": "transposed",
 }  # fmt: skip
 _NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
@@ -160,12 +161,12 @@ class Printer:
             spelled = f"{operation.opcode}_{words[0]}"
         return spelled if spelled is not None and spelled[0].isalpha() else None
 
-    def extended(self, value: Value, extent: Extent) -> str:
-        """The expression of a value, as large as `extent` even where its own is smaller."""
-        return self._extended(value, extent, _CONDITIONAL)
+    def extended(self, value: Value, kind: Type) -> str:
+        """The expression of a value, extended as a type does even where its own does less."""
+        return self._extended(value, kind, _CONDITIONAL)
 
-    def _extended(self, value: Value, extent: Extent, demanded: int) -> str:
-        actual = self._extent(value)
+    def _extended(self, value: Value, kind: Type, demanded: int) -> str:
+        actual, extent = self.extent(value), kind.extent
         if actual is extent or extent is Extent.UNIFORM:
             return self._at(value, demanded)
         if actual is Extent.SCALAR:
@@ -183,7 +184,7 @@ class Printer:
         if value in self._bound:
             return self._bound[value], _ATOM
         operation = self._program.operations[value]
-        uniform = operation.type.extent is Extent.UNIFORM
+        uniform = self.extent(value) is Extent.UNIFORM
         x = operation.arguments
         match operation.opcode:
             case "constant":
@@ -220,7 +221,7 @@ class Printer:
             case "max" | "min":
                 return self._extremum(operation, uniform)
             case opcode:
-                return self._function(opcode, x[0], uniform)
+                return self._function(operation, uniform)
 
     def _call(self, name: str, *arguments: Value) -> tuple[str, int]:
         """A call of a function, which is added to `helpers` if it is one of `HELPERS`."""
@@ -230,13 +231,12 @@ class Printer:
 
     def _where(self, operation: Operation) -> tuple[str, int]:
         condition, then, otherwise = operation.arguments
-        if self._extent(condition) is Extent.UNIFORM:
-            extent = operation.type.extent
-            chosen = self._extended(then, extent, _COMPARISON)
-            other = self._extended(otherwise, extent, _CONDITIONAL)
+        if self.extent(condition) is Extent.UNIFORM:
+            chosen = self._extended(then, operation.type, _COMPARISON)
+            other = self._extended(otherwise, operation.type, _CONDITIONAL)
             return f"{chosen} if {self._at(condition, _COMPARISON)} else {other}", _CONDITIONAL
         chosen = self.text(then)
-        if self._extent(then) is self._extent(otherwise) is Extent.UNIFORM:
+        if self.extent(then) is self.extent(otherwise) is Extent.UNIFORM:
             # Two Python numbers would make a tensor of torch's default precision.
             chosen = f"theta.new_tensor({chosen})"
         return f"torch.where({self.text(condition)}, {chosen}, {self.text(otherwise)})", _ATOM
@@ -245,7 +245,7 @@ class Printer:
         base, exponent = operation.arguments
         if uniform and not _plain_power(self._ranges[base], self._ranges[exponent]):
             return self._call("power", base, exponent)
-        if self._extent(exponent) is not Extent.UNIFORM and self._ranges[base].lower <= 0:
+        if self.extent(exponent) is not Extent.UNIFORM and self._ranges[base].lower <= 0:
             return self._call("raised", base, exponent)
         return f"{self._at(base, _ATOM)}**{self._at(exponent, _UNARY)}", _POWER
 
@@ -253,8 +253,7 @@ class Printer:
         if uniform:
             return self._call("mixed", *operation.arguments)
         pairs = zip(operation.arguments[0::2], operation.arguments[1::2], strict=True)
-        extent = operation.type.extent
-        parts = (f"({self.text(w)}, {self.extended(x, extent)})" for w, x in pairs)
+        parts = (f"({self.text(w)}, {self.extended(x, operation.type)})" for w, x in pairs)
         self.helpers.add("mix")
         return f"mix({', '.join(parts)})", _ATOM
 
@@ -263,14 +262,15 @@ class Printer:
         x, y = operation.arguments
         if uniform:
             return self._call(name, x, y)
-        if self._extent(x) is Extent.UNIFORM:
+        if self.extent(x) is Extent.UNIFORM:
             x, y = y, x
-        if self._extent(y) is Extent.UNIFORM:
+        if self.extent(y) is Extent.UNIFORM:
             side = "min" if operation.opcode == "max" else "max"
             return f"torch.clamp({self.text(x)}, {side}={self.text(y)})", _ATOM
         return self._call(f"torch.{name}", x, y)
 
-    def _function(self, opcode: str, x: Value, uniform: bool) -> tuple[str, int]:
+    def _function(self, operation: Operation, uniform: bool) -> tuple[str, int]:
+        opcode, x = operation.opcode, operation.arguments[0]
         if not uniform:
             return self._call(_TENSOR_FUNCTIONS[opcode], x)
         name, safe = _HOST_FUNCTIONS[opcode]
@@ -281,10 +281,11 @@ class Printer:
     def _number_over_a_tensor(self, numerator: Value, divisor: Value) -> bool:
         """Whether a uniform number other than 1 is divided by something that is larger."""
         one = self._program.operations[numerator].attribute == 1.0
-        extents = self._extent(numerator), self._extent(divisor)
+        extents = self.extent(numerator), self.extent(divisor)
         return not one and extents[0] is Extent.UNIFORM and extents[1] is not Extent.UNIFORM
 
-    def _extent(self, value: Value) -> Extent:
+    def extent(self, value: Value) -> Extent:
+        """How far a value extends in the emitted code."""
         return self._program.type(value).extent
 
 

@@ -98,6 +98,14 @@ def claims(
         scope.report.error("too-large", message, node.span, label=label, hint=hint)
         return ()
 
+    if claimed and names.program.sections:
+        scope.report.error(
+            "section",
+            "a rule with sections makes no claims yet",
+            claimed[0].span,
+            label="its equations depend on the kind of the tensor",
+        )
+        return ()
     if len(claimed) > MAX_CLAIMS:
         label = f"at most {MAX_CLAIMS} are settled"
         return too_large(f"the file makes {len(claimed):,} claims", claimed[MAX_CLAIMS], label)

@@ -84,7 +84,14 @@ def members(
             )
             continue
         folded[name.text.lower()] = name
-        if name.text in rules:
+        if name.text in rules and rules[name.text].sections:
+            report.error(
+                "section",
+                f"`{node.rule.text}` has sections, and rules with sections are not blended yet",
+                node.rule.span,
+                label="its equations depend on the kind of the tensor",
+            )
+        elif name.text in rules:
             found[name.text] = Member(name.text, rules[name.text], name.span)
     if not uses:
         report.error(

@@ -27,9 +27,11 @@ def report_unused(scope: Scope, program: Program, world: World | None) -> None:
     """
     declaration = scope.declaration
     used = eliminate_dead(live_states(program))
-    hypers = _attributes(used, "hyper")
+    hypers = _attributes(used, "hyper") | {name for name, _ in program.structure}
     states = {s.name for s in used.states}
     named = _attributes(used, "define")
+    # An equation that only some sections have, or each with another type, has their kind's name.
+    named |= {name.rpartition(".")[2] for name in named} if program.sections else set()
     read = _read(declaration)
 
     def warn(message: str, span: Span, label: str = _NOTHING, hint: str = _REMOVE) -> None:
@@ -97,6 +99,6 @@ def _parts(statement: ast.Statement) -> Iterator[ast.Expression]:
             yield from walk(value)
         case ast.Function(body=value):
             yield from walk(value)
-        case ast.Claim(options=options):
+        case ast.Claim(options=options) | ast.Section(options=options):
             for option in options:
                 yield from walk(option.value)

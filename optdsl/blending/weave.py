@@ -94,7 +94,7 @@ class Weaver:
     def _check_type(self, member: Member, state: State, after: Value) -> None:
         """Report a slot of larger extent than the state that it updates."""
         found = self._builder[after].type
-        if found.extent > state.type.extent:
+        if not found.fits(state.type):
             slot = self._slots.get(f"{state.name}'")
             self._report.error(
                 "type",

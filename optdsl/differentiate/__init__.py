@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from optdsl.differentiate import forward, reverse
 from optdsl.ir.builder import Builder
+from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Program, Tangent
 
 __all__ = ["differentiate", "moves"]
@@ -44,6 +45,9 @@ def moves(program: Program, hyper: str) -> bool:
     It is always zero if the new parameter depends on the hyperparameter only through functions that
     are flat almost everywhere (`sign`, a condition), through `stop_gradient`, or not at all.
     """
-    derived = differentiate(program, [hyper])
+    try:
+        derived = differentiate(program, [hyper])
+    except NoDerivative:
+        return True
     operation = derived.operations[derived.tangents[0].value]
     return not (operation.opcode == "constant" and operation.attribute == 0.0)

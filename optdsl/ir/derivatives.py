@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from optdsl.ir.program import Operation, Value
+from optdsl.ir.program import Attribute, Operation, Value
 from optdsl.ir.types import Extent
 
 Values = tuple[Value, ...]
@@ -23,7 +23,7 @@ class Writer(Protocol):
     def __getitem__(self, value: Value) -> Operation:
         """The operation that makes a value."""
 
-    def emit(self, opcode: str, *arguments: Value) -> Value:
+    def emit(self, opcode: str, *arguments: Value, attribute: Attribute = None) -> Value:
         """An operation on values."""
 
     def constant(self, number: float) -> Value:
@@ -210,13 +210,90 @@ def choice(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
 
 def total(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the sum over the elements."""
-    if d[0] is None or b[d[0]].type.extent is Extent.TENSOR:
+    if d[0] is None or b[d[0]].type.spans == b[x[0]].type.spans:
         return None if d[0] is None else b.emit("sum", d[0])
-    return times(b, d[0], b.emit("size"))
+    if b[x[0]].type.extent is Extent.TENSOR and not b[d[0]].type.spans:
+        return times(b, d[0], b.emit("size"))
+    return b.emit("sum", b.emit("spread", d[0], x[0]))
 
 
 def average(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of the mean over the elements."""
-    if d[0] is None or b[d[0]].type.extent is not Extent.TENSOR:
+    if d[0] is None or not b[d[0]].type.spans:
         return d[0]
     return b.emit("mean", d[0])
+
+
+def total_along(axis: str) -> Derivative:
+    """Of the sum along an axis."""
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        if d[0] is None or axis in b[d[0]].type.spans:
+            return None if d[0] is None else b.emit(f"sum_{axis}", d[0])
+        return times(b, d[0], b.emit("length", attribute=axis))
+
+    return derivative
+
+
+def average_along(axis: str) -> Derivative:
+    """Of the mean along an axis."""
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        if d[0] is None or axis not in b[d[0]].type.spans:
+            return d[0]
+        return b.emit(f"mean_{axis}", d[0])
+
+    return derivative
+
+
+def _whole(b: Writer, tangent: Tangent, x: Value) -> Tangent:
+    """A tangent that extends as far as the matrix that it is the tangent of."""
+    if tangent is None or b[tangent].type.spans == b[x].type.spans:
+        return tangent
+    return b.emit("spread", tangent, x)
+
+
+def spread(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of a value at each index of another one, which it does not depend on."""
+    return d[0]
+
+
+def of_stack(opcode: str) -> Derivative:
+    """Of a sum or mean over all matrices of a stack."""
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        whole = _whole(b, d[0], x[0])
+        return None if whole is None else b.emit(f"{opcode}_tensor", whole)
+
+    return derivative
+
+
+def matrix_product(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of x @ y."""
+    left, right = (_whole(b, t, a) for t, a in zip(d, x, strict=True))
+    first = None if left is None else b.emit("matmul", left, x[1])
+    second = None if right is None else b.emit("matmul", x[0], right)
+    return plus(b, first, second)
+
+
+def linear(opcode: str) -> Derivative:
+    """Of a linear function of one matrix, which is the function of the tangent."""
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        whole = _whole(b, d[0], x[0])
+        return None if whole is None else b.emit(opcode, whole)
+
+    return derivative
+
+
+class NoDerivative(Exception):
+    """The function of that name has no derivative that can be computed."""
+
+
+def refused(function: str) -> Derivative:
+    """Of a factorization, which has none where eigenvalues are equal: `NoDerivative`."""
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        raise NoDerivative(function)
+
+    return derivative

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The numbers between `lower` and `upper`; an open end is not included."""
+    """The numbers between `lower` and `upper`; an open end is not included.
+
+    With `whole`, these are the whole numbers among them, and infinity where it is an end.
+    """
 
     lower: float = -math.inf
     upper: float = math.inf
     lower_open: bool = False
     upper_open: bool = False
+    whole: bool = False
 
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, int | float) or math.isnan(value):
+            return False
+        if self.whole and math.isfinite(value) and value != int(value):
             return False
         above = value > self.lower if self.lower_open else value >= self.lower
         below = value < self.upper if self.upper_open else value <= self.upper
@@ -28,8 +34,15 @@ class Interval:
 
     def written(self, number: Callable[[float], str]) -> str:
         """The interval in the notation of the language, with numbers as `number` writes them."""
+        if self.whole:
+            return "{" + f"{number(self.lower)}, ..., {number(self.upper)}" + "}"
         opening, closing = "(" if self.lower_open else "[", ")" if self.upper_open else "]"
         return f"{opening}{number(self.lower)}, {number(self.upper)}{closing}"
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the numbers are apart from one another, so that none is learned."""
+        return self.whole
 
     @property
     def empty(self) -> bool:
@@ -39,6 +52,8 @@ class Interval:
 
     def includes(self, other: Interval) -> bool:
         """Whether every number of `other` lies inside."""
+        if self.whole and not other.whole:
+            return False
         lower = other.lower in self or (other.lower == self.lower and other.lower_open)
         upper = other.upper in self or (other.upper == self.upper and other.upper_open)
         return lower and upper
@@ -50,9 +65,20 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A finite set of numbers."""
+    """A finite set of numbers; with `labels`, 0, 1 and so on have these names."""
 
     values: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def discrete(self) -> bool:
+        """True: see `Interval.discrete`."""
+        return True
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of them are whole numbers."""
+        return all(float(v).is_integer() for v in self.values)
 
     def __contains__(self, value: object) -> bool:
         return value in self.values
@@ -62,10 +88,24 @@ class Choice:
 
     def written(self, number: Callable[[float], str]) -> str:
         """The set in the notation of the language, with numbers as `number` writes them."""
+        if self.labels:
+            return "{" + ", ".join(self.labels) + "}"
         return "{" + ", ".join(map(number, self.values)) + "}"
 
 
 Domain = Interval | Choice
+
+
+def spell_in(domain: Domain, value: float) -> str:
+    """A number of a domain as the language writes it: by its label, if it has one."""
+    labels = domain.labels if isinstance(domain, Choice) else ()
+    return labels[int(value)] if labels else spell(value)
+
+
+def labelled(labels: tuple[str, ...]) -> Choice:
+    """A choice among labels."""
+    return Choice(tuple(map(float, range(len(labels)))), labels)
+
 
 # By how much the sum of a weight vector may differ from one: more than rounding, less than errors.
 SUM_TOLERANCE = 1e-6

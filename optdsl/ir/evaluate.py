@@ -50,14 +50,17 @@ class Arithmetic:
         literal: the number for a literal, or for the value of a hyperparameter.
         exact: the number for a float that is exact.
         size: the number of elements of a tensor.
-        expanded: a number as a tensor with the shape of another one; tensors are left as they are.
+        expanded: a value with the shape that a type has where the parameter is as given.
+        of_shape: the value of a leaf that follows from the shape of a matrix; None where numbers
+            have no rows and columns.
     """
 
     function: Callable[[str, tuple[bool, ...]], Callable[..., Any]]
     literal: Callable[[Any], Any]
     exact: Callable[[float], Any]
     size: Callable[[Any], int]
-    expanded: Callable[[Any, Any], Any]
+    expanded: Callable[[Any, Any, Type], Any]
+    of_shape: Callable[[Operation, Any], Any] | None = None
 
 
 # Called with the value and the result of each operation with arguments.
@@ -90,13 +93,15 @@ class Point:
                 return self.theta
             case "size":
                 return self.arithmetic.exact(float(self.arithmetic.size(self.theta)))
-            case _:
+            case "state":
                 return self.state[str(operation.attribute)]
+            case _:
+                assert self.arithmetic.of_shape is not None
+                return self.arithmetic.of_shape(operation, self.theta)
 
     def extended(self, value: Number, kind: Type) -> Number:
         """A value of smaller extent at the extent of a type."""
-        whole = kind.extent is Extent.TENSOR
-        return self.arithmetic.expanded(value, self.theta) if whole else value
+        return self.arithmetic.expanded(value, self.theta, kind)
 
 
 class Code:
@@ -201,8 +206,9 @@ def _on_tuples(
     )
 
 
-def _expanded(value: Any, like: tuple[Any, ...]) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,) * len(like)
+def _expanded(value: Any, like: tuple[Any, ...], kind: Type) -> Any:
+    small = isinstance(value, tuple) or kind.extent is not Extent.TENSOR
+    return value if small else (value,) * len(like)
 
 
 _FUNCTIONS = {row.opcode: row.apply for row in TABLE.values() if row.apply is not None}

@@ -23,11 +23,25 @@ class Stage(enum.Enum):
     LENGTH = "a number that follows from the shape of a tensor"
     ELEMENTWISE = "computed for each element, or once where no argument is a tensor"
     REDUCTION = "computed from all elements of a tensor"
+    SHAPE = "a number or a matrix that follows from the shape of a matrix"
+    ALONG = "computed from the elements along one axis of a matrix"
+    PRODUCT = "computed from whole matrices, by products and transpositions"
+    FACTORIZATION = "computed from a whole matrix, by a factorization"
 
     @property
     def given(self) -> bool:
         """Whether nothing has to be computed."""
-        return self not in {Stage.ELEMENTWISE, Stage.REDUCTION}
+        return self in {Stage.LITERAL, Stage.HOST, Stage.BUFFER, Stage.LENGTH, Stage.SHAPE}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether one number of the result depends on several elements of an argument."""
+        return not self.given and self is not Stage.ELEMENTWISE
+
+    @property
+    def of_matrices(self) -> bool:
+        """Whether it knows rows and columns, which only backends that take matrices run."""
+        return self in {Stage.SHAPE, Stage.ALONG, Stage.PRODUCT, Stage.FACTORIZATION}
 
 
 @dataclass(frozen=True, kw_only=True)

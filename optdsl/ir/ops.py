@@ -19,7 +19,7 @@ from optdsl.ir.derivatives import Derivative
 from optdsl.ir.domain import ANYTHING, Interval
 from optdsl.ir.laws import Laws, Stage
 from optdsl.ir.signatures import Infer
-from optdsl.ir.types import SCALAR, TENSOR, UNIFORM
+from optdsl.ir.types import AXES, SCALAR, TENSOR, UNIFORM, along
 
 if TYPE_CHECKING:
     from optdsl.ir.program import Operation, Operations, Value
@@ -41,7 +41,7 @@ class Row:
         derivative: the tangent of the result.
         interval: the range of the result from those of the arguments.
         apply: the operation on Python floats; a reduction takes a sequence of them. None for a
-            leaf, which has no arguments.
+            leaf, which has no arguments, and for what is computed from matrices.
         laws: what holds for it.
         meaning: what it is, for readers.
         attribute: the type of the attribute that it takes, if it takes one.
@@ -91,6 +91,9 @@ _CHOICE = replace(_SELECTION, smooth=False)
 _EXTREMUM = replace(_CHOICE, commutative=True, compares=True)
 _COMPARISON = replace(_FUNCTION, integral=True, compares=True, jumps=True)
 _REDUCTION = replace(_FUNCTION, stage=Stage.REDUCTION, smooth=False, replayable=False)
+_ALONG = replace(_REDUCTION, stage=Stage.ALONG)
+_PRODUCT = replace(_REDUCTION, stage=Stage.PRODUCT)
+_FACTORIZATION = replace(_REDUCTION, stage=Stage.FACTORIZATION)
 
 
 def _leaf(stage: Stage, replayable: bool, rational: bool = False, initial: bool = True) -> Laws:
@@ -187,11 +190,55 @@ _ROWS = (
         _REDUCTION, "sum", function="sum", of_equal="mul"),
     Row("mean", 1, signatures.reduction, derivatives.average, lambda x: x, host.average,
         _REDUCTION, "arithmetic mean", function="mean", of_equal=""),
+    # Matrices. They have no meaning on single numbers, and so no `apply`.
+    Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
+        _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),
+    Row("section", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: ANYTHING, None,
+        _leaf(Stage.SHAPE, False), "the number of the section that holds for a tensor, from 0"),
+    Row("identity", 0, signatures.leaf(along(("rows", "rows"))), derivatives.zero,
+        lambda: Interval(0.0, 1.0), None, _leaf(Stage.SHAPE, False), "the identity matrix"),
+    *(Row(f"{opcode}_{axis}", 1, signatures.reduction_along(axis), derivative, interval, None,
+          _ALONG, f"{meaning} over {axis}")
+      for axis in AXES
+      for opcode, derivative, interval, meaning in (
+        ("sum", derivatives.total_along(axis), lambda x: ANYTHING, "sum"),
+        ("mean", derivatives.average_along(axis), lambda x: x, "arithmetic mean"))),
+    *(Row(f"{opcode}_tensor", 1, signatures.reduction, derivative, interval, None, _ALONG,
+          f"{meaning} over all matrices of a stack")
+      for opcode, derivative, interval, meaning in (
+        ("sum", derivatives.of_stack("sum"), lambda x: ANYTHING, "sum"),
+        ("mean", derivatives.of_stack("mean"), lambda x: x, "arithmetic mean"))),
+    Row("spread", 2, signatures.spread, derivatives.spread, lambda x, y: x, None, _PRODUCT,
+        "the value x at each index of y"),
+    Row("matmul", 2, signatures.product, derivatives.matrix_product, lambda x, y: ANYTHING, None,
+        _PRODUCT, "the matrix product x @ y"),
+    Row("transpose", 1, signatures.transposition, derivatives.linear("transpose"), lambda x: x,
+        None, _PRODUCT, "rows as columns", function="transpose"),
+    *(Row(f"diagonal_{axis}", 1, signatures.diagonal(axis), derivatives.linear(f"diagonal_{axis}"),
+          lambda x: x, None, _PRODUCT, f"the diagonal of a matrix of {axis} by {axis}")
+      for axis in AXES),
+    Row("bfloat16", 1, signatures.elementwise, derivatives.identity, lambda x: x, None, _PRODUCT,
+        "x, of which products may be taken in bfloat16", function="bfloat16"),
+    Row("float32", 1, signatures.elementwise, derivatives.identity, lambda x: x, None, _PRODUCT,
+        "x, in the precision of the step again", function="float32"),
+    Row("eigenvectors", 1, signatures.square, derivatives.refused("eigenvectors"),
+        lambda x: Interval(-1.0, 1.0), None, _FACTORIZATION,
+        "the eigenvectors of a symmetric matrix as columns, that of the largest eigenvalue first",
+        function="eigenvectors"),
+    Row("inverse_root", 2, signatures.square_and_number, derivatives.refused("inverse_root"),
+        lambda x, y: ANYTHING, None, _FACTORIZATION,
+        "x^(-1 / y) of a symmetric positive matrix", function="inverse_root"),
+    Row("qr", 2, signatures.ordered, derivatives.refused("qr"), lambda x, y: Interval(-1.0, 1.0),
+        None, _FACTORIZATION,
+        "the columns of x made orthonormal one after the other, the one of the largest y first",
+        function="qr"),
 )  # fmt: skip
 
 TABLE = {row.opcode: row for row in _ROWS}
 # The operations without arguments, which are given or read from memory.
 LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
+# The operations that know rows and columns; the others mean something on single numbers, too.
+OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
     row.opcode: row.apply
@@ -224,6 +271,6 @@ def unaliased(operations: Operations, value: Value) -> Value:
 
 FUNCTIONS = {row.function: row for row in _ROWS if row.function}
 OPERATORS = {
-    "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
+    "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "@": "matmul",
     "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne",
 }  # fmt: skip

@@ -66,6 +66,7 @@ class State:
     """A value that is kept from step to step: its initial value, and its value after a step.
 
     In a blend, `origins` has the names of the members' states that it is, as in ``Adam.m``.
+    `sections` has the numbers of the sections whose tensors have it; empty for all.
     """
 
     name: str
@@ -73,6 +74,7 @@ class State:
     initial: Value
     next: Value
     origins: tuple[str, ...] = ()
+    sections: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,12 @@ class Tangent:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A rule: its declarations, its operations, and which values are its results."""
+    """A rule: its declarations, its operations, and which values are its results.
+
+    `sections` has the kinds of its sections, in order; see `optdsl.ir.sections`. A program that is
+    of one section alone has its `kind`. `structure` has the hyperparameters whose values decided
+    what its operations are, such as how often a function calls itself, with these values.
+    """
 
     name: str = ""
     documentation: tuple[str, ...] = ()
@@ -139,6 +146,9 @@ class Program:
     tangents: tuple[Tangent, ...] = ()
     parameter_type: Type = TENSOR
     simplexes: tuple[Simplex, ...] = ()
+    sections: tuple[str, ...] = ()
+    kind: str = ""
+    structure: tuple[tuple[str, float], ...] = ()
 
     def hyper(self, name: str) -> Hyper:
         """The hyperparameter of that name; KeyError when there is none."""

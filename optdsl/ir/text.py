@@ -6,9 +6,10 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from optdsl.ir.domain import Choice, Domain, Interval
+from optdsl.ir.domain import Choice, Domain, Interval, labelled
 from optdsl.ir.program import (
     Hyper,
     Learned,
@@ -26,6 +27,9 @@ def print_program(program: Program) -> str:
     """One declaration, operation or result a line; results refer to values as ``%7``."""
     out = [f"program {program.name}"]
     out += [f"  doc {json.dumps(line)}" for line in program.documentation]
+    out += [f"  section {kind}" for kind in program.sections]
+    out += [f"  kind {program.kind}"] if program.kind else []
+    out += [f"  structure {name} = {value!r}" for name, value in program.structure]
     out += [f"  hyper {h.name} = {h.default!r} in {h.domain.written(repr)}" for h in program.hypers]
     out += [f"  simplex {_simplex(s)}" for s in program.simplexes]
     out += [f"  learn {_learned(x)}" for x in program.learned]
@@ -39,6 +43,7 @@ def print_program(program: Program) -> str:
         out.append(f"  %{index} = {' '.join(words)} : {operation.type}{hint}")
     for state in program.states:
         line = f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}"
+        line += f" in {' '.join(map(str, state.sections))}" if state.sections else ""
         out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
@@ -77,11 +82,11 @@ def parse_program(text: str) -> Program:
                 _read_line(line.strip(), found)
             except (ValueError, KeyError) as error:
                 raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
-    names, results = found.pop("name"), found.pop("parameter")
+    names, results, kinds = (found.pop(field) for field in ("name", "parameter", "kind"))
     parts = {field: tuple(values) for field, values in found.items()}
     kind, parameter = results[-1] if results else (TENSOR, Value(-1))
-    name = names[-1] if names else ""
-    return Program(name, parameter=parameter, parameter_type=kind, **parts)
+    name, own = (x[-1] if x else "" for x in (names, kinds))
+    return Program(name, parameter=parameter, parameter_type=kind, kind=own, **parts)
 
 
 def _read_line(line: str, found: dict[str, list[Any]]) -> None:
@@ -129,25 +134,29 @@ def _read_operation(m: re.Match[str]) -> Operation:
 
 
 def _read_state(m: re.Match[str]) -> State:
-    origins = tuple(m[5].split(", ")) if m[5] else ()
-    return State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4])), origins)
+    sections = tuple(map(int, m[5].split())) if m[5] else ()
+    origins = tuple(m[6].split(", ")) if m[6] else ()
+    return State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4])), origins, sections)
 
 
 def _read_type(text: str) -> Type:
-    extent, space, condition = text.partition(" ")
-    if space and condition != "condition":
+    name = text.removesuffix(" condition")
+    if name not in BY_NAME:
         raise ValueError(f"no type {text!r}")
-    return Type(BY_NAME[extent].extent, condition=bool(space))
+    return replace(BY_NAME[name], condition=name != text)
 
 
 def _read_domain(text: str) -> Domain:
-    numbers = [float(n) for n in text[1:-1].split(", ")]
-    if text[0] == "{":
+    whole = ", ..., " in text
+    if text[0] == "{" and text[1].isalpha() and text[1:4] != "inf":
+        return labelled(tuple(text[1:-1].split(", ")))
+    numbers = [float(n) for n in text[1:-1].replace(" ...,", "").split(", ")]
+    if text[0] == "{" and not whole:
         return Choice(tuple(numbers))
     lower, upper = numbers
     if math.isnan(lower) or math.isnan(upper):
         raise ValueError("a bound is not a number")
-    return Interval(lower, upper, text[0] == "(", text[-1] == ")")
+    return Interval(lower, upper, text[0] == "(", text[-1] == ")", whole)
 
 
 # Plans make names with a slash, as in "pending/lr".
@@ -160,6 +169,9 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
     for field, pattern, read in (
         ("name", r"program (\S+)", lambda m: m[1]),
         ("documentation", "doc (.*)", lambda m: json.loads(m[1])),
+        ("sections", r"section (\w+(?: \w+)*)", lambda m: m[1]),
+        ("structure", rf"structure (\w+) = ({_NUMBER})", lambda m: (m[1], float(m[2]))),
+        ("kind", r"kind (\w+(?: \w+)*)", lambda m: m[1]),
         (
             "hypers",
             rf"hyper ({_NAME}) = ({_NUMBER}) in ({_DOMAIN})",
@@ -174,18 +186,18 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         (
             "operations",
             r'%(?P<index>\d+) = (?P<opcode>\w+)(?: (?P<attribute>"[^"]*"|[-+.\w]+))?'
-            r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z ]+?)(?:  # (?P<hint>.*))?",
+            r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z *]+?)(?:  # (?P<hint>.*))?",
             _read_operation,
         ),
         ("simplexes", r"simplex (\S+) of (.*)", _read_simplex),
         (
             "states",
-            rf"state ({_NAME}) : (\w+) from %(\d+) to %(\d+)(?: for (.*))?",
+            rf"state ({_NAME}) : ([a-z *]+) from %(\d+) to %(\d+)(?: in ([\d ]+))?(?: for (.*))?",
             _read_state,
         ),
         (
             "parameter",
-            r"theta : (\w+) to %(\d+)",
+            r"theta : ([a-z *]+) to %(\d+)",
             lambda m: (_read_type(m[1]), Value(int(m[2]))),
         ),
         ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+# The axes of a matrix, as the language calls them.
+AXES = ("rows", "cols")
+
 
 class Extent(enum.IntEnum):
     """How many values there are; a smaller extent broadcasts to a larger one."""
@@ -12,8 +15,10 @@ class Extent(enum.IntEnum):
     UNIFORM = 0
     """One value for all tensors of a group, computed on the host in double precision."""
     SCALAR = 1
-    """One value per tensor."""
-    TENSOR = 2
+    """One value per tensor; of a stack of matrices, one per matrix."""
+    AXES = 2
+    """One value for each index of some axes of a matrix, which the type names."""
+    TENSOR = 3
     """One value per element, shaped like the parameter."""
 
     def __str__(self) -> str:
@@ -22,27 +27,68 @@ class Extent(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """The type of a value."""
+    """The type of a value.
+
+    Attributes:
+        extent: how many values there are.
+        condition: whether they are conditions, not numbers.
+        axes: the axes of a value of `Extent.AXES`, in order: ("rows",), or ("cols", "cols") for a
+            square matrix. ("rows", "cols") does not occur: that is `Extent.TENSOR`.
+    """
 
     extent: Extent
     condition: bool = False
+    axes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.extent} condition" if self.condition else str(self.extent)
+        name = " * ".join(self.axes) or str(self.extent)
+        return f"{name} condition" if self.condition else name
 
     @property
     def noun(self) -> str:
         """The type in a sentence."""
         if self.condition:
             return "a condition"
+        if self.extent is Extent.AXES:
+            return f"`{self}`"
         return "a uniform number" if self.extent is Extent.UNIFORM else f"a {self.extent}"
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """The axes along which the value extends, those of a tensor included."""
+        return AXES if self.extent is Extent.TENSOR else self.axes
+
+    def fits(self, other: Type) -> bool:
+        """Whether a value of this type can be had at each index of another type."""
+        if self.extent is Extent.AXES and self.axes != other.axes:
+            # A square or transposed matrix meets only its own type; a row is one of the tensor's.
+            return len(self.axes) == 1 and other.extent is Extent.TENSOR
+        return self.extent <= other.extent
 
 
 UNIFORM = Type(Extent.UNIFORM)
 SCALAR = Type(Extent.SCALAR)
 TENSOR = Type(Extent.TENSOR)
 
-BY_NAME = {str(t): t for t in (UNIFORM, SCALAR, TENSOR)}
+
+def along(axes: tuple[str, ...]) -> Type:
+    """The type of the values that extend along some axes, two at most, in this order."""
+    if not axes:
+        return SCALAR
+    return TENSOR if axes == AXES else Type(Extent.AXES, axes=axes)
+
+
+# The types by their spelling in programs. The language joins names of axes by `*`.
+BY_NAME = {
+    str(t): t
+    for t in (
+        UNIFORM,
+        SCALAR,
+        TENSOR,
+        *(along((a,)) for a in AXES),
+        *(along((a, b)) for a in AXES for b in AXES if (a, b) != AXES),
+    )
+}
 
 
 class TypeMismatch(Exception):

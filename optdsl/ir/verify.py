@@ -26,6 +26,7 @@ def verify(program: Program) -> Program:
     _unique("state", (s.name for s in program.states))
     _unique("learned hyperparameter", (x.hyper for x in program.learned))
     _unique("tangent", (x.hyper for x in program.tangents))
+    _unique("section", program.sections)
     hypers = {h.name for h in program.hypers}
     states = {s.name: s.type for s in program.states}
     for index, operation in enumerate(program.operations):
@@ -34,6 +35,8 @@ def verify(program: Program) -> Program:
             raise InvalidProgram(f"%{index} reads no hyperparameter: {operation.attribute}")
         if operation.opcode == "state" and operation.attribute not in states:
             raise InvalidProgram(f"%{index} reads no state: {operation.attribute}")
+        if operation.opcode == "section" and not program.sections:
+            raise InvalidProgram(f"%{index}: the program has no sections")
         if TABLE[operation.opcode].stage is Stage.BUFFER:
             name = operation.attribute
             kind = program.parameter_type if name is None else states[str(name)]
@@ -110,8 +113,10 @@ def _results(program: Program, hypers: set[str]) -> None:
         if program.type(value).condition:
             raise InvalidProgram(f"the result %{value} is a condition")
     for state in program.states:
+        if any(not 0 <= n < len(program.sections) for n in state.sections):
+            raise InvalidProgram(f"state {state.name} is of no section")
         for value in (state.initial, state.next):
-            if program.type(value).extent > state.type.extent:
+            if not program.type(value).fits(state.type):
                 raise InvalidProgram(f"state {state.name} is a {state.type}")
     for value in program.needed(program.initial_values):
         if not laws_of(program.operations[value]).initial:

@@ -17,12 +17,15 @@ from optdsl.ir.domain import EVERYTHING
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Hyper, Learned, Program, Simplex, State, Value
+from optdsl.ir.sections import section_of
 from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify
 from optdsl.learning import simplex
 from optdsl.learning.arithmetic import Arithmetic
+from optdsl.options import OptionError
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
+from optdsl.passes.specialize import specialize
 
 TAKEN = "taken"
 """The input that says how many steps were taken before this one."""
@@ -261,5 +264,14 @@ class _Moves:
 
 
 def scalarized(rule: Program) -> Program:
-    """A rule as it runs on a coefficient, of which it learns nothing itself."""
+    """A rule as it runs on a coefficient, of which it learns nothing itself.
+
+    Raises:
+        OptionError: where no section of the rule is for single numbers.
+    """
+    if rule.sections:
+        section = section_of(rule.sections, ())
+        if section is None:
+            raise OptionError(f"{rule.name} cannot learn a coefficient, which is no matrix")
+        rule = specialize(rule, section)
     return run_passes(verify(scalarize(replace(rule, learned=()))))

@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Learned, Program, State, Value, upstream
-from optdsl.ir.types import BY_NAME, Extent, Type
+from optdsl.ir.types import Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
-from optdsl.lower.expressions import Lowering, named_type, state_type
+from optdsl.lower.expressions import TYPES, Lowering, named_type, state_type
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.order import order
 from optdsl.lower.resolve import resolve, spelled_name, walk
+from optdsl.lower.rest import completed
 from optdsl.lower.scope import Scope, check_states
+from optdsl.lower.sections import check_sections, joined
 from optdsl.syntax import ast
 
 __all__ = ["Rules", "lower"]
 
 
-def lower(scope: Scope, rules: Rules) -> Program:
+def lower(
+    scope: Scope,
+    rules: Rules,
+    members: Mapping[str, Program] = MappingProxyType({}),
+    choices: Mapping[str, float] = MappingProxyType({}),
+) -> Program:
     """The program of a specification, from its definitions.
 
     Args:
         scope: the file; its report has the mistakes that parsing found, and receives others.
         rules: the rules for ``learn ... by RULE``.
+        members: the rules that stand after ``otherwise``, by name.
+        choices: values of hyperparameters that decide what the operations are, where they are
+            not the defaults.
 
     Raises:
         SpecError: with every mistake in the report.
     """
     _blend_only(scope)
+    if not scope.sections:
+        return verify(_lowered(scope, rules, choices))
+    check_sections(scope)
+    hypers = declared(scope)
+    parts: list[Program | None] = []
+    for view in scope.sections:
+        if view.section is None or view.section.rule is None:
+            parts.append(_lowered(view, rules, choices))
+        else:
+            parts.append(completed(view, view.section, hypers, members))
+    scope.report.check()
+    kinds = [view.kind for view in scope.sections]
+    nodes = [view.section for view in scope.sections if view.section is not None]
+    labels = [node.kind if node.rule is None else node.rule.text for node in nodes]
+    return verify(joined(kinds, labels, [verify(p) for p in parts if p is not None]))
+
+
+def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Program:
+    """The program of a file without sections, or of one section."""
     check_states(scope)
     resolve(scope)
     hypers = declared(scope)
     learned = learning(scope, hypers.learnable, hypers.hypers, rules)
     check_types(scope)
-    lowering = Lowering(scope, Builder())
+    decided = {n: choices.get(n, h.default) for n, h in hypers.hypers.items() if h.domain.discrete}
+    lowering = Lowering(scope, Builder(), decided)
     environment: dict[str, Value | None] = {}
     for equation in order(scope):
         value = lowering.expression(equation.value, environment)
@@ -47,7 +78,7 @@ def lower(scope: Scope, rules: Rules) -> Program:
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
     updated = [state for state in states if state is not None]
-    return verify(assembled(scope, hypers, learned, lowering, updated, environment["theta'"]))
+    return assembled(scope, hypers, learned, lowering, updated, environment["theta'"])
 
 
 def assembled(
@@ -69,6 +100,8 @@ def assembled(
         tuple(states),
         parameter,
         simplexes=hypers.simplexes,
+        kind=scope.kind,
+        structure=tuple(lowering.structure.items()),
     )
 
 
@@ -108,12 +141,13 @@ def check_types(scope: Scope) -> None:
 
 
 def _type(name: ast.Identifier | None, report: Report) -> Type | None:
-    if name is not None and name.text not in BY_NAME:
+    if name is not None and name.text not in TYPES:
         report.error(
             "unknown-type",
             f"unknown type `{name.text}`",
             name.span,
-            hint=nearest(name.text, BY_NAME) or f"the types are {', '.join(BY_NAME)}",
+            hint=nearest(name.text, TYPES)
+            or "the types are uniform, scalar, tensor, rows, cols, and products of the last two",
         )
     return named_type(name)
 
@@ -136,7 +170,7 @@ def _assignable(state: ast.State, kind: Type, node: ast.Expression, scope: Scope
     declared = state_type(state)
     if kind.condition:
         message, hint = "a state is a number", "write `where(condition, 1, 0)`"
-    elif kind.extent > declared.extent:
+    elif not kind.fits(declared):
         message = f"`{state.name.text}` is {declared.noun}"
         hint = "reduce the tensor with `sum`, `mean`, `norm`, `rms` or `dot`"
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.lower.learn_request import learnable
-from optdsl.lower.numbers import domain, number
+from optdsl.lower.numbers import domain, labels_of, number
 from optdsl.lower.scope import Scope, component
 from optdsl.syntax import ast
 
@@ -52,8 +52,20 @@ def declared(scope: Scope) -> Declared:
 
 
 def _hyper(name: str, node: ast.Hyper, scope: Scope) -> Hyper | None:
-    default = number(node.default, "a default", scope)
     bounds = domain(node.domain, scope)
+    labels = labels_of(node)
+    if labels and bounds is not None:
+        name_of_default = node.default.name if isinstance(node.default, ast.Name) else ""
+        if name_of_default in labels:
+            return Hyper(name, float(labels.index(name_of_default)), bounds)
+        scope.report.error(
+            "out-of-bounds",
+            f"the default of `{name}` is none of its labels",
+            node.default.span,
+            label=f"must be one of {', '.join(labels)}",
+        )
+        return None
+    default = number(node.default, "a default", scope)
     if default is None or bounds is None:
         return None
     if default not in bounds:

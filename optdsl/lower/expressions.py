@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from optdsl.diagnostics import Note, Span
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
-from optdsl.ir.ops import FUNCTIONS, OPERATORS
+from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
 from optdsl.ir.program import Value
-from optdsl.ir.types import BY_NAME, TENSOR, Type, TypeMismatch
+from optdsl.ir.types import AXES, BY_NAME, TENSOR, Type, TypeMismatch
+from optdsl.lower import axes
+from optdsl.lower.numbers import labels_of
+from optdsl.lower.resolve import walk
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
@@ -20,6 +24,8 @@ Environment = Mapping[str, Value | None]
 # Limits on the expansion of functions: expressions lowered, and their depth.
 MAX_VISITS = 200_000
 MAX_DEPTH = 150
+# How often a function may call itself in the place of its result.
+MAX_CALLS = 100
 
 
 @dataclass(frozen=True)
@@ -31,19 +37,41 @@ class _Frame:
         function: the function whose body it is a part of; None for an equation.
         site: the outermost call of that function, where mistakes are reported.
         expanded: the names of all functions that are being expanded.
+        axis: the axis that the function was called with, after `over`.
+        decided: whether it stands in a branch of a `where` that is decided here.
     """
 
     names: Environment
     function: ast.Function | None = None
     site: Span | None = None
     expanded: frozenset[str] = frozenset()
+    axis: str | None = None
+    decided: bool = False
 
 
 class Lowering:
     """Adds the operations of expressions to a builder."""
 
-    def __init__(self, scope: Scope, builder: Builder) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        builder: Builder,
+        choices: Mapping[str, float] = MappingProxyType({}),
+        whole: bool = False,
+    ) -> None:
+        """Make a lowering.
+
+        Args:
+            scope: the file, or a section of it.
+            builder: receives the operations.
+            choices: the values of hyperparameters at which recursion may be decided.
+            whole: whether reductions without `over` are over all matrices of a stack.
+        """
+        self._whole = whole
         self.builder = builder
+        # The choices that decided what the operations are.
+        self.structure: dict[str, float] = {}
+        self._choices = choices
         self._scope = scope
         self._report = scope.report
         self._full = False
@@ -85,17 +113,44 @@ class Lowering:
             case ast.Name(name="inf", primed=False):
                 return self.builder.constant(float("inf"))
             case ast.Name():
-                known = node.spelled in frame.names
-                return frame.names[node.spelled] if known else self._leaf(node.spelled, span)
+                if node.spelled in frame.names:
+                    return frame.names[node.spelled]
+                if node.spelled in AXES:
+                    return self._checked(axes.length(node.spelled, self.builder), span)
+                return self._leaf(node.spelled, span)
             case ast.Negate():
                 # The sign of a literal is a part of it.
                 if isinstance(node.operand, ast.Number):
                     return self.builder.constant(-node.operand.value)
                 return self._emit("neg", (node.operand,), span, frame)
+            case ast.Binary() if (chosen := self._label(node)) is not None:
+                return self._labelled(node, *chosen, span, frame)
             case ast.Binary():
                 return self._emit(OPERATORS[node.operator], (node.left, node.right), span, frame)
+            case ast.Call() if node.function.text in self._scope.functions:
+                return self._expanded(node, span, frame)
             case ast.Call():
                 return self._call(node, span, frame)
+
+    def _label(self, node: ast.Binary) -> tuple[ast.Name, float] | None:
+        """A hyperparameter that is compared with one of its labels, and the label's number."""
+        if OPERATORS[node.operator] not in {"eq", "ne"}:
+            return None
+        for one, other in ((node.left, node.right), (node.right, node.left)):
+            if isinstance(one, ast.Name) and isinstance(other, ast.Name):
+                labels = labels_of(self._scope.hypers.get(one.spelled))
+                if other.spelled in labels:
+                    return one, float(labels.index(other.spelled))
+        return None
+
+    def _labelled(
+        self, node: ast.Binary, hyper: ast.Name, number: float, span: Span, frame: _Frame
+    ) -> Value | None:
+        value = self._expression(hyper, frame)
+        if value is None:
+            return None
+        opcode = OPERATORS[node.operator]
+        return self.builder.emit(opcode, value, self.builder.constant(number), span=span)
 
     def _leaf(self, name: str, span: Span) -> Value | None:
         """A hyperparameter, a state before the step or a built-in name; None for other names."""
@@ -109,43 +164,155 @@ class Lowering:
         return emit(BUILTINS[name], hint=name, span=span) if name in BUILTINS else None
 
     def _call(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
+        """A call of a built-in function."""
+        name, arguments = node.function.text, node.arguments
+        if name in axes.FUNCTIONS and len(arguments) == 1:
+            return self._of_axes(name, arguments[0], span, frame)
+        row = FUNCTIONS.get(name)
+        if row is None or len(arguments) != row.arity:
+            return None
+        if row.opcode == "where" and frame.function is not None and self._recursive(frame.function):
+            branch = self._branch(node, frame)
+            if branch is not None:
+                return self._expression(branch, replace(frame, decided=True))
+        axis = self._axis(node, frame)
+        if self._whole and name in axes.REDUCTIONS and axis in {None, "tensor"}:
+            return self._emit(f"{name}_tensor", arguments, span, frame)
+        if axis is None:
+            return self._emit(row.opcode, arguments, span, frame)
+        if name not in axes.REDUCTIONS or axis not in axes.OVER:
+            return None
+        opcode = axes.reduction(name, axis, self._scope.matrices)
+        return self._emit(opcode, arguments, span, frame)
+
+    def _axis(self, node: ast.Call, frame: _Frame) -> str | None:
+        """What stands after `over`, as the outermost call has it."""
+        if node.over is None:
+            return None
+        own = frame.function.over if frame.function is not None else None
+        return frame.axis if own is not None and own.text == node.over.text else node.over.text
+
+    def _of_axes(
+        self, name: str, argument: ast.Expression, span: Span, frame: _Frame
+    ) -> Value | None:
+        """A function of a matrix whose operation depends on its axes, or of an axis."""
+        if name == axes.IDENTITY:
+            if isinstance(argument, ast.Name) and argument.spelled in AXES:
+                return self._checked(axes.identity(argument.spelled, self.builder), span)
+            self._report.error(
+                "type", "`identity` takes `rows` or `cols`", frame.site or argument.span
+            )
+            return None
+        x = self._expression(argument, frame)
+        return (
+            None
+            if x is None
+            else self._made(
+                lambda: axes.of_matrix(name, x, self.builder), (argument,), (x,), span, frame
+            )
+        )
+
+    def _expanded(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
+        """A call of a function that is written in the language.
+
+        A call of the function itself in the place of its result is a loop here, so that it may be
+        as deep as `MAX_CALLS`.
+        """
         name = node.function.text
-        function = self._scope.functions.get(name)
-        if function is None:
-            row = FUNCTIONS.get(name)
-            if row is None or len(node.arguments) != row.arity:
-                return None
-            return self._emit(row.opcode, node.arguments, span, frame)
+        function = self._scope.functions[name]
         if len(node.arguments) != len(function.parameters):
             return None
-        if name in frame.expanded:
+        if name in frame.expanded and not frame.decided:
             self._report.error(
                 "recursion",
                 f"`{name}` calls itself",
                 function.name.span,
-                label="functions are expanded where they are used, so none may call itself",
-                hint="write the equation out",
+                label="functions are expanded where they are used, so this has no end",
+                hint="a function may call itself in a branch of a `where` whose condition is made "
+                "of literals, lengths and choices, such as `where(n > 0, f(x, n - 1), x)`",
             )
             return None
+        bound = self._bound(node, function, frame)
+        # A function sees its arguments only, so equal calls have equal values.
+        key = (name, bound.axis, *bound.names.values())
+        if key in self._known:
+            return self._known[key]
+        if (span, key) in self._mistaken:
+            return None
+        body = replace(bound, site=span)
+        found = self._body(function, body)
+        if found is not None:
+            self._known[key] = found
+        else:
+            self._mistaken.add((span, key))
+        return found
+
+    def _bound(self, node: ast.Call, function: ast.Function, frame: _Frame) -> _Frame:
+        """The frame of the body of a function, for a call."""
         arguments: dict[str, Value | None] = {}
         for parameter, argument in zip(function.parameters, node.arguments, strict=True):
             value = self._expression(argument, frame)
             if value is not None:
                 value = self._demand(value, parameter, function, frame.site or argument.span)
             arguments[parameter.name.text] = value
-        # A function sees its arguments only, so equal calls have equal values.
-        key = (name, *arguments.values())
-        if key in self._known:
-            return self._known[key]
-        if (span, key) in self._mistaken:
+        expanded = frame.expanded | {function.name.text}
+        return _Frame(arguments, function, frame.site, expanded, self._axis(node, frame))
+
+    def _body(self, function: ast.Function, frame: _Frame) -> Value | None:
+        node, calls = function.body, 0
+        while self._recursive(function):
+            if isinstance(node, ast.Call) and node.function.text == "where":
+                branch = self._branch(node, frame)
+                if branch is None:
+                    break
+                node, frame = branch, replace(frame, decided=True)
+            elif (
+                isinstance(node, ast.Call)
+                and _calls(node, function)
+                and frame.decided
+                and calls < MAX_CALLS
+            ):
+                frame = replace(self._bound(node, function, frame), site=frame.site)
+                node, calls = function.body, calls + 1
+                if None in frame.names.values():
+                    return None
+            elif calls >= MAX_CALLS:
+                self._too_large(frame.site or function.name.span)
+                return None
+            else:
+                break
+        return self._expression(node, frame)
+
+    def _recursive(self, function: ast.Function) -> bool:
+        """Whether a function calls itself in its own body."""
+        return any(_calls(node, function) for node in walk(function.body))
+
+    def _branch(self, node: ast.Call, frame: _Frame) -> ast.Expression | None:
+        """The branch of a `where` whose condition is known here; None for another condition."""
+        condition = node.arguments[0]
+        if len(node.arguments) != 3 or not isinstance(condition, ast.Binary):
             return None
-        body = _Frame(arguments, function, span, frame.expanded | {name})
-        found = self._expression(function.body, body)
-        if found is not None:
-            self._known[key] = found
-        else:
-            self._mistaken.add((span, key))
-        return found
+        compare = COMPARE.get(OPERATORS[condition.operator])
+        sides = [self._expression(x, frame) for x in (condition.left, condition.right)]
+        numbers = [None if x is None else self._decided(x) for x in sides]
+        if compare is None or any(n is None for n in numbers):
+            return None
+        return node.arguments[1 if compare(*numbers) else 2]
+
+    def _decided(self, value: Value) -> float | None:
+        """A value that is made of literals and choices, at which the program is made."""
+        operation = self.builder[value]
+        if isinstance(operation.attribute, float):
+            return operation.attribute
+        if operation.opcode == "hyper" and str(operation.attribute) in self._choices:
+            name = str(operation.attribute)
+            self.structure[name] = self._choices[name]
+            return self._choices[name]
+        apply = APPLY.get(operation.opcode)
+        numbers = [self._decided(a) for a in operation.arguments]
+        if apply is None or not numbers or any(n is None for n in numbers):
+            return None
+        return apply(*numbers)
 
     def _demand(
         self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
@@ -153,7 +320,7 @@ class Lowering:
         """The value of an argument; None, and a diagnostic, if its type is not the parameter's."""
         demanded = named_type(parameter.type)
         actual = self.builder[value].type
-        if demanded is None or (actual.extent <= demanded.extent and not actual.condition):
+        if demanded is None or (actual.fits(demanded) and not actual.condition):
             return value
         what = f"`{parameter.name.text}` of `{function.name.text}`"
         self._report.error(
@@ -177,8 +344,21 @@ class Lowering:
         arguments = tuple(v for v in values if v is not None)
         if len(arguments) != len(values):
             return None
+        return self._made(
+            lambda: self.builder.emit(opcode, *arguments, span=span), nodes, arguments, span, frame
+        )
+
+    def _made(
+        self,
+        make: Callable[[], Value],
+        nodes: tuple[ast.Expression, ...],
+        arguments: tuple[Value, ...],
+        span: Span,
+        frame: _Frame,
+    ) -> Value | None:
+        """The value of an operation; None, and a diagnostic, if a type is wrong."""
         try:
-            return self.builder.emit(opcode, *arguments, span=span)
+            return self._checked(make(), span)
         except TypeMismatch as error:
             place, inside = nodes[error.position].span, frame.function
             notes = [Note(f"in `{inside.name.text}`", place)] if inside else []
@@ -194,10 +374,32 @@ class Lowering:
             self._too_large(span)
         return None
 
+    def _checked(self, value: Value, span: Span) -> Value | None:
+        """The value; None, and a diagnostic, if it needs a matrix where there is none."""
+        inside = self._scope.matrices or self._whole
+        if inside or not TABLE[self.builder[value].opcode].stage.of_matrices:
+            return value
+        self._report.error(
+            "type",
+            "a tensor need not be a matrix here",
+            span,
+            label="only matrices have rows and columns",
+            hint="write this in a section, after `for matrices`",
+        )
+        return None
+
+
+def _calls(node: ast.Expression, function: ast.Function) -> bool:
+    return isinstance(node, ast.Call) and node.function.text == function.name.text
+
+
+# The types of the language by their names; a matrix of rows and columns is the tensor itself.
+TYPES = {**BY_NAME, " * ".join(AXES): TENSOR}
+
 
 def named_type(name: ast.Identifier | None) -> Type | None:
     """The type of a declaration; None if none is declared, or it is unknown."""
-    return None if name is None else BY_NAME.get(name.text)
+    return None if name is None else TYPES.get(name.text)
 
 
 def state_type(state: ast.State) -> Type:

@@ -153,7 +153,7 @@ def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
     """The mistake in the interval to which every update is projected, if there is one."""
     name, allowed = request.name, hyper.domain
     message = label = hint = ""
-    if isinstance(allowed, Choice):
+    if allowed.discrete:
         message, label = f"`{name}` is one of {allowed}", "cannot be learned by gradient descent"
         return Problem("learn-bounds", "bounds", message, label)
     chosen = _bounds(request, hyper)
@@ -163,7 +163,7 @@ def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
         message = f"`{name}` is learned in {chosen}, which has an open end"
         label = "every update is projected to the bounds, so they must be closed"
         hint = f"write for instance {request.example}"
-    elif not allowed.includes(chosen):
+    elif isinstance(allowed, Choice) or not allowed.includes(chosen):
         message = f"`{name}` would be learned outside its bounds"
         label = f"must lie within {allowed}"
     elif start and hyper.default not in chosen:

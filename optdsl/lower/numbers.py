@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval
+from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval, labelled
 from optdsl.ir.ops import APPLY, OPERATORS
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
@@ -62,6 +62,10 @@ def domain(node: ast.Interval | ast.Choice | None, scope: Scope) -> Domain | Non
     """The numbers that a domain denotes: all, if there is no domain; None after a mistake."""
     if node is None:
         return EVERYTHING
+    if isinstance(node, ast.Choice) and node.between:
+        return _whole(node, scope)
+    if isinstance(node, ast.Choice) and all(map(is_label, node.values)):
+        return _labelled(node, scope)
     if isinstance(node, ast.Choice):
         values = [number(v, "a choice", scope) for v in node.values]
         found = tuple(v for v in values if v is not None)
@@ -86,3 +90,45 @@ def domain(node: ast.Interval | ast.Choice | None, scope: Scope) -> Domain | Non
         )
         return None
     return interval
+
+
+def is_label(node: ast.Expression) -> bool:
+    """Whether an expression in a domain is a label and no number."""
+    return isinstance(node, ast.Name) and not node.primed and not node.owner and node.name != "inf"
+
+
+def labels_of(node: ast.Hyper | None) -> tuple[str, ...]:
+    """The labels among which a hyperparameter chooses, if it does."""
+    domain = None if node is None else node.domain
+    values = domain.values if isinstance(domain, ast.Choice) and not domain.between else ()
+    return tuple(v.name for v in values if isinstance(v, ast.Name) and is_label(v))
+
+
+def _labelled(node: ast.Choice, scope: Scope) -> Choice | None:
+    """The choice of ``{a, b}`` for labels; None after a mistake."""
+    names = tuple(v.name for v in node.values if isinstance(v, ast.Name))
+    for place, value in enumerate(node.values):
+        if names[place] in names[:place]:
+            message = f"`{names[place]}` is a label twice"
+            scope.report.error("duplicate", message, value.span)
+            return None
+    return labelled(names)
+
+
+def _whole(node: ast.Choice, scope: Scope) -> Interval | None:
+    """The whole numbers of ``{a, ..., b}``; None after a mistake."""
+    ends = [x for v in node.values if (x := number(v, "a bound", scope)) is not None]
+    if len(ends) < len(node.values):
+        return None
+    if len(ends) == 2:
+        lower, upper = ends
+        if lower <= upper and lower == int(lower) and (math.isinf(upper) or upper == int(upper)):
+            return Interval(lower, upper, whole=True)
+    scope.report.error(
+        "empty-interval",
+        f"{node.span.text} is no range of whole numbers",
+        node.span,
+        label="a whole number, dots, and a larger whole number or `inf`",
+        hint="write a range such as `{1, ..., 10}`, or all numbers with commas between them",
+    )
+    return None

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Set as AbstractSet
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.ir.types import AXES
+from optdsl.lower import axes
 from optdsl.lower.foreign import function_hint, name_hint
+from optdsl.lower.numbers import labels_of
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
 
@@ -33,7 +36,7 @@ def resolve(scope: Scope) -> None:
     for own, equation in scope.equations.items():
         resolve_expression(equation.value, scope, names, own=own)
     for state in scope.states.values():
-        resolve_initial(state, scope, {"g", "theta", *scope.hypers, *scope.components})
+        resolve_initial(state, scope, {"g", "theta", *AXES, *scope.hypers, *scope.components})
     resolve_functions(scope)
 
 
@@ -41,7 +44,8 @@ def resolve_functions(scope: Scope) -> None:
     """Report names in the bodies of functions that are not parameters."""
     for function in scope.functions.values():
         parameters = _parameters(function, scope.report)
-        resolve_expression(function.body, scope, parameters | {"t"}, inside=function)
+        known = {*parameters, "t", *AXES}
+        resolve_expression(function.body, scope, known, inside=function)
 
 
 def _parameters(function: ast.Function, report: Report) -> set[str]:
@@ -101,11 +105,14 @@ def resolve_expression(
         own: the name that it defines, which hints do not propose.
     """
     names = names | scope.broken
+    labels = _compared_labels(root, scope)
     for node in walk(root):
         if scope.report.full:
             return
+        if id(node) in labels:
+            continue
         if isinstance(node, ast.Call):
-            _call(node, scope)
+            _call(node, scope, inside)
         elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
             if node.primed and not node.owner and node.name in names:
                 scope.report.error(
@@ -122,6 +129,17 @@ def resolve_expression(
                     label, hint = _unknown(node, scope, names - {own}, inside)
                 message = f"unknown name `{node.spelled}`"
                 scope.report.error("unknown-name", message, node.span, label=label, hint=hint)
+
+
+def _compared_labels(root: ast.Expression, scope: Scope) -> set[int]:
+    """The names in an expression that are labels: those that are compared with a choice of them."""
+    found = set()
+    for node in walk(root):
+        if isinstance(node, ast.Binary) and node.operator in {"==", "!="}:
+            for one, other in ((node.left, node.right), (node.right, node.left)):
+                if spelled_name(other) in labels_of(scope.hypers.get(spelled_name(one) or "")):
+                    found.add(id(other))
+    return found
 
 
 def _unknown(
@@ -161,11 +179,11 @@ def _unknown_member(node: ast.Name, scope: Scope, names: AbstractSet[str]) -> tu
     return label, nearest(node.spelled, dotted) or hint
 
 
-def _call(node: ast.Call, scope: Scope) -> None:
+def _call(node: ast.Call, scope: Scope, inside: ast.Function | None) -> None:
     name = node.function.text
     function = scope.functions.get(name)
     row = FUNCTIONS.get(name)
-    if function is None and row is None:
+    if function is None and row is None and name not in axes.FUNCTIONS:
         if name not in scope.broken:
             scope.report.error(
                 "unknown-function",
@@ -178,8 +196,9 @@ def _call(node: ast.Call, scope: Scope) -> None:
     if function is not None:
         arity = len(function.parameters)
         usage = ", ".join(p.name.text for p in function.parameters)
+    elif row is None:
+        arity, usage = 1, "axis" if name == axes.IDENTITY else "x"
     else:
-        assert row is not None
         arity, usage = row.arity, ", ".join("xyz"[: row.arity])
         usage = "condition, x, y" if name == "where" else usage
     if len(node.arguments) != arity:
@@ -189,4 +208,35 @@ def _call(node: ast.Call, scope: Scope) -> None:
             f"`{name}` takes {arity} {plural}, not {len(node.arguments)}",
             node.span,
             hint=f"write `{name}({usage})`",
+        )
+    if node.over is not None:
+        _over(node, node.over, function, inside, scope)
+
+
+def _over(
+    node: ast.Call,
+    axis: ast.Identifier,
+    function: ast.Function | None,
+    inside: ast.Function | None,
+    scope: Scope,
+) -> None:
+    """Report an `over` that its function does not take, or after which no axis stands."""
+    name = node.function.text
+    takes = name in axes.REDUCTIONS if function is None else function.over is not None
+    if not takes:
+        scope.report.error(
+            "over",
+            f"`{name}` takes no `over`",
+            axis.span,
+            label="only reductions do, and functions that are declared with it",
+            hint=f"write `{name}(...)`, or declare `def {name}(... over a) = ...`",
+        )
+    own = {inside.over.text} if inside is not None and inside.over is not None else set()
+    if axis.text not in {*axes.OVER, *own}:
+        scope.report.error(
+            "over",
+            f"`{axis.text}` is no axis",
+            axis.span,
+            label=f"after `over` stands one of {', '.join(axes.OVER)}",
+            hint=nearest(axis.text, axes.OVER) or "",
         )

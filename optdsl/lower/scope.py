@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import keyword
 from collections.abc import Mapping, Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.ir.sections import of_matrices
+from optdsl.ir.types import AXES
+from optdsl.lower import axes
 from optdsl.syntax import ast
 
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
+# The numbers of rows and columns, which tensors have that are read as matrices.
+LENGTHS = AXES
 # `inf` is a number; `params` is the first argument of every torch optimizer.
-_RESERVED = {**dict.fromkeys(BUILTINS, "built in"), "inf": "infinity"}
+_RESERVED = {**dict.fromkeys((*BUILTINS, *LENGTHS), "built in"), "inf": "infinity"}
 _RESERVED_HYPERS = {
     **dict.fromkeys(
         ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
@@ -57,7 +62,10 @@ class Scope:
         weights: the weight vectors.
         states: the states.
         functions: the functions of the prelude and of the file.
-        equations: the equations; the names have the prime, if there is one.
+        equations: the equations; the names have the prime, if there is one. Of a file with
+            sections, these and the states are those before the first one.
+        sections: the sections, each as a scope with what holds in it.
+        section: of a section, the statement that begins it.
     """
 
     declaration: ast.Declaration
@@ -65,9 +73,11 @@ class Scope:
     broken: AbstractSet[str]
     hypers: Mapping[str, ast.Hyper]
     weights: Mapping[str, ast.Weights]
-    states: Mapping[str, ast.State]
+    states: dict[str, ast.State]
     functions: Mapping[str, ast.Function]
-    equations: Mapping[str, ast.Equation]
+    equations: dict[str, ast.Equation]
+    sections: tuple[Scope, ...] = ()
+    section: ast.Section | None = None
 
     @functools.cached_property
     def components(self) -> dict[str, str]:
@@ -82,11 +92,21 @@ class Scope:
         """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
         own = {*self.hypers, *self.components, *self.states, *self.equations}
-        return {*BUILTINS, *own, *after}
+        return {*BUILTINS, *LENGTHS, *own, *after}
+
+    @property
+    def kind(self) -> str:
+        """Of a section, the kind of its tensors; empty for a file."""
+        return "" if self.section is None else self.section.kind
+
+    @property
+    def matrices(self) -> bool:
+        """Whether this is a section whose tensors have rows and columns."""
+        return of_matrices(self.kind)
 
     def callables(self) -> set[str]:
         """Every name that can be called."""
-        return {*self.functions, *FUNCTIONS}
+        return {*self.functions, *FUNCTIONS, *axes.FUNCTIONS}
 
 
 def collect(
@@ -101,43 +121,64 @@ def collect(
     A definition under a reserved name is left out, and the name becomes one of `Scope.broken`.
     The names in `redefined`, the slots of a modifier, are not the file's own.
     """
-    defined: dict[str, Definition] = {}
+    # By names, what is defined before the first section, and in each section.
+    parts: list[dict[str, Definition]] = [{}]
+    kinds: list[ast.Section] = []
     unknown = set(broken)
     for statement in declaration.statements:
+        if isinstance(statement, ast.Section):
+            kinds.append(statement)
+            parts.append({})
         if not isinstance(statement, Definition):
             continue
         name = statement.name.text
         spelled = statement.spelled if isinstance(statement, ast.Equation) else name
         if spelled == name and spelled not in redefined and _reserved(statement, report):
             unknown.add(name)
-        elif (first := defined.setdefault(spelled, statement)) is not statement:
-            hint = "each name is defined once; rename one of the two"
-            if isinstance(statement, ast.Equation) and isinstance(defined.get(name), ast.State):
-                hint = f"write `{name}' = ...` for the value of the state after the step"
-            report.error(
-                "duplicate",
-                f"`{spelled}` is defined twice",
-                statement.name.span,
-                label="defined again here",
-                notes=[Note("first defined here", first.name.span)],
-                hint=hint,
-            )
+            continue
+        # A hyperparameter or a function is the file's, wherever it stands.
+        sectional = isinstance(statement, ast.State | ast.Equation)
+        known = [parts[0], parts[-1]] if sectional else parts
+        first = next((p[spelled] for p in known if spelled in p), None)
+        if first is None:
+            parts[-1 if sectional else 0][spelled] = statement
+            continue
+        hint = "each name is defined once; rename one of the two"
+        if isinstance(statement, ast.Equation) and isinstance(parts[-1].get(name), ast.State):
+            hint = f"write `{name}' = ...` for the value of the state after the step"
+        report.error(
+            "duplicate",
+            f"`{spelled}` is defined twice",
+            statement.name.span,
+            label="defined again here",
+            notes=[Note("first defined here", first.name.span)],
+            hint=hint,
+        )
 
-    def all_of(kind: type[D]) -> dict[str, D]:
+    def all_of(kind: type[D], defined: Mapping[str, Definition]) -> dict[str, D]:
         return {name: node for name, node in defined.items() if isinstance(node, kind)}
 
     scope = Scope(
         declaration,
         report,
         unknown,
-        hypers=all_of(ast.Hyper),
-        weights=all_of(ast.Weights),
-        states=all_of(ast.State),
-        functions={**prelude, **all_of(ast.Function)},
-        equations=all_of(ast.Equation),
+        hypers=all_of(ast.Hyper, parts[0]),
+        weights=all_of(ast.Weights, parts[0]),
+        states=all_of(ast.State, parts[0]),
+        functions={**prelude, **all_of(ast.Function, parts[0])},
+        equations=all_of(ast.Equation, parts[0]),
     )
-    _check_components(scope, {name: node.name.span for name, node in defined.items()})
-    return scope
+    _check_components(scope, {n: node.name.span for part in parts for n, node in part.items()})
+    views = (
+        replace(
+            scope,
+            states=scope.states | all_of(ast.State, part),
+            equations=scope.equations | all_of(ast.Equation, part),
+            section=node,
+        )
+        for node, part in zip(kinds, parts[1:], strict=True)
+    )
+    return replace(scope, sections=tuple(views))
 
 
 def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
@@ -172,7 +213,7 @@ def _reserved(statement: Definition, report: Report) -> bool:
     name = statement.name.text
     reason = _RESERVED.get(name)
     hint = ""
-    if isinstance(statement, ast.Function) and name in FUNCTIONS:
+    if isinstance(statement, ast.Function) and name in {*FUNCTIONS, *axes.FUNCTIONS}:
         reason = "a built-in function"
     if isinstance(statement, ast.Hyper | ast.Weights):
         reason = reserved_hyper(name) or reason
@@ -215,10 +256,13 @@ def check_states(scope: Scope) -> None:
                 else f"write `{name}' = {name}` if it keeps its first value",
             )
     if "theta'" not in scope.equations and "theta" not in scope.broken:
+        node = scope.section
         scope.report.error(
             "no-update",
-            "there is no equation for `theta'`",
-            scope.declaration.name.span,
-            label="this rule never changes the parameter",
+            "there is no equation for `theta'`" + ("" if node is None else " in this section"),
+            scope.declaration.name.span if node is None else node.span,
+            label="this rule never changes the parameter"
+            if node is None
+            else "this section never changes its tensors",
             hint="write `theta' = theta - lr * ...`",
         )

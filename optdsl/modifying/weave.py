@@ -15,6 +15,7 @@ from typing import NamedTuple
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
+from optdsl.ir.sections import STACKED
 from optdsl.ir.types import Extent, TypeMismatch
 from optdsl.lower.expressions import Lowering, state_type
 from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
@@ -63,7 +64,9 @@ class Weaver:
         self._copies: dict[Value, Value | None] = {}
         # The names of equations that are taken; a slot keeps its own for its highest level.
         self._labels = set(base.equations)
-        self._lowerings = [Lowering(self._scope(one), self._builder) for one in applied]
+        # A matrix of a stack is not a tensor, whose norm, say, a modifier means.
+        whole = STACKED in base.sections
+        self._lowerings = [Lowering(self._scope(m), self._builder, whole=whole) for m in applied]
 
     # --- the program ------------------------------------------------------------------------------
 
@@ -98,6 +101,8 @@ class Weaver:
             tuple(states),
             parameter,
             simplexes=base.simplexes,
+            sections=base.sections,
+            structure=base.structure,
         )
 
     def _check_slots(self) -> None:
@@ -286,7 +291,7 @@ class Weaver:
             message = f"`{name}` is {'a number' if kind.condition else 'a condition'}"
         elif name.endswith("'") and name != UPDATE:
             state = self._states[name.removesuffix("'")]
-            if kind.extent > state.type.extent or kind.condition:
+            if not kind.fits(state.type) or kind.condition:
                 message = f"`{state.name}` is {state.type.noun}"
         if not message:
             return value
@@ -307,7 +312,7 @@ class Weaver:
         after, first = self._copied(state.next), self._copied(state.initial)
         if after is None or first is None:
             return None
-        return State(state.name, state.type, first, after, state.origins)
+        return replace(state, initial=first, next=after)
 
     def _own_state(self, place: int, name: str) -> State | None:
         one = self._applied[place]
@@ -325,7 +330,7 @@ class Weaver:
         kind = state_type(node)
         for value, span in ((first, node.initial.span), (after, one.equation(spelled).value.span)):
             found = self._builder[value].type
-            if found.extent > kind.extent or found.condition:
+            if not found.fits(kind) or found.condition:
                 label = f"it would become {found.noun}"
                 self._error(place, "type", f"`{name}` is {kind.noun}", span, label)
                 return None

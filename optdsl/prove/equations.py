@@ -94,9 +94,21 @@ def _node(program: Program, value: Value) -> ast.Expression:
             return ast.Negate(_node(program, arguments[0]), _NOWHERE)
         case opcode if opcode in _SYMBOLS:
             return _binary(_SYMBOLS[opcode])(*(_node(program, a) for a in arguments))
+        case "length":
+            return _name(str(operation.attribute))
+        case "identity":
+            return _call("identity", (_name(operation.type.axes[0]),))
         case opcode:
-            function = ast.Identifier(TABLE[opcode].function or opcode, _NOWHERE)
-            return ast.Call(function, tuple(_node(program, a) for a in arguments), _NOWHERE)
+            x = tuple(_node(program, a) for a in arguments)
+            function, _, axis = opcode.partition("_")
+            if axis in {"rows", "cols", "tensor"}:
+                return _call(function, x, "" if function == "diagonal" else axis)
+            return _call(TABLE[opcode].function or opcode, x)
+
+
+def _call(function: str, x: tuple[ast.Expression, ...], over: str = "") -> ast.Call:
+    axis = ast.Identifier(over, _NOWHERE) if over else None
+    return ast.Call(ast.Identifier(function, _NOWHERE), x, _NOWHERE, axis)
 
 
 def _binary(symbol: str) -> Callable[[ast.Expression, ast.Expression], ast.Expression]:

@@ -243,6 +243,10 @@ class _Draws:
             return self._source.choice(hyper.domain.values)
         bounds = hull(hyper.domain)
         width = bounds.upper - bounds.lower
+        if bounds.whole:
+            # Small ones, which may be numbers of steps.
+            most = min(bounds.upper, bounds.lower + STEPS)
+            return float(self._source.randint(int(bounds.lower), int(most)))
         if math.isinf(width):
             drawn = (hyper.default or 0.1) * self._source.uniform(0.3, 3)
             return drawn if drawn in hyper.domain else hyper.default

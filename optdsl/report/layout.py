@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from optdsl.ir.types import Extent, Type
+
 # The size of a number in a state, which is stored in float32 unless the parameter is float64.
 BYTES = 4
 # Characters per line.
@@ -18,3 +20,11 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         ("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False))).rstrip()
         for row in rows
     ]
+
+
+def unit_of(kind: Type) -> str:
+    """What has one number of a state of a type."""
+    if kind.extent is Extent.AXES:
+        units = {"rows": "row", "cols": "column"}
+        return " and ".join(units[axis] for axis in kind.axes)
+    return "parameter" if kind.extent is Extent.TENSOR else "tensor"

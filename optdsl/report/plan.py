@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from optdsl.compiler import derive
+from optdsl.compiler import derive, parts
 from optdsl.diagnostics import Source
-from optdsl.ir.types import Extent
+from optdsl.ir.program import Program
 from optdsl.options import LearnOption
 from optdsl.plan import KINDS, Plan, plans
-from optdsl.report.layout import BYTES, WIDTH, table
+from optdsl.report.layout import BYTES, WIDTH, table, unit_of
 from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
 
 _WAYS = {
@@ -33,25 +33,30 @@ def describe_plan(source: Source, learn: LearnOption = True) -> str:
     Raises:
         OptionError, SpecError: as `optdsl.load`.
     """
-    program = derive(source, learn)
+    pages = [_page(part) for part in parts(derive(source, learn))]
+    return "\n\n".join("\n".join(block) for blocks in pages for block in blocks) + "\n"
+
+
+def _page(program: Program) -> list[list[str]]:
+    """The blocks of the page, for a rule or for one section."""
     candidates = plans(program, rounded=False)
     chosen = cheapest(candidates)
     way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
     state = f"State: {BYTES * state_tensors(chosen)} bytes per parameter in float32"
     blocks = [
-        [program.name, *way],
+        [f"{program.name}, {program.kind}" if program.kind else program.name, *way],
         [state, *table(_states(chosen))],
         ["A step, in bytes per parameter", *table(_steps(chosen))],
     ]
     if len(candidates) > 1:
         blocks.append(["Possible plans", *table(_compared(candidates, chosen))])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    return blocks
 
 
 def _states(plan: Plan) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for state in plan.states:
-        unit = "parameter" if state.type.extent is Extent.TENSOR else "tensor"
+        unit = unit_of(state.type)
         why = "for the pending step" if state.name in plan.kept else ""
         rows.append((state.name, f"{BYTES} per {unit}", why))
     return rows or [("none",)]

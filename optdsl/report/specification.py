@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from optdsl.diagnostics import Source
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.program import Program, State
 from optdsl.ir.types import Extent
 from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
-from optdsl.report.layout import BYTES, WIDTH, table
+from optdsl.report.layout import BYTES, WIDTH, table, unit_of
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, expression, statement
 from optdsl.syntax.parse import parse
@@ -34,8 +34,10 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
         kinds = (ast.Use, ast.Share, ast.Binding)
         settled = [s for s in declaration.statements if isinstance(s, kinds)]
         blocks.append(["Members", *(f"  {statement(s)}" for s in settled)])
-    if equations := _equations(declaration, program):
-        blocks.append(["Equations", *equations])
+    for kind, found in _sections(declaration, program).items():
+        if found:
+            title = f"Equations, {kind}" if kind else "Equations"
+            blocks.append([title, *_aligned(found)])
     blocks.append(["Hyperparameters", *_hypers(program)])
     if program.learned:
         blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
@@ -61,21 +63,35 @@ def listing(programs: Mapping[str, Program], width: int) -> str:
 
 
 def state_bytes(program: Program) -> int:
-    """Bytes of state per parameter in float32, tangents of learned hyperparameters included."""
-    return BYTES * (_tensors(program.states) + len(program.learned))
+    """Bytes of state per parameter in float32, tangents of learned hyperparameters included.
+
+    Of a rule with sections, those of the section that has most.
+    """
+    kinds = range(len(program.sections) or 1)
+    own = ([s for s in program.states if not s.sections or n in s.sections] for n in kinds)
+    return BYTES * (max(map(_tensors, own)) + len(program.learned))
 
 
-def _equations(declaration: ast.Declaration, program: Program) -> list[str]:
-    """The equations as the file has them; of a rule with modifiers, those of the program."""
-    found = {
-        s.spelled: expression(s.value)
-        for s in declaration.statements
-        if isinstance(s, ast.Equation)
-    }
+def _sections(declaration: ast.Declaration, program: Program) -> dict[str, dict[str, str]]:
+    """The equations as the file has them, by sections; of modifiers, those of the program."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    kind = ""
+    for node in declaration.statements:
+        if isinstance(node, ast.Section):
+            kind = statement(node)
+            found[kind] = {}
+            if node.rule is not None:
+                found[kind]["all"] = f"those of {node.rule.text}"
+        if isinstance(node, ast.Equation):
+            found[kind][node.spelled] = expression(node.value)
     if declaration.combination is not None:
         spelled = sizes(program)
         lines = (equation(program, value, spelled) for value in program.equations.values())
-        found = dict(line.split(" = ", 1) for line in lines)
+        found[""] = dict(line.split(" = ", 1) for line in lines)
+    return found
+
+
+def _aligned(found: Mapping[str, str]) -> list[str]:
     width = max(map(len, found), default=0)
     return [
         line
@@ -93,7 +109,7 @@ def _hypers(program: Program) -> list[str]:
     for hyper in program.hypers:
         simplex = program.simplex_of(hyper.name)
         where = f"in {hyper.domain}" if simplex is None else f"on the simplex {simplex.name}"
-        rows.append((hyper.name, f"= {spell(hyper.default)}", where))
+        rows.append((hyper.name, f"= {spell_in(hyper.domain, hyper.default)}", where))
     return table(rows)
 
 
@@ -120,9 +136,10 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
     rows = []
     for s in program.states:
         start = initial.get(s.name, f"for {', '.join(s.origins)}")
-        if declaration.combination is not None and not s.origins:
+        if s.name not in initial and not s.origins:
             start = f"= {spelled_value(program, s.initial)}"
-        unit = "parameter" if s.type.extent is Extent.TENSOR else "tensor"
+        unit = unit_of(s.type)
+        unit += f", {' and '.join(program.sections[n] for n in s.sections)}" if s.sections else ""
         rows.append((s.name, start, str(s.type), f"{BYTES} bytes per {unit}"))
     for x in program.learned:
         rows.append((tangent(x.hyper), "", "tensor", f"{BYTES} bytes per parameter"))

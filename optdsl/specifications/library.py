@@ -23,7 +23,8 @@ from optdsl.blending.claims import (
 )
 from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
-from optdsl.differentiate import moves
+from optdsl.differentiate import differentiate, moves
+from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Hyper, Program, State
 from optdsl.lower import Rules, lower
 from optdsl.lower.learn_request import learnable
@@ -134,22 +135,28 @@ def checked(source: Source) -> tuple[Diagnostic, ...]:
     return report.remarks
 
 
-def read(source: Source, verify: bool = True) -> Program:
+# Values of hyperparameters that decide what the operations of a program are, sorted by name.
+Choices = tuple[tuple[str, float], ...]
+
+
+def read(source: Source, verify: bool = True, choices: Choices = ()) -> Program:
     """The program of a specification; see `specification`."""
-    return specification(source, verify).program
+    return specification(source, verify, choices).program
 
 
-def specification(source: Source, verify: bool = True) -> Specification:
+def specification(source: Source, verify: bool = True, choices: Choices = ()) -> Specification:
     """Read a specification and the rules that it refers to.
 
     Args:
         source: the text.
         verify: whether claims are decided; one that is refuted is a mistake.
+        choices: values of hyperparameters in the structure of the program that are not the
+            defaults; see `optdsl.ir.program.Program`.
 
     Raises:
         SpecError: with every mistake of the text, or of a rule that it refers to.
     """
-    return _specification(recipe(source), verify)
+    return _specification(recipe(source), verify, choices)
 
 
 # A source as plain values: its name, text and directory, and the recipes of the rules it refers to.
@@ -188,7 +195,7 @@ def surroundings(source: Source) -> list[Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _specification(values: Recipe, verify: bool) -> Specification:
+def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Specification:
     source = from_recipe(values)
     report = Report()
     parsed = parse_partial(source, report)
@@ -221,7 +228,7 @@ def _specification(values: Recipe, verify: bool) -> Specification:
         refuse(declaration, prelude(), report)
     scope = collect(declaration, prelude(), report, broken)
     try:
-        found, names = _lowered(scope, rules, programs, modifiers, learners)
+        found, names = _lowered(scope, rules, programs, modifiers, learners, dict(choices))
     except SpecError:
         if declaration.combination is not None:
             raise  # what the claims may speak of is not known
@@ -246,6 +253,7 @@ def _lowered(
     programs: Mapping[str, Program],
     modifiers: Mapping[str, Source],
     learners: Rules,
+    choices: Mapping[str, float],
 ) -> tuple[Specification, Names]:
     """The specification without the claims of its text, and the names that these may use."""
     node = scope.declaration.combination
@@ -260,7 +268,7 @@ def _lowered(
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         found = Specification(blended.program, blended.member, (), blended.combinations, separate)
         return found, names_of_blend(scope, blended.program, blended.world)
-    program = lower(scope, learners)
+    program = lower(scope, learners, programs, choices)
     return Specification(program, program, ()), names_of(scope, program)
 
 
@@ -286,6 +294,16 @@ def _check_learned(program: Program, declaration: ast.Declaration, report: Repor
         if isinstance(statement, ast.Learn)
         for name in statement.names
     }
+    try:
+        differentiate(program, [x.hyper for x in program.learned])
+    except NoDerivative as error:
+        report.error(
+            "flat",
+            f"the function `{error}` has no derivative",
+            next(iter(spans.values()), declaration.name.span),
+            label="theta' depends through it on something that is learned",
+            hint="learn what does not act on its argument, or put `stop_gradient` around that",
+        )
     for name in flat(program):
         report.error(
             "flat",

@@ -131,6 +131,8 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
         if isinstance(statement, ast.Use):
             for member in statement.members:
                 members.setdefault(member.name.text, member.rule)
+        if isinstance(statement, ast.Section) and statement.rule is not None:
+            members.setdefault(statement.rule.text, statement.rule)
     combination = declaration.combination
     if combination is not None:
         members[combination.base.text] = combination.base

@@ -58,7 +58,7 @@ class Negate:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """``left operator right`` for ``+ - * / ^`` and the comparisons."""
+    """``left operator right`` for ``+ - * / @ ^`` and the comparisons."""
 
     operator: str
     left: Expression
@@ -68,11 +68,12 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """``function(arguments)``."""
+    """``function(arguments)``, or ``function(arguments over axis)``."""
 
     function: Identifier
     arguments: tuple[Expression, ...]
     span: Span = field(compare=False, repr=False)
+    over: Identifier | None = None
 
 
 Expression = Number | Name | Negate | Binary | Call
@@ -91,10 +92,11 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``{a, b}``: one of the listed numbers."""
+    """``{a, b}``: one of the listed numbers; ``{a, ..., b}``: any whole number between two."""
 
     values: tuple[Expression, ...]
     span: Span = field(compare=False, repr=False)
+    between: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Weights(_Statement):
 
 @dataclass(frozen=True, slots=True)
 class State(_Statement):
-    """``state name : type = initial``."""
+    """``state name : type = initial``; the type may be a product of axes."""
 
     name: Identifier
     type: Identifier | None
@@ -154,11 +156,12 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Function(_Statement):
-    """``def name(parameters) = body``."""
+    """``def name(parameters) = body``; with ``over``, a name for the axis of a call."""
 
     name: Identifier
     parameters: tuple[Parameter, ...]
     body: Expression
+    over: Identifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,22 @@ class Option:
 
     name: Identifier
     value: Expression
+
+
+# The kind of the section of all tensors that no other one takes.
+OTHERWISE = "otherwise"
+
+
+@dataclass(frozen=True, slots=True)
+class Section(_Statement):
+    """``for kind``, or ``otherwise``: the statements below are for tensors of that kind.
+
+    After ``otherwise`` may stand a rule of the library, with `options`, in place of statements.
+    """
+
+    kind: str
+    rule: Identifier | None = None
+    options: tuple[Option, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +316,7 @@ Statement = (
     | Learn
     | LearnAfter
     | Claim
+    | Section
 )
 
 

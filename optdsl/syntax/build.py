@@ -90,10 +90,19 @@ class Builder:
                 start = tuple(self._expr(x) for x in self._tree(c[1]).children)
                 return ast.Weights(self._name(c[0]), start, self._names(c[2]), **around)
             case "state":
-                return ast.State(self._name(c[0]), self._named(c[1]), self._expr(c[2]), **around)
+                return ast.State(self._name(c[0]), self._axes(c[1]), self._expr(c[2]), **around)
             case "function":
-                parameters = tuple(self._parameter(self._tree(p)) for p in c[1:-1])
-                return ast.Function(self._name(c[0]), parameters, self._expr(c[-1]), **around)
+                parameters = tuple(
+                    self._parameter(self._tree(p)) for p in self._tree(c[1]).children
+                )
+                return ast.Function(
+                    self._name(c[0]), parameters, self._expr(c[3]), self._named(c[2]), **around
+                )
+            case "section":
+                return ast.Section(" ".join(self._name(n).text for n in c), **around)
+            case "rest":
+                bound = self._options(c[1])
+                return ast.Section(ast.OTHERWISE, self._named(c[0]), bound, **around)
             case "equation" if self._token(c[0]).type == "MEMBER":
                 return ast.Binding(*self._halves(c[0]), self._expr(c[1]), **around)
             case "equation":
@@ -112,11 +121,11 @@ class Builder:
                 options, settings = self._options(c[2]), self._options(c[3])
                 return ast.Claim(holds, self._name(c[1]), options, settings, **around)
         names, scope, bounds, exponentiated, rule, options_, signal, after = c
-        bound = self._domain(self._tree(bounds)) if bounds else None
-        assert bound is None or isinstance(bound, ast.Interval)
+        limits = self._domain(self._tree(bounds)) if bounds else None
+        assert limits is None or isinstance(limits, ast.Interval)
         return ast.Learn(
             self._names(names),
-            bound,
+            limits,
             self._name(rule),
             self._options(options_),
             self._number(after) if after else None,
@@ -149,12 +158,21 @@ class Builder:
 
     def _parameter(self, tree: Tree[Token]) -> ast.Parameter:
         name, kind = tree.children
-        return ast.Parameter(self._name(name), self._named(kind))
+        return ast.Parameter(self._name(name), self._axes(kind))
+
+    def _axes(self, child: Child) -> ast.Identifier | None:
+        """The name of a type that may be left out; a product of axes is one name."""
+        if child is None:
+            return None
+        tree = self._tree(child)
+        names = [self._name(n).text for n in tree.children[::2]]
+        return ast.Identifier(" * ".join(names), self._span(tree))
 
     def _domain(self, tree: Tree[Token]) -> ast.Interval | ast.Choice:
         c = tree.children
         if tree.data == "choice":
-            return ast.Choice(tuple(self._expr(v) for v in c), self._span(tree))
+            values = tuple(self._expr(v) for v in c if isinstance(v, Tree))
+            return ast.Choice(values, self._span(tree), any(isinstance(v, Token) for v in c))
         opened, closed = self._token(c[0]).type, self._token(c[3]).type
         return ast.Interval(
             self._expr(c[1]), self._expr(c[2]), opened == "LPAR", closed == "RPAR", self._span(tree)
@@ -171,8 +189,8 @@ class Builder:
                 owner, _, name = self._name(c[0]).text.rpartition(".")
                 return ast.Name(name, self._token(c[0])[-1] in PRIMES, span, owner)
             case "call":
-                arguments = tuple(self._expr(a) for a in c[1:] if a is not None)
-                return ast.Call(self._name(c[0]), arguments, span)
+                arguments = tuple(self._expr(a) for a in c[1:] if isinstance(a, Tree))
+                return ast.Call(self._name(c[0]), arguments, span, self._named(c[-1]))
             case "negation":
                 return ast.Negate(self._expr(c[0]), span)
             case "exponentiation":

@@ -23,12 +23,14 @@ _WORDS = {
     "MINUS": "`-`",
     "STAR": "`*`",
     "SLASH": "`/`",
+    "TIMES": "`@`",
+    "ELLIPSIS": "`...`",
     "CIRCUMFLEX": "`^`",
     "COMPARISON": "a comparison",
     "$END": "the end of the statement",
 }
 _EXPRESSION = frozenset({"NUMBER", "NAME", "PRIMED", "MEMBER", "MINUS", "LPAR"})
-OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "CIRCUMFLEX", "COMPARISON"})
+OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "TIMES", "CIRCUMFLEX", "COMPARISON"})
 _STATEMENT = frozenset({"HYPER", "STATE", "DEF", "LEARN", "NAME", "PRIMED"})
 
 
@@ -46,7 +48,7 @@ def expectation(accepted: AbstractSet[str]) -> str:
     if rest >= OPERATORS - {"COMPARISON"}:
         phrases.append("an operator")
         # "(" would make a call of a name; it is accepted, but hardly what was forgotten.
-        rest -= OPERATORS | {"LPAR"}
+        rest -= OPERATORS | {"LPAR", "OVER"}
     phrases += sorted({_WORDS.get(name, f"`{name.lower()}`") for name in rest})
     if len(phrases) == 1:
         return f"expected {phrases[0]}"

@@ -11,7 +11,7 @@ WIDTH = 88
 
 # Precedence; an operand with a lower one than its place requires is put in parentheses.
 _COMPARISON, _SUM, _PRODUCT, _UNARY, _POWER, _ATOM = range(6)
-_LEVEL = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "^": _POWER}
+_LEVEL = {"+": _SUM, "-": _SUM, "*": _PRODUCT, "/": _PRODUCT, "@": _PRODUCT, "^": _POWER}
 
 
 def expression(node: ast.Expression) -> str:
@@ -32,7 +32,7 @@ def _spell(node: ast.Expression) -> tuple[str, int]:
             return node.spelled, _ATOM
         case ast.Call():
             arguments = ", ".join(expression(a) for a in node.arguments)
-            return f"{node.function.text}({arguments})", _ATOM
+            return f"{node.function.text}({arguments}{_over(node.over)})", _ATOM
         case ast.Negate():
             return f"-{_expression(node.operand, _UNARY)}", _UNARY
         case ast.Binary(operator="^"):
@@ -45,15 +45,21 @@ def _spell(node: ast.Expression) -> tuple[str, int]:
             return f"{left} {node.operator} {right}", level
 
 
+def _over(axis: ast.Identifier | None) -> str:
+    return f" over {axis.text}" if axis else ""
+
+
 def statement(node: ast.Statement) -> str:
     """A statement in one line, without its comments."""
     return " ".join(_columns(node))
 
 
 def domain(node: ast.Interval | ast.Choice) -> str:
-    """``[a, b)`` or ``{a, b}``."""
+    """``[a, b)``, ``{a, b}`` or ``{a, ..., b}``."""
     if isinstance(node, ast.Choice):
-        return "{" + ", ".join(expression(v) for v in node.values) + "}"
+        values = [expression(v) for v in node.values]
+        values[-1:] = ["...", values[-1]] if node.between else values[-1:]
+        return "{" + ", ".join(values) + "}"
     opening, closing = "(" if node.lower_open else "[", ")" if node.upper_open else "]"
     return f"{opening}{expression(node.lower)}, {expression(node.upper)}{closing}"
 
@@ -151,8 +157,13 @@ def _columns(statement: ast.Statement) -> list[str]:
             parameters = ", ".join(
                 p.name.text + (f" : {p.type.text}" if p.type else "") for p in statement.parameters
             )
-            head = f"def {statement.name.text}({parameters})"
+            head = f"def {statement.name.text}({parameters}{_over(statement.over)})"
             return [head, f"= {expression(statement.body)}"]
+        case ast.Section():
+            if statement.kind != ast.OTHERWISE:
+                return [f"for {statement.kind}"]
+            rule = f" {statement.rule.text}" if statement.rule else ""
+            return [f"otherwise{rule}{_options(statement.options)}"]
         case ast.Equation():
             return [statement.spelled, f"= {expression(statement.value)}"]
         case ast.Binding():

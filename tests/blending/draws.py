@@ -20,12 +20,13 @@ from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program
 from optdsl.specifications import library
+from tests.oracles.rules import ELEMENTWISE
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
     from optdsl.specifications.library import Specification
 
-SPECS = optdsl.list_specs()
+SPECS = ELEMENTWISE
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Hypers = dict[str, float]
 Rules = tuple[str, ...]

@@ -16,13 +16,14 @@ from optdsl.api import blend_source
 from optdsl.prove import Verdict, settle
 from optdsl.specifications import library
 from tests.blending.draws import MIXED
+from tests.oracles.rules import ELEMENTWISE
 
 pytestmark = pytest.mark.broad(2)
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
 
-SPECS = optdsl.list_specs()
+SPECS = ELEMENTWISE
 STEPS = 3
 
 

@@ -19,6 +19,7 @@ from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.program import Program
 from optdsl.specifications import library
 from tests.oracles import every_operation, problems
+from tests.oracles.rules import ELEMENTWISE
 from tests.oracles.running import read_spec, read_text
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ TEXTS = {
     "lamb": LAMB,
     "blend": blend_source(["yogi", "lion", "adan"]).text,
 }
-RULES = (*optdsl.list_specs(), *TEXTS)
+RULES = (*ELEMENTWISE, *TEXTS)
 
 
 @functools.cache

@@ -273,12 +273,38 @@ class AMSGrad(Adam):
     amsgrad: bool = field(default=True, kw_only=True)
 
 
+@dataclass
+class LAMB(Reference):
+    """You et al., 2019, algorithm 2, with both bias corrections and phi(x) = x."""
+
+    lr: Number = 1e-3
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-6
+    weight_decay: Number = 0.01
+    m: Tensor = field(default_factory=_zero, init=False)
+    v: Tensor = field(default_factory=_zero, init=False)
+
+    def start(self, x: Tensor, g: Tensor) -> None:
+        self.m, self.v = torch.zeros_like(x), torch.zeros_like(x)
+
+    def update(self, x: Tensor, g: Tensor) -> Tensor:
+        self.m = self.m + (1 - self.beta1) * (g - self.m)
+        self.v = self.v + (1 - self.beta2) * (g * g - self.v)
+        root = (self.v / (1 - self.beta2**self.t)).sqrt() + self.eps
+        r = self.m / (1 - self.beta1**self.t) / root + self.weight_decay * x
+        size, change = (torch.sqrt((a * a).sum()) for a in (x, r))
+        ratio = size / change if bool(size > 0) and bool(change > 0) else torch.ones_like(size)
+        return x - self.lr * ratio * r
+
+
 RULES: dict[str, type[Reference]] = {
     "adam": Adam,
     "adamw": AdamW,
     "adan": Adan,
     "amsgrad": AMSGrad,
     "avgrad": AVGrad,
+    "lamb": LAMB,
     "lion": Lion,
     "mada_legacy": LegacyMADA,
     "sgd": SGD,

@@ -23,12 +23,13 @@ from optdsl.prove.equality import Matching, equal
 from optdsl.specifications import library
 from optdsl.specifications.references import attached
 from tests.oracles import every_operation, problems
+from tests.oracles.rules import ELEMENTWISE
 from tests.oracles.running import Interpreter, read_text
 from tests.sampling import examples
 
 pytestmark = pytest.mark.broad(8)
 
-SPECS = library.list_specs()
+SPECS = ELEMENTWISE
 BLENDS = [n for n in SPECS if library.open_source(n).text.startswith("blend")]
 RULES = [n for n in SPECS if n not in BLENDS]
 EVERY_OPERATION = "every_operation"

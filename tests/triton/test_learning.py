@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import optdsl
 from optdsl import Learn, OptionError
 from optdsl.runtime.device.device_step import DeviceStep
+from tests.oracles.rules import ELEMENTWISE
 
 pytestmark = pytest.mark.broad(8)
 
@@ -63,7 +64,7 @@ def agree(learn: dict[str, Learn], gradients: list[Tensor], **options: object) -
 
 def moving_rules() -> list[str]:
     found = []
-    for name in optdsl.list_specs():
+    for name in ELEMENTWISE:
         try:
             optdsl.load("adam", learn={"beta1": Learn(name, bounds=(0.5, 0.99))})
         except OptionError:

@@ -93,6 +93,7 @@ class CBackend:
 
     name = "c"
     plans: tuple[Kind, ...] = KINDS
+    matrices = False
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"

@@ -34,6 +34,7 @@ class TritonBackend:
 
     name = "triton"
     plans: tuple[Kind, ...] = KINDS
+    matrices = False
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"

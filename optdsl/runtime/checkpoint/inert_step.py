@@ -62,7 +62,8 @@ def materialize(optimizer: LearningOptimizer) -> None:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
             work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
-            optimizer.compiled.engines.of(parameter).advance([work], StepCache())
+            engine = optimizer.part_of(parameter, group).of(parameter)
+            engine.advance([work], StepCache())
             for value in state.values():
                 value.zero_()
             optimizer.state[parameter] = state

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from optdsl.ir.types import Extent
+from optdsl.ir.sections import state_shapes
 from optdsl.plan.keys import is_added, is_pending
 from optdsl.runtime.checkpoint import observed
 from optdsl.runtime.checkpoint.foreign import check_native
@@ -92,8 +92,12 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
             raise ValueError(
                 f"this state is not one of {name}: its groups have no {', '.join(missing)}"
             )
-    states = {s.name for s in program.states} | {"step"}
-    for state in state_dict["state"].values():
+    own_parameters = dict(held)
+    for index, state in state_dict["state"].items():
+        part = program
+        if index in own_parameters:
+            part = optimizer.part_of(own_parameters[index]).program
+        states = {s.name for s in part.states} | {"step"}
         kept = {key for key in state if not (is_added(key) or str(key).startswith(OWN))}
         if state and kept != states:
             raise ValueError(
@@ -101,7 +105,7 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 f"not {', '.join(sorted(states))}"
             )
         noted = frozenset(str(key) for key in state if is_pending(key))
-        if not is_whole(program, noted):
+        if not is_whole(part, noted):
             raise ValueError(
                 f"this state is incomplete: its last step is pending, and of the entries that "
                 f"complete it, there are only {', '.join(sorted(noted))}"
@@ -111,11 +115,12 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 raise ValueError(
                     f"this state is not one of {name}: {key} is {type(value).__name__}, no tensor"
                 )
-    scalars = {s.name for s in program.states if s.type.extent is Extent.SCALAR} | {"step"}
     for index, parameter in held:
+        own_program = optimizer.part_of(parameter).program
+        shapes = state_shapes(own_program, parameter.shape)
         for key, value in state_dict["state"].get(index, {}).items():
-            one = key in scalars or str(key).startswith(OWN)
-            expected = torch.Size() if one else parameter.shape
+            one = key == "step" or str(key).startswith(OWN)
+            expected = torch.Size() if one else torch.Size(shapes.get(key, parameter.shape))
             if key == PENDING_HYPERS:
                 expected = torch.Size([1 + len(program.hypers)])
             if isinstance(value, torch.Tensor) and value.shape != expected:

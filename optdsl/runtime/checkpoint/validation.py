@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from optdsl import interpret
-from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
 from optdsl.learning import Coefficient, memory_key
 from optdsl.options import real
@@ -82,7 +81,7 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
             where = f"param_groups[{number}]"
             for hyper in compiled.program.hypers:
                 value, key = group[hyper.name], f"{where}[{hyper.name!r}]"
-                if isinstance(value, bool) and not isinstance(hyper.domain, Choice):
+                if isinstance(value, bool) and not hyper.domain.discrete:
                     raise ValueError(f"{key} is bool, no number")
                 _check_hyper(name, key, hyper, value, compiled.bounds)
             _check_betas(where, group, compiled.betas)

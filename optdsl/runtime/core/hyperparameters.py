@@ -134,6 +134,8 @@ def number(
             f"none; give {hyper.name}.detach(), or let the optimizer learn it: "
             f'optdsl.load(..., learn={{"{hyper.name}": optdsl.Learn("sgd", lr=...)}})'
         )
+    if isinstance(hyper.domain, Choice) and value in hyper.domain.labels:
+        return float(hyper.domain.labels.index(value))
     try:
         found = real(value)
     except TypeError as error:

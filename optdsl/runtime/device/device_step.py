@@ -64,6 +64,8 @@ def device_step_of(
     compiled = optimizer.compiled
     if compiled.engines.backend not in {"triton", "auto"}:
         return None
+    if compiled.program.sections or compiled.program.structure:
+        return None
     first = next((p for pairs in work for p, _ in pairs), None)
     if first is None or not runs_on(first.device):
         return None

@@ -105,6 +105,18 @@ class LearningOptimizer(torch.optim.Optimizer):
     # Whether a wrapper that gives each rank a share of the parameters has made it.
     _partitioned: bool = False
 
+    def part_of(self, parameter: Tensor, group: Mapping[str, Any] | None = None) -> Engines:
+        """The engines of the rule as it is for a parameter, of its section; see `Engines.part`.
+
+        Args:
+            parameter: one of this optimizer's.
+            group: its parameter group, which is looked for if it is not given.
+        """
+        engines = self.compiled.engines
+        if group is None and (engines.program.sections or engines.program.structure):
+            group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
+        return engines.part(parameter, {} if group is None else group)
+
     def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters that a step uses for a group.
 

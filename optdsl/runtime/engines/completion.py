@@ -103,7 +103,8 @@ def _pieces(program: Program, work: ParameterTask) -> Iterator[ParameterTask]:
     The interpreter keeps every value of a step in double precision until the end.
     """
     parameter, state = work.parameter, work.state
-    whole = not {Stage.REDUCTION, Stage.LENGTH}.isdisjoint(stages(program.operations))
+    found = stages(program.operations)
+    whole = Stage.LENGTH in found or any(stage.mixes for stage in found)
     many = _PIECE if parameter.is_cpu else _PIECE_ELSEWHERE
     if whole or parameter.numel() <= many or not any(map(is_pending, state)):
         yield work

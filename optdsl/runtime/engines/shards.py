@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
 from optdsl.runtime.core.step_cache import StepCache
@@ -78,9 +77,10 @@ def check_whole(program: Program, parameter: Tensor) -> None:
     placed: Any = parameter
     sizes = placed.device_mesh.shape
     whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
-    if not whole and Stage.REDUCTION in stages(program.operations):
+    mixes = any(stage.mixes for stage in stages(program.operations))
+    if not whole and mixes:
         raise RuntimeError(
-            f"{program.name} takes sums or means over a tensor, and a parameter of shape "
+            f"{program.name} looks at tensors as a whole, and a parameter of shape "
             f"{tuple(parameter.shape)} is in shards on several ranks; replicate it, or leave it "
             f"to another optimizer"
         )

@@ -6,7 +6,7 @@ This is done for every parameter at every step, so it is cheap where all of them
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import attrgetter, itemgetter
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optdsl.ir.program import Program
 from optdsl.runtime.core.tasks import Engine, ParameterTask, Shape
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import Compiled
-from optdsl.runtime.learning.scopes import Part, add
+from optdsl.runtime.engines.selection import Engines
+from optdsl.runtime.learning.scopes import Pairs, Part, add
 
 _LAYOUT = attrgetter("layout")
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
@@ -35,26 +37,58 @@ class Batch:
 
 
 def batches(
-    compiled: Compiled, states: Mapping[Tensor, dict[str, Any]], part: Part
+    compiled: Compiled,
+    states: Mapping[Tensor, dict[str, Any]],
+    part: Part,
+    groups: Sequence[Mapping[str, Any]],
 ) -> dict[Engine, Batch]:
     """What there is to do for a part, by engine.
 
     States that another engine left behind are completed first, which may give hyper-gradients.
+
+    Args:
+        compiled: the rule.
+        states: the state of each parameter.
+        part: the part of the step.
+        groups: all parameter groups.
     """
-    pairs = list(chain.from_iterable(pairs for pairs, _ in part.work))
+    engines, program = compiled.engines, compiled.program
+    if not (program.sections or program.structure):
+        return _batches(engines, states, part, part.work)
+    by_engines: dict[Engines, list[tuple[Pairs, dict[str, float]]]] = {}
+    for place, (pairs, values) in enumerate(part.work):
+        group = groups[place if part.group is None else part.group]
+        own: dict[Engines, Pairs] = {}
+        for parameter, gradient in pairs:
+            own.setdefault(engines.part(parameter, group), []).append((parameter, gradient))
+        for which, its in own.items():
+            by_engines.setdefault(which, []).append((its, values))
+    found: dict[Engine, Batch] = {}
+    for which, work in by_engines.items():
+        found |= _batches(which, states, part, work)
+    return found
+
+
+def _batches(
+    engines: Engines,
+    states: Mapping[Tensor, dict[str, Any]],
+    part: Part,
+    work: Sequence[tuple[Pairs, dict[str, float]]],
+) -> dict[Engine, Batch]:
+    pairs = list(chain.from_iterable(pairs for pairs, _ in work))
     if not pairs:
         return {}
     parameters, gradients = zip(*pairs, strict=True)
     kept: Iterable[dict[str, Any]] = map(states.__getitem__, parameters)
     if len(states) == len(parameters) and all(map(operator.is_, states, parameters)):
         kept = states.values()  # without the hashes of tensors, which take long
-    hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in part.work)
+    hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in work)
     fields = zip(parameters, gradients, kept, hypers, strict=True)
     works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
     for alike in _alike(works):
-        engine = compiled.engines.of(alike[0].parameter)
-        _sort(compiled, part, engine.shape, alike, found.setdefault(engine, Batch()))
+        engine = engines.of(alike[0].parameter)
+        _sort(engines.program, part, engine.shape, alike, found.setdefault(engine, Batch()))
     return found
 
 
@@ -73,7 +107,7 @@ def _alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
 
 
 def _sort(
-    compiled: Compiled, part: Part, shape: Shape, works: list[ParameterTask], batch: Batch
+    program: Program, part: Part, shape: Shape, works: list[ParameterTask], batch: Batch
 ) -> None:
     keys = [work[2].keys() for work in works]
     if shape.pending is not None and all(map(operator.eq, keys, repeat(shape.pending))):
@@ -87,5 +121,5 @@ def _sort(
             batch.pending.append(work)
             continue
         if present and present != shape.complete:
-            add(part.sums, shards.completed(compiled.program, work))
+            add(part.sums, shards.completed(program, work))
         batch.fresh.append(work)

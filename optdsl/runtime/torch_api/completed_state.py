@@ -24,7 +24,7 @@ def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str
         raise ValueError(
             f"{type(optimizer).__name__} has no such parameter, of shape {tuple(parameter.shape)}"
         )
-    program = optimizer.compiled.program
+    program = optimizer.part_of(parameter, group).program
     copies = {k: v.clone() for k, v in optimizer.state.get(parameter, {}).items()}
     own = {key: value for key, value in copies.items() if key.startswith(OWN)}
     state = {key: value for key, value in copies.items() if key not in own}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.distributed.collectives import has_other_ranks
@@ -30,7 +29,8 @@ def check_flattened(optimizer: LearningOptimizer) -> None:
     if not has_other_ranks():
         return
     compiled = optimizer.compiled
-    reduces = Stage.REDUCTION in stages(compiled.program.operations)
+    found = stages(compiled.program.operations)
+    reduces = bool(compiled.program.sections) or any(stage.mixes for stage in found)
     if not (compiled.coefficients or reduces):
         return
     marks = {_is_flattened(p) for group in optimizer.param_groups for p in group["params"]}
@@ -39,7 +39,7 @@ def check_flattened(optimizer: LearningOptimizer) -> None:
     name = type(optimizer).__name__
     if reduces:
         raise RuntimeError(
-            f"{name} takes sums or means over a tensor, and FullyShardedDataParallel gives each "
+            f"{name} looks at tensors as a whole, and FullyShardedDataParallel gives each "
             f"rank a part of several; use DistributedDataParallel, or another rule"
         )
     learned = ", ".join(c.name for c in compiled.coefficients)

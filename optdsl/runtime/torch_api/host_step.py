@@ -76,8 +76,10 @@ def _take(
     hypers: Sequence[dict[str, float]],
 ) -> None:
     """A step of all parts, which get their sums; coefficients learn."""
-    states = optimizer.state
-    jobs = [(p, _known_of(optimizer, p), batches(optimizer.compiled, states, p)) for p in parts]
+    states, groups = optimizer.state, optimizer.param_groups
+    jobs = [
+        (p, _known_of(optimizer, p), batches(optimizer.compiled, states, p, groups)) for p in parts
+    ]
     if optimizer.compiled.order == "exact":
         for part, known, found in jobs:
             for engine, batch in found.items():

@@ -7,7 +7,7 @@ import types
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from optdsl.ir.domain import Domain, spell
+from optdsl.ir.domain import Domain, spell_in
 from optdsl.ir.program import Program
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
@@ -79,7 +79,8 @@ def documentation(program: Program) -> str:
         "Hyperparameters:",
     ]
     for hyper in program.hypers:
-        line = f"    {hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}"
+        default = spell_in(hyper.domain, hyper.default)
+        line = f"    {hyper.name}: {default} by default, in {hyper.domain}"
         vector = program.simplex_of(hyper.name)
         if vector is not None:
             line += f"; one of the weights {vector.name}, which sum to 1"

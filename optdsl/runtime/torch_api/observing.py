@@ -61,7 +61,8 @@ def observe(
             state = {key: value for key, value in kept.items() if not key.startswith(OWN)}
             if state and float(state["step"]) > 0:
                 one = ParameterTask(parameter.detach(), gradient, state, hypers)
-                sums = shards.products(compiled.program, one)
+                program = optimizer.part_of(parameter, group).program
+                sums = shards.products(program, one)
                 add(now.setdefault(parameter, {}), _weighted(sums, float(weight)))
     for parameter, sums in on_all_ranks(optimizer, now, average).items():
         add(total.setdefault(parameter, {}), sums)

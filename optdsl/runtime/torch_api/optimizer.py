@@ -168,7 +168,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         name, betas = type(self).__name__, self.compiled.betas
         hypers = [h.name for h in self.compiled.program.hypers]
         spread_into(name, param_group, betas)
-        usual = ["params", "param_names", "maximize", *(["betas"] if betas else []), *HINTS]
+        usual = ["params", "param_names", "maximize", "kind", *(["betas"] if betas else []), *HINTS]
         check_keys(name, param_group, [*hypers, *usual])
         check_hints(name, param_group, hypers)
         if "maximize" in param_group:
@@ -188,6 +188,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         if not param_group["params"]:
             param_group["params"] = NoParameters(name, len(self.param_groups) - 1)
         try:
+            self.compiled.engines.check_kind(param_group)
             check_sums(name, self.compiled.program.simplexes, param_group)
             check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
         except ValueError:

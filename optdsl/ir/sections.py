@@ -1,0 +1,99 @@
+"""Sections: which equations of a rule hold for a tensor, and how the tensor is read.
+
+A rule with sections is one program. Where its sections differ, it chooses by the leaf ``section``,
+the number of the section that holds for a tensor; `optdsl.passes.specialize` makes the program of
+one section.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from optdsl.ir.program import Program
+from optdsl.ir.types import Extent, Type
+
+OTHERWISE = "otherwise"
+MATRICES, FLATTENED, STACKED = "matrices", "flattened matrices", "stacked matrices"
+VECTORS = "vectors"
+# The kinds that a shape alone can be of; a tensor comes to one of another name by its group.
+KINDS = (MATRICES, FLATTENED, STACKED, VECTORS)
+
+
+def takes(kind: str, shape: Sequence[int]) -> bool:
+    """Whether a section takes tensors of a shape, if no earlier one does."""
+    match kind:
+        case "matrices":
+            return len(shape) == 2
+        case "flattened matrices" | "stacked matrices":
+            return len(shape) >= 2
+        case "vectors":
+            return len(shape) <= 1
+        case _:
+            return kind == OTHERWISE
+
+
+def section_of(kinds: Sequence[str], shape: Sequence[int], kind: str | None = None) -> int | None:
+    """The number of the section that holds for a tensor; None if there is none.
+
+    Args:
+        kinds: the kinds of the sections, in the order of the file.
+        shape: of the tensor.
+        kind: the kind that its parameter group chose, if it did.
+    """
+    if kind is None:
+        return next((n for n, own in enumerate(kinds) if takes(own, shape)), None)
+    fits = takes(kind, shape) or kind not in KINDS
+    return kinds.index(kind) if kind in kinds and fits else None
+
+
+def read_as(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as which a section of a kind reads a tensor: the last two are rows and columns."""
+    if kind == FLATTENED and len(shape) > 2:
+        return shape[0], math.prod(shape[1:])
+    return tuple(shape)
+
+
+def of_matrices(kind: str) -> bool:
+    """Whether the tensors of a section are read as matrices, or as stacks of matrices."""
+    return kind in {MATRICES, FLATTENED, STACKED}
+
+
+def value_shape(kind: Type, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a value of a tensor that is read as a matrix, or as a stack of matrices.
+
+    A stack comes first. A value of one axis has length 1 along the other one, and one number for a
+    matrix is 1 by 1, so that all values broadcast.
+
+    Args:
+        kind: its type, other than uniform.
+        shape: as which the tensor is read.
+    """
+    *stack, rows, cols = shape
+    if kind.extent is Extent.TENSOR:
+        return tuple(shape)
+    lengths = {"rows": rows, "cols": cols}
+    match kind.axes:
+        case ("rows",):
+            return (*stack, rows, 1)
+        case ("cols",):
+            return (*stack, 1, cols)
+        case _:
+            square = [lengths[a] for a in kind.axes] or [1, 1]
+            return (*stack, *square)
+
+
+def state_shapes(program: Program, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the states of a tensor, by their names, in a program that is of one section.
+
+    Args:
+        program: without sections, or specialized for one.
+        shape: of the tensor.
+    """
+    if of_matrices(program.kind):
+        whole = read_as(program.kind, shape)
+        return {
+            s.name: tuple(shape) if s.type.extent is Extent.TENSOR else value_shape(s.type, whole)
+            for s in program.states
+        }
+    return {s.name: tuple(shape) if s.type.extent is Extent.TENSOR else () for s in program.states}

@@ -1,0 +1,211 @@
+"""Sections become one program: where they differ, it chooses by the number of the section.
+
+Each section is lowered by itself first. What all of its sections name alike is one equation of the
+program, so that modifiers and blends see ``update`` and not one of each section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from optdsl.diagnostics import Note, Span
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Program, State, Value, upstream
+from optdsl.ir.sections import OTHERWISE
+from optdsl.ir.types import Type
+from optdsl.lower.scope import Scope
+from optdsl.syntax import ast
+
+
+def check_sections(scope: Scope) -> None:
+    """Report sections that no tensor can reach, and statements after a whole rule."""
+    seen: dict[str, Span] = {}
+    closed: ast.Section | None = None
+    for node in scope.declaration.statements:
+        if isinstance(node, ast.Section):
+            if node.kind in seen or OTHERWISE in seen:
+                first = node.kind if node.kind in seen else OTHERWISE
+                scope.report.error(
+                    "section",
+                    "no tensor reaches this section",
+                    node.span,
+                    label="an earlier one takes them all",
+                    notes=[Note("here", seen[first])],
+                    hint="sections are tried in their order",
+                )
+            seen.setdefault(node.kind, node.span)
+            closed = node if node.rule is not None else None
+        elif closed is not None and isinstance(node, ast.State | ast.Equation):
+            assert closed.rule is not None
+            scope.report.error(
+                "section",
+                f"`{closed.rule.text}` is a whole rule",
+                node.name.span,
+                label="nothing can be added to it here",
+                notes=[Note("the tensors that no section takes get it", closed.span)],
+                hint="move this above the first section, or into another one",
+            )
+    scope.report.check()
+
+
+class _Cycle(Exception):
+    """Equations of some names depend on one another in two sections in opposite ways."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def joined(kinds: Sequence[str], labels: Sequence[str], parts: Sequence[Program]) -> Program:
+    """The program of a rule with sections.
+
+    Args:
+        kinds: the kind of each section.
+        labels: what tells the states of a section from those of another one, where they have one
+            name and different types.
+        parts: the program of each section; hyperparameters of one name are the same.
+    """
+    apart: set[str] = set()
+    while True:
+        try:
+            return _Join(kinds, _separated(labels, parts), apart).program()
+        except _Cycle as cycle:
+            apart.add(cycle.name)
+
+
+def _separated(labels: Sequence[str], parts: Sequence[Program]) -> list[Program]:
+    """The parts with other names for states of one name that are not one state."""
+    found: list[Program] = []
+    types: dict[str, Type] = {}
+    for label, part in zip(labels, parts, strict=True):
+        renamed = {}
+        for state in part.states:
+            first = types.setdefault(state.name, state.type)
+            if first != state.type:
+                name = f"{label.replace(' ', '_').lower()}_{state.name}"
+                while name in types:
+                    name += "_"
+                types[name] = state.type
+                renamed[state.name] = name
+        found.append(_renamed(part, renamed) if renamed else part)
+    return found
+
+
+def _renamed(program: Program, names: Mapping[str, str]) -> Program:
+    """A program with other names for states."""
+    new = {**names, **{f"{name}'": f"{own}'" for name, own in names.items()}}
+    operations = tuple(
+        replace(o, attribute=new[str(o.attribute)], hint=new[str(o.attribute)])
+        if o.opcode in {"state", "define"} and str(o.attribute) in new
+        else o
+        for o in program.operations
+    )
+    states = tuple(replace(s, name=names.get(s.name, s.name)) for s in program.states)
+    return replace(program, operations=operations, states=states)
+
+
+class _Join:
+    """Makes one program of the programs of sections."""
+
+    def __init__(self, kinds: Sequence[str], parts: Sequence[Program], apart: set[str]) -> None:
+        self._kinds, self._parts, self._apart = kinds, parts, apart
+        self._builder = Builder()
+        self._equations = [part.equations for part in parts]
+        self._copies: list[dict[Value, Value]] = [{} for _ in parts]
+        self._joint: dict[str, Value] = {}
+        self._making: list[str] = []
+        self._labels: set[str] = set()
+
+    def program(self) -> Program:
+        """The program."""
+        parameter = self._chosen(dict(enumerate(p.parameter for p in self._parts)))
+        states: dict[str, dict[int, State]] = {}
+        for number, part in enumerate(self._parts):
+            for state in part.states:
+                states.setdefault(state.name, {})[number] = state
+        found = [self._state(name, own) for name, own in states.items()]
+        for number, equations in enumerate(self._equations):
+            for value in equations.values():
+                self._copied(number, value)
+        first = self._parts[0]
+        hypers = {h.name: h for part in self._parts for h in part.hypers}
+        learned = {x.hyper: x for part in self._parts for x in part.learned}
+        simplexes = {x.name: x for part in self._parts for x in part.simplexes}
+        structure = {name: x for part in self._parts for name, x in part.structure}
+        return Program(
+            first.name,
+            first.documentation,
+            tuple(hypers.values()),
+            tuple(learned.values()),
+            self._builder.operations,
+            tuple(found),
+            parameter,
+            simplexes=tuple(simplexes.values()),
+            sections=tuple(self._kinds),
+            structure=tuple(structure.items()),
+        )
+
+    def _state(self, name: str, own: dict[int, State]) -> State:
+        everywhere = len(own) == len(self._parts)
+        first = next(iter(own.values()))
+        return State(
+            name,
+            first.type,
+            self._chosen({n: s.initial for n, s in own.items()}),
+            self._chosen({n: s.next for n, s in own.items()}),
+            sections=() if everywhere else tuple(own),
+        )
+
+    def _chosen(self, values: Mapping[int, Value]) -> Value:
+        """A value that some sections have, each its own: the one of a tensor's section."""
+        copies = {number: self._copied(number, value) for number, value in values.items()}
+        return self._among(copies)
+
+    def _among(self, copies: Mapping[int, Value]) -> Value:
+        numbers = list(copies)
+        found, builder = copies[numbers[-1]], self._builder
+        for number in reversed(numbers[:-1]):
+            if copies[number] != found:
+                here = builder.emit("eq", builder.emit("section"), builder.constant(number))
+                found = builder.emit("where", here, copies[number], found)
+        return found
+
+    def _copied(self, number: int, root: Value) -> Value:
+        """A value of a section in the program, with joint equations in their places."""
+        part, copies = self._parts[number], self._copies[number]
+        named = {v: n for n, v in self._equations[number].items()}
+        for value in upstream(part.operations, (root,), stop=named):
+            if value in copies:
+                continue
+            operation = part.operations[value]
+            if value in named:
+                copies[value] = self._equation(number, named[value])
+            else:
+                arguments = tuple(copies[a] for a in operation.arguments)
+                copies[value] = self._builder.copy(operation, arguments)
+        return copies[root]
+
+    def _equation(self, number: int, name: str) -> Value:
+        """An equation of a section: one for all sections that have it, if the types agree."""
+        if name in self._joint:
+            return self._joint[name]
+        having = {n: e[name] for n, e in enumerate(self._equations) if name in e}
+        kinds = {self._parts[n].type(v) for n, v in having.items()}
+        if name in self._apart or len(kinds) > 1:
+            value = self._copied(number, self._argument(number, name))
+            return self._named(value, f"{self._kinds[number]}.{name}", name)
+        if name in self._making:
+            raise _Cycle(name)
+        self._making.append(name)
+        found = self._among({n: self._copied(n, self._argument(n, name)) for n in having})
+        self._making.pop()
+        self._joint[name] = self._named(found, name, name)
+        return self._joint[name]
+
+    def _argument(self, number: int, name: str) -> Value:
+        part = self._parts[number]
+        return part.operations[self._equations[number][name]].arguments[0]
+
+    def _named(self, value: Value, label: str, hint: str) -> Value:
+        return self._builder.emit("define", value, attribute=label, hint=hint)

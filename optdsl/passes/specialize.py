@@ -1,0 +1,44 @@
+"""Makes of a rule with sections the program of one of them.
+
+What holds for other sections only, states included, is left out. The pass is not part of the
+default pipeline: the runtime asks for the program of a section when a tensor is of its kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.ops import COMPARE
+from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.sections import of_matrices
+from optdsl.passes.eliminate_dead import eliminate_dead
+from optdsl.passes.rewrite import rewrite
+
+
+def specialize(program: Program, section: int) -> Program:
+    """The program of a section, by its number; a program without sections stays as it is."""
+    if not program.sections:
+        return program
+    kept = tuple(
+        replace(s, sections=()) for s in program.states if not s.sections or section in s.sections
+    )
+    number, matrices = float(section), of_matrices(program.sections[section])
+
+    def choose(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if operation.opcode == "section":
+            return builder.constant(number)
+        if operation.opcode in {"sum_tensor", "mean_tensor"} and not matrices:
+            # Where a tensor is no stack of matrices.
+            return builder.emit(operation.opcode.partition("_")[0], *x)
+        if operation.opcode != "where":
+            return None
+        condition = builder[x[0]]
+        apply = COMPARE.get(condition.opcode)
+        sides = [builder[a] for a in condition.arguments]
+        if apply is None or any(side.opcode != "constant" for side in sides):
+            return None
+        return x[1] if apply(*(side.attribute for side in sides)) else x[2]
+
+    alone = replace(program, states=kept, sections=(), kind=program.sections[section])
+    return eliminate_dead(rewrite(alone, choose))
