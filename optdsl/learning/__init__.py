@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import EVERYTHING
@@ -260,6 +260,7 @@ class _Moves:
         return [self._math.limited(x, b.lower, b.upper) for b, x in zip(bounds, moved, strict=True)]
 
 
+@lru_cache(maxsize=64)
 def scalarized(rule: Program) -> Program:
     """A rule as it runs on a coefficient, of which it learns nothing itself."""
     return run_passes(verify(scalarize(replace(rule, learned=()))))
