@@ -38,7 +38,7 @@ class NotedSteps(NamedTuple):
         if self.held is None:
             return []
         if self.rows is None:
-            pending = self.held.firsts()
+            pending = self.held.numbers()
         else:
             if 0.0 not in self.counts and all(row[0] for row in self.rows[0]):
                 return []

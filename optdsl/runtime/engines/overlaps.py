@@ -9,26 +9,23 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask
+from optdsl.runtime.core.tasks import PENDING_HYPERS, PLAIN, STATE, ParameterTask
 
 # The first address, and the one behind the last.
 Extent = tuple[int, int]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 # What several parameters may share: it is replaced, and not written to.
 _SHARED = frozenset({"step", PENDING_HYPERS})
 # In so many steps states are back in the memory where they were.
 _STEPS = 4
-_STATE = itemgetter(ParameterTask._fields.index("state"))
 
 
 class Written(NamedTuple):
@@ -105,8 +102,8 @@ def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[Paramete
         known: what was found at the call before; replaced by what is found at this one.
     """
     parameters, gradients, states, _ = zip(*works, strict=True)
-    tensors = (*parameters, *_held(states))
-    if not set(map(type, chain(tensors, gradients))).issubset(_PLAIN):
+    tensors = (*parameters, *(x for _, _, x in _held(states)))
+    if not set(map(type, chain(tensors, gradients))).issubset(PLAIN):
         return works
     try:
         columns = [list(map(Tensor.data_ptr, tensors))]
@@ -138,7 +135,7 @@ def separated(works: Sequence[ParameterTask]) -> tuple[list[ParameterTask], list
 
 def once(works: Sequence[ParameterTask]) -> tuple[Sequence[ParameterTask], Sequence[ParameterTask]]:
     """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
-    if len(set(map(id, map(_STATE, works)))) == len(works):
+    if len(set(map(id, map(STATE, works)))) == len(works):
         return works, ()
     first = {id(w.state): w for w in reversed(works)}
     return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]
@@ -148,20 +145,18 @@ def overlapping(
     parameters: Sequence[Tensor], gradients: Sequence[Tensor], states: Iterable[dict[str, Any]]
 ) -> bool:
     """Whether anything that a step writes overlaps with anything else of it."""
-    held = (*parameters, *_held(states))
+    held = (*parameters, *(x for _, _, x in _held(states)))
     own = written([list(map(Tensor.data_ptr, held))], [list(map(_length, held))],
                   list(map(_length, gradients)))  # fmt: skip
     return own is None or meets(own, list(map(Tensor.data_ptr, gradients)))
 
 
-def _held(states: Iterable[dict[str, Any]]) -> list[Tensor]:
-    """The tensors that are states' own."""
-    return [
-        x
-        for state in states
-        for key, x in state.items()
-        if key not in _SHARED and isinstance(x, Tensor)
-    ]
+def _held(states: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    """The tensors that are states' own, each with its state and its key there."""
+    for state in states:
+        for key, x in state.items():
+            if key not in _SHARED and isinstance(x, Tensor):
+                yield state, key, x
 
 
 def _copied(works: Sequence[ParameterTask]) -> list[ParameterTask]:
@@ -178,18 +173,13 @@ def _copied(works: Sequence[ParameterTask]) -> list[ParameterTask]:
 def _free_states(works: Sequence[ParameterTask], others: Sequence[Extent]) -> None:
     """Give states memory of their own that overlap with `others` or with each other."""
     states = {id(work.state): work.state for work in works}.values()
-    held = [
-        (state, key, _extent(x))
-        for state in states
-        for key, x in state.items()
-        if key not in _SHARED and isinstance(x, Tensor)
-    ]
-    extents = [extent for _, _, extent in held]
+    held = list(_held(states))
+    extents = [_extent(x) for _, _, x in held]
     taken = _later(extents)
     for n, shared in enumerate(_meeting(extents, others)):
         if shared or n in taken:
-            state, key, _ = held[n]
-            state[key] = state[key].clone()
+            state, key, x = held[n]
+            state[key] = x.clone()
 
 
 def _meeting(some: Sequence[Extent], others: Sequence[Extent]) -> list[bool]:
