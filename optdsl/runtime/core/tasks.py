@@ -186,13 +186,3 @@ def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
         raise RuntimeError(
             f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
         )
-
-
-def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
-    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
-
-    Raises:
-        ValueError: with what to do.
-    """
-    for dtype in set(map(attrgetter("dtype"), parameters)):
-        check_dtype(optimizer, dtype)

@@ -129,12 +129,6 @@ def gathered(row: list[float], group: Any) -> list[list[float]]:
     return found
 
 
-def mean(row: list[float], group: Any) -> list[float]:
-    """The means over all ranks of a group, equal to the bit on each of them."""
-    rows = gathered(row, group)
-    return [sum(values) / len(rows) for values in zip(*rows, strict=True)]
-
-
 def partners(
     parameters: Iterable[Tensor], process_group: ProcessGroup | None
 ) -> list[frozenset[int]]:

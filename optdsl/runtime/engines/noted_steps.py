@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class NumbersKept:
 
     steps: Owned | None = None
     held: Owned | None = None
-    spare: tuple[list[Tensor], list[Tensor]] | None = None
+    spare: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
     idle: frozenset[int] = frozenset()
 
     def counts_of(self, states: Sequence[dict[str, Any]]) -> Owned:

@@ -78,18 +78,14 @@ def meets(own: Written, gradients: list[int]) -> bool:
     return False
 
 
-class _Seen(list[Written]):
-    """What was found at the calls before."""
-
-
-def seen(known: StepCache) -> list[Written]:
+class Seen(list[Written]):
     """What was found at the calls before, the last one first."""
-    return known.get(_Seen)
 
 
 def remember(known: StepCache, own: Written) -> None:
     """Keep what was found for the calls to come."""
-    seen(known)[:] = [own, *seen(known)[: _STEPS - 1]]
+    before = known.get(Seen)
+    before[:] = [own, *before[: _STEPS - 1]]
 
 
 def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[ParameterTask]:
@@ -111,12 +107,12 @@ def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[Paramete
     except RuntimeError:  # of tensors without memory
         return works
     lengths, of_gradients = list(map(_length, tensors)), list(map(_length, gradients))
-    before = next(iter(seen(known)), None)
+    before = next(iter(known.get(Seen)), None)
     key = [*columns, lengths, of_gradients]
     if before is None or before.columns != key:
         found = written(columns, [lengths], of_gradients)
         before = None if found is None else found._replace(columns=key)
-        seen(known)[:] = [] if before is None else [before]
+        known.get(Seen)[:] = [] if before is None else [before]
     if before is not None and not meets(before, places):
         return works
     return _copied(works)
@@ -192,16 +188,14 @@ def _meeting(some: Sequence[Extent], others: Sequence[Extent]) -> list[bool]:
 
 def _later(extents: Sequence[Extent]) -> set[int]:
     """Of those that hang together, the numbers of all but the first."""
-    found: set[int] = set()
-    cluster: list[int] = []
+    clusters: list[list[int]] = []
     reach = 0
     for begin, end, number in sorted((b, e, n) for n, (b, e) in enumerate(extents) if b < e):
         if begin >= reach:
-            found |= set(cluster) - {min(cluster, default=-1)}
-            cluster = []
-        cluster.append(number)
+            clusters.append([])
+        clusters[-1].append(number)
         reach = max(reach, end)
-    return found | (set(cluster) - {min(cluster, default=-1)})
+    return {n for cluster in clusters for n in cluster if n != min(cluster)}
 
 
 def _extent(x: Tensor) -> Extent:

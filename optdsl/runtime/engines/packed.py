@@ -272,15 +272,11 @@ class PackedEngine:
             given: the states, none of which has it.
             numbers: what is kept from call to call.
         """
-        spare, numbers.spare = numbers.spare, None
+        (before, tensors), numbers.spare = numbers.spare, ([], [])
         counts = [state["step"] for state in given.states]
-        same = spare is not None and len(spare[0]) == len(counts)
-        if spare is not None and same and all(map(operator.is_, spare[0], counts)):
-            tensors = list(spare[1])
-        else:
+        if len(before) != len(counts) or not all(map(operator.is_, before, counts)):
             width = 1 + len(self._program.hypers)
-            blank = torch.zeros(len(counts), width, dtype=torch.float64, device="cpu")
-            tensors = made(blank)
+            tensors = made(torch.zeros(len(counts), width, dtype=torch.float64, device="cpu"))
         for state, tensor in zip(given.states, tensors, strict=True):
             state[PENDING_HYPERS] = tensor
         return numbers.hypers_of(given.states)

@@ -197,11 +197,9 @@ class Scopes:
             if block.scope == "optimizer":
                 update.update(groups, total(p.sums for p in parts), max(taken))
             elif block.scope == "group":
-                of: list[list[HyperGradients]] = [[] for _ in groups]
-                for part in parts:
-                    of[part.group or 0].append(part.sums)
-                for group, sums, steps in zip(groups, of, taken, strict=True):
-                    update.update([group], total(sums), steps)
+                for number, (group, steps) in enumerate(zip(groups, taken, strict=True)):
+                    sums = total(p.sums for p in parts if p.group == number)
+                    update.update([group], sums, steps)
             else:
                 for part in parts:
                     update.update([part.own], part.sums, part.taken)
