@@ -35,9 +35,8 @@ def list_specs() -> tuple[str, ...]:
     return resources.spec_names()
 
 
-def list_modifiers() -> tuple[str, ...]:
-    """The names of the library's modifiers, sorted."""
-    return resources.modifier_names()
+# The names of the library's modifiers, sorted.
+list_modifiers = resources.modifier_names
 
 
 def find(name: str) -> str:
