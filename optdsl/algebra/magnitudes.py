@@ -135,7 +135,7 @@ class _Step:
         self._means = {
             value: found
             for value in range(len(program.operations))
-            if self._of_state[value]
+            if self._of_state[value] and self._outer(Value(value)) >= LARGEST
             if (found := means.parts(Value(value))) is not None
         }
 
