@@ -30,7 +30,7 @@ import optdsl
 from optdsl import compiler
 from optdsl.backends.base import DTYPES
 from optdsl.runtime.build.python_modules import module
-from optdsl.runtime.device.device_learning import learning_module
+from optdsl.runtime.device.device_step import learning_module
 from optdsl.runtime.engines.launch_arguments import REGISTERS
 from optdsl.specifications import library
 

@@ -16,7 +16,7 @@ from optdsl.algebra.magnitudes import Magnitudes, magnitudes
 from optdsl.ir import intervals
 from optdsl.ir.domain import ANYTHING, Choice, Interval, hull
 from optdsl.ir.ops import COMPARE, TABLE, laws_of, unaliased
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Operation, Program, Value, depending
 
 # If the induction over steps takes more work than this, states are taken to be unknown.
 _MAX_WORK = 400_000
@@ -71,8 +71,8 @@ def facts(program: Program, settings: Mapping[str, float] | None = None) -> tupl
     if sizes.growing or any(m.large for m in sizes.values):
         found = _steady(program, given, sizes)
     return tuple(
-        replace(fact, error=m.error, large=m.large)
-        for fact, m in zip(found, sizes.values, strict=True)
+        Fact(f.range, f.defined, f.plus, f.minus, m.error, m.large)
+        for f, m in zip(found, sizes.values, strict=True)
     )
 
 
@@ -88,17 +88,18 @@ def _steady(program: Program, given: Mapping[str, float], sizes: Magnitudes) -> 
     The facts about the initial values of states are widened until a step preserves them.
     """
     known: dict[str, Fact] | None = None
+    found: tuple[Fact, ...] = ()
     for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
-        found = _found(program, given, known, sizes)
+        found = _found(program, given, known, sizes, found)
         if known is None:
             known = {s.name: found[s.initial] for s in program.states}
             known |= {name: replace(known[name], defined=False) for name in sizes.growing}
-            found = _found(program, given, known, sizes)
+            found = _found(program, given, known, sizes, found)
         wider = {s.name: _widened(known[s.name], found[s.next]) for s in program.states}
         if wider == known:
             return found
         known = wider
-    return _found(program, given, {s.name: UNKNOWN for s in program.states}, sizes)
+    return _found(program, given, {s.name: UNKNOWN for s in program.states}, sizes, found)
 
 
 def _found(
@@ -106,9 +107,15 @@ def _found(
     settings: Mapping[str, float],
     states: Mapping[str, Fact] | None,
     sizes: Magnitudes,
+    before: tuple[Fact, ...],
 ) -> tuple[Fact, ...]:
+    """The facts, given those about states; `before` has them for other facts about states."""
     found: list[Fact] = []
+    of_state = depending(program.operations, "state") if before else ()
     for value, operation in enumerate(program.operations):
+        if before and not of_state[value]:
+            found.append(before[value])
+            continue
         x = [found[a] for a in operation.arguments]
         if operation.opcode == "state":
             # While a blend is put together, the program does not list its members' states yet.

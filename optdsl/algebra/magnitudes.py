@@ -130,10 +130,12 @@ class _Step:
         self._program, self._ranges, self._settings = program, ranges, settings
         means = Means(program, ranges, settings)
         self._same, self._of_state = means.same, means.of_state
+        # The values of the latest call, of which those that no state is behind stay as they are.
+        self._known: list[Magnitude] = []
         self._means = {
             value: found
             for value in range(len(program.operations))
-            if self._of_state[value]
+            if self._of_state[value] and self._outer(Value(value)) >= LARGEST
             if (found := means.parts(Value(value))) is not None
         }
 
@@ -141,6 +143,9 @@ class _Step:
         """The bounds on all values, from those on the states."""
         found: list[Magnitude] = []
         for index, operation in enumerate(self._program.operations):
+            if self._known and not self._of_state[index]:
+                found.append(self._known[index])
+                continue
             x, value = [found[a] for a in operation.arguments], Value(index)
             if not x:
                 found.append(self._leaf(value, operation, states))
@@ -150,6 +155,7 @@ class _Step:
             whole, error = self._rounding(operation, x, size)
             large = size > LARGEST
             found.append(Magnitude(MODERATE if large else size, least, error, whole, large))
+        self._known = found
         return found
 
     def after(self, values: list[Magnitude], known: _States) -> dict[str, Magnitude]:

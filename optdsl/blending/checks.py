@@ -12,7 +12,7 @@ from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import EVERYTHING, closed, hull
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
-from optdsl.ir.program import Hyper, Program, Value, upstream
+from optdsl.ir.program import Hyper, Program, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import walk
@@ -43,7 +43,7 @@ def check_update(
     """Report members that define theta' differently, in a blend that does not mix theta'."""
     classes = partition(program)
 
-    def meanings(name: str, equations: Iterable[str]) -> dict[str, Value]:
+    def meanings(name: str, equations: Iterable[str]) -> dict[str, int]:
         values = {e: weaver.value(name, e) for e in equations}
         known = {e: v for e, v in values.items() if v is not None}
         same = identities(program, classes, list(known.values()))

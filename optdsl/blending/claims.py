@@ -337,16 +337,13 @@ def _overlap(actual: Interval, allowed: Domain) -> bool:
     return lower < upper
 
 
-def names_of(scope: Scope, program: Program) -> Names:
-    """The names that the claims of an optimizer may use."""
+def names_of(scope: Scope, program: Program, world: World | None = None) -> Names:
+    """The names that the claims of a file may use; of a blend, with those of its members."""
+    if world is not None:
+        return Names(scope, program, world.learnable, world.spellings, world)
     own = Declared({h.name: h for h in program.hypers}, program.simplexes)
     single = {name: name for name, hypers in own.learnable.items() if hypers == (name,)}
     return Names(scope, program, own.learnable, single)
-
-
-def names_of_blend(scope: Scope, program: Program, world: World) -> Names:
-    """The names that the claims of a blend may use, those of its members included."""
-    return Names(scope, program, world.learnable, world.spellings, world)
 
 
 def names_of_mistaken(scope: Scope, programs: Mapping[str, Program]) -> Names:
@@ -362,7 +359,7 @@ def names_of_mistaken(scope: Scope, programs: Mapping[str, Program]) -> Names:
     found = members(scope.declaration, programs, silent.report)
     broken |= listed(scope.declaration) - found.keys()
     settled = world(replace(silent, broken=broken), found, own)
-    return names_of_blend(replace(scope, broken=broken), _empty(settled.declared), settled)
+    return names_of(replace(scope, broken=broken), _empty(settled.declared), settled)
 
 
 def _empty(own: Declared) -> Program:

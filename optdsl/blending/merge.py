@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.algebra.fix import live_states
@@ -32,7 +32,7 @@ def partition(program: Program, names: Mapping[str, str] | None = None) -> Parti
     def named(classes: list[int]) -> Partition:
         return {s.name: c for s, c in zip(program.states, classes, strict=True)}
 
-    def after(classes: list[int]) -> list[Value]:
+    def after(classes: list[int]) -> list[int]:
         return identities(program, named(classes), [s.next for s in program.states], names)
 
     start = ((s.type, i) for s, i in zip(program.states, initial, strict=True))
@@ -46,28 +46,28 @@ def identities(
     classes: Partition,
     roots: Sequence[Value],
     names: Mapping[str, str] | None = None,
-) -> list[Value]:
+) -> list[int]:
     """A number for each of some values; values with equal numbers are always equal.
 
     They are computed by the same operations from equal values, where states of one class are equal.
     By default, the name of an equation does not count. With `names`, which has the names that a
     blend of this blend will use for equations, values are equal only under equal names.
     """
-    builder = Builder()
-    new: list[Value] = []
+    known: dict[Hashable, int] = {}
+    found: list[int] = []
     for operation in program.operations:
-        arguments = tuple(new[a] for a in operation.arguments)
-        name = str(operation.attribute)
-        match operation.opcode:
-            case "define" if names is None:
-                new.append(arguments[0])
+        arguments = [found[a] for a in operation.arguments]
+        name: Hashable = repr(operation.attribute)
+        if operation.opcode == "define":
+            if names is None:
+                found += arguments
                 continue
-            case "define" if names is not None:
-                operation = replace(operation, attribute=names.get(name, name))
-            case "state":
-                operation = replace(operation, attribute=str(classes[name]))
-        new.append(builder.copy(operation, arguments))
-    return [new[r] for r in roots]
+            name = names.get(str(operation.attribute), operation.attribute)
+        elif operation.opcode == "state":
+            name = classes[str(operation.attribute)]
+        key = (operation.opcode, name, operation.type, *arguments)
+        found.append(known.setdefault(key, len(known)))
+    return [found[r] for r in roots]
 
 
 def merge_states(program: Program, by_name: bool = False) -> Program:
@@ -139,7 +139,7 @@ def _plain(name: str) -> str:
 
 def _meanings(
     program: Program, classes: Partition, names: Mapping[str, str] | None = None
-) -> dict[str, Value]:
+) -> dict[str, int]:
     """A number for each equation, which is the same for equal ones; see `identities`."""
     defined = program.equations
     values = identities(program, classes, list(defined.values()), names)
@@ -163,14 +163,14 @@ def _settled(program: Program, classes: Callable[[Mapping[str, str]], Partition]
     return kept
 
 
-def _by_plain(meanings: Mapping[str, Value]) -> dict[str, set[Value]]:
-    found: dict[str, set[Value]] = defaultdict(set)
+def _by_plain(meanings: Mapping[str, int]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
     for name, meaning in meanings.items():
         found[_plain(name)].add(meaning)
     return found
 
 
-def _hints(meanings: Mapping[str, Value]) -> dict[str, str]:
+def _hints(meanings: Mapping[str, int]) -> dict[str, str]:
     """Hints that have the member's name, for equations that mean different things in members."""
     found = _by_plain(meanings)
     hints = {}

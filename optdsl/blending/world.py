@@ -237,10 +237,8 @@ class _Gathering:
                 names[f"{member.name}.{hyper.name}"] = (flat,)
                 hypers[flat] = Hyper(flat, hyper.default, hyper.domain)
             for simplex in member.program.simplexes:
-                name, flats = (
-                    f"{member.name}.{simplex.name}",
-                    tuple(map(member.flat, simplex.hypers)),
-                )
+                name = f"{member.name}.{simplex.name}"
+                flats = tuple(map(member.flat, simplex.hypers))
                 names[name] = flats
                 simplexes.append(Simplex(name, simplex.labels, flats))
         found = World(Declared(hypers, tuple(simplexes)), names, self._bound)

@@ -1,16 +1,16 @@
 """Learning is a program: from hyper-gradients to new coefficients, on numbers of the host.
 
 A learned hyperparameter (a coefficient) is moved by a rule of the library, run on a parameter of
-one element. `learning_program` writes all that happens between two steps as one `Program` whose
-values are uniform: the signal, the clip, the rule, the return to the bounds, and whether anything
-moves at all. Every backend spells it with its ordinary emitter.
+one element. `Block.program` is all that happens between two steps as one `Program` whose values
+are uniform: the signal, the clip, the rule, the return to the bounds, and whether anything moves at
+all. Every backend spells it with its ordinary emitter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import EVERYTHING
@@ -107,8 +107,16 @@ class Block:
 
     @cached_property
     def program(self) -> Program:
-        """How they move; see `learning_program`."""
-        return learning_program(self)
+        """How they move when their hyper-gradients are known.
+
+        Its hyperparameters are the inputs: `TAKEN`, and of each coefficient what was measured. Its
+        states are what a group keeps: of each coefficient its value, its last hyper-gradient, the
+        number of its updates, and the states of its rule. It has no use for a parameter.
+
+        Hyper-gradients that are not finite are recorded and move nothing, and so are those that
+        would leave a coefficient or the memory of its rule not finite.
+        """
+        return _Moves(self).program()
 
 
 def blocks(coefficients: Iterable[Coefficient], program: Program) -> tuple[Block, ...]:
@@ -118,19 +126,6 @@ def blocks(coefficients: Iterable[Coefficient], program: Program) -> tuple[Block
         vector = program.simplex_of(coefficient.name)
         together.setdefault(vector or coefficient.name, []).append(coefficient)
     return tuple(Block(tuple(c), isinstance(key, Simplex)) for key, c in together.items())
-
-
-def learning_program(block: Block) -> Program:
-    """How coefficients move when their hyper-gradients are known.
-
-    Its hyperparameters are the inputs: `TAKEN`, and of each coefficient what was measured. Its
-    states are what a group keeps: of each coefficient its value, its last hyper-gradient, the
-    number of its updates, and the states of its rule. It has no use for a parameter.
-
-    Hyper-gradients that are not finite are recorded and move nothing, and so are those that would
-    leave a coefficient or the memory of its rule not finite.
-    """
-    return _Moves(block).program()
 
 
 class _Moves:
@@ -263,6 +258,7 @@ class _Moves:
         return [self._math.limited(x, b.lower, b.upper) for b, x in zip(bounds, moved, strict=True)]
 
 
+@lru_cache(maxsize=64)
 def scalarized(rule: Program) -> Program:
     """A rule as it runs on a coefficient, of which it learns nothing itself.
 

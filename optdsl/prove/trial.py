@@ -11,9 +11,7 @@ from optdsl.ir.bounded import Bounded
 from optdsl.ir.evaluate import Run, Tensor, Watch, rounded, trajectory
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
-from optdsl.prove.runs import RUNS, STEPS, landmarks, runs
-
-__all__ = ["RUNS", "STEPS", "Counterexample", "Trial", "trial"]
+from optdsl.prove.runs import landmarks, runs
 
 # Two results are different if they differ by more than so many times what rounding explains.
 _MARGIN = 4.0
@@ -162,7 +160,7 @@ class _Comparison:
         return sum(len(seen) < 2 for results in self._results for seen in results.values())
 
     def _watch(self, side: int) -> Watch | None:
-        """What collects the results of the conditions of one program, if it has conditions."""
+        """What collects the results of one program's conditions, until each has had both."""
         results = self._results[side]
 
         def look(value: Value, found: object) -> None:
@@ -170,7 +168,7 @@ class _Comparison:
                 several = found if isinstance(found, tuple) else (found,)
                 results[value].update(map(bool, several))
 
-        return look if results else None
+        return look if any(len(seen) < 2 for seen in results.values()) else None
 
     def _differ(self, step: int, x: Tensor, y: Tensor) -> bool:
         """Whether results that are not the same differ by more than rounding explains."""

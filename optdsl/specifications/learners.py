@@ -8,7 +8,7 @@ from optdsl.diagnostics import Source
 from optdsl.ir.program import Hyper, Learned
 from optdsl.options import Learn, LearnOption, OptionError
 from optdsl.specifications import library
-from optdsl.specifications.references import learner_name
+from optdsl.specifications.references import BY, learner_name
 
 # Those rules that are files: their names in programs, and their recipes.
 Learners = tuple[tuple[str, library.Recipe], ...]
@@ -25,7 +25,8 @@ class Rulebook(library.Library):
 
     def __init__(self, source: Source) -> None:
         """Begin with the files that a specification itself learns by."""
-        self._files = library.learner_recipes(source)
+        own = (rule for name, rule in library.recipe(source)[3] if name.startswith(BY))
+        self._files = {learner_name(rule[0]): rule for rule in own}
 
     def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
         """A rule's name in programs and its hyperparameters; None for an unknown name.
@@ -40,7 +41,7 @@ class Rulebook(library.Library):
             source = library.open_source(name)
         except (OSError, ValueError) as error:
             raise OptionError(f"Learn: {name} cannot be read: {error}") from None
-        own, recipe = learner_name(source.name, library.list_specs()), library.recipe(source)
+        own, recipe = learner_name(source.name), library.recipe(source)
         if self._files.setdefault(own, recipe) != recipe:
             raise OptionError(
                 f"Learn: {name} and {self._files[own][0]} are two rules of one name; rename one"

@@ -13,14 +13,7 @@ from typing import Any
 
 from optdsl import resources
 from optdsl.blending import Combination, blend
-from optdsl.blending.claims import (
-    Claim,
-    Names,
-    claims,
-    names_of,
-    names_of_blend,
-    names_of_mistaken,
-)
+from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_mistaken
 from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import differentiate, moves
@@ -33,6 +26,7 @@ from optdsl.modifying import check, combine, refuse
 from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
 from optdsl.specifications import references
+from optdsl.specifications.references import BY, learner_name
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial, parse_prelude
 
@@ -42,9 +36,8 @@ def list_specs() -> tuple[str, ...]:
     return resources.spec_names()
 
 
-def list_modifiers() -> tuple[str, ...]:
-    """The names of the library's modifiers, sorted."""
-    return resources.modifier_names()
+# The names of the library's modifiers, sorted.
+list_modifiers = resources.modifier_names
 
 
 def find(name: str) -> str:
@@ -165,7 +158,8 @@ Recipe = tuple[str, str, str | None, tuple[tuple[str, Any], ...]]
 
 def recipe(source: Source) -> Recipe:
     """The source and all sources that it refers to; those with equal recipes mean the same."""
-    source = references.attached(source, open_source, _names())
+    if source.rules is None:
+        source = references.attached(source, open_source, _names())
     rules = tuple((name, recipe(rule)) for name, rule in source.rules or ())
     return source.name, source.text, source.directory, rules
 
@@ -217,9 +211,9 @@ def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Speci
     programs = {name: rule.member for name, rule in rules.items()}
     learners = Learners(
         {
-            name.removeprefix(references.BY): (sources[name].name, rule.program.hypers)
+            name.removeprefix(BY): (learner_name(sources[name].name), rule.program.hypers)
             for name, rule in rules.items()
-            if name.startswith(references.BY)
+            if name.startswith(BY)
         },
         references.others_beside(source),
     )
@@ -267,7 +261,7 @@ def _lowered(
         blended = blend(scope, learners, programs)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         found = Specification(blended.program, blended.member, (), blended.combinations, separate)
-        return found, names_of_blend(scope, blended.program, blended.world)
+        return found, names_of(scope, blended.program, blended.world)
     program = lower(scope, learners, programs, choices)
     return Specification(program, program, ()), names_of(scope, program)
 
@@ -345,15 +339,13 @@ class Library:
             _READING.reset(token)
 
 
-LIBRARY = Library()
-
-
 @dataclass(frozen=True, eq=False)
 class Learners(Library):
     """The rules by which a specification may learn: its own directory's, then the library's.
 
     Attributes:
-        own: the paths of the files that it names, and their hyperparameters, by those names.
+        own: the files that it names, by those names: what programs call them, and their
+            hyperparameters.
         beside: the names of all files in its directory, for hints.
     """
 
@@ -366,14 +358,4 @@ class Learners(Library):
 
     def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
         """As of `Library`; a file is called by `references.learner_name`."""
-        if name in self.own:
-            path, hypers = self.own[name]
-            return references.learner_name(path, list_specs()), hypers
-        return super().hypers(name)
-
-
-def learner_recipes(source: Source) -> dict[str, Recipe]:
-    """The files by which a specification learns: their recipes by their names in programs."""
-    rules = recipe(source)[3]
-    own = [rule for name, rule in rules if name.startswith(references.BY)]
-    return {references.learner_name(rule[0], list_specs()): rule for rule in own}
+        return self.own[name] if name in self.own else super().hypers(name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from optdsl import resources
 from optdsl.diagnostics import Report, Source, nearest
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial
@@ -149,13 +150,13 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
             yield f"{BY}{statement.rule.text}", statement.rule
 
 
-def learner_name(path: str, library: Iterable[str]) -> str:
+def learner_name(path: str) -> str:
     """The name in programs of a file by whose rule something is learned.
 
     It consists of letters, digits and underscores, and is not the name of a rule of the library.
     """
     name = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII) or "_"
-    return f"own_{name}" if folded(name) in map(folded, library) else name
+    return f"own_{name}" if folded(name) in map(folded, resources.spec_names()) else name
 
 
 def report_unknown(

@@ -18,7 +18,8 @@ from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import Run, number, trajectory
 from optdsl.ir.program import Program
 from optdsl.prove import Settlement, Verdict, explanation, runs, settle, snippet
-from optdsl.prove.trial import RUNS, STEPS, Counterexample, trial
+from optdsl.prove.runs import RUNS, STEPS
+from optdsl.prove.trial import Counterexample, trial
 from optdsl.specifications import library
 from tests.oracles.rules import ELEMENTWISE
 from tests.oracles.running import read_text

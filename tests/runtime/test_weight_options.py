@@ -15,7 +15,7 @@ from optdsl import Learn
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Simplex
 from optdsl.selection import select
-from optdsl.specifications.library import LIBRARY, read
+from optdsl.specifications.library import Library, read
 
 from .helpers import fingerprint, parameters, saved, train
 from .weights import LABELS, MIX, mix, named, vector
@@ -132,13 +132,13 @@ def test_the_name_of_a_vector_stands_for_all_its_components() -> None:
     program = read(Source("mix.opt", text))
     assert [x.hyper for x in program.learned] == list(HYPERS)
     for learn in (True, "w", ["w"], ["w", "w"], ("w",)):
-        assert select(program, learn, LIBRARY) == program
-    assert select(program, False, LIBRARY).learned == ()
-    assert select(program, [], LIBRARY).learned == ()
+        assert select(program, learn, Library()) == program
+    assert select(program, False, Library()).learned == ()
+    assert select(program, [], Library()).learned == ()
     how = Learn("SGD", lr=0.1, clip=10, after=3, exponentiated=True)
-    assert select(program, {"w": how}, LIBRARY) == program
+    assert select(program, {"w": how}, Library()) == program
     assert optdsl.compile(text, learn=["w"]) is optdsl.compile(text)
-    both = select(program, {"lr": Learn("sgd", bounds=(0, 1)), "w": LEARN}, LIBRARY)
+    both = select(program, {"lr": Learn("sgd", bounds=(0, 1)), "w": LEARN}, Library())
     assert [x.hyper for x in both.learned] == ["lr", *HYPERS]
     assert not any(x.exponentiated for x in both.learned)
 
@@ -147,14 +147,14 @@ def test_the_name_of_a_vector_is_any_text() -> None:
     """In a blend of blends it has a dot."""
     program = read(Source("mix.opt", MIX.format(start="uniform", learn="")))
     dotted = replace(program, simplexes=(Simplex("SgdAdam.w", LABELS, HYPERS),))
-    found = select(dotted, {"SgdAdam.w": LEARN}, LIBRARY)
+    found = select(dotted, {"SgdAdam.w": LEARN}, Library())
     assert [x.hyper for x in found.learned] == list(HYPERS)
-    assert select(found, ["SgdAdam.w"], LIBRARY) == found
+    assert select(found, ["SgdAdam.w"], Library()) == found
     for part in ("w_fast", "SgdAdam.w.fast"):
         with pytest.raises(optdsl.OptionError, match=r"learned as a whole: name 'SgdAdam\.w'"):
-            select(dotted, {part: LEARN}, LIBRARY)
+            select(dotted, {part: LEARN}, Library())
     with pytest.raises(optdsl.OptionError, match=r"'w' to learn: it has lr, SgdAdam\.w"):
-        select(dotted, {"w": LEARN}, LIBRARY)
+        select(dotted, {"w": LEARN}, Library())
 
 
 @pytest.mark.parametrize(

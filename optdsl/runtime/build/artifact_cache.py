@@ -9,6 +9,7 @@ kept.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -58,8 +59,8 @@ def _digest(key: str, text: str) -> str:
 def _compiler() -> str:
     """A hash of the compiler's files, as they were when it was imported."""
     found = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        found.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(glob.glob("**/*.py", root_dir=PACKAGE, recursive=True)):
+        found.update(path.encode() + b"\0" + (PACKAGE / path).read_bytes())
     return found.hexdigest()
 
 

@@ -51,14 +51,11 @@ def is_inert(optimizer: LearningOptimizer) -> bool:
 
 def materialize(optimizer: LearningOptimizer) -> None:
     """Give every parameter that requires gradients the state that a step makes, with zeros."""
-    pairs = []
-    rows = []
-    for group in optimizer.param_groups:
-        hypers = {h.name: float(group[h.name]) for h in optimizer.compiled.program.hypers}
-        trained = [p for p in group["params"] if p.requires_grad]
-        pairs.append([(p, p) for p in trained])
-        rows.append(hypers)
-        for parameter in trained:
+    groups, declared = optimizer.param_groups, optimizer.compiled.program.hypers
+    pairs = [[(p, p) for p in group["params"] if p.requires_grad] for group in groups]
+    rows = [{h.name: float(group[h.name]) for h in declared} for group in groups]
+    for trained, hypers in zip(pairs, rows, strict=True):
+        for parameter, _ in trained:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
             work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
@@ -69,7 +66,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
             optimizer.state[parameter] = state
     # The coefficients of tensors have the values that they have for a tensor without state.
     scopes = optimizer.compiled.scopes
-    scopes.give_back(scopes.divided(pairs, rows, optimizer.param_groups, {}), optimizer.state)
+    scopes.give_back(scopes.divided(pairs, rows, groups, {}), optimizer.state)
 
 
 def start_over(

@@ -168,9 +168,8 @@ def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> 
 def _saved_hypers(own: Meaning, state_dict: dict[str, Any]) -> tuple[str, ...]:
     """The hyperparameters in the order in which a checkpoint's pending steps keep them."""
     entry = state_dict.get("meaning")
-    if not isinstance(entry, dict) or entry.get("hash") == own.hash:
-        return own.hypers
-    saved = read(entry)
+    same = isinstance(entry, dict) and entry.get("hash") == own.hash
+    saved = own if same else read(entry)
     return own.hypers if saved is None else saved.hypers
 
 

@@ -75,7 +75,6 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
         ValueError: naming the group and the key.
     """
     compiled, name = optimizer.compiled, type(optimizer).__name__
-    learned = [c for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
     with _loading_into(name):
         for number, group in enumerate(groups):
             where = f"param_groups[{number}]"
@@ -89,7 +88,7 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
                 check_hints(name, group, [h.name for h in compiled.program.hypers])
                 check_maximize(name, group.get("maximize", False))
                 check_sums(name, compiled.program.simplexes, group)
-            _check_memory(where, group, learned)
+            _check_memory(where, group, compiled.scopes.of_groups)
         check_shared(name, (c.name for c in compiled.scopes.shared), groups)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -166,11 +166,10 @@ def _digests(program: Program) -> list[str]:
     return found
 
 
-def _only(what: str, saved: Iterable[str], own: Iterable[str], where: str) -> list[str]:
-    first, second = dict.fromkeys(saved), dict.fromkeys(own)
+def _only(what: str, saved: Collection[str], own: Collection[str], where: str) -> list[str]:
     sides = (
-        (where, [x for x in first if x not in second]),
-        ("here", [x for x in second if x not in first]),
+        (where, [x for x in saved if x not in own]),
+        ("here", [x for x in own if x not in saved]),
     )
     return [f"{what} only {place}: {', '.join(names)}" for place, names in sides if names]
 
@@ -211,26 +210,25 @@ class _Named:
     """
 
     def __init__(self, program: Program) -> None:
-        names: dict[Value, list[str]] = {}
-        hints = Counter(o.hint for o in program.operations if o.hint and not TABLE[o.opcode].leaf)
-        for index, operation in enumerate(program.operations):
-            if operation.hint is not None and hints[operation.hint] == 1:
-                names[Value(index)] = [operation.hint]
         results = [("theta'", program.parameter)]
         for state in program.states:
             results += [(f"{state.name}'", state.next), (f"{state.name} at first", state.initial)]
         taken = {name for name, _ in results}
-        for value, given in names.items():
-            names[value] = [n for n in given if n not in taken]
+        hints = Counter(o.hint for o in program.operations if o.hint and not TABLE[o.opcode].leaf)
+        names: dict[Value, list[str]] = defaultdict(list)
+        for index, operation in enumerate(program.operations):
+            hint = operation.hint
+            if hint is not None and hints[hint] == 1 and hint not in taken:
+                names[Value(index)].append(hint)
         for name, value in results:
-            names.setdefault(value, []).append(name)
+            names[value].append(name)
         builder, new = Builder(), list[Value]()
         self.values: dict[str, Value] = {}
         for index, operation in enumerate(program.operations):
             value = builder.copy(operation, tuple(new[a] for a in operation.arguments))
-            for name in names.get(Value(index), []):
+            chosen = names[Value(index)]
+            for name in chosen:
                 self.values[name] = builder.emit("define", value, attribute=name)
-            chosen = names.get(Value(index), [])
             # A number, the gradient and their like are read as what they are.
             leaf = TABLE[operation.opcode].leaf
             new.append(self.values[chosen[0]] if chosen and not leaf else value)

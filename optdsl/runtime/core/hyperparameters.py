@@ -143,8 +143,9 @@ def number(
     if found not in hyper.domain:
         found = _unrounded(found, value, hyper, hyper.domain, others)
         if found not in hyper.domain:
+            shown = "nan" if found != found else spell(found)
             raise ValueError(
-                f"{optimizer}: {hyper.name} = {spell_any(found)} is out of bounds, "
+                f"{optimizer}: {hyper.name} = {shown} is out of bounds, "
                 f"it must lie in {hyper.domain}"
             )
     bounds = learned.get(hyper.name)
@@ -213,11 +214,6 @@ def check_shared(
                 f"{sorted(values)}; give all groups one value, fix it with learn=False, or learn "
                 f'it for each group (Learn(..., scope="group"), `per group` in the file)'
             )
-
-
-def spell_any(number: float) -> str:
-    """A number as the language writes it, NaN too."""
-    return "nan" if number != number else spell(number)
 
 
 def check_maximize(optimizer: str, value: Any) -> bool:

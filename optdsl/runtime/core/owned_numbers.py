@@ -132,16 +132,9 @@ class Owned:
         return list(map(list, numbers)), places
 
     def numbers(self) -> list[float]:
-        """The numbers of tensors of shape ()."""
+        """The number of each tensor of shape (), or the first one of shape (width,)."""
         if self._memories is None:
-            return list(map(float, self.tensors))
-        found: list[float] = self._matrix(self._memories).reshape(-1).tolist()
-        return found
-
-    def firsts(self) -> list[float]:
-        """The first number of each tensor of shape (width,)."""
-        if self._memories is None:
-            return [float(x[0]) for x in self.tensors]
+            return [float(x[0] if x.ndim else x) for x in self.tensors]
         found: list[float] = self._matrix(self._memories)[:, 0].tolist()
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,8 @@ COMPUTE = {
 }
 # The names of those dtypes in the compiler.
 NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in COMPUTE}
+# The types of tensors that wrap no others.
+PLAIN = (Tensor, torch.nn.Parameter)
 # Where a parameter's state keeps t and the hyperparameters of its pending step, in the program's
 # order, in double precision.
 PENDING_HYPERS = pending("hypers")
@@ -65,6 +67,9 @@ class ParameterTask(NamedTuple):
     state: dict[str, Any]
     hypers: dict[str, float]
 
+
+# The state of a task.
+STATE = itemgetter(ParameterTask._fields.index("state"))
 
 # Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
 # gradient and tangent, over the tensors that have both (see `square_keys`).
@@ -181,13 +186,3 @@ def check_dense(optimizer: str, gradients: Iterable[Tensor]) -> None:
         raise RuntimeError(
             f"{optimizer} does not take sparse gradients; make the layer with sparse=False"
         )
-
-
-def check_dtypes(optimizer: str, parameters: Iterable[Tensor]) -> None:
-    """Refuse to step parameters of a dtype that no kernel takes; frozen ones may have any.
-
-    Raises:
-        ValueError: with what to do.
-    """
-    for dtype in set(map(attrgetter("dtype"), parameters)):
-        check_dtype(optimizer, dtype)

@@ -10,25 +10,25 @@ step with other parameters than the step before.
 from __future__ import annotations
 
 import operator
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
+from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.triton import fixed
 from optdsl.backends.triton.learning import memory_keys
+from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.core.owned_numbers import Owned
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask, check_dense
+from optdsl.runtime.core.tasks import PENDING_HYPERS, PLAIN, ParameterTask, check_dense
 from optdsl.runtime.device.coefficient_memory import CoefficientMemory
 from optdsl.runtime.device.device_hyperparameters import DeviceHyperparameters
-from optdsl.runtime.device.device_learning import learning_module
-from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.compiled import Compiled, LearningOptimizer
 from optdsl.runtime.engines.launch_arguments import (
     Launch,
     captured,
@@ -41,11 +41,9 @@ from optdsl.runtime.engines.tensor_table import TensorTable
 from optdsl.runtime.engines.triton import TritonEngine, runs_on
 from optdsl.schedule import Role
 
-Group = MutableMapping[str, Any]
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
 _DEVICE, _DTYPE = attrgetter("device"), attrgetter("dtype")
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def device_step_of(
@@ -75,7 +73,7 @@ def device_step_of(
     if found is not None and found.foresees(optimizer, work):
         return found
     parameters = [p for pairs in work for p, _ in pairs]
-    if not set(map(type, parameters)).issubset(_PLAIN):
+    if not set(map(type, parameters)).issubset(PLAIN):
         return None
     if len(set(map(_DEVICE, parameters))) > 1 or len(set(map(_DTYPE, parameters))) > 1:
         return None
@@ -269,7 +267,7 @@ class DeviceStep:
         if not held or any(r.ready and r.serves(held, True) for r in self._kept.values()):
             return
         counts = Owned([state["step"] for state in held]).numbers()
-        noted = Owned([state[PENDING_HYPERS] for state in held]).firsts()
+        noted = Owned([state[PENDING_HYPERS] for state in held]).numbers()
         for state, *both in zip(held, counts, noted, strict=True):
             if not all(both):
                 del state[PENDING_HYPERS]
@@ -365,3 +363,14 @@ class DeviceStep:
     def _learn(self, ready: Launch) -> None:
         if self._learning is not None:
             self.engine.launched(self._learning.learn, ready)
+
+
+def learning_module(compiled: Compiled, dots: Sequence[str]) -> ModuleType | None:
+    """The built module that moves the coefficients of a rule; None if nothing is measured.
+
+    `dots` are the coefficients whose hyper-gradients are measured, in order.
+    """
+    if not compiled.coefficients or not dots:
+        return None
+    name = compiled.program.name
+    return module(compiled.back.device_learning(name, compiled.blocks, dots, compiled.order))

@@ -103,20 +103,6 @@ def over_ranks(
     ], counts
 
 
-def everywhere(
-    flags: Sequence[bool], parameters: Iterable[Tensor], process_group: ProcessGroup | None
-) -> list[bool]:
-    """For each flag, whether it is true on some rank; a collective of all ranks."""
-    names = [str(number) for number in range(len(flags))]
-    sums = {name: 1.0 for name, flag in zip(names, flags, strict=True) if flag}
-    # Of replicas only the first rank's would count, so the flags count as shards of each mesh, too.
-    parameters = list(parameters)
-    for ranks in _meshes(parameters):
-        sums |= {_key(ranks) + name: 1.0 for name in names if name in sums}
-    (total,), _ = over_ranks([sums], [], names, parameters, process_group)
-    return [name in total for name in names]
-
-
 def _added(
     sums: HyperGradients, taken: Sequence[int], names: Sequence[str], group: Any
 ) -> tuple[HyperGradients, list[int]]:
@@ -141,12 +127,6 @@ def gathered(row: list[float], group: Any) -> list[list[float]]:
     torch.distributed.all_gather(rows, mine, group=group)
     found: list[list[float]] = torch.stack(rows).tolist()
     return found
-
-
-def mean(row: list[float], group: Any) -> list[float]:
-    """The means over all ranks of a group, equal to the bit on each of them."""
-    rows = gathered(row, group)
-    return [sum(values) / len(rows) for values in zip(*rows, strict=True)]
 
 
 def partners(

@@ -29,6 +29,7 @@ from optdsl.runtime.core.tasks import (
     squares,
     unpacked,
 )
+from optdsl.runtime.learning.scopes import add
 
 # So many elements are looked at together: what fits the cache of a processor, and, elsewhere, what
 # outweighs a launch.
@@ -48,10 +49,8 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
         state[name].copy_(value)
     sums: HyperGradients = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
     sums |= squares(program, work.gradient, tangents)
-    declared_names = {s.name for s in program.states} | {"step"}
-    for name in list(state):
-        if name not in declared_names:
-            del state[name]
+    for name in state.keys() - {s.name for s in program.states} - {"step"}:
+        del state[name]
     return sums
 
 
@@ -70,8 +69,7 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
         # One wait for the device.
         measured = torch.stack([dot(piece.gradient, x) for x in tangents.values()]).tolist()
         found = dict(zip(tangents, measured, strict=True))
-        for name, value in (found | squares(program, piece.gradient, tangents)).items():
-            sums[name] = sums.get(name, 0.0) + value
+        add(sums, found | squares(program, piece.gradient, tangents))
     return sums
 
 

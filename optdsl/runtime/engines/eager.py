@@ -16,6 +16,7 @@ from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
+    PLAIN,
     HyperGradients,
     ParameterTask,
     Shape,
@@ -83,7 +84,6 @@ class EagerEngine:
 
     def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Both."""
-        works = apart(_plain(works), known) if works else works
         sums = self.complete(works, known)
         self.advance(works, known)
         return sums
@@ -151,8 +151,7 @@ def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
     """
     if all(type(work.gradient) is torch.Tensor for work in works):
         return works
-    kinds = (torch.Tensor, torch.nn.Parameter)
     return [
-        work._replace(gradient=unwrapped(work.gradient)) if type(work.parameter) in kinds else work
+        work._replace(gradient=unwrapped(work.gradient)) if type(work.parameter) in PLAIN else work
         for work in works
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class NotedSteps(NamedTuple):
         if self.held is None:
             return []
         if self.rows is None:
-            pending = self.held.firsts()
+            pending = self.held.numbers()
         else:
             if 0.0 not in self.counts and all(row[0] for row in self.rows[0]):
                 return []
@@ -63,7 +63,7 @@ class NumbersKept:
 
     steps: Owned | None = None
     held: Owned | None = None
-    spare: tuple[list[Tensor], list[Tensor]] | None = None
+    spare: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
     idle: frozenset[int] = frozenset()
 
     def counts_of(self, states: Sequence[dict[str, Any]]) -> Owned:

@@ -9,26 +9,23 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import PENDING_HYPERS, ParameterTask
+from optdsl.runtime.core.tasks import PENDING_HYPERS, PLAIN, STATE, ParameterTask
 
 # The first address, and the one behind the last.
 Extent = tuple[int, int]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 # What several parameters may share: it is replaced, and not written to.
 _SHARED = frozenset({"step", PENDING_HYPERS})
 # In so many steps states are back in the memory where they were.
 _STEPS = 4
-_STATE = itemgetter(ParameterTask._fields.index("state"))
 
 
 class Written(NamedTuple):
@@ -81,18 +78,14 @@ def meets(own: Written, gradients: list[int]) -> bool:
     return False
 
 
-class _Seen(list[Written]):
-    """What was found at the calls before."""
-
-
-def seen(known: StepCache) -> list[Written]:
+class Seen(list[Written]):
     """What was found at the calls before, the last one first."""
-    return known.get(_Seen)
 
 
 def remember(known: StepCache, own: Written) -> None:
     """Keep what was found for the calls to come."""
-    seen(known)[:] = [own, *seen(known)[: _STEPS - 1]]
+    before = known.get(Seen)
+    before[:] = [own, *before[: _STEPS - 1]]
 
 
 def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[ParameterTask]:
@@ -105,8 +98,8 @@ def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[Paramete
         known: what was found at the call before; replaced by what is found at this one.
     """
     parameters, gradients, states, _ = zip(*works, strict=True)
-    tensors = (*parameters, *_held(states))
-    if not set(map(type, chain(tensors, gradients))).issubset(_PLAIN):
+    tensors = (*parameters, *(x for _, _, x in _held(states)))
+    if not set(map(type, chain(tensors, gradients))).issubset(PLAIN):
         return works
     try:
         columns = [list(map(Tensor.data_ptr, tensors))]
@@ -114,12 +107,12 @@ def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[Paramete
     except RuntimeError:  # of tensors without memory
         return works
     lengths, of_gradients = list(map(_length, tensors)), list(map(_length, gradients))
-    before = next(iter(seen(known)), None)
+    before = next(iter(known.get(Seen)), None)
     key = [*columns, lengths, of_gradients]
     if before is None or before.columns != key:
         found = written(columns, [lengths], of_gradients)
         before = None if found is None else found._replace(columns=key)
-        seen(known)[:] = [] if before is None else [before]
+        known.get(Seen)[:] = [] if before is None else [before]
     if before is not None and not meets(before, places):
         return works
     return _copied(works)
@@ -138,7 +131,7 @@ def separated(works: Sequence[ParameterTask]) -> tuple[list[ParameterTask], list
 
 def once(works: Sequence[ParameterTask]) -> tuple[Sequence[ParameterTask], Sequence[ParameterTask]]:
     """Each parameter once, and the rest: one that is twice in a group takes two steps in a row."""
-    if len(set(map(id, map(_STATE, works)))) == len(works):
+    if len(set(map(id, map(STATE, works)))) == len(works):
         return works, ()
     first = {id(w.state): w for w in reversed(works)}
     return list(first.values())[::-1], [w for w in works if first[id(w.state)] is not w]
@@ -148,20 +141,18 @@ def overlapping(
     parameters: Sequence[Tensor], gradients: Sequence[Tensor], states: Iterable[dict[str, Any]]
 ) -> bool:
     """Whether anything that a step writes overlaps with anything else of it."""
-    held = (*parameters, *_held(states))
+    held = (*parameters, *(x for _, _, x in _held(states)))
     own = written([list(map(Tensor.data_ptr, held))], [list(map(_length, held))],
                   list(map(_length, gradients)))  # fmt: skip
     return own is None or meets(own, list(map(Tensor.data_ptr, gradients)))
 
 
-def _held(states: Iterable[dict[str, Any]]) -> list[Tensor]:
-    """The tensors that are states' own."""
-    return [
-        x
-        for state in states
-        for key, x in state.items()
-        if key not in _SHARED and isinstance(x, Tensor)
-    ]
+def _held(states: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    """The tensors that are states' own, each with its state and its key there."""
+    for state in states:
+        for key, x in state.items():
+            if key not in _SHARED and isinstance(x, Tensor):
+                yield state, key, x
 
 
 def _copied(works: Sequence[ParameterTask]) -> list[ParameterTask]:
@@ -178,18 +169,13 @@ def _copied(works: Sequence[ParameterTask]) -> list[ParameterTask]:
 def _free_states(works: Sequence[ParameterTask], others: Sequence[Extent]) -> None:
     """Give states memory of their own that overlap with `others` or with each other."""
     states = {id(work.state): work.state for work in works}.values()
-    held = [
-        (state, key, _extent(x))
-        for state in states
-        for key, x in state.items()
-        if key not in _SHARED and isinstance(x, Tensor)
-    ]
-    extents = [extent for _, _, extent in held]
+    held = list(_held(states))
+    extents = [_extent(x) for _, _, x in held]
     taken = _later(extents)
     for n, shared in enumerate(_meeting(extents, others)):
         if shared or n in taken:
-            state, key, _ = held[n]
-            state[key] = state[key].clone()
+            state, key, x = held[n]
+            state[key] = x.clone()
 
 
 def _meeting(some: Sequence[Extent], others: Sequence[Extent]) -> list[bool]:
@@ -202,16 +188,14 @@ def _meeting(some: Sequence[Extent], others: Sequence[Extent]) -> list[bool]:
 
 def _later(extents: Sequence[Extent]) -> set[int]:
     """Of those that hang together, the numbers of all but the first."""
-    found: set[int] = set()
-    cluster: list[int] = []
+    clusters: list[list[int]] = []
     reach = 0
     for begin, end, number in sorted((b, e, n) for n, (b, e) in enumerate(extents) if b < e):
         if begin >= reach:
-            found |= set(cluster) - {min(cluster, default=-1)}
-            cluster = []
-        cluster.append(number)
+            clusters.append([])
+        clusters[-1].append(number)
         reach = max(reach, end)
-    return found | (set(cluster) - {min(cluster, default=-1)})
+    return {n for cluster in clusters for n in cluster if n != min(cluster)}
 
 
 def _extent(x: Tensor) -> Extent:

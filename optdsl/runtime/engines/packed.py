@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
     PENDING_HYPERS,
+    STATE,
     HyperGradients,
     ParameterTask,
     Shape,
@@ -28,9 +28,9 @@ from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
+from optdsl.runtime.learning.scopes import add
 from optdsl.schedule import Role
 
-_STATE = itemgetter(ParameterTask._fields.index("state"))
 # The entry points for states with a step pending.
 _COMPLETING = frozenset({Role.COMPLETE, Role.FUSED})
 
@@ -105,7 +105,7 @@ class PackedEngine:
     def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
         first, again = once(works)
         needed = len(self.needed)
-        if min(map(len, map(_STATE, first)), default=needed) < needed:
+        if min(map(len, map(STATE, first)), default=needed) < needed:
             self.start([w for w in first if len(w.state) < needed])
         self._run(name, first, known)
         for work in again:
@@ -177,8 +177,7 @@ class PackedEngine:
         first, later = separated(works)
         sums = self._run_apart(name, first, StepCache())
         for work in later:
-            for key, value in self._run_apart(name, [work], StepCache()).items():
-                sums[key] += value
+            add(sums, self._run_apart(name, [work], StepCache()))
         return sums
 
     def _without(
@@ -273,15 +272,11 @@ class PackedEngine:
             given: the states, none of which has it.
             numbers: what is kept from call to call.
         """
-        spare, numbers.spare = numbers.spare, None
+        (before, tensors), numbers.spare = numbers.spare, ([], [])
         counts = [state["step"] for state in given.states]
-        same = spare is not None and len(spare[0]) == len(counts)
-        if spare is not None and same and all(map(operator.is_, spare[0], counts)):
-            tensors = list(spare[1])
-        else:
+        if len(before) != len(counts) or not all(map(operator.is_, before, counts)):
             width = 1 + len(self._program.hypers)
-            blank = torch.zeros(len(counts), width, dtype=torch.float64, device="cpu")
-            tensors = made(blank)
+            tensors = made(torch.zeros(len(counts), width, dtype=torch.float64, device="cpu"))
         for state, tensor in zip(given.states, tensors, strict=True):
             state[PENDING_HYPERS] = tensor
         return numbers.hypers_of(given.states)

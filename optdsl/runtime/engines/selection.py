@@ -18,7 +18,7 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
-from optdsl.runtime.core.tasks import NAMES, Engine, check_dtype, cosines
+from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
@@ -29,9 +29,6 @@ _WHERE = {
     "c": "the CPU",
     "triton": "GPUs (and on the CPU where TRITON_INTERPRET=1 asks for Triton's interpreter)",
 }
-
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def refusal(program: Program, shape: tuple[int, ...], kind: object) -> str:
@@ -142,7 +139,7 @@ class Engines:
             if is_dtensor(parameter):
                 return self._of_shards(parameter)
             return self._of_a_wrapper()
-        if type(parameter) not in _PLAIN and parameter.numel() and not parameter.data_ptr():
+        if type(parameter) not in PLAIN and parameter.numel() and not parameter.data_ptr():
             return self._of_a_wrapper()
         key = (parameter.device, parameter.dtype)
         if key not in self._made:

@@ -116,14 +116,8 @@ def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
     for work in works:
         if id(work.state) not in states:
             states[id(work.state)] = _state_of_shard(work, wrapped)
-        local.append(
-            ParameterTask(
-                shard(work.parameter),
-                shard(_gradient(work)),
-                states[id(work.state)],
-                work.hypers,
-            )
-        )
+        theta, gradient = shard(work.parameter), shard(_gradient(work))
+        local.append(ParameterTask(theta, gradient, states[id(work.state)], work.hypers))
     try:
         yield local
     finally:

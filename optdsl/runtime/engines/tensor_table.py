@@ -156,7 +156,7 @@ class TensorTable:
             known: what was found at the calls before; receives what is found at this one.
         """
         columns = self.addresses_of(("theta", *self._layout.states))
-        own = next((w for w in overlaps.seen(known) if w.columns == columns), None)
+        own = next((w for w in known.get(overlaps.Seen) if w.columns == columns), None)
         if own is None:
             here, there = self._layout.dtype.itemsize, self._layout.compute.itemsize
             gradients = [size * here for size in self.sizes]

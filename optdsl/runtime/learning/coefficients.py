@@ -37,7 +37,7 @@ class CoefficientUpdate:
             steps: the number of steps before this one; `Learned.after` is compared with it.
 
         If a hyper-gradient is missing, the others are recorded and nothing moves; see
-        `optdsl.learning.learning_program` for those that are not finite.
+        `optdsl.learning.Block.program` for those that are not finite.
         """
         coefficients = self.block.coefficients
         entries: dict[str, float]

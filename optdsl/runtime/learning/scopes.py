@@ -63,6 +63,7 @@ class Scopes:
         finest: the smallest scope that a coefficient has.
         shared: the coefficients of the optimizer, which all groups share.
         of_tensors: the coefficients with a value for each tensor.
+        of_groups: the others, whose values are entries of groups.
     """
 
     def __init__(self, coefficients: Sequence[Coefficient]) -> None:
@@ -70,14 +71,14 @@ class Scopes:
         by = {s: tuple(c for c in coefficients if c.learned.scope == s) for s in SCOPES}
         self.finest = next((s for s in reversed(SCOPES) if by[s]), SCOPES[0])
         self.shared, self.of_tensors = by["optimizer"], by["tensor"]
+        self.of_groups = tuple(c for c in coefficients if c not in by["tensor"])
         self._all = tuple(coefficients)
         # The largest number of steps after which a coefficient starts to learn.
         self._after = max((c.learned.after for c in coefficients), default=0)
 
     def defaults(self) -> dict[str, float]:
         """The entries of a group before the first hyper-gradient."""
-        kept = (c for c in self._all if c not in self.of_tensors)
-        return {key: value for c in kept for key, value in c.defaults().items()}
+        return {key: value for c in self.of_groups for key, value in c.defaults().items()}
 
     def adopt(self, groups: Iterable[Group], states: Iterable[State]) -> None:
         """Adapt loaded entries to these coefficients.
@@ -85,7 +86,7 @@ class Scopes:
         Entries of other coefficients and memories of other rules are deleted. Groups get default
         entries in their place; a tensor without a value uses its group's.
         """
-        of_groups = {c.name: c for c in self._all if c not in self.of_tensors}
+        of_groups = {c.name: c for c in self.of_groups}
         of_tensors = {c.name: c for c in self.of_tensors}
         for group in groups:
             for coefficient in self._all:
@@ -196,11 +197,9 @@ class Scopes:
             if block.scope == "optimizer":
                 update.update(groups, total(p.sums for p in parts), max(taken))
             elif block.scope == "group":
-                of: list[list[HyperGradients]] = [[] for _ in groups]
-                for part in parts:
-                    of[part.group or 0].append(part.sums)
-                for group, sums, steps in zip(groups, of, taken, strict=True):
-                    update.update([group], total(sums), steps)
+                for number, (group, steps) in enumerate(zip(groups, taken, strict=True)):
+                    sums = total(p.sums for p in parts if p.group == number)
+                    update.update([group], sums, steps)
             else:
                 for part in parts:
                     update.update([part.own], part.sums, part.taken)

@@ -12,20 +12,17 @@ from itertools import chain, repeat
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from optdsl.ir.program import Program
-from optdsl.runtime.core.tasks import Engine, ParameterTask, Shape
+from optdsl.runtime.core.tasks import PLAIN, Engine, ParameterTask, Shape
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.scopes import Pairs, Part, add
 
-_LAYOUT = attrgetter("layout")
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _PARAMETER = itemgetter(ParameterTask._fields.index("parameter"))
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,12 @@ def _alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
     """The works, those that one engine is for together."""
     parameters = list(map(_PARAMETER, works))
     types = set(map(type, parameters))
-    plain = types.issubset(_PLAIN)
+    plain = types.issubset(PLAIN)
     if plain and all(map(_IS_CPU, parameters)) and len(set(map(_DTYPE, parameters))) == 1:
         return [works]
     kinds: dict[Any, list[ParameterTask]] = {}
     for number, (work, parameter) in enumerate(zip(works, parameters, strict=True)):
-        alone = None if type(parameter) in _PLAIN else number
+        alone = None if type(parameter) in PLAIN else number
         kinds.setdefault((alone, parameter.device, parameter.dtype), []).append(work)
     return kinds.values()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from operator import attrgetter
 
 from optdsl.runtime.core.hyperparameters import check_shared, check_sums, number
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import check_dense, check_dtypes
+from optdsl.runtime.core.tasks import check_dense, check_dtype
 from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import Pairs, Part, add
@@ -54,7 +55,8 @@ def _checked(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> list[dict[s
     if pairs:
         parameters, gradients = zip(*pairs, strict=True)
         check_dense(name, gradients)
-        check_dtypes(name, parameters)
+        for dtype in set(map(attrgetter("dtype"), parameters)):
+            check_dtype(name, dtype)  # frozen parameters may have any
     return hypers
 
 
@@ -77,9 +79,10 @@ def _take(
 ) -> None:
     """A step of all parts, which get their sums; coefficients learn."""
     states, groups = optimizer.state, optimizer.param_groups
-    jobs = [
-        (p, _known_of(optimizer, p), batches(optimizer.compiled, states, p, groups)) for p in parts
-    ]
+    jobs = []
+    for part in parts:
+        known = optimizer._known if part.key is None else optimizer._known.get(StepCache, part.key)
+        jobs.append((part, known, batches(optimizer.compiled, states, part, groups)))
     if optimizer.compiled.order == "exact":
         for part, known, found in jobs:
             for engine, batch in found.items():
@@ -99,12 +102,6 @@ def _take(
                 add(part.sums, engine.fused(batch.pending, known))
                 engine.advance(batch.fresh, known)
         _learn(optimizer, parts, taken)
-
-
-def _known_of(optimizer: LearningOptimizer, part: Part) -> StepCache:
-    if part.key is None:
-        return optimizer._known
-    return optimizer._known.get(StepCache, part.key)
 
 
 def _learn(optimizer: LearningOptimizer, parts: list[Part], taken: list[int]) -> None:

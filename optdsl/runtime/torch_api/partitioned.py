@@ -23,7 +23,7 @@ def join_partition(optimizer: LearningOptimizer) -> None:
     It gets the wrapper's process group, unless it has one, and is marked as partitioned.
     """
     module = sys.modules.get(_MODULE)
-    if module is None or not _learned_together(optimizer):
+    if module is None or not optimizer.compiled.scopes.of_groups:
         return
     wrapper = _maker(module.ZeroRedundancyOptimizer)
     if wrapper is None or wrapper.world_size == 1:
@@ -41,20 +41,15 @@ def check_partitioned(optimizer: LearningOptimizer) -> None:
     """
     if not (optimizer._partitioned and optimizer.process_group is None and has_other_ranks()):
         return
-    learned = ", ".join(_learned_together(optimizer))
+    scopes = optimizer.compiled.scopes
+    learned = ", ".join(c.name for c in scopes.of_groups)
     remedy = "set its process_group to that of the ZeroRedundancyOptimizer"
-    if optimizer.compiled.scopes.of_tensors:
+    if scopes.of_tensors:
         remedy = "learn everything for the optimizer or for groups, or everything for each tensor"
     raise RuntimeError(
         f"{type(optimizer).__name__} learns {learned}, and ZeroRedundancyOptimizer gives each rank "
         f"a share of the parameters, so that every rank would learn something else; {remedy}"
     )
-
-
-def _learned_together(optimizer: LearningOptimizer) -> list[str]:
-    """The names of the coefficients that are learned from several tensors together."""
-    compiled = optimizer.compiled
-    return [c.name for c in compiled.coefficients if c not in compiled.scopes.of_tensors]
 
 
 def _maker(kind: type) -> Any:

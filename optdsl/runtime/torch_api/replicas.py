@@ -120,7 +120,8 @@ def _averaged(
     keys = [(p, name) for p in held for name in names]
     values = [found.get(p, {}).get(name) for p, name in keys]
     row = [*(value or 0.0 for value in values), *(float(value is not None) for value in values)]
-    means = collectives.mean(row, group)
+    rows = collectives.gathered(row, group)
+    means = [sum(x) / len(rows) for x in zip(*rows, strict=True)]  # the same bits on every rank
     averaged: Observed = {}
     for (p, name), value, present in zip(keys, means[: len(keys)], means[len(keys) :], strict=True):
         if present:
