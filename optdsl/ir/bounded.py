@@ -147,6 +147,15 @@ def _sign(x: Bounded) -> Bounded:
     return Bounded(host.signum(x.value), 0.0 if decided else 2.0)
 
 
+def _floor(x: Bounded) -> Bounded:
+    value = host.floored(x.value)
+    if not x.error or not math.isfinite(value):
+        return Bounded(value)
+    lower = host.floored(math.nextafter(x.value - x.error, -math.inf))
+    upper = host.floored(math.nextafter(x.value + x.error, math.inf))
+    return Bounded(value, max(value - lower, upper - value))
+
+
 def _lipschitz(function: Callable[..., float]) -> Callable[..., Bounded]:
     """A function that is exact, and changes by no more than its arguments do."""
 
@@ -231,6 +240,9 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "exp": _exponential,
     "log": _logarithm,
     "tanh": lambda x: _rounded(math.tanh(x.value), x.error, _LIBRARY),
+    "cos": lambda x: _rounded(host.cosine(x.value), x.error, _LIBRARY),
+    "sin": lambda x: _rounded(host.sine(x.value), x.error, _LIBRARY),
+    "floor": _floor,
     "abs": _lipschitz(abs),
     "sign": _sign,
     "max": _lipschitz(host.maximum),

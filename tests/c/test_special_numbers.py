@@ -26,7 +26,7 @@ SPECIAL = {
 }
 # Of g, theta, a uniform number h, and numbers z and w that are one a tensor.
 EXACT = (
-    "-x", "x + y", "x - y", "x * y", "abs(x)", "sign(x)",
+    "-x", "x + y", "x - y", "x * y", "abs(x)", "sign(x)", "floor(x)",
     "x^2", "where(x < y, x, y)", "where(x == y, 1, 2)", "where(x >= y, 1, -x)",
     "where(x != y, y, x)", "finite(x)", "x - x * 0", "sign(1 / x)",
 )  # fmt: skip
@@ -40,6 +40,8 @@ ROUNDED = (
     "exp(x)",
     "log(x)",
     "tanh(x)",
+    "cos(x)",
+    "sin(x)",
     "x^y",
     "x^3",
     "x^-1",

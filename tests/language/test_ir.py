@@ -129,7 +129,7 @@ def inside(draw: st.DrawFn) -> tuple[Interval, float]:
                     upper > value and draw(st.booleans())), value  # fmt: skip
 
 
-UNARY = ("neg", "abs", "sign", "sqrt", "exp", "log", "tanh")
+UNARY = ("neg", "abs", "sign", "sqrt", "exp", "log", "tanh", "cos", "sin", "floor")
 BINARY = ("add", "sub", "mul", "div", "pow", "max", "min")
 
 
