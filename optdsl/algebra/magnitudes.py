@@ -243,9 +243,9 @@ class _Step:
                 ends = (found.lower, found.upper)
                 return upper, min(_scaled(p, least[0] if p >= 0 else size[0]) for p in ends)
             case "tanh":
-                return min(0.0, size[0]), least[0]
+                return min(0.0, size[0]), min(0.0, least[0]) - 0.2
             case "sign":
-                return 0.0, least[0]
+                return 0.0, 0.0
             case "floor":
                 return _total([size[0], 0.0]), 0.0
             case "mix":

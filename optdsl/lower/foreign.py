@@ -33,7 +33,8 @@ def _each(names: str, hint: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), hint)
 
 
-_FUNCTIONS = {
+# Names of functions that the language does not have.
+HINTS = {
     **_each("randn rand random randint normal uniform bernoulli dropout noise gauss", _RANDOM),
     **_each("gaussian randn_like rand_like", _RANDOM),
     "ceil": "write `-floor(-x)`",
@@ -99,8 +100,8 @@ def function_hint(name: str, callables: AbstractSet[str], values: AbstractSet[st
     """What to write in place of an unknown function, given all functions and values of the file."""
     if name in values:
         return f"`{name}` is no function: write `*` for a product"
-    if name.lower() in _FUNCTIONS:
-        return _FUNCTIONS[name.lower()]
+    if name.lower() in HINTS:
+        return HINTS[name.lower()]
     return nearest(name, callables) or (
         f"define `def {name}(...) = ...`, made of {', '.join(sorted(FUNCTIONS))}"
     )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
+from optdsl.ir import signatures
+from optdsl.ir.ops import TABLE
 from tests.c import rules
 
 pytestmark = pytest.mark.broad(8)
@@ -145,6 +147,12 @@ def compare(kind: str, backend: str, dtype: torch.dtype) -> None:
             if at.any():
                 wrong.append((operation, call, mine[n][at][:3], others[n][at][:3]))
     assert not wrong, wrong[:5]
+
+
+def test_no_function_is_left_out() -> None:
+    functions = {row.function for row in TABLE.values() if row.infer is signatures.elementwise}
+    texts = " ".join(EXACT + ROUNDED)
+    assert {f for f in functions if f and f"{f}(" not in texts} == set()
 
 
 @pytest.mark.parametrize("dtype", list(SPECIAL), ids=str)
