@@ -10,7 +10,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.ops import FUNCTIONS, OPERATORS
 from optdsl.ir.program import Value
 from optdsl.ir.types import BY_NAME, TENSOR, Type, TypeMismatch
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
 from optdsl.syntax import ast
 
 # The values of names; None after a mistake that is already reported.
@@ -82,8 +82,8 @@ class Lowering:
         match node:
             case ast.Number():
                 return self.builder.constant(node.value)
-            case ast.Name(name="inf", primed=False):
-                return self.builder.constant(float("inf"))
+            case ast.Name() if node.spelled in NUMBERS:
+                return self.builder.constant(NUMBERS[node.spelled])
             case ast.Name():
                 known = node.spelled in frame.names
                 return frame.names[node.spelled] if known else self._leaf(node.spelled, span)

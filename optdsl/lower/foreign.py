@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Set as AbstractSet
 
@@ -16,7 +15,6 @@ _SYNONYMS = {
     **dict.fromkeys(("step", "iteration"), "t"),
 }
 _CONSTANTS = {
-    "pi": f"write {math.pi!r}",
     "e": "write `exp(1)`",
     "true": "a condition is a comparison; for a number write 1",
     "false": "a condition is a comparison; for a number write 0",
@@ -41,7 +39,7 @@ HINTS = {
     "round": "write `floor(x + 0.5)`",
     **_each("trunc int", "write `sign(x) * floor(abs(x))`"),
     "frac": "write `x - floor(x)`",
-    **_each("mod fmod remainder", "write `x - n * floor(x / n)`"),
+    **_each("fmod remainder", "write `mod(x, n)`"),
     "tan": "write `sin(x) / cos(x)`",
     **_each("asin acos atan atan2 erf erfinv gamma lgamma", _MISSING),
     **_each("sort topk median quantile argmax argmin cumsum matmul mm svd qr eig inv", _SHAPE),

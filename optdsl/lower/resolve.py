@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set as AbstractSet
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
 from optdsl.lower.foreign import function_hint, name_hint
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, RESERVED, Scope
 from optdsl.syntax import ast
 
 
@@ -48,8 +48,9 @@ def _parameters(function: ast.Function, report: Report) -> set[str]:
     seen: dict[str, Span] = {}
     for parameter in function.parameters:
         name = parameter.name
-        if name.text == "inf":
-            report.error("reserved", "`inf` cannot be defined", name.span, label="infinity")
+        if name.text in NUMBERS:
+            message, label = f"`{name.text}` cannot be defined", RESERVED[name.text]
+            report.error("reserved", message, name.span, label=label)
         if name.text in seen:
             report.error(
                 "duplicate",
@@ -101,12 +102,13 @@ def resolve_expression(
         own: the name that it defines, which hints do not propose.
     """
     names = names | scope.broken
+    known = names | NUMBERS.keys()
     for node in walk(root):
         if scope.report.full:
             return
         if isinstance(node, ast.Call):
             _call(node, scope)
-        elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
+        elif isinstance(node, ast.Name) and node.spelled not in known:
             if node.primed and not node.owner and node.name in names:
                 scope.report.error(
                     "prime",

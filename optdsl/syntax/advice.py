@@ -20,7 +20,8 @@ _NOT = "there is no negation: turn the comparison round, or swap the two values 
 _WHERE = "a choice is `where(condition, x, y)`"
 _LOOP = "there are no loops: an equation holds for every element of every tensor"
 _COMMENT = "a comment starts with `#`"
-_REMAINDER = "there is no remainder"
+_QUOTIENT = "a whole quotient is `floor(x / y)`"
+_REMAINDER = "a remainder is `mod(x, n)`"
 _STATEMENT = (
     "a statement is an equation, `x = ...`, or starts with `hyper`, `state`, `def`, `use`, "
     "`share`, `learn`, `recovers` or `misses`"
@@ -63,7 +64,8 @@ _WORDS = {
     "not": _NOT,
     **dict.fromkeys(("if", "then", "else", "elif", "unless", "when", "case", "switch"), _WHERE),
     **dict.fromkeys(("for", "while", "loop", "repeat"), _LOOP),
-    **dict.fromkeys(("mod", "div"), _REMAINDER),
+    "mod": _REMAINDER,
+    "div": _QUOTIENT,
     **dict.fromkeys(("let", "var", "const", "set", "assign", "return"), _PLAIN),
     **dict.fromkeys(("input", "param", "parameter", "arg", "argument"), _GIVEN),
     **dict.fromkeys(("import", "from", "include"), "a blend names other rules in `use`"),
@@ -192,7 +194,7 @@ def _of_operator(found: str, before: str, accepted: AbstractSet[str]) -> str:
     if found == "*" and before.endswith("*"):
         return "write `^` for a power"
     if found == "/" and before.endswith("/"):
-        return f"there is no whole division; {_COMMENT}"
+        return f"{_QUOTIENT}; {_COMMENT}"
     if found in {"/", "-"} and not stripped:
         return _COMMENT
     chained = "PLUS" in accepted and "COMPARISON" not in accepted

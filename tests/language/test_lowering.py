@@ -57,6 +57,8 @@ def kind(expression: str) -> object:
         ("norm(g) + rms(theta) + dot(g, theta) + sum(g) + mean(theta)", 16.0),
         ("stop_gradient(g)", 3.0),
         ("(1 - inf) * g", -math.inf),
+        ("floor(g / 2) + floor(-g / 2) + cos(pi) + sin(pi / 2)", -1.0),
+        ("mod(g + 5, 3) + 10 * mod(-g, 2)", 12.0),
     ],
 )
 def test_meaning(expression: str, expected: float) -> None:
