@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optdsl.diagnostics import Note, Span
@@ -94,6 +94,8 @@ class Lowering:
                 return self._emit("neg", (node.operand,), span, frame)
             case ast.Binary():
                 return self._emit(OPERATORS[node.operator], (node.left, node.right), span, frame)
+            case ast.Chain():
+                return self._chain(node, span, frame)
             case ast.Call():
                 return self._call(node, span, frame)
 
@@ -174,6 +176,29 @@ class Lowering:
         frame: _Frame,
     ) -> Value | None:
         values = [self._expression(n, frame) for n in nodes]
+        return self._emitted(opcode, values, nodes, span, frame)
+
+    def _chain(self, node: ast.Chain, span: Span, frame: _Frame) -> Value | None:
+        """Whether two comparisons hold: ``where(first, where(second, 1, 0), 0) > 0``."""
+        operands = (node.left, node.middle, node.right)
+        x = [self._expression(n, frame) for n in operands]
+        first = self._emitted(OPERATORS[node.lower], x[:2], operands[:2], span, frame)
+        second = self._emitted(OPERATORS[node.upper], x[1:], operands[1:], span, frame)
+        one, zero = self.builder.constant(1.0), self.builder.constant(0.0)
+        here = (node,) * 3
+        inner = self._emitted("where", [second, one, zero], here, span, frame)
+        both = self._emitted("where", [first, inner, zero], here, span, frame)
+        return self._emitted("gt", [both, zero], here, span, frame)
+
+    def _emitted(
+        self,
+        opcode: str,
+        values: Sequence[Value | None],
+        nodes: tuple[ast.Expression, ...],
+        span: Span,
+        frame: _Frame,
+    ) -> Value | None:
+        """An operation on the values of some expressions; None if one of them has a mistake."""
         arguments = tuple(v for v in values if v is not None)
         if len(arguments) != len(values):
             return None

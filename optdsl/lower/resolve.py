@@ -20,6 +20,9 @@ def walk(node: ast.Expression) -> Iterator[ast.Expression]:
         case ast.Binary():
             yield from walk(node.left)
             yield from walk(node.right)
+        case ast.Chain():
+            for operand in (node.left, node.middle, node.right):
+                yield from walk(operand)
         case ast.Call():
             for argument in node.arguments:
                 yield from walk(argument)

@@ -13,7 +13,7 @@ _PRODUCT = "write `*` for a product"
 _PRIME = "a prime is the straight `'` of the keyboard, as in `m'`"
 _QUOTES = 'a citation stands in straight double quotes, `"`'
 _BOTH = (
-    "conditions are not combined: write one `where` in another, as in "
+    "conditions are not combined, except as in `0 <= x < 1`: write one `where` in another, as in "
     '`where(a, where(b, x, y), y)` for "a and b" and `where(a, x, where(b, x, y))` for "a or b"'
 )
 _NOT = "there is no negation: turn the comparison round, or swap the two values of `where`"
@@ -199,7 +199,7 @@ def _of_operator(found: str, before: str, accepted: AbstractSet[str]) -> str:
         return _COMMENT
     chained = "PLUS" in accepted and "COMPARISON" not in accepted
     if found in {"<", ">", "<=", ">=", "==", "!="} and chained:
-        return "compare two values at a time: `where(a < x, where(x < b, y, z), z)`"
+        return "at most two comparisons follow each other, as in `0 < x <= 1`"
     if found == "+" and "PLUS" not in accepted:
         return "leave out the sign: numbers are positive without it"
     if found in {"[", "{"} and "EQUAL" not in accepted:

@@ -67,6 +67,18 @@ class Binary:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """``left lower middle upper right``, two comparisons that both have to hold."""
+
+    lower: str
+    upper: str
+    left: Expression
+    middle: Expression
+    right: Expression
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """``function(arguments)``."""
 
@@ -75,7 +87,7 @@ class Call:
     span: Span = field(compare=False, repr=False)
 
 
-Expression = Number | Name | Negate | Binary | Call
+Expression = Number | Name | Negate | Binary | Chain | Call
 
 
 @dataclass(frozen=True, slots=True)

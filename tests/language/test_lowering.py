@@ -51,6 +51,11 @@ def kind(expression: str) -> object:
         ("where(g > theta, 1, 2)", 1.0),
         ("where(g <= theta, 1, 2)", 2.0),
         ("where(g != 3, 1, where(t == 1, 7, 8))", 7.0),
+        ("where(2 <= g < 3, 1, 2) + where(2 < g <= 3, 10, 20) + where(3 != g < 9, 0, 100)", 112.0),
+        (
+            "where(1 < t <= 5, 1, 2) + where(theta < g == 3, 10, 20) + where(g > theta > 1, 0, 9)",
+            12.0,
+        ),
         ("sign(g) + sign(0 * g) + sign(-g)", 0.0),
         ("max(g, theta) - min(g, theta)", 1.0),
         ("abs(-g) + sqrt(g + 1) + exp(0 * g) + log(g / 3) + tanh(0 * g)", 6.0),
