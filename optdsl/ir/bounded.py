@@ -97,7 +97,8 @@ def _divide(x: Bounded, y: Bounded) -> Bounded:
         return Bounded(value)
     if y.error and not abs(y.value) > y.error:
         return Bounded(value, math.inf)
-    if x.value == 0 and not x.error:
+    whole = math.isfinite(y.value) and math.fmod(x.value, y.value) == 0 and abs(value) < 2.0**53
+    if not x.error and (x.value == 0 or (whole and not y.error)):
         return Bounded(value)
     error = (x.error + _times(value, y.error)) / (abs(y.value) - y.error)
     return _rounded(value, error)
