@@ -72,8 +72,8 @@ def _mix(*parts: Tensor) -> Tensor:
 
 # What torch calls by the opcode itself.
 _OF_TORCH = (
-    "neg", "add", "sub", "mul", "div", "sqrt", "exp", "log", "tanh", "abs", "where",
-    "lt", "le", "gt", "ge", "eq", "ne", "sum", "mean",
+    "neg", "add", "sub", "mul", "div", "sqrt", "exp", "log", "tanh", "cos", "sin", "floor",
+    "abs", "where", "lt", "le", "gt", "ge", "eq", "ne", "sum", "mean",
 )  # fmt: skip
 _APPLY: dict[str, Callable[..., Tensor]] = {
     **{opcode: getattr(torch, opcode) for opcode in _OF_TORCH},

@@ -205,12 +205,12 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
                 return exponent.range.lower >= 0 or base.nonzero
             positive = base.range.lower >= 0 and base.nonzero
             return positive or (base.range.lower >= 0 and exponent.range.lower >= 0)
-        case "mix" | "exp" | "tanh" | "sum" | "mean":
+        case "mix" | "exp" | "sum" | "mean":
             return True
         case _:
             # A function that is not listed here may be undefined.
             laws = laws_of(operation)
-            return laws.rational or laws.selects or laws.jumps
+            return laws.rational or laws.selects or laws.bounded((False,) * len(x))
 
 
 def whole(operations: Sequence[Operation], value: Value) -> bool:

@@ -248,9 +248,11 @@ class _Step:
                 ends = (found.lower, found.upper)
                 return upper, min(_scaled(p, least[0] if p >= 0 else size[0]) for p in ends)
             case "tanh":
-                return min(0.0, size[0]), least[0]
+                return min(0.0, size[0]), min(0.0, least[0]) - 0.2
             case "sign":
-                return 0.0, least[0]
+                return 0.0, 0.0
+            case "floor":
+                return _total([size[0], 0.0]), 0.0
             case "mix":
                 return max(size[1::2]), min(least[1::2]) - _LAST_PLACE
             case "where":
@@ -261,15 +263,16 @@ class _Step:
             case _ if laws.selects:
                 return max(size), min(least)
             case _:
-                return 0.0 if laws.jumps else math.inf, -math.inf
+                return math.inf, -math.inf
 
     def _rounding(
         self, operation: Operation, x: list[Magnitude], size: float
     ) -> tuple[bool, float]:
         """Whether the result is a whole number, and how far rounding may move it."""
         opcode, laws, error = operation.opcode, laws_of(operation), [a.error for a in x]
-        if laws.jumps:
-            return True, 0.0 if not any(error) else 1.0 if opcode in COMPARE else 2.0
+        if opcode in COMPARE or opcode in {"sign", "floor"}:
+            jump = {"sign": 2.0, "floor": error[0] + 1.0}.get(opcode, 1.0)
+            return True, jump if any(error) else 0.0
         if opcode == "where":
             whole = x[1].whole and x[2].whole
             return whole, math.inf if error[0] else max(error[1:])
@@ -288,7 +291,7 @@ class _Step:
             case "mul":
                 moved = (_times(error[i], x[1 - i].size) for i in (0, 1))
                 return whole, sum(moved) + (error[0] * error[1] if all(error) else 0.0) + own
-            case "tanh":
+            case "tanh" | "cos" | "sin":
                 return False, error[0] + own
             case _:
                 return False, math.inf if any(error) else own

@@ -34,7 +34,7 @@ _NOUNS = {
 _NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
 _REDUCTIONS = ("sum", "mean")
-_OF_TORCH = ("sqrt", "exp", "log", "tanh", "abs", *_REDUCTIONS)
+_OF_TORCH = ("sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", *_REDUCTIONS)
 _TENSOR_FUNCTIONS = {"sign": "sign", **{name: f"torch.{name}" for name in _OF_TORCH}}
 
 _SIGN = '''\
@@ -69,7 +69,7 @@ HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
     function.__name__: inspect.getsource(function).rstrip()
     for function in (
         host.divide, host.power, host.mixed, host.square_root, host.exponential, host.logarithm,
-        host.signum, host.maximum, host.minimum,
+        host.cosine, host.sine, host.floored, host.signum, host.maximum, host.minimum,
     )
 }  # fmt: skip
 
@@ -289,12 +289,19 @@ class Printer:
         return self._program.type(value).extent
 
 
+def _finite(x: Interval) -> bool:
+    return -math.inf < x.lower and x.upper < math.inf
+
+
 # On the host: the helper's name, and when Python's own function never raises in its place.
 _HOST_FUNCTIONS: dict[str, tuple[str, Callable[[Interval], bool] | None]] = {
     "sqrt": ("square_root", lambda x: x.lower >= 0),
     "exp": ("exponential", lambda x: x.upper <= 709),
     "log": ("logarithm", lambda x: x.lower >= 0 and excludes_zero(x)),
     "tanh": ("math.tanh", None),
+    "cos": ("cosine", _finite),
+    "sin": ("sine", _finite),
+    "floor": ("floored", None),
     "abs": ("abs", None),
     "sign": ("signum", None),
 }

@@ -97,7 +97,8 @@ def _divide(x: Bounded, y: Bounded) -> Bounded:
         return Bounded(value)
     if y.error and not abs(y.value) > y.error:
         return Bounded(value, math.inf)
-    if x.value == 0 and not x.error:
+    whole = math.isfinite(y.value) and math.fmod(x.value, y.value) == 0 and abs(value) < 2.0**53
+    if not x.error and (x.value == 0 or (whole and not y.error)):
         return Bounded(value)
     error = (x.error + _times(value, y.error)) / (abs(y.value) - y.error)
     return _rounded(value, error)
@@ -145,6 +146,15 @@ def _logarithm(x: Bounded) -> Bounded:
 def _sign(x: Bounded) -> Bounded:
     decided = not x.error or abs(x.value) > x.error
     return Bounded(host.signum(x.value), 0.0 if decided else 2.0)
+
+
+def _floor(x: Bounded) -> Bounded:
+    value = host.floored(x.value)
+    if not x.error or not math.isfinite(value):
+        return Bounded(value)
+    lower = host.floored(math.nextafter(x.value - x.error, -math.inf))
+    upper = host.floored(math.nextafter(x.value + x.error, math.inf))
+    return Bounded(value, max(value - lower, upper - value))
 
 
 def _lipschitz(function: Callable[..., float]) -> Callable[..., Bounded]:
@@ -231,6 +241,9 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     "exp": _exponential,
     "log": _logarithm,
     "tanh": lambda x: _rounded(math.tanh(x.value), x.error, _LIBRARY),
+    "cos": lambda x: _rounded(host.cosine(x.value), x.error, _LIBRARY),
+    "sin": lambda x: _rounded(host.sine(x.value), x.error, _LIBRARY),
+    "floor": _floor,
     "abs": _lipschitz(abs),
     "sign": _sign,
     "max": _lipschitz(host.maximum),

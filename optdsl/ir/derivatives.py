@@ -186,6 +186,16 @@ def hyperbolic_tangent(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     return times(b, d[0], b.emit("sub", b.constant(1.0), b.emit("mul", y, y)))
 
 
+def cosine(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of cos(x)."""
+    return None if d[0] is None else minus(b, None, times(b, d[0], b.emit("sin", x[0])))
+
+
+def sine(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of sin(x)."""
+    return None if d[0] is None else times(b, d[0], b.emit("cos", x[0]))
+
+
 def absolute(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of |x|; 0 at 0."""
     return None if d[0] is None else times(b, d[0], b.emit("sign", x[0]))

@@ -47,6 +47,21 @@ def logarithm(x: float) -> float:
     return math.nan if x < 0 else -math.inf if x == 0 else math.log(x)
 
 
+def floored(x: float) -> float:
+    """The largest whole number up to x; zeros keep their signs, and so do infinities and NaN."""
+    return float(math.floor(x)) if math.isfinite(x) and x != 0 else x
+
+
+def cosine(x: float) -> float:
+    """cos(x); NaN where Python raises."""
+    return math.cos(x) if math.isfinite(x) else math.nan
+
+
+def sine(x: float) -> float:
+    """sin(x); NaN where Python raises."""
+    return math.sin(x) if math.isfinite(x) else math.nan
+
+
 def signum(x: float) -> float:
     """-1, 0 or 1; NaN stays NaN."""
     return x if x != x else float((x > 0) - (x < 0))

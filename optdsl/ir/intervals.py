@@ -126,6 +126,14 @@ def logarithm(x: Interval) -> Interval:
     return Interval(host.logarithm(x.lower), host.logarithm(x.upper))
 
 
+def floor(x: Interval) -> Interval:
+    """The largest whole number up to x; below an open end, that of the number before it."""
+    below = math.nextafter(x.upper, -math.inf) if x.upper_open and x.upper < math.inf else x.upper
+    upper_open = x.upper_open and x.upper == math.inf
+    lower_open = x.lower_open and x.lower == -math.inf
+    return Interval(host.floored(x.lower), host.floored(below), lower_open, upper_open)
+
+
 def sign(x: Interval) -> Interval:
     """-1, 0 or 1."""
     return Interval(

@@ -11,7 +11,7 @@ from optdsl.ir.program import Learned, Program, State, Value, upstream
 from optdsl.ir.types import Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
-from optdsl.lower.expressions import TYPES, Lowering, named_type, state_type
+from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.order import order
@@ -19,6 +19,7 @@ from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.rest import completed
 from optdsl.lower.scope import Scope, check_states
 from optdsl.lower.sections import check_sections, joined
+from optdsl.lower.types import TYPES, named_type, state_type
 from optdsl.syntax import ast
 
 __all__ = ["Rules", "lower"]

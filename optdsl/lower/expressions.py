@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -10,11 +11,12 @@ from optdsl.diagnostics import Note, Span
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, BY_NAME, TENSOR, Type, TypeMismatch
+from optdsl.ir.types import AXES, TypeMismatch
 from optdsl.lower import axes
 from optdsl.lower.numbers import labels_of
 from optdsl.lower.resolve import walk
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
+from optdsl.lower.types import named_type, narrower, state_type
 from optdsl.syntax import ast
 
 # The values of names; None after a mistake that is already reported.
@@ -110,8 +112,8 @@ class Lowering:
         match node:
             case ast.Number():
                 return self.builder.constant(node.value)
-            case ast.Name(name="inf", primed=False):
-                return self.builder.constant(float("inf"))
+            case ast.Name() if node.spelled in NUMBERS:
+                return self.builder.constant(NUMBERS[node.spelled])
             case ast.Name():
                 if node.spelled in frame.names:
                     return frame.names[node.spelled]
@@ -127,6 +129,8 @@ class Lowering:
                 return self._labelled(node, *chosen, span, frame)
             case ast.Binary():
                 return self._emit(OPERATORS[node.operator], (node.left, node.right), span, frame)
+            case ast.Chain():
+                return self._chain(node, span, frame)
             case ast.Call() if node.function.text in self._scope.functions:
                 return self._expanded(node, span, frame)
             case ast.Call():
@@ -204,13 +208,10 @@ class Lowering:
             )
             return None
         x = self._expression(argument, frame)
-        return (
-            None
-            if x is None
-            else self._made(
-                lambda: axes.of_matrix(name, x, self.builder), (argument,), (x,), span, frame
-            )
-        )
+        if x is None:
+            return None
+        make = functools.partial(axes.of_matrix, name, x, self.builder)
+        return self._made(make, (argument,), (x,), span, frame)
 
     def _expanded(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
         """A call of a function that is written in the language.
@@ -329,7 +330,7 @@ class Lowering:
             span,
             label=f"{actual.noun}, where {demanded.noun} is needed",
             notes=[Note("declared here", parameter.name.span)],
-            hint=_narrower(actual, demanded),
+            hint=narrower(actual, demanded),
         )
         return None
 
@@ -341,6 +342,29 @@ class Lowering:
         frame: _Frame,
     ) -> Value | None:
         values = [self._expression(n, frame) for n in nodes]
+        return self._emitted(opcode, values, nodes, span, frame)
+
+    def _chain(self, node: ast.Chain, span: Span, frame: _Frame) -> Value | None:
+        """Whether two comparisons hold: ``where(first, where(second, 1, 0), 0) > 0``."""
+        operands = (node.left, node.middle, node.right)
+        x = [self._expression(n, frame) for n in operands]
+        first = self._emitted(OPERATORS[node.lower], x[:2], operands[:2], span, frame)
+        second = self._emitted(OPERATORS[node.upper], x[1:], operands[1:], span, frame)
+        one, zero = self.builder.constant(1.0), self.builder.constant(0.0)
+        here = (node,) * 3
+        inner = self._emitted("where", [second, one, zero], here, span, frame)
+        both = self._emitted("where", [first, inner, zero], here, span, frame)
+        return self._emitted("gt", [both, zero], here, span, frame)
+
+    def _emitted(
+        self,
+        opcode: str,
+        values: Sequence[Value | None],
+        nodes: tuple[ast.Expression, ...],
+        span: Span,
+        frame: _Frame,
+    ) -> Value | None:
+        """An operation on the values of some expressions; None if one of them has a mistake."""
         arguments = tuple(v for v in values if v is not None)
         if len(arguments) != len(values):
             return None
@@ -391,25 +415,3 @@ class Lowering:
 
 def _calls(node: ast.Expression, function: ast.Function) -> bool:
     return isinstance(node, ast.Call) and node.function.text == function.name.text
-
-
-# The types of the language by their names; a matrix of rows and columns is the tensor itself.
-TYPES = {**BY_NAME, " * ".join(AXES): TENSOR}
-
-
-def named_type(name: ast.Identifier | None) -> Type | None:
-    """The type of a declaration; None if none is declared, or it is unknown."""
-    return None if name is None else TYPES.get(name.text)
-
-
-def state_type(state: ast.State) -> Type:
-    """The type of a state, tensor where none is declared."""
-    return named_type(state.type) or TENSOR
-
-
-def _narrower(actual: Type, demanded: Type) -> str:
-    if actual.condition:
-        return "write `where(condition, 1, 0)`"
-    if demanded.extent.name == "SCALAR":
-        return "reduce it with `sum`, `mean`, `norm`, `rms` or `dot`"
-    return "uniform values are numbers, hyperparameters, `t`, and functions of them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Set as AbstractSet
 
@@ -16,7 +15,6 @@ _SYNONYMS = {
     **dict.fromkeys(("step", "iteration"), "t"),
 }
 _CONSTANTS = {
-    "pi": f"write {math.pi!r}",
     "e": "write `exp(1)`",
     "true": "a condition is a comparison; for a number write 1",
     "false": "a condition is a comparison; for a number write 0",
@@ -25,7 +23,6 @@ _CONSTANTS = {
     "infinity": "write `inf`",
 }
 _RANDOM = "a rule has no random numbers: the same gradients give the same steps"
-_WHOLE = "numbers are not rounded, and {name} cannot be built from the functions that there are"
 _SHAPE = "equations are elementwise; the reductions of a whole tensor are `sum`, `mean` and so on"
 _MISSING = "the language does not have it, and it cannot be built from the functions that there are"
 
@@ -34,11 +31,17 @@ def _each(names: str, hint: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), hint)
 
 
-_FUNCTIONS = {
+# Names of functions that the language does not have.
+HINTS = {
     **_each("randn rand random randint normal uniform bernoulli dropout noise gauss", _RANDOM),
     **_each("gaussian randn_like rand_like", _RANDOM),
-    **_each("floor ceil round trunc frac int mod fmod remainder", _WHOLE),
-    **_each("sin cos tan asin acos atan atan2 erf erfinv gamma lgamma", _MISSING),
+    "ceil": "write `-floor(-x)`",
+    "round": "write `floor(x + 0.5)`",
+    **_each("trunc int", "write `sign(x) * floor(abs(x))`"),
+    "frac": "write `x - floor(x)`",
+    **_each("fmod remainder", "write `mod(x, n)`"),
+    "tan": "write `sin(x) / cos(x)`",
+    **_each("asin acos atan atan2 erf erfinv gamma lgamma", _MISSING),
     **_each("sort topk median quantile argmax argmin cumsum matmul mm svd qr eig inv", _SHAPE),
     **_each("transpose reshape view flatten roll outer einsum prod amax amin any all", _SHAPE),
     **_each("softmax orthogonalize", _SHAPE),
@@ -95,8 +98,8 @@ def function_hint(name: str, callables: AbstractSet[str], values: AbstractSet[st
     """What to write in place of an unknown function, given all functions and values of the file."""
     if name in values:
         return f"`{name}` is no function: write `*` for a product"
-    if name.lower() in _FUNCTIONS:
-        return _FUNCTIONS[name.lower()].format(name=f"`{name}`")
+    if name.lower() in HINTS:
+        return HINTS[name.lower()]
     return nearest(name, callables) or (
         f"define `def {name}(...) = ...`, made of {', '.join(sorted(FUNCTIONS))}"
     )

@@ -6,7 +6,7 @@ import math
 
 from optdsl.ir.domain import EVERYTHING, Choice, Domain, Interval, labelled
 from optdsl.ir.ops import APPLY, OPERATORS
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
 from optdsl.syntax import ast
 
 
@@ -24,8 +24,8 @@ def _evaluate(node: ast.Expression, what: str, scope: Scope) -> float | None:
         case ast.Number():
             # The parser has reported an infinite literal as too large.
             return None if math.isinf(node.value) else node.value
-        case ast.Name(name="inf", primed=False):
-            return math.inf
+        case ast.Name() if node.spelled in NUMBERS:
+            return NUMBERS[node.spelled]
         case ast.Negate():
             operand = _evaluate(node.operand, what, scope)
             return None if operand is None else -operand

@@ -10,7 +10,7 @@ from optdsl.ir.types import AXES
 from optdsl.lower import axes
 from optdsl.lower.foreign import function_hint, name_hint
 from optdsl.lower.numbers import labels_of
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, RESERVED, Scope
 from optdsl.syntax import ast
 
 
@@ -23,6 +23,9 @@ def walk(node: ast.Expression) -> Iterator[ast.Expression]:
         case ast.Binary():
             yield from walk(node.left)
             yield from walk(node.right)
+        case ast.Chain():
+            for operand in (node.left, node.middle, node.right):
+                yield from walk(operand)
         case ast.Call():
             for argument in node.arguments:
                 yield from walk(argument)
@@ -52,8 +55,9 @@ def _parameters(function: ast.Function, report: Report) -> set[str]:
     seen: dict[str, Span] = {}
     for parameter in function.parameters:
         name = parameter.name
-        if name.text == "inf":
-            report.error("reserved", "`inf` cannot be defined", name.span, label="infinity")
+        if name.text in NUMBERS:
+            message, label = f"`{name.text}` cannot be defined", RESERVED[name.text]
+            report.error("reserved", message, name.span, label=label)
         if name.text in seen:
             report.error(
                 "duplicate",
@@ -106,6 +110,7 @@ def resolve_expression(
     """
     names = names | scope.broken
     labels = _compared_labels(root, scope)
+    known = names | NUMBERS.keys()
     for node in walk(root):
         if scope.report.full:
             return
@@ -113,7 +118,7 @@ def resolve_expression(
             continue
         if isinstance(node, ast.Call):
             _call(node, scope, inside)
-        elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
+        elif isinstance(node, ast.Name) and node.spelled not in known:
             if node.primed and not node.owner and node.name in names:
                 scope.report.error(
                     "prime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import keyword
+import math
 from collections.abc import Mapping, Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -18,8 +19,14 @@ from optdsl.syntax import ast
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
 # The numbers of rows and columns, which tensors have that are read as matrices.
 LENGTHS = AXES
-# `inf` is a number; `params` is the first argument of every torch optimizer.
-_RESERVED = {**dict.fromkeys((*BUILTINS, *LENGTHS), "built in"), "inf": "infinity"}
+# The numbers that have names.
+NUMBERS = {"inf": math.inf, "pi": math.pi}
+# What each reserved name is; `params` is the first argument of every torch optimizer.
+RESERVED = {
+    **dict.fromkeys((*BUILTINS, *LENGTHS), "built in"),
+    "inf": "infinity",
+    "pi": "the number pi",
+}
 _RESERVED_HYPERS = {
     **dict.fromkeys(
         ("params", "param_names", "initial_lr"), "torch uses this name in parameter groups"
@@ -187,7 +194,7 @@ def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
         for label in node.labels:
             flat = component(name, label.text)
             reason = reserved_hyper(flat)
-            if label.text in {"inf", "uniform"}:
+            if label.text in {*NUMBERS, "uniform"}:
                 reason = "it means something else where a weight is named"
             if reason is not None:
                 scope.report.error(
@@ -211,7 +218,7 @@ def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
 
 def _reserved(statement: Definition, report: Report) -> bool:
     name = statement.name.text
-    reason = _RESERVED.get(name)
+    reason = RESERVED.get(name)
     hint = ""
     if isinstance(statement, ast.Function) and name in {*FUNCTIONS, *axes.FUNCTIONS}:
         reason = "a built-in function"

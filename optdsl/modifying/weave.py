@@ -17,9 +17,10 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.sections import STACKED
 from optdsl.ir.types import Extent, TypeMismatch
-from optdsl.lower.expressions import Lowering, state_type
+from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
-from optdsl.lower.scope import BUILTINS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
+from optdsl.lower.types import state_type
 from optdsl.modifying.initial import started
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.syntax import ast
@@ -192,7 +193,7 @@ class Weaver:
             return None
         environment: dict[str, Value | None] = {}
         for name in walk(node):
-            if isinstance(name, ast.Name) and name.spelled != "inf":
+            if isinstance(name, ast.Name) and name.spelled not in NUMBERS:
                 environment[name.spelled] = self._named_value(place, name)
         if None in environment.values():
             return None

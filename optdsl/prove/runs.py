@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from optdsl.ir.domain import Choice, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import COMPARE, TABLE, laws_of
+from optdsl.ir.ops import TABLE, laws_of
 from optdsl.ir.program import Hyper, Program, Value, depending, upstream
 
 RUNS = 24
@@ -62,7 +62,9 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
         compared = [a for v in branching for a in _arguments(program, v)]
         numbers |= dict.fromkeys(_numbers(program, compared, hypers))
         of_step = _of_step(program, needed)
-        stepwise = [v for v in branching if of_step.issuperset(_arguments(program, v))]
+        jumping = [v for v in needed if laws_of(program.operations[v]).jumps]
+        turning = dict.fromkeys([*branching, *jumping])
+        stepwise = [v for v in turning if of_step.issuperset(_arguments(program, v))]
         for value in stepwise[: max(1, _MAX_TURNS // len(program.operations))]:
             steps.update(_turns(program, value, hypers))
         steps.update(_met(program, needed, of_step, hypers))
@@ -118,14 +120,15 @@ def _of_step(program: Program, needed: Sequence[Value]) -> set[Value]:
 
 def _turns(program: Program, value: Value, hypers: Mapping[str, float]) -> Iterator[int]:
     """The last steps before a branch changes, as far as sampling and bisection find them."""
-    opcode = program.operations[value].opcode
+    row = TABLE[program.operations[value].opcode]
     x = Uniforms(program, _arguments(program, value))
     if x.steady:
         return
 
     def way(t: int) -> object:
-        left, right = x.at(hypers, t)
-        return COMPARE[opcode](left, right) if opcode in COMPARE else left > right
+        found = x.at(hypers, t)
+        assert row.apply is not None
+        return row.apply(*found) if row.laws.jumps else found[0] > found[1]
 
     # The numbers that the branch depends on are sampled too: it may differ at a single step.
     near = [n for n in _numbers(program, (value,), hypers) if n < 2**40]

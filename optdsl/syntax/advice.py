@@ -13,14 +13,15 @@ _PRODUCT = "write `*` for a product"
 _PRIME = "a prime is the straight `'` of the keyboard, as in `m'`"
 _QUOTES = 'a citation stands in straight double quotes, `"`'
 _BOTH = (
-    "conditions are not combined: write one `where` in another, as in "
+    "conditions are not combined, except as in `0 <= x < 1`: write one `where` in another, as in "
     '`where(a, where(b, x, y), y)` for "a and b" and `where(a, x, where(b, x, y))` for "a or b"'
 )
 _NOT = "there is no negation: turn the comparison round, or swap the two values of `where`"
 _WHERE = "a choice is `where(condition, x, y)`"
 _LOOP = "there are no loops: an equation holds for every element of every tensor"
 _COMMENT = "a comment starts with `#`"
-_REMAINDER = "there is no remainder"
+_QUOTIENT = "a whole quotient is `floor(x / y)`"
+_REMAINDER = "a remainder is `mod(x, n)`"
 _STATEMENT = (
     "a statement is an equation, `x = ...`, or starts with `hyper`, `state`, `def`, `use`, "
     "`share`, `learn`, `recovers` or `misses`"
@@ -63,7 +64,8 @@ _WORDS = {
     "not": _NOT,
     **dict.fromkeys(("if", "then", "else", "elif", "unless", "when", "case", "switch"), _WHERE),
     **dict.fromkeys(("for", "while", "loop", "repeat"), _LOOP),
-    **dict.fromkeys(("mod", "div"), _REMAINDER),
+    "mod": _REMAINDER,
+    "div": _QUOTIENT,
     **dict.fromkeys(("let", "var", "const", "set", "assign", "return"), _PLAIN),
     **dict.fromkeys(("input", "param", "parameter", "arg", "argument"), _GIVEN),
     **dict.fromkeys(("import", "from", "include"), "a blend names other rules in `use`"),
@@ -192,12 +194,12 @@ def _of_operator(found: str, before: str, accepted: AbstractSet[str]) -> str:
     if found == "*" and before.endswith("*"):
         return "write `^` for a power"
     if found == "/" and before.endswith("/"):
-        return f"there is no whole division; {_COMMENT}"
+        return f"{_QUOTIENT}; {_COMMENT}"
     if found in {"/", "-"} and not stripped:
         return _COMMENT
     chained = "PLUS" in accepted and "COMPARISON" not in accepted
     if found in {"<", ">", "<=", ">=", "==", "!="} and chained:
-        return "compare two values at a time: `where(a < x, where(x < b, y, z), z)`"
+        return "at most two comparisons follow each other, as in `0 < x <= 1`"
     if found == "+" and "PLUS" not in accepted:
         return "leave out the sign: numbers are positive without it"
     if found in {"[", "{"} and "EQUAL" not in accepted:

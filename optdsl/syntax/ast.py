@@ -67,6 +67,18 @@ class Binary:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """``left lower middle upper right``, two comparisons that both have to hold."""
+
+    lower: str
+    upper: str
+    left: Expression
+    middle: Expression
+    right: Expression
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """``function(arguments)``, or ``function(arguments over axis)``."""
 
@@ -76,7 +88,7 @@ class Call:
     over: Identifier | None = None
 
 
-Expression = Number | Name | Negate | Binary | Call
+Expression = Number | Name | Negate | Binary | Chain | Call
 
 
 @dataclass(frozen=True, slots=True)

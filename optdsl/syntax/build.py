@@ -195,6 +195,9 @@ class Builder:
                 return ast.Negate(self._expr(c[0]), span)
             case "exponentiation":
                 return ast.Binary("^", self._expr(c[0]), self._expr(c[1]), span)
+            case "chain":
+                operands = (self._expr(c[0]), self._expr(c[2]), self._expr(c[4]))
+                return ast.Chain(str(c[1]), str(c[3]), *operands, span)
         return ast.Binary(str(c[1]), self._expr(c[0]), self._expr(c[2]), span)
 
     def _number(self, child: Child) -> ast.Number:

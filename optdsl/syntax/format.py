@@ -38,6 +38,11 @@ def _spell(node: ast.Expression) -> tuple[str, int]:
         case ast.Binary(operator="^"):
             base = _expression(node.left, _ATOM)
             return f"{base}^{_expression(node.right, _UNARY)}", _POWER
+        case ast.Chain():
+            left, middle, right = (
+                _expression(x, _SUM) for x in (node.left, node.middle, node.right)
+            )
+            return f"{left} {node.lower} {middle} {node.upper} {right}", _COMPARISON
         case ast.Binary():
             level = _LEVEL.get(node.operator, _COMPARISON)
             left = _expression(node.left, max(level, _SUM))

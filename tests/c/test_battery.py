@@ -163,7 +163,8 @@ class Run:
                 else 1e-4 * sum_.size + sum_.radius
             )
             error = abs(metrics[f"hypergradient/{hyper}"] - sum_.value)
-            found += [] if error <= allowed else [f"the hyper-gradient of {hyper}"]
+            if not error <= allowed:
+                found.append(f"the hyper-gradient of {hyper}, by {error:.2g} and not {allowed:.2g}")
         return found
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
+from optdsl.ir import signatures
+from optdsl.ir.ops import TABLE
 from tests.c import rules
 
 pytestmark = pytest.mark.broad(8)
@@ -26,7 +28,7 @@ SPECIAL = {
 }
 # Of g, theta, a uniform number h, and numbers z and w that are one a tensor.
 EXACT = (
-    "-x", "x + y", "x - y", "x * y", "abs(x)", "sign(x)",
+    "-x", "x + y", "x - y", "x * y", "abs(x)", "sign(x)", "floor(x)",
     "x^2", "where(x < y, x, y)", "where(x == y, 1, 2)", "where(x >= y, 1, -x)",
     "where(x != y, y, x)", "finite(x)", "x - x * 0", "sign(1 / x)",
 )  # fmt: skip
@@ -40,6 +42,8 @@ ROUNDED = (
     "exp(x)",
     "log(x)",
     "tanh(x)",
+    "cos(x)",
+    "sin(x)",
     "x^y",
     "x^3",
     "x^-1",
@@ -143,6 +147,12 @@ def compare(kind: str, backend: str, dtype: torch.dtype) -> None:
             if at.any():
                 wrong.append((operation, call, mine[n][at][:3], others[n][at][:3]))
     assert not wrong, wrong[:5]
+
+
+def test_no_function_is_left_out() -> None:
+    functions = {row.function for row in TABLE.values() if row.infer is signatures.elementwise}
+    texts = " ".join(EXACT + ROUNDED)
+    assert {f for f in functions if f and f"{f}(" not in texts} == set()
 
 
 @pytest.mark.parametrize("dtype", list(SPECIAL), ids=str)

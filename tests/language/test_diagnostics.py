@@ -13,6 +13,8 @@ import pytest
 
 import optdsl
 from optdsl.diagnostics import Diagnostic, Report, Source, Span, SpecError, render
+from optdsl.ir.ops import FUNCTIONS
+from optdsl.lower import foreign
 from optdsl.specifications import library
 
 BAD = Path(__file__).parent / "bad"
@@ -70,6 +72,10 @@ def test_every_code_has_a_bad_program() -> None:
     used = {c for p in package.rglob("*.py") for c in remark.findall(p.read_text())}
     doubtful = [library.specification(Source(p.name, p.read_text())) for p in DOUBTFUL]
     assert used == {d.code for specified in doubtful for d in specified.remarks}
+
+
+def test_no_hint_replaces_a_function_that_there_is() -> None:
+    assert foreign.HINTS.keys() & {*FUNCTIONS, *library.prelude()} == set()
 
 
 def test_the_mistakes_that_people_make_are_covered() -> None:

@@ -11,7 +11,7 @@ from optdsl.compiler import BACKENDS, derive
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.interpret import spellings
-from optdsl.ir import intervals
+from optdsl.ir import intervals, signatures
 from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.ops import APPLY, OF_MATRICES, TABLE
 from optdsl.ir.program import Hyper, Program, Tangent, Value
@@ -131,8 +131,9 @@ def inside(draw: st.DrawFn) -> tuple[Interval, float]:
                     upper > value and draw(st.booleans())), value  # fmt: skip
 
 
-UNARY = ("neg", "abs", "sign", "sqrt", "exp", "log", "tanh")
-BINARY = ("add", "sub", "mul", "div", "pow", "max", "min")
+ELEMENTWISE = [row for row in TABLE.values() if row.infer is signatures.elementwise]
+UNARY = [row.opcode for row in ELEMENTWISE if row.arity == 1]
+BINARY = [row.opcode for row in ELEMENTWISE if row.arity == 2]
 
 
 @given(st.sampled_from(UNARY + BINARY), inside(), inside())

@@ -7,11 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from optdsl.algebra.magnitudes import magnitudes
+from optdsl.ir import signatures
+from optdsl.ir.bounded import FUNCTIONS as BOUNDED, Bounded
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import ANYTHING
+from optdsl.ir.evaluate import number as evaluated
 from optdsl.ir.laws import Laws, Stage
 from optdsl.ir.ops import TABLE, Row
+from optdsl.ir.program import Program, Value
 
 COMPUTED = [row for row in TABLE.values() if row.stage is Stage.ELEMENTWISE]
 NUMBERS = (-3.0, -0.75, 0.25, 0.5, 1.0, 2.5)
+# The operations that a new row is most likely to be one of.
+ELEMENTWISE = [r for r in COMPUTED if r.infer is signatures.elementwise and r.arity in (1, 2)]
 STRANGE = (math.inf, -math.inf, math.nan)
 
 
@@ -123,14 +132,59 @@ def test_a_comparison_depends_on_the_order_of_its_arguments_alone(row: Row) -> N
 
 @pytest.mark.parametrize("row", [r for r in COMPUTED if r.arity in (1, 2)], ids=by_opcode)
 def test_what_jumps_moves_by_one_where_arguments_hardly_move(row: Row) -> None:
-    """A function of one number jumps at zero, one of two numbers where they are equal."""
-    places = [(0.0,)] if row.arity == 1 else [(x, x) for x in NUMBERS if x > 0]
+    """A function of one number jumps at a multiple of 1/2, one of two where they are equal."""
+    places = [(0.0,), (0.5,), (1.0,)] if row.arity == 1 else [(x, x) for x in NUMBERS if x > 0]
     moves = [0.0]
     for place in places:
         near = itertools.product(*((x - 1e-9, x, x + 1e-9) for x in place))
         results = [y for x in near if math.isfinite(y := applied(row, x))]
         moves.append(max(results) - min(results))
     assert row.laws.jumps == (max(moves) >= 1)
+
+
+@pytest.mark.parametrize("row", ELEMENTWISE, ids=by_opcode)
+def test_a_derivative_is_a_central_difference(row: Row) -> None:
+    b = Builder()
+    names = ("x", "y")[: row.arity]
+    x = tuple(b.emit("hyper", attribute=name) for name in names)
+    y, one = b.emit(row.opcode, *x), b.constant(1.0)
+    tangents = [
+        row.derivative(b, y, x, tuple(one if n == moving else None for n in range(row.arity)))
+        for moving in range(row.arity)
+    ]
+    program = Program("A", (), (), (), b.operations, (), y)
+    compared = 0
+    for at in itertools.product((-0.75, 0.25, 0.5, 2.25), repeat=row.arity):
+        for n, tangent in enumerate(tangents):
+            near = ((*at[:n], at[n] + step, *at[n + 1 :]) for step in (1e-6, -1e-6))
+            high, low = (applied(row, point) for point in near)
+            # Where two arguments are equal, a maximum has no derivative.
+            if math.isfinite(high - low) and len(set(at)) == row.arity:
+                point = dict(zip(names, at, strict=True))
+                slope = 0.0 if tangent is None else evaluated(program, tangent, point)
+                assert slope == pytest.approx((high - low) / 2e-6, rel=1e-6, abs=1e-6), (at, n)
+                compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("row", ELEMENTWISE, ids=by_opcode)
+def test_the_prover_does_not_underestimate_a_result(row: Row) -> None:
+    """Neither its size, without help of its range, nor what an error of an argument makes of it."""
+    for at in itertools.product((-2e9, -0.75, 1e-7, 0.25, 1.0, 3.0, 1e30), repeat=row.arity):
+        b = Builder()
+        result = Value(b.emit(row.opcode, *map(b.constant, at)))
+        program = Program("A", (), (), (), b.operations, (), result)
+        found = magnitudes(program, [ANYTHING] * len(b.operations), {}).values[result]
+        exact = applied(row, at)
+        if math.isfinite(exact) and exact and not found.large:
+            assert found.least - 1e-9 <= math.log10(abs(exact)) <= found.size + 1e-9, at
+        for error in (1e-12, 0.3):
+            bound = BOUNDED[row.opcode](*(Bounded(a, error * abs(a)) for a in at)).error
+            for moves in itertools.product((-error, error), repeat=row.arity):
+                moved = applied(row, tuple(a + m * abs(a) for a, m in zip(at, moves, strict=True)))
+                gap = abs(moved - exact)
+                # The perturbed arguments, and this difference, are rounded too.
+                assert not gap > 1.001 * bound + 1e-15 * abs(exact), (at, error)
 
 
 @pytest.mark.parametrize("row", [r for r in TABLE.values() if r.stage is Stage.REDUCTION],

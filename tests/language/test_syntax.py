@@ -59,11 +59,15 @@ expressions = st.recursive(
     ),
     max_leaves=12,
 )
+compared = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
 comparisons = st.one_of(
     expressions,
+    st.builds(lambda o, x, y: ast.Binary(o, x, y, NOWHERE), compared, expressions, expressions),
     st.builds(
-        lambda o, x, y: ast.Binary(o, x, y, NOWHERE),
-        st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+        lambda o, p, x, y, z: ast.Chain(o, p, x, y, z, NOWHERE),
+        compared,
+        compared,
+        expressions,
         expressions,
         expressions,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,25 @@ class TestAgainstTorch:
         ours = run("adamw with warmup", backend, lr=0.01, weight_decay=0.1, warmup_steps=10)
         assert_same(ours, theirs)
 
+    def test_a_cosine_is_a_scheduler(self, backend: str) -> None:
+        """The last step is the first one at the final rate."""
+        held = parameters()
+        optimizer = torch.optim.AdamW(held, lr=0.01, weight_decay=0.1)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - 1, eta_min=0.002)
+        theirs = trained(optimizer, held, after=scheduler.step)
+        options = {"cosine_steps": STEPS - 1, "cosine_final": 0.2}
+        assert_same(run("adamw with cosine", backend, lr=0.01, weight_decay=0.1, **options), theirs)
+
+    def test_after_a_cosine_the_rate_is_the_final_one(self, backend: str) -> None:
+        held = parameters()
+        optimizer = torch.optim.SGD(held, lr=0.1)
+        factors = [(1 + math.cos(math.pi * k / 10)) / 2 for k in range(10)]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda k: 0.3 + 0.7 * factors[k] if k < 10 else 0.3
+        )
+        theirs = trained(optimizer, held, after=scheduler.step)
+        assert_same(run("sgd with cosine(steps = 10, final = 0.3)", backend, lr=0.1), theirs)
+
     def test_order_matters(self, backend: str) -> None:
         def clipped(held: list[nn.Parameter]) -> None:
             nn.utils.clip_grad_value_(held, 0.4)
@@ -174,6 +194,25 @@ class TestAgainstPapers:
         held = parameters()
         theirs = trained(torch.optim.Adam(held, lr=0.01), held, amplified)
         ours = run("adam with grokfast(alpha = 0.9)", backend, lr=0.01, grokfast_lamb=3)
+        assert_same(ours, theirs)
+
+    @pytest.mark.parametrize("k", [1, 5, 7])
+    def test_a_step_back_follows_steps_forward(self, backend: str, k: int) -> None:
+        """Algorithm 1 of the paper: the slow weights, and the fast ones that start from them."""
+        held = parameters()
+        slow = [p.detach().clone() for p in held]
+        count = 0
+
+        def synchronized() -> None:
+            nonlocal count
+            count += 1
+            for before, p in zip(slow, held, strict=True):
+                if count % k == 0:
+                    before += 0.3 * (p.detach() - before)
+                    p.data.copy_(before)
+
+        theirs = trained(torch.optim.AdamW(held, lr=0.01), held, after=synchronized)
+        ours = run(f"adamw with lookahead(k = {k})", backend, lr=0.01, lookahead_alpha=0.3)
         assert_same(ours, theirs)
 
     def test_decay_is_proximal(self, backend: str) -> None:

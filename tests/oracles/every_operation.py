@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -41,8 +42,11 @@ limit  = clip(4 * width * theta + log(1 + rate * g^2), -decay / 2, 1)
 soft   = softened(limit * 3, sqrt(rate + m'^2))
 stiff  = sign(m' - start) * stop_gradient(width * g) + both(width * g, cosine + rate)
 early  = where(t < 3, 2 - 1 - rate, where(t == 3, rate / 2 / 3, 2^-t))
+wave   = cos(theta + rate) * sin(width * g) + floor(4 * g) / 8 + floor(2 * k' + t / 2) * sin(k')
+phase  = cos(rate * t) + floor(t / 2) * sin(width)
 chosen = where(mode == 0, soft, where(mode != 1, gated, soft + early * gated))
-theta' = theta - lr * (chosen + cosine * k' - total / (1 + peak') + stiff - -bell)
+theta' = theta - lr * (chosen + cosine * k' - total / (1 + peak') + stiff - -bell
+                      + wave * phase / 16)
 """
 
 CONTINUOUS = ("lr", "decay", "power", "width", "rate")
@@ -78,7 +82,12 @@ def step_by_hand(
     else:
         stiff = stiff + torch.where(x > 0, x * y / 2, y)
 
+    steps = math.floor(2 * float(k) + t / 2)
+    wave = torch.cos(theta + rate) * torch.sin(width * g) + torch.floor(4 * g) / 8
+    wave = wave + steps * torch.sin(k)
+    phase = math.cos(rate * t) + t // 2 * math.sin(width)
+
     early = 1 - rate if t < 3 else rate / 6 if t == 3 else 0.5**t
     chosen = {0: soft, 1: soft + early * gated, 2: gated}[int(mode)]
-    update = chosen + cosine * k - total / (1 + peak) + stiff + bell
+    update = chosen + cosine * k - total / (1 + peak) + stiff + bell + wave * phase / 16
     return theta - lr * update, {"m": new_m, "start": start, "k": k, "peak": peak}

@@ -21,7 +21,7 @@ from optdsl.ir.types import UNIFORM
 from tests.oracles.running import Runner
 
 # What IEEE 754 does not round correctly, and sums, whose order is free.
-_INEXACT = frozenset({"pow", "sqrt", "exp", "log", "tanh", "sum", "mean"})
+INEXACT = frozenset({"pow", "sqrt", "exp", "log", "tanh", "cos", "sin", "sum", "mean"})
 _UNITS = 8.0
 _ULP = torch.finfo(torch.float64).eps
 # Below this nothing is claimed: in the subnormal range an error is not relative any more.
@@ -67,7 +67,7 @@ def nudged(program: Program) -> Nudged:
     for operation in program.operations:
         moved = replace(operation, arguments=tuple(new[a] for a in operation.arguments))
         operations.append(moved)
-        if operation.opcode in _INEXACT:
+        if operation.opcode in INEXACT:
             knobs.append(f"knob/{len(knobs)}")
             operations.append(Operation("hyper", (), knobs[-1], UNIFORM))
             pair = (Value(len(operations) - 2), Value(len(operations) - 1))

@@ -173,6 +173,10 @@ _APPLY: dict[str, Callable[..., Near]] = {
     "exp": lambda x: _corners(torch.exp, x),
     "log": lambda x: _corners(torch.log, x),
     "tanh": lambda x: _corners(torch.tanh, x),
+    # Their slopes are at most one, and so are their magnitudes.
+    "cos": lambda x: Near(torch.cos(x.value), x.radius.clamp_max(2)),
+    "sin": lambda x: Near(torch.sin(x.value), x.radius.clamp_max(2)),
+    "floor": lambda x: _corners(torch.floor, x),
     "abs": _abs,
     "sign": _sign,
     "max": _limit(torch.maximum),
@@ -189,7 +193,9 @@ _APPLY: dict[str, Callable[..., Near]] = {
 }
 _OWN = frozenset({"mul", "mix", "sum", "mean"})
 # These choose among numbers, or change a sign, and round nothing.
-_EXACT = frozenset({"define", "stop_gradient", "neg", "abs", "sign", "max", "min", "where"})
+_EXACT = frozenset(
+    {"define", "stop_gradient", "neg", "abs", "sign", "floor", "max", "min", "where"}
+)
 
 
 def _short(x: Tensor) -> bool:

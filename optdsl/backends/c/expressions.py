@@ -33,7 +33,10 @@ def identifier(name: str) -> str:
     return f"{word}_" if word.endswith("_t") else word
 
 
-_LIBRARY = {"sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "abs": "fabs"}
+_LIBRARY = {
+    "sqrt": "sqrt", "exp": "exp", "log": "log", "tanh": "tanh", "cos": "cos", "sin": "sin",
+    "floor": "floor", "abs": "fabs",
+}  # fmt: skip
 _HELPERS = {"sign": "sign", "max": "maximum", "min": "minimum"}
 RESERVED = frozenset(_RESERVED.split()) | {
     f"{name}{f}" for name in _LIBRARY.values() for f in ("", "f")

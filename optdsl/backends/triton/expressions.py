@@ -28,6 +28,7 @@ OPTIONS = 'OPTIONS = {"enable_fp_fusion": True}'
 
 _FUNCTIONS = {
     "sqrt": "tl.sqrt", "exp": "tl.exp", "log": "tl.log", "abs": "tl.abs",
+    "cos": "tl.cos", "sin": "tl.sin", "floor": "tl.floor",
     "sign": "sign", "max": "larger", "min": "smaller",
 }  # fmt: skip
 

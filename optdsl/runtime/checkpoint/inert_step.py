@@ -54,7 +54,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
     groups, declared = optimizer.param_groups, optimizer.compiled.program.hypers
     pairs = [[(p, p) for p in group["params"] if p.requires_grad] for group in groups]
     rows = [{h.name: float(group[h.name]) for h in declared} for group in groups]
-    for trained, hypers in zip(pairs, rows, strict=True):
+    for group, trained, hypers in zip(groups, pairs, rows, strict=True):
         for parameter, _ in trained:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}

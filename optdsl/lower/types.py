@@ -1,0 +1,28 @@
+"""Types as declarations name them."""
+
+from __future__ import annotations
+
+from optdsl.ir.types import AXES, BY_NAME, TENSOR, Type
+from optdsl.syntax import ast
+
+# The types of the language by their names; a matrix of rows and columns is the tensor itself.
+TYPES = {**BY_NAME, " * ".join(AXES): TENSOR}
+
+
+def named_type(name: ast.Identifier | None) -> Type | None:
+    """The type of a declaration; None if none is declared, or it is unknown."""
+    return None if name is None else TYPES.get(name.text)
+
+
+def state_type(state: ast.State) -> Type:
+    """The type of a state, tensor where none is declared."""
+    return named_type(state.type) or TENSOR
+
+
+def narrower(actual: Type, demanded: Type) -> str:
+    """What to write instead of a value of a type that is larger than the demanded one."""
+    if actual.condition:
+        return "write `where(condition, 1, 0)`"
+    if demanded.extent.name == "SCALAR":
+        return "reduce it with `sum`, `mean`, `norm`, `rms` or `dot`"
+    return "uniform values are numbers, hyperparameters, `t`, and functions of them"
