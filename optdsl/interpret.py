@@ -127,6 +127,23 @@ def step(
     )
 
 
+def evaluation_point(
+    program: Program,
+    parameter: Tensor,
+    state: Mapping[str, Tensor],
+    hypers: Mapping[str, float | Tensor],
+    t: int,
+) -> Tensor:
+    """The point at which the model is evaluated after step `t`; see `step` for the arguments."""
+    theta = _double(parameter)
+    at = Point(theta, theta, state, hypers, t, _TORCH)
+    if program.evaluation is None:
+        return theta
+    found = Code(program, program.points, _TORCH).evaluated(at)
+    point: Tensor = at.extended(found[program.evaluation], TENSOR)
+    return point
+
+
 def _double(value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(torch.float64)

@@ -42,6 +42,7 @@ def print_program(program: Program) -> str:
         out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
+    out += [f"  eval to %{value}" for value in program.points]
     return "\n".join(out) + "\n"
 
 
@@ -78,10 +79,12 @@ def parse_program(text: str) -> Program:
             except (ValueError, KeyError) as error:
                 raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
     names, results = found.pop("name"), found.pop("parameter")
+    points = found.pop("evaluation")
     parts = {field: tuple(values) for field, values in found.items()}
     kind, parameter = results[-1] if results else (TENSOR, Value(-1))
     name = names[-1] if names else ""
-    return Program(name, parameter=parameter, parameter_type=kind, **parts)
+    point = points[-1] if points else None
+    return Program(name, parameter=parameter, parameter_type=kind, evaluation=point, **parts)
 
 
 def _read_line(line: str, found: dict[str, list[Any]]) -> None:
@@ -189,5 +192,6 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
             lambda m: (_read_type(m[1]), Value(int(m[2]))),
         ),
         ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),
+        ("evaluation", r"eval to %(\d+)", lambda m: Value(int(m[1]))),
     )
 ]

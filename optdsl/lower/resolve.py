@@ -6,6 +6,7 @@ from collections.abc import Iterator, Set as AbstractSet
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.foreign import function_hint, name_hint
 from optdsl.lower.scope import BUILTINS, Scope
 from optdsl.syntax import ast
@@ -108,12 +109,17 @@ def resolve_expression(
             _call(node, scope)
         elif isinstance(node, ast.Name) and node.spelled not in names and node.spelled != "inf":
             if node.primed and not node.owner and node.name in names:
+                known = f"write `{node.name}`"
+                if node.name == EVALUATION:
+                    known = (
+                        "write it out with `theta'` and primed states; in a modifier, `base.eval'`"
+                    )
                 scope.report.error(
                     "prime",
                     f"`{node.spelled}` is primed, but `{node.name}` is not a state",
                     node.span,
                     label="only states and theta have a value after the step",
-                    hint=f"write `{node.name}`",
+                    hint=known,
                 )
             elif node.owner not in scope.broken:
                 if node.owner:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.syntax import ast
 
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
@@ -171,6 +172,8 @@ def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
 def _reserved(statement: Definition, report: Report) -> bool:
     name = statement.name.text
     reason = _RESERVED.get(name)
+    if name == EVALUATION and not isinstance(statement, ast.Equation):
+        reason = "the equation of this name is the point at which the model is evaluated"
     hint = ""
     if isinstance(statement, ast.Function) and name in FUNCTIONS:
         reason = "a built-in function"
