@@ -14,6 +14,7 @@ from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.runtime.build.python_modules import Function, function
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import beta_names, number
 from optdsl.runtime.core.step_cache import StepCache
@@ -21,6 +22,7 @@ from optdsl.runtime.core.tasks import HyperGradients, cosines
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
 from optdsl.runtime.learning.scopes import Scopes
+from optdsl.schedule import Role
 
 # What was observed of each parameter; of a DTensor, of the shard that this rank has.
 Observed = dict[Tensor, HyperGradients]
@@ -72,6 +74,17 @@ class Compiled:
         return Scopes(self.coefficients)
 
     @functools.cached_property
+    def evaluation(self) -> Function | None:
+        """What computes the point at which the model is evaluated; None where it is the parameter.
+
+        It is called with the parameter in the place of the gradient, too.
+        """
+        program = self.program
+        if all(program.operations[v].opcode == "parameter" for v in program.points):
+            return None
+        return function(self.back.evaluation(program), Role.EVALUATE)
+
+    @functools.cached_property
     def meaning(self) -> Meaning:
         """What the rule means, which is what checkpoints are known by."""
         return meaning(self.program)
@@ -104,6 +117,8 @@ class LearningOptimizer(torch.optim.Optimizer):
     _observed: Observed | None = None
     # Whether a wrapper that gives each rank a share of the parameters has made it.
     _partitioned: bool = False
+    # Whether the parameters are the points at which the model is evaluated.
+    _evaluating: bool = False
 
     def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters that a step uses for a group.
