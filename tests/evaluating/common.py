@@ -37,7 +37,7 @@ def train(
 ) -> None:
     for step in steps:
         for p, g in zip(held, gradients(step), strict=True):
-            p.grad = g.to(p.dtype)
+            p.grad = g.to(p.device, p.dtype)
         optimizer.step()
         after(step)
 
