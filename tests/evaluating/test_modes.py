@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn
+from optdsl.compiler import derive
 from optdsl.diagnostics import SpecError
+from optdsl.plan import plans
+from optdsl.specifications import library
 
 from .common import BACKENDS, RULES, copies, parameters, same_bits, train
 
@@ -271,12 +274,20 @@ def test_a_state_of_eval_mode_migrates(backend: str, tmp_path: Path) -> None:
             torch.testing.assert_close(fixed.state[p][key], value, rtol=1e-12, atol=1e-13)
 
 
-def test_a_closed_form_in_eval_mode_costs_no_kernel_of_the_step() -> None:
-    """The programs of steps, and so their kernels, do not have the point."""
-    from optdsl.compiler import derive
-    from optdsl.plan import plans
-    from optdsl.specifications import library
+def test_torch_has_no_eval_mode() -> None:
+    text = library.open_source("adamw").text + "eval = theta / 2\n"
+    held = parameters()
+    optimizer = optdsl.compile(text)(held)
+    train(optimizer, held, range(2))
+    optimizer.eval()
+    with pytest.raises(ValueError, match=r"call train\(\)"):
+        optdsl.to_torch(optimizer.state_dict())
+    optimizer.train()
+    torch.optim.AdamW(held).load_state_dict(optdsl.to_torch(optimizer.state_dict()))
 
+
+def test_a_step_does_not_compute_the_point() -> None:
+    """The programs of steps, and so their kernels, do not have the point."""
     program = derive(library.open_source("schedule_free_adamw"))
     assert program.evaluation is not None
     for plan in plans(program, rounded=False):
