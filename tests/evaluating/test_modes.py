@@ -18,6 +18,7 @@ from optdsl import Learn
 from optdsl.compiler import derive
 from optdsl.diagnostics import SpecError
 from optdsl.plan import plans
+from optdsl.runtime.engines import shards
 from optdsl.specifications import library
 
 from .common import BACKENDS, RULES, copies, parameters, same_bits, train
@@ -225,6 +226,25 @@ def test_what_cannot_be_in_eval_mode_is_told(backend: str) -> None:
     assert not called
     with pytest.raises(RuntimeError, match=r"call train\(\) before observe"):
         optimizer.observe()
+
+
+@backends
+def test_what_fails_halfway_changes_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = parameters()
+    optimizer = optdsl.load(RULES[0], backend=backend)(held, lr=0.01)
+    train(optimizer, held, range(3))
+    before, evaluated = everything(optimizer), shards.evaluated
+
+    def failing(point: Any, work: Any) -> None:
+        if work.parameter is held[1]:
+            raise MemoryError
+        evaluated(point, work)
+
+    monkeypatch.setattr(shards, "evaluated", failing)
+    with pytest.raises(MemoryError):
+        optimizer.eval()
+    assert same_bits(everything(optimizer), before)
+    train(optimizer, held, [3])
 
 
 @backends
