@@ -61,11 +61,13 @@ class BackHalf:
         device_learning: compiles what moves them on a device, given the rule's name, the blocks,
             the coefficients whose hyper-gradients are measured, in order, and the order of
             learning.
+        evaluation: compiles the point at which the model is evaluated, of a program that has one.
     """
 
     kernels: Callable[[Program, Target], Artifact]
     learning: Callable[[Sequence[Block]], tuple[SourceModule, ...]]
     device_learning: Callable[[str, Sequence[Block], Sequence[str], str], SourceModule]
+    evaluation: Callable[[Program], SourceModule]
 
 
 def print_artifact(artifact: Artifact) -> str:

@@ -36,7 +36,7 @@ from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.plan import Plan, plans
 from optdsl.runtime.build.artifact_cache import noted
-from optdsl.schedule import cheapest, schedule
+from optdsl.schedule import cheapest, evaluating, schedule
 from optdsl.selection import check_backend, select
 from optdsl.specifications import library
 from optdsl.specifications.learners import Learners, Rulebook, paths
@@ -247,6 +247,20 @@ def _planned(program: Program, target: Target) -> Plan:
     return cheapest(plans(program, target.rounded, BACKENDS[target.backend].plans))
 
 
+def evaluation(program: Program) -> SourceModule:
+    """What computes the point at which the model is evaluated, on any device, from its cache entry.
+
+    Args:
+        program: through all passes; it has such a point.
+    """
+    return noted(
+        "evaluation",
+        [print_program(program)],
+        lambda: print_module(BACKENDS["eager"].emit(evaluating(program), "float64")),
+        parse_module,
+    )
+
+
 def learning(blocks: Sequence[Block]) -> tuple[SourceModule, ...]:
     """What moves coefficients on the host: a module for each block, to be run on floats."""
 
@@ -313,7 +327,7 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
     # Equal calls give one class: a pickle has no more arguments than are needed.
     arguments = (found.recipe, backend, order, found.learned)
     recipe = (make_class, (*arguments, found.files) if found.files else arguments)
-    back = BackHalf(artifact, learning, emit_learning)
+    back = BackHalf(artifact, learning, emit_learning, evaluation)
     engines = Engines(
         found.program, backend, order, back.kernels, functools.partial(_variant, found)
     )

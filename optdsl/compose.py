@@ -13,6 +13,7 @@ from optdsl.blending.world import acting
 from optdsl.diagnostics import Source, Span
 from optdsl.ir.domain import Interval, hull, spell
 from optdsl.ir.program import Program
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.options import OptionError
 from optdsl.specifications.references import folded
 from optdsl.syntax.parse import KEYWORDS
@@ -65,7 +66,10 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
     listed = ", ".join(members)
     taken = {*members, *(h.name for p in rules.values() for h in p.hypers)}
     w = next(n for n in ("w", "weights", "mixture", "simplex_weights") if n not in taken)
-    mixture = [f"{w}.{m} * {m}.theta'" for m in members]
+    slots = ["theta'"]
+    if any(program.evaluation is not None for program in rules.values()):
+        slots.append(EVALUATION)
+    mixtures = [_mixture(slot, w, members) for slot in slots]
     words = f"{', '.join(members[:-1])} and {members[-1]}"
     blocks = [
         [f"blend {title}", f'  "A mixture of {words}, with learned weights"'],
@@ -73,11 +77,17 @@ def compose(rules: Mapping[str, Program], name: str | None = None) -> str:
         _shared(rules),
         _rates(rules),
         [f"hyper {w} = uniform on simplex({listed})"],
-        [f"theta' = {mixture[0]}", *(f"         + {part}" for part in mixture[1:])],
+        *mixtures,
         [f"learn {w} by {LEARNER}(lr = 0.1, clip = 10)"],
         [f"recovers {m} at {w} = {m}" for m in members],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _mixture(slot: str, weights: str, members: Sequence[str]) -> list[str]:
+    """The equation that mixes what the members have for a slot."""
+    first, *rest = (f"{weights}.{m} * {m}.{slot}" for m in members)
+    return [f"{slot} = {first}", *(f"{'':{len(slot) + 3}}+ {part}" for part in rest)]
 
 
 def member_name(path_or_name: str, program: Program) -> str:

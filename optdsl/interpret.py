@@ -145,6 +145,24 @@ def step(
     )
 
 
+def evaluation_point(
+    program: Program,
+    parameter: Tensor,
+    state: Mapping[str, Tensor],
+    hypers: Mapping[str, float | Tensor],
+    t: int,
+) -> Tensor:
+    """The point at which the model is evaluated after step `t`; see `step` for the arguments."""
+    alone, theta, _ = _read(program, parameter, parameter)
+    arithmetic = _arithmetic(alone, Tensor.detach)
+    at = Point(theta, theta, state, hypers, t, arithmetic)
+    if alone.evaluation is None:
+        return theta.reshape(parameter.shape)
+    found = Code(alone, alone.points, arithmetic).evaluated(at)
+    point: Tensor = at.extended(found[alone.evaluation], TENSOR)
+    return point.reshape(parameter.shape)
+
+
 def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Program, Tensor, Tensor]:
     """The program of the section that takes a parameter, which is read as the section does."""
     if program.sections:

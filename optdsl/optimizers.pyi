@@ -686,6 +686,47 @@ class SGD(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class ScheduleFreeAdamW(CompiledOptimizer):
+    """The Road Less Scheduled (Defazio et al., 2024), arXiv:2405.15682
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.0025 by default, in [0, inf)
+        beta1: 0.9 by default, in (0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        warmup_steps: 0 by default, in [0, inf)
+        r: 0 by default, in [0, inf)
+        weight_lr_power: 2 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0025,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        warmup_steps: float | Tensor = 0.0,
+        r: float | Tensor = 0.0,
+        weight_lr_power: float | Tensor = 2.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class TwoSpeed(CompiledOptimizer):
     """AdamW with two momenta, a quick one and a slow one, and a learned gate between them
 

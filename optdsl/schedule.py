@@ -30,6 +30,8 @@ class Role(enum.StrEnum):
     """A step right after `COMPLETE`, with the same gradient."""
     FUSED = "complete_and_step"
     """`COMPLETE` and the next step at once."""
+    EVALUATE = "evaluate"
+    """The point at which the model is evaluated, after a step."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,12 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
             make_kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
         ]
     return {kernel.name: kernel for kernel in kernels}
+
+
+def evaluating(program: Program) -> dict[str, Kernel]:
+    """The kernel that computes the point at which the model is evaluated, by its name."""
+    points = tuple(Result("theta", v, program.parameter_type) for v in program.points)
+    return {Role.EVALUATE: make_kernel(Role.EVALUATE, program, points)}
 
 
 def _keeping_the_gradient(program: Program, names: Container[str]) -> Program:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optdsl.api import load
 from optdsl.diagnostics import Source
-from optdsl.plan.keys import is_pending
+from optdsl.plan.keys import TRAINED, is_pending
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read, shortened
 from optdsl.runtime.core.hints import HINTS
@@ -249,6 +249,8 @@ def _to_state(rule: _Rule, state: Group) -> dict[str, Any]:
             "this state has hyperparameters that were learned for each tensor, and torch has them "
             "for groups only"
         )
+    if TRAINED in state:
+        raise ValueError("this state is one of eval mode: call train() before saving it")
     if any(map(is_pending, state)):
         raise ValueError(
             "a step of this state is pending, because something is learned; complete it first: "

@@ -58,8 +58,21 @@ def test_the_example_of_the_language_compiles() -> None:
     assert optdsl.compile(blocks(LANGUAGE)[0]).__name__ == "Momentum"
 
 
+def test_the_evaluation_points_of_the_language_page_are_there() -> None:
+    text = next(b for b in blocks(LANGUAGE) if b.startswith("optimizer AveragedSGD"))
+    assert optdsl.compile(text).compiled.evaluates
+    modifier = next(b for b in blocks(LANGUAGE) if b.startswith("modifier EmaWeights"))
+    assert modifier.splitlines()[1:] == [
+        line
+        for line in library.open_source("ema_weights").text.splitlines()[2:]
+        if not line.startswith("#")
+    ]
+    for block in blocks(LANGUAGE, "python"):
+        exec(block, {})
+
+
 def test_the_language_page_names_every_function() -> None:
-    named = set(re.findall(r"`([a-z_]+)\(", LANGUAGE))
+    named = set(re.findall(r"`([a-z_0-9]+)\(", LANGUAGE))
     assert named >= {*FUNCTIONS, *library.prelude()}
 
 
@@ -82,8 +95,8 @@ def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_pat
 
     texts = [b for text in (LANGUAGE, BLENDING) for b in blocks(text)]
     found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
-    assert len(found) == 5
-    files = [tmp_path / f"{number}.opt" for number in range(5)]
+    assert len(found) == 7
+    files = [tmp_path / f"{number}.opt" for number in range(7)]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)
     assert main(["fmt", "--check", *map(str, files)]) == 0

@@ -188,6 +188,11 @@ BY_HAND: dict[str, list[CoefficientMemory]] = {
         {"lr": 0.01, "beta1": 0.9, "beta2": 0.5, "beta3": 0.9, "eps": 1e-6, "weight_decay": 0.1},
         {"lr": 0.01, "beta1": 0.0, "beta2": 0.0, "beta3": 0.99, "weight_decay": 1.0},
     ],
+    "schedule_free_adamw": [
+        {"lr": 1e-3, "weight_decay": 0.0},
+        {"lr": 0.01, "warmup_steps": 20.0, "r": 1.0, "weight_lr_power": 1.0, "weight_decay": 0.1},
+        {"lr": 0.03, "beta1": 0.98, "beta2": 0.9, "eps": 1e-6, "warmup_steps": 300.0},
+    ],
     "lion": [
         {"lr": 1e-3, "weight_decay": 0.0},
         {"lr": 0.01, "beta1": 0.95, "beta2": 0.98, "weight_decay": 0.1},

@@ -71,14 +71,16 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
             return _chosen(builder, arguments, [known[a] for a in condition.arguments])
         return _simplified(builder, operation, arguments, facts, position in compared)
 
-    return eliminate_dead(live_states(rewrite(program, rule)))
+    # Claims are about steps, whatever the point at which a model is evaluated.
+    fixed = replace(rewrite(program, rule), evaluation=None)
+    return eliminate_dead(live_states(fixed))
 
 
 def live_states(program: Program) -> Program:
-    """The program without the states on which the parameter never depends."""
+    """The program without states on which neither the parameter nor its evaluation depends."""
     states = {s.name: s for s in program.states}
     live: set[str] = set()
-    waiting = [program.parameter]
+    waiting = [program.parameter, *program.points]
     while waiting:
         for value in program.needed((waiting.pop(),)):
             operation = program.operations[value]

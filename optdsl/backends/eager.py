@@ -39,8 +39,9 @@ class EagerBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
-        functions = [_Function(kernels[name]) for name in (Role.INITIALIZE, Role.STEP)]
-        program = kernels[Role.STEP].program
+        emitted = (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
+        functions = [_Function(kernels[name]) for name in emitted if name in kernels]
+        program = next(iter(kernels.values())).program
         bodies = [f.text() for f in functions]
         needed = {name for f in functions for name in f.printer.helpers}
         known = HELPERS | MATRIX_HELPERS
@@ -102,6 +103,8 @@ class _Function:
         documentation = "The parameter after the step, then the states."
         if self._kernel.name == Role.INITIALIZE:
             documentation = "The states before the first step, whose gradient is g."
+        elif self._kernel.name == Role.EVALUATE:
+            documentation = "The point at which the model is evaluated, after the last step."
         return "\n".join([*self._signature(), f'    """{documentation}"""', *lines, *returned])
 
     def _signature(self) -> list[str]:

@@ -12,6 +12,7 @@ from optdsl.blending.checks import (
     check_used,
 )
 from optdsl.blending.convexity import Combination
+from optdsl.blending.evaluation import check_points, with_points
 from optdsl.blending.members import Member, listed, members
 from optdsl.blending.merge import merge_states
 from optdsl.blending.weave import UPDATE, Weaver
@@ -22,6 +23,7 @@ from optdsl.ir.program import Program
 from optdsl.ir.verify import verify
 from optdsl.lower import assembled, check_types
 from optdsl.lower.declarations import declared
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
@@ -65,7 +67,7 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
     """
     declaration, report = scope.declaration, scope.report
     complete = not scope.broken
-    found = members(declaration, programs, report)
+    found = with_points(members(declaration, programs, report))
     check_no_states(declaration, report)
     check_types(scope)
     own = declared(scope)
@@ -88,7 +90,7 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
     weaver = Weaver(found, slots, settled, lowering, report)
     try:
         weaver.weave()
-        parameter = weaver.value(next(iter(found)), UPDATE)
+        parameter, point = (weaver.value(next(iter(found)), name) for name in (UPDATE, EVALUATION))
         states = weaver.states()
     except TooManyOperations:
         report.error(
@@ -99,9 +101,10 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
             hint="use fewer of them",
         )
     report.check()
-    program = assembled(scope, settled.declared, learned, lowering, states, parameter)
+    program = assembled(scope, settled.declared, learned, lowering, states, parameter, point)
     if UPDATE not in slots:
         check_update(declaration, program, found, settled, weaver, report)
+    check_points(declaration, program, found, slots, weaver, report)
     report.check()
     merged = verify(merge_states(program))
     member = verify(merge_states(program, by_name=True))

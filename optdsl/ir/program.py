@@ -146,6 +146,9 @@ class Program:
     tangents: tuple[Tangent, ...] = ()
     parameter_type: Type = TENSOR
     simplexes: tuple[Simplex, ...] = ()
+    evaluation: Value | None = None
+    """The point at which the model is evaluated, of the parameter and the states between two steps
+    and of `t`, the last step; None where it is the parameter."""
     sections: tuple[str, ...] = ()
     kind: str = ""
     structure: tuple[tuple[str, float], ...] = ()
@@ -194,7 +197,12 @@ class Program:
     @property
     def results(self) -> tuple[Value, ...]:
         """All results of a program."""
-        return (*self.initial_values, *self.step_values)
+        return (*self.initial_values, *self.step_values, *self.points)
+
+    @property
+    def points(self) -> tuple[Value, ...]:
+        """The point at which the model is evaluated; nothing where it is the parameter."""
+        return () if self.evaluation is None else (self.evaluation,)
 
     @property
     def carried_values(self) -> tuple[Value, ...]:
@@ -217,6 +225,7 @@ class Program:
             states=tuple(replace(s, initial=new[s.initial], next=new[s.next]) for s in self.states),
             parameter=new[self.parameter],
             tangents=tuple(replace(t, value=new[t.value]) for t in self.tangents),
+            evaluation=None if self.evaluation is None else new[self.evaluation],
         )
 
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:

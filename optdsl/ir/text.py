@@ -47,6 +47,7 @@ def print_program(program: Program) -> str:
         out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
+    out += [f"  eval to %{value}" for value in program.points]
     return "\n".join(out) + "\n"
 
 
@@ -82,11 +83,20 @@ def parse_program(text: str) -> Program:
                 _read_line(line.strip(), found)
             except (ValueError, KeyError) as error:
                 raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
-    names, results, kinds = (found.pop(field) for field in ("name", "parameter", "kind"))
+    single = (found.pop(field) for field in ("name", "parameter", "kind", "evaluation"))
+    names, results, kinds, points = single
     parts = {field: tuple(values) for field, values in found.items()}
     kind, parameter = results[-1] if results else (TENSOR, Value(-1))
     name, own = (x[-1] if x else "" for x in (names, kinds))
-    return Program(name, parameter=parameter, parameter_type=kind, kind=own, **parts)
+    point = points[-1] if points else None
+    return Program(
+        name,
+        parameter=parameter,
+        parameter_type=kind,
+        kind=own,
+        evaluation=point,
+        **parts,
+    )
 
 
 def _read_line(line: str, found: dict[str, list[Any]]) -> None:
@@ -201,5 +211,6 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
             lambda m: (_read_type(m[1]), Value(int(m[2]))),
         ),
         ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),
+        ("evaluation", r"eval to %(\d+)", lambda m: Value(int(m[1]))),
     )
 ]

@@ -107,7 +107,7 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
 
 def _results(program: Program, hypers: set[str]) -> None:
     count = len(program.operations)
-    for value in (*program.initial_values, *program.step_values):
+    for value in program.results:
         if not 0 <= value < count:
             raise InvalidProgram(f"a result is no value: %{value}")
         if program.type(value).condition:
@@ -121,6 +121,9 @@ def _results(program: Program, hypers: set[str]) -> None:
     for value in program.needed(program.initial_values):
         if not laws_of(program.operations[value]).initial:
             raise InvalidProgram(f"an initial value reads %{value}, which is not there yet")
+    for value in program.needed(program.points):
+        if program.operations[value].opcode == "gradient":
+            raise InvalidProgram(f"the point of evaluation reads the gradient: %{value}")
     for learned in program.learned:
         if learned.hyper not in hypers:
             raise InvalidProgram(f"learns no hyperparameter: {learned.hyper}")

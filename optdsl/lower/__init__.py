@@ -11,6 +11,7 @@ from optdsl.ir.program import Learned, Program, State, Value, upstream
 from optdsl.ir.types import Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
+from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
@@ -76,10 +77,15 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
         if value is not None:
             value = _named(lowering, equation, value, scope)
         environment[equation.spelled] = value
+    point = environment.get(EVALUATION)
+    if point is not None:
+        span = scope.equations[EVALUATION].value.span
+        check_evaluation(lowering.builder, point, span, scope.report)
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
     updated = [state for state in states if state is not None]
-    return assembled(scope, hypers, learned, lowering, updated, environment["theta'"])
+    parameter = environment["theta'"]
+    return assembled(scope, hypers, learned, lowering, updated, parameter, point)
 
 
 def assembled(
@@ -89,6 +95,7 @@ def assembled(
     lowering: Lowering,
     states: Iterable[State],
     parameter: Value | None,
+    evaluation: Value | None = None,
 ) -> Program:
     """The program of a file without mistakes, from its parts."""
     assert parameter is not None
@@ -103,6 +110,7 @@ def assembled(
         simplexes=hypers.simplexes,
         kind=scope.kind,
         structure=tuple(lowering.structure.items()),
+        evaluation=evaluation,
     )
 
 

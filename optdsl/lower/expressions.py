@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from optdsl.diagnostics import Note, Span
@@ -13,42 +13,12 @@ from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import AXES, TypeMismatch
 from optdsl.lower import axes
-from optdsl.lower.numbers import labels_of
+from optdsl.lower.frame import MAX_CALLS, MAX_DEPTH, MAX_VISITS, Environment, Frame
+from optdsl.lower.numbers import compared_label
 from optdsl.lower.resolve import walk
 from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
 from optdsl.lower.types import named_type, narrower, state_type
 from optdsl.syntax import ast
-
-# The values of names; None after a mistake that is already reported.
-Environment = Mapping[str, Value | None]
-
-
-# Limits on the expansion of functions: expressions lowered, and their depth.
-MAX_VISITS = 200_000
-MAX_DEPTH = 150
-# How often a function may call itself in the place of its result.
-MAX_CALLS = 100
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where an expression stands.
-
-    Attributes:
-        names: the values of the names that it may use.
-        function: the function whose body it is a part of; None for an equation.
-        site: the outermost call of that function, where mistakes are reported.
-        expanded: the names of all functions that are being expanded.
-        axis: the axis that the function was called with, after `over`.
-        decided: whether it stands in a branch of a `where` that is decided here.
-    """
-
-    names: Environment
-    function: ast.Function | None = None
-    site: Span | None = None
-    expanded: frozenset[str] = frozenset()
-    axis: str | None = None
-    decided: bool = False
 
 
 class Lowering:
@@ -84,9 +54,9 @@ class Lowering:
 
     def expression(self, node: ast.Expression, environment: Environment) -> Value | None:
         """The value of an expression; None if it, or a value that it uses, has a mistake."""
-        return self._expression(node, _Frame(environment))
+        return self._expression(node, Frame(environment))
 
-    def _expression(self, node: ast.Expression, frame: _Frame) -> Value | None:
+    def _expression(self, node: ast.Expression, frame: Frame) -> Value | None:
         self._visits += 1
         if not self._full and (self._visits > MAX_VISITS or self._depth >= MAX_DEPTH):
             self._too_large(frame.site or node.span)
@@ -108,7 +78,7 @@ class Lowering:
             hint="functions that call functions grow fast; name results in equations",
         )
 
-    def _dispatch(self, node: ast.Expression, span: Span, frame: _Frame) -> Value | None:
+    def _dispatch(self, node: ast.Expression, span: Span, frame: Frame) -> Value | None:
         match node:
             case ast.Number():
                 return self.builder.constant(node.value)
@@ -125,7 +95,7 @@ class Lowering:
                 if isinstance(node.operand, ast.Number):
                     return self.builder.constant(-node.operand.value)
                 return self._emit("neg", (node.operand,), span, frame)
-            case ast.Binary() if (chosen := self._label(node)) is not None:
+            case ast.Binary() if (chosen := compared_label(node, self._scope)) is not None:
                 return self._labelled(node, *chosen, span, frame)
             case ast.Binary():
                 return self._emit(OPERATORS[node.operator], (node.left, node.right), span, frame)
@@ -136,19 +106,8 @@ class Lowering:
             case ast.Call():
                 return self._call(node, span, frame)
 
-    def _label(self, node: ast.Binary) -> tuple[ast.Name, float] | None:
-        """A hyperparameter that is compared with one of its labels, and the label's number."""
-        if OPERATORS[node.operator] not in {"eq", "ne"}:
-            return None
-        for one, other in ((node.left, node.right), (node.right, node.left)):
-            if isinstance(one, ast.Name) and isinstance(other, ast.Name):
-                labels = labels_of(self._scope.hypers.get(one.spelled))
-                if other.spelled in labels:
-                    return one, float(labels.index(other.spelled))
-        return None
-
     def _labelled(
-        self, node: ast.Binary, hyper: ast.Name, number: float, span: Span, frame: _Frame
+        self, node: ast.Binary, hyper: ast.Name, number: float, span: Span, frame: Frame
     ) -> Value | None:
         value = self._expression(hyper, frame)
         if value is None:
@@ -167,7 +126,7 @@ class Lowering:
             return emit("state", attribute=name, type=kind, hint=name, span=span)
         return emit(BUILTINS[name], hint=name, span=span) if name in BUILTINS else None
 
-    def _call(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
+    def _call(self, node: ast.Call, span: Span, frame: Frame) -> Value | None:
         """A call of a built-in function."""
         name, arguments = node.function.text, node.arguments
         if name in axes.FUNCTIONS and len(arguments) == 1:
@@ -189,7 +148,7 @@ class Lowering:
         opcode = axes.reduction(name, axis, self._scope.matrices)
         return self._emit(opcode, arguments, span, frame)
 
-    def _axis(self, node: ast.Call, frame: _Frame) -> str | None:
+    def _axis(self, node: ast.Call, frame: Frame) -> str | None:
         """What stands after `over`, as the outermost call has it."""
         if node.over is None:
             return None
@@ -197,7 +156,7 @@ class Lowering:
         return frame.axis if own is not None and own.text == node.over.text else node.over.text
 
     def _of_axes(
-        self, name: str, argument: ast.Expression, span: Span, frame: _Frame
+        self, name: str, argument: ast.Expression, span: Span, frame: Frame
     ) -> Value | None:
         """A function of a matrix whose operation depends on its axes, or of an axis."""
         if name == axes.IDENTITY:
@@ -213,7 +172,7 @@ class Lowering:
         make = functools.partial(axes.of_matrix, name, x, self.builder)
         return self._made(make, (argument,), (x,), span, frame)
 
-    def _expanded(self, node: ast.Call, span: Span, frame: _Frame) -> Value | None:
+    def _expanded(self, node: ast.Call, span: Span, frame: Frame) -> Value | None:
         """A call of a function that is written in the language.
 
         A call of the function itself in the place of its result is a loop here, so that it may be
@@ -248,7 +207,7 @@ class Lowering:
             self._mistaken.add((span, key))
         return found
 
-    def _bound(self, node: ast.Call, function: ast.Function, frame: _Frame) -> _Frame:
+    def _bound(self, node: ast.Call, function: ast.Function, frame: Frame) -> Frame:
         """The frame of the body of a function, for a call."""
         arguments: dict[str, Value | None] = {}
         for parameter, argument in zip(function.parameters, node.arguments, strict=True):
@@ -257,9 +216,9 @@ class Lowering:
                 value = self._demand(value, parameter, function, frame.site or argument.span)
             arguments[parameter.name.text] = value
         expanded = frame.expanded | {function.name.text}
-        return _Frame(arguments, function, frame.site, expanded, self._axis(node, frame))
+        return Frame(arguments, function, frame.site, expanded, self._axis(node, frame))
 
-    def _body(self, function: ast.Function, frame: _Frame) -> Value | None:
+    def _body(self, function: ast.Function, frame: Frame) -> Value | None:
         node, calls = function.body, 0
         while self._recursive(function):
             if isinstance(node, ast.Call) and node.function.text == "where":
@@ -288,7 +247,7 @@ class Lowering:
         """Whether a function calls itself in its own body."""
         return any(_calls(node, function) for node in walk(function.body))
 
-    def _branch(self, node: ast.Call, frame: _Frame) -> ast.Expression | None:
+    def _branch(self, node: ast.Call, frame: Frame) -> ast.Expression | None:
         """The branch of a `where` whose condition is known here; None for another condition."""
         condition = node.arguments[0]
         if len(node.arguments) != 3 or not isinstance(condition, ast.Binary):
@@ -339,12 +298,12 @@ class Lowering:
         opcode: str,
         nodes: tuple[ast.Expression, ...],
         span: Span,
-        frame: _Frame,
+        frame: Frame,
     ) -> Value | None:
         values = [self._expression(n, frame) for n in nodes]
         return self._emitted(opcode, values, nodes, span, frame)
 
-    def _chain(self, node: ast.Chain, span: Span, frame: _Frame) -> Value | None:
+    def _chain(self, node: ast.Chain, span: Span, frame: Frame) -> Value | None:
         """Whether two comparisons hold: ``where(first, where(second, 1, 0), 0) > 0``."""
         operands = (node.left, node.middle, node.right)
         x = [self._expression(n, frame) for n in operands]
@@ -362,7 +321,7 @@ class Lowering:
         values: Sequence[Value | None],
         nodes: tuple[ast.Expression, ...],
         span: Span,
-        frame: _Frame,
+        frame: Frame,
     ) -> Value | None:
         """An operation on the values of some expressions; None if one of them has a mistake."""
         arguments = tuple(v for v in values if v is not None)
@@ -378,7 +337,7 @@ class Lowering:
         nodes: tuple[ast.Expression, ...],
         arguments: tuple[Value, ...],
         span: Span,
-        frame: _Frame,
+        frame: Frame,
     ) -> Value | None:
         """The value of an operation; None, and a diagnostic, if a type is wrong."""
         try:

@@ -23,7 +23,10 @@ _CONSTANTS = {
     "infinity": "write `inf`",
 }
 _RANDOM = "a rule has no random numbers: the same gradients give the same steps"
-_SHAPE = "equations are elementwise; the reductions of a whole tensor are `sum`, `mean` and so on"
+_SHAPE = (
+    "beside elementwise operations there are the reductions `sum`, `mean` and so on, and "
+    "products of matrices, `x @ y`"
+)
 _MISSING = "the language does not have it, and it cannot be built from the functions that there are"
 
 
@@ -42,9 +45,11 @@ HINTS = {
     **_each("fmod remainder", "write `mod(x, n)`"),
     "tan": "write `sin(x) / cos(x)`",
     **_each("asin acos atan atan2 erf erfinv gamma lgamma", _MISSING),
-    **_each("sort topk median quantile argmax argmin cumsum matmul mm svd qr eig inv", _SHAPE),
-    **_each("transpose reshape view flatten roll outer einsum prod amax amin any all", _SHAPE),
-    **_each("softmax orthogonalize", _SHAPE),
+    **_each("sort topk median quantile argmax argmin cumsum svd inv", _SHAPE),
+    **_each("reshape view flatten roll outer einsum prod amax amin any all softmax", _SHAPE),
+    **_each("matmul mm bmm", "write `x @ y`"),
+    **_each("eig eigh", "write `eigenvectors(x)`"),
+    **_each("orthogonalize newton_schulz zeropower", "write `orthogonal(x, n, a, b, c)`"),
     **_each("if ifelse cond select iif", "write `where(condition, x, y)`"),
     **_each("pow power", "write `x^y`"),
     "square": "write `x^2`",

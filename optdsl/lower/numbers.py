@@ -104,6 +104,18 @@ def labels_of(node: ast.Hyper | None) -> tuple[str, ...]:
     return tuple(v.name for v in values if isinstance(v, ast.Name) and is_label(v))
 
 
+def compared_label(node: ast.Binary, scope: Scope) -> tuple[ast.Name, float] | None:
+    """A hyperparameter that is compared with one of its labels, and the label's number."""
+    if OPERATORS[node.operator] not in {"eq", "ne"}:
+        return None
+    for one, other in ((node.left, node.right), (node.right, node.left)):
+        if isinstance(one, ast.Name) and isinstance(other, ast.Name):
+            labels = labels_of(scope.hypers.get(one.spelled))
+            if other.spelled in labels:
+                return one, float(labels.index(other.spelled))
+    return None
+
+
 def _labelled(node: ast.Choice, scope: Scope) -> Choice | None:
     """The choice of ``{a, b}`` for labels; None after a mistake."""
     names = tuple(v.name for v in node.values if isinstance(v, ast.Name))

@@ -8,6 +8,7 @@ from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
 from optdsl.ir.types import AXES
 from optdsl.lower import axes
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.foreign import function_hint, name_hint
 from optdsl.lower.numbers import labels_of
 from optdsl.lower.scope import BUILTINS, NUMBERS, RESERVED, Scope
@@ -120,12 +121,17 @@ def resolve_expression(
             _call(node, scope, inside)
         elif isinstance(node, ast.Name) and node.spelled not in known:
             if node.primed and not node.owner and node.name in names:
+                instead = f"write `{node.name}`"
+                if node.name == EVALUATION:
+                    instead = (
+                        "write it out with `theta'` and primed states; in a modifier, `base.eval'`"
+                    )
                 scope.report.error(
                     "prime",
                     f"`{node.spelled}` is primed, but `{node.name}` is not a state",
                     node.span,
                     label="only states and theta have a value after the step",
-                    hint=f"write `{node.name}`",
+                    hint=instead,
                 )
             elif node.owner not in scope.broken:
                 if node.owner:

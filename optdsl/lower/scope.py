@@ -14,6 +14,7 @@ from optdsl.ir.ops import FUNCTIONS
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import AXES
 from optdsl.lower import axes
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.syntax import ast
 
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
@@ -219,6 +220,8 @@ def _check_components(scope: Scope, taken: dict[str, Span]) -> None:
 def _reserved(statement: Definition, report: Report) -> bool:
     name = statement.name.text
     reason = RESERVED.get(name)
+    if name == EVALUATION and not isinstance(statement, ast.Equation):
+        reason = "the equation of this name is the point at which the model is evaluated"
     hint = ""
     if isinstance(statement, ast.Function) and name in {*FUNCTIONS, *axes.FUNCTIONS}:
         reason = "a built-in function"

@@ -120,6 +120,7 @@ class _Join:
     def program(self) -> Program:
         """The program."""
         parameter = self._chosen(dict(enumerate(p.parameter for p in self._parts)))
+        point = self._point()
         states: dict[str, dict[int, State]] = {}
         for number, part in enumerate(self._parts):
             for state in part.states:
@@ -143,8 +144,17 @@ class _Join:
             parameter,
             simplexes=tuple(simplexes.values()),
             sections=tuple(self._kinds),
+            evaluation=point,
             structure=tuple(structure.items()),
         )
+
+    def _point(self) -> Value | None:
+        """Where the model is evaluated: at the parameter where a section does not say."""
+        points = {n: p.evaluation for n, p in enumerate(self._parts) if p.evaluation is not None}
+        if not points:
+            return None
+        copies = {n: self._builder.emit("parameter") for n in range(len(self._parts))}
+        return self._among(copies | {n: self._copied(n, value) for n, value in points.items()})
 
     def _state(self, name: str, own: dict[int, State]) -> State:
         everywhere = len(own) == len(self._parts)

@@ -10,6 +10,7 @@ from optdsl.diagnostics import Report, nearest
 from optdsl.ir.program import Hyper
 from optdsl.lower import check_types
 from optdsl.lower.declarations import declared
+from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.resolve import resolve_functions
 from optdsl.lower.scope import Scope, collect, reserved_hyper
 from optdsl.modifying.bound import numbers
@@ -191,6 +192,14 @@ def _check_slots(
             )
     for spelled, equation in scope.equations.items():
         name = equation.name.text
+        if spelled == EVALUATION and spelled not in slots:
+            report.error(
+                "reserved",
+                "`eval` is a slot of every rule",
+                equation.name.span,
+                label="an equation of the modifier's own cannot have this name",
+                hint="list `eval` after `of`, or rename the equation",
+            )
         if equation.primed and name not in scope.states and spelled not in slots:
             report.error(
                 "prime",

@@ -17,16 +17,16 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.sections import STACKED
 from optdsl.ir.types import Extent, TypeMismatch
+from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
 from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
 from optdsl.lower.types import state_type
 from optdsl.modifying.initial import started
 from optdsl.modifying.modifier import BASE, Modifier
+from optdsl.modifying.slots import AFTER, EVERYWHERE, GRADIENT, UPDATE, after_step, check_slots
 from optdsl.syntax import ast
 
-UPDATE = "theta'"
-GRADIENT = "g"
 # What stands in a modifier without an owner is the finished rule's.
 _FINISHED = frozenset({GRADIENT, UPDATE})
 
@@ -78,9 +78,10 @@ class Weaver:
             SpecError: with every mistake in the report.
             TooManyOperations: it is too large.
         """
-        self._check_slots()
+        check_slots(self._combination, self._base, self._equations, self._applied, self._report)
         self._report.check()
         parameter = self._slot(UPDATE)
+        point = self._point()
         declared = self._declared()
         for place, one in enumerate(self._applied):
             for spelled in one.scope.equations:
@@ -104,26 +105,26 @@ class Weaver:
             simplexes=base.simplexes,
             sections=base.sections,
             structure=base.structure,
+            evaluation=point,
         )
 
-    def _check_slots(self) -> None:
-        parts = {h for s in self._base.simplexes for h in s.hypers}
-        known = {GRADIENT, UPDATE, *self._equations, *(self._hypers - parts)}
-        for one in self._applied:
-            for slot in one.slots:
-                if slot not in known:
-                    modifier, rule = one.application.modifier, self._declaration.combination
-                    assert rule is not None
-                    hint = f"its equations are {', '.join(sorted({UPDATE, *self._equations}))}"
-                    if slot in {o.name.text for o in rule.options}:
-                        hint = f"it is a number here; leave out `{slot} = ...`"
-                    self._report.error(
-                        "unknown-slot",
-                        f"`{rule.base.text}` has no `{slot}` for `{modifier.text}` to redefine",
-                        modifier.span,
-                        label="a modifier redefines equations and hyperparameters of the rule",
-                        hint=hint,
-                    )
+    def _point(self) -> Value | None:
+        """The point at which the model is evaluated; None where it is the parameter."""
+        definers = self._definers.get(EVALUATION, [])
+        if self._base.evaluation is None and not definers:
+            return None
+        point = self._slot(EVALUATION)
+        if point is not None:
+            place = self._applied[definers[-1]].application.modifier if definers else None
+            span = (place or self._combination.base).span
+            check_evaluation(self._builder, point, span, self._report)
+        return point
+
+    @property
+    def _combination(self) -> ast.Combination:
+        node = self._declaration.combination
+        assert node is not None
+        return node
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -144,6 +145,11 @@ class Weaver:
         return found
 
     def _level(self, name: str, level: int) -> Value | None:
+        if name == AFTER:
+            point = self._value(Node(EVALUATION, level))
+            if point is None:
+                return None
+            return after_step(self._builder, point, self._after_step, self._copy)
         definers = self._definers.get(name, [])
         if level == 0:
             found = self._original(name)
@@ -151,7 +157,8 @@ class Weaver:
             place = definers[level - 1]
             found = self._expression(place, self._applied[place].equation(name).value, name)
             found = self._fitting(place, name, found)
-        if found is None or (name == GRADIENT and not definers):
+        given = name == GRADIENT or (name == EVALUATION and self._base.evaluation is None)
+        if found is None or (given and not definers):
             return found
         if name in self._hypers and name not in self._equations and level == 0:
             return found
@@ -175,6 +182,10 @@ class Weaver:
             return self._builder.emit("gradient", hint=GRADIENT)
         if name == UPDATE:
             return self._copied(base.parameter)
+        if name == EVALUATION and base.evaluation is None:
+            return self._builder.emit("parameter")
+        if name == EVALUATION and base.evaluation is not None:
+            return self._copied(base.evaluation)
         return self._builder.emit("hyper", attribute=name, hint=name)
 
     def _own(self, node: Node) -> Value | None:
@@ -201,7 +212,7 @@ class Weaver:
 
     def _names(self, one: Modifier) -> set[str]:
         """The names that the equations of a modifier may use."""
-        of_base = {GRADIENT, UPDATE, *self._equations, *self._states, *self._hypers}
+        of_base = {*EVERYWHERE, AFTER, *self._equations, *self._states, *self._hypers}
         return one.scope.values() | {f"{BASE}.{name}" for name in of_base}
 
     def _named_value(self, place: int, name: ast.Name) -> Value | None:
@@ -209,13 +220,13 @@ class Weaver:
         one, builder = self._applied[place], self._builder
         spelled = name.name + ("'" if name.primed else "")
         if name.owner == BASE:
-            definers = self._definers.get(spelled, [])
+            definers = self._definers.get(EVALUATION if spelled == AFTER else spelled, [])
             if place in definers:
                 return self._value(Node(spelled, level=definers.index(place)))
             if spelled in self._states and not name.primed:
                 kind = self._states[spelled].type
                 return builder.emit("state", attribute=spelled, type=kind, hint=spelled)
-            return self._slot(spelled)
+            return self._value(Node(spelled, level=len(definers)))
         if spelled in _FINISHED:
             return self._slot(spelled)
         if spelled in one.slots:
@@ -256,6 +267,17 @@ class Weaver:
                 copies[index] = self._copy(operation, [copies.get(a) for a in operation.arguments])
         return copies[root]
 
+    def _after_step(self, leaf: Operation) -> Value | None:
+        """The parameter or a state after the step."""
+        name = str(leaf.attribute)
+        if leaf.opcode == "parameter":
+            return self._slot(UPDATE)
+        if name in self._states:
+            return self._copied(self._states[name].next)
+        own = ((n, s) for n, one in enumerate(self._applied) for s in one.state_names.items())
+        place, spelled = next((n, s) for n, (s, flat) in own if flat == name)
+        return self._value(Node(f"{spelled}'", place=place))
+
     def _copy(self, operation: Operation, arguments: Sequence[Value | None]) -> Value | None:
         found = tuple(a for a in arguments if a is not None)
         if len(found) < len(arguments):
@@ -263,12 +285,10 @@ class Weaver:
         try:
             return self._builder.copy(operation, found)
         except TypeMismatch as error:
-            combination = self._declaration.combination
-            assert combination is not None
             self._report.error(
                 "type",
                 f"{error.message}, once the modifiers are applied",
-                combination.base.span,
+                self._combination.base.span,
                 label="a modifier gives an equation another type than the rule's own",
                 hint="leave out one modifier after the other to find which",
             )
@@ -283,7 +303,7 @@ class Weaver:
         if name in self._hypers and name not in self._equations:
             if kind.extent > Extent.UNIFORM or kind.condition:
                 message = f"`{name}` is a uniform number"
-        elif name in {GRADIENT, UPDATE} and kind.condition:
+        elif name in EVERYWHERE and kind.condition:
             message = f"`{name}` is a number"
         elif (
             name in self._equations
@@ -338,12 +358,10 @@ class Weaver:
         return State(one.state_names[name], kind, first, after)
 
     def _refuse_start(self, name: str, why: str) -> None:
-        combination = self._declaration.combination
-        assert combination is not None
         self._report.error(
             "initial-value",
             f"`{name}` has no initial value once the modifiers are applied",
-            combination.base.span,
+            self._combination.base.span,
             label=why,
             hint="start a state of the modifier from a number, or from `theta`",
         )
@@ -360,7 +378,7 @@ class Weaver:
         names = [self._spelled(node) for node in cycle]
         place = next((n.place for n in cycle if n.place >= 0), None)
         if place is None:
-            slot = next(n for n in cycle if n.level > 0)
+            slot = next(n for n in cycle if n.level > 0 and n.name in self._definers)
             place = self._definers[slot.name][slot.level - 1]
         modifier = self._applied[place].application.modifier
         self._report.error(

@@ -20,7 +20,8 @@ def scalarize(program: Program) -> Program:
     """The rule on a tensor of one element, as arithmetic on host numbers."""
     rewritten = rewrite(program, _scalarize)
     states = tuple(replace(s, type=UNIFORM) for s in rewritten.states)
-    return replace(rewritten, states=states, parameter_type=UNIFORM)
+    # A coefficient acts where it is trained.
+    return replace(rewritten, states=states, parameter_type=UNIFORM, evaluation=None)
 
 
 def _scalarize(

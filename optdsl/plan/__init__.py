@@ -24,6 +24,7 @@ from optdsl.ir.domain import Interval
 from optdsl.ir.program import Hyper, Program, State, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent
 from optdsl.ir.verify import verify
+from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan.keys import pending, tangent
 from optdsl.plan.rematerialization import Rematerialization
@@ -71,6 +72,7 @@ def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tup
             the old parameter cannot be computed from the new one.
         kinds: the kinds to consider; "stored" is always possible.
     """
+    program = _steps(program)
     if not program.tangents:
         return (Plan("none", program),)
     makers = {"live": _live, "replay": _replay, "stored": _stored}
@@ -84,13 +86,20 @@ def completing(program: Program, kept: Iterable[str]) -> Plan | None:
     It completes states of an optimizer that learned other hyperparameters than `program` does, if
     that learns any.
     """
-    held = set(kept)
+    program, held = _steps(program), set(kept)
     # The old parameter was kept only if it could not be computed from the new one.
     for rounded in (True, False) if pending("theta") in held else (False, True):
         plan = _replay(program, rounded)
         if plan is not None and set(plan.kept) <= held:
             return plan
     return None
+
+
+def _steps(program: Program) -> Program:
+    """The program without its point of evaluation, which is no part of a step."""
+    if program.evaluation is None:
+        return program
+    return eliminate_dead(replace(program, evaluation=None))
 
 
 def _stored(program: Program, rounded: bool) -> Plan:

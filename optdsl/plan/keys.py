@@ -1,8 +1,10 @@
-"""How states and hyperparameters that plans add are called; no other file spells these names."""
+"""How states and hyperparameters are called that no rule declares; only this file spells them."""
 
 from __future__ import annotations
 
 _PENDING, _TANGENT = "pending/", "tangent/"
+# In a parameter's state in eval mode: the parameter as it is trained.
+TRAINED = "trained/theta"
 
 
 def pending(name: str) -> str:
@@ -21,5 +23,5 @@ def is_pending(key: object) -> bool:
 
 
 def is_added(key: object) -> bool:
-    """Whether a state is one that a plan has added to those of the rule."""
-    return str(key).startswith((_PENDING, _TANGENT))
+    """Whether a state is none of the rule's own, but one that a plan or eval mode has added."""
+    return key == TRAINED or str(key).startswith((_PENDING, _TANGENT))

@@ -60,6 +60,13 @@ def validation_loss(model: nn.Module, windows: Tensor, batch: int) -> float:
     return total / len(windows)
 
 
+def _switch(optimizer: Optimizer, mode: str) -> None:
+    """Evaluate where the rule does, and train on; optimizers of torch have no modes."""
+    switch = getattr(optimizer, mode, None)
+    if switch is not None:
+        switch()
+
+
 def train(
     config: TrainingConfig, model: nn.Module, optimizer: Optimizer, text: Tensor, windows: Tensor
 ) -> Iterator[Record]:
@@ -94,7 +101,9 @@ def train(
         evaluated: float | None = None
         due = step % config.evaluation_interval == 0 or step == config.steps
         if due and math.isfinite(train_loss):
+            _switch(optimizer, "eval")
             evaluated = validation_loss(model, windows, config.batch)
+            _switch(optimizer, "train")
         record = Record(
             step=step,
             train_loss=train_loss,

@@ -45,17 +45,19 @@ TRIPLES = [tried(t, t in {*SPECIAL, *MIXED[-2:]}) for t in sorted({*_SOME, *SPEC
 
 
 def check_claims(rules: tuple[str, ...]) -> None:
-    """It recovers every member, by proof, and mixes nothing but their updates."""
+    """It recovers every member, by proof, and mixes their updates, and points, and nothing else."""
     found = library.specification(blend_source(rules))
     names = [library.read(library.open_source(rule)).name for rule in rules]
     assert [claim.rule for claim in found.claims] == names
     for claim in found.claims:
         settled = settle(found.program, claim)
         assert settled.verdict is Verdict.PROVED, f"{claim.text}: {settled.reason}"
-    (combination,) = found.combinations
-    assert combination.slot == "theta'"
-    assert combination.parts == tuple(f"{name}.theta'" for name in names)
-    assert combination.corners == len(rules)
+    points = found.program.evaluation is not None
+    slots = {"theta'", "eval"} if points else {"theta'"}
+    assert {c.slot for c in found.combinations} == slots
+    for combination in found.combinations:
+        assert combination.parts == tuple(f"{name}.{combination.slot}" for name in names)
+        assert combination.corners == len(rules)
 
 
 def check_training(rules: tuple[str, ...], order: str) -> None:

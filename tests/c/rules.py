@@ -206,8 +206,10 @@ def hypers(name: str, steps: int, seed: int = 2) -> list[list[dict[str, float]]]
 
     def drawn() -> dict[str, float]:
         found = problems.interior_hypers(program, generator)
-        # A decay is multiplied with the learning rate, and is to count nevertheless.
-        return {h: 4 * x if h == "weight_decay" else x for h, x in found.items()}
+        # A decay is multiplied with the learning rate, and is to count nevertheless; a warm-up
+        # takes several steps.
+        larger = {"weight_decay": 4.0, "warmup_steps": 100.0}
+        return {h: larger.get(h, 1.0) * x for h, x in found.items()}
 
     made = []
     for _ in range(steps):

@@ -69,6 +69,16 @@ def test_text_of_a_small_program_reads_as_shown() -> None:
     )
 
 
+def test_text_has_the_point_of_evaluation() -> None:
+    lowered = program("schedule_free_adamw")
+    assert lowered.evaluation == lowered.equations["eval"]
+    assert print_program(lowered).endswith(f"\n  eval to %{lowered.evaluation}\n")
+    assert scalarize(replace(lowered, learned=())).evaluation is None
+    derived = derive(library.open_source("schedule_free_adamw"))
+    assert derived.evaluation is not None
+    assert "eval to" not in print_program(program("adam"))
+
+
 @pytest.mark.parametrize("line", ["%0 = add : tensor extra", "hyper x = 1", "%7 = step : uniform"])
 def test_text_that_is_no_program_is_refused_with_its_line(line: str) -> None:
     with pytest.raises(IRSyntaxError, match="line 2"):
@@ -102,6 +112,7 @@ def broken() -> dict[str, Program]:
         "not there yet": replace(
             p, states=(replace(p.states[0], initial=p.parameter), *p.states[1:])
         ),
+        "reads the gradient": replace(p, evaluation=p.parameter),
         "tangent by no": replace(p, tangents=(Tangent("nothing", Value(0)),)),
         "takes no attribute": changed(add, attribute=1.0),
         "needs a str": changed(hyper, attribute=1.0),
@@ -131,7 +142,11 @@ def inside(draw: st.DrawFn) -> tuple[Interval, float]:
                     upper > value and draw(st.booleans())), value  # fmt: skip
 
 
-ELEMENTWISE = [row for row in TABLE.values() if row.infer is signatures.elementwise]
+ELEMENTWISE = [
+    row
+    for row in TABLE.values()
+    if row.infer is signatures.elementwise and row.opcode not in OF_MATRICES
+]
 UNARY = [row.opcode for row in ELEMENTWISE if row.arity == 1]
 BINARY = [row.opcode for row in ELEMENTWISE if row.arity == 2]
 

@@ -146,7 +146,7 @@ def test_the_order_of_statements_does_not_matter(order: list[str]) -> None:
     assert all(torch.equal(results[0].state[s], results[1].state[s]) for s in "mv")
 
 
-OPTIONAL = ("#", "learn", "recovers", "misses", "otherwise", " ")
+OPTIONAL = ("#", "eval", "learn", "recovers", "misses", "otherwise", " ")
 
 
 def test_every_statement_of_the_library_matters() -> None:

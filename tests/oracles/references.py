@@ -267,6 +267,42 @@ class AdamW(Adam):
 
 
 @dataclass
+class ScheduleFreeAdamW(Reference):
+    """Defazio et al., 2024, Algorithm 1: the average is kept, and the point of gradients made."""
+
+    lr: Number = 2.5e-3
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    weight_decay: Number = 0.0
+    warmup_steps: Number = 0.0
+    r: Number = 0.0
+    weight_lr_power: Number = 2.0
+    z: Tensor = field(default_factory=_zero, init=False)
+    v: Tensor = field(default_factory=_zero, init=False)
+    average: Tensor = field(default_factory=_zero, init=False)
+    largest: Number = field(default=0.0, init=False)
+    total: Number = field(default=0.0, init=False)
+
+    def start(self, x: Tensor, g: Tensor) -> None:
+        self.z, self.average, self.v = x, x, torch.zeros_like(x)
+
+    def update(self, x: Tensor, g: Tensor) -> Tensor:
+        rate = self.lr
+        if self.t < self.warmup_steps:
+            rate = self.lr * self.t / self.warmup_steps
+        self.v = self.v + (1 - self.beta2) * (g * g - self.v)
+        second = self.v / (1 - self.beta2**self.t)
+        self.z = self.z - rate * g / (second.sqrt() + self.eps) - rate * self.weight_decay * x
+        self.largest = rate if rate > self.largest else self.largest
+        weight = self.t**self.r * self.largest**self.weight_lr_power
+        self.total = self.total + weight
+        share = weight / self.total
+        self.average = self.average + share * (self.z - self.average)
+        return (1 - self.beta1) * self.z + self.beta1 * self.average
+
+
+@dataclass
 class AMSGrad(Adam):
     """Reddi et al., 2018, with torch's order: the maximum first, then the bias correction."""
 
@@ -307,6 +343,7 @@ RULES: dict[str, type[Reference]] = {
     "lamb": LAMB,
     "lion": Lion,
     "mada_legacy": LegacyMADA,
+    "schedule_free_adamw": ScheduleFreeAdamW,
     "sgd": SGD,
     "yogi": Yogi,
 }

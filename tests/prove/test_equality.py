@@ -273,7 +273,7 @@ def mistakes(text: str, count: int) -> list[str]:
     texts = [
         joined([*found[:i], replace(s, right=right), *found[i + 1 :]])
         for i, s in enumerate(found)
-        if s.equation or s.state
+        if (s.equation and s.left != "eval") or s.state  # which is no part of a step
         for right in mutated(s.right, names)
     ]
     return random.Random(text).sample(texts, min(len(texts), count))

@@ -243,7 +243,8 @@ def test_schedulers_drive_the_learning_rate(spec: str, name: str) -> None:
         before = [bits(p) for p in held(driven)]
         train(driven, [step])
         train(by_hand, [step])
-        if rate == 0:
+        # What averages moves on towards the last point.
+        if rate == 0 and not driven.compiled.evaluates:
             assert [bits(p) for p in held(driven)] == before
         reference.step()
         for scheduler in schedulers:

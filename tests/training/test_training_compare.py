@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import optdsl
 from optdsl.training import (
     Status,
     compare,
@@ -58,6 +59,16 @@ def test_the_same_seed_gives_the_same_numbers(make: Make) -> None:
     assert losses(first) == losses(again)
     assert losses(alone)[0] == losses(first)[1]
     assert losses(other)[0] != losses(first)[0]
+
+
+def test_models_are_evaluated_where_the_rule_says(make: Make) -> None:
+    """Averages of weights change validation losses, and no step."""
+    rules = {"plain": "adamw", "averaged": "adamw with ema_weights(beta = 0.9)"}
+    comparison = compare(make(*rules), load=lambda name: optdsl.load(rules[name]))
+    plain, averaged = (run.records for run in comparison.runs)
+    assert [r.train_loss for r in plain] == [r.train_loss for r in averaged]
+    for one, other in zip(plain, averaged, strict=True):
+        assert one.validation_loss is None or one.validation_loss != other.validation_loss
 
 
 def test_the_global_random_state_is_left_as_found(make: Make) -> None:

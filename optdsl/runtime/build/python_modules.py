@@ -54,7 +54,11 @@ def module(source: SourceModule) -> ModuleType:
     return found
 
 
+def function(source: SourceModule, name: str) -> Function:
+    """A function of an emitted Python module."""
+    return Function(source.entries[name], getattr(module(source), name))
+
+
 def build(source: SourceModule) -> Rule:
     """The functions of an emitted Python module that is a rule."""
-    made, entries = module(source), source.entries
-    return Rule(*(Function(entries[n], getattr(made, n)) for n in ("initialize", "step")))
+    return Rule(*(function(source, name) for name in ("initialize", "step")))

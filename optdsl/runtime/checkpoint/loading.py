@@ -15,7 +15,7 @@ import torch
 
 from optdsl.ir.sections import state_shapes
 from optdsl.plan.keys import is_added, is_pending
-from optdsl.runtime.checkpoint import observed
+from optdsl.runtime.checkpoint import evaluated, observed
 from optdsl.runtime.checkpoint.foreign import check_native
 from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
 from optdsl.runtime.core.fingerprint import Meaning, differences, named, read, shortened
@@ -130,6 +130,7 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 )
     check_groups(optimizer, state_dict["param_groups"])
     check_states(optimizer, state_dict["state"], held, _saved_hypers(own, state_dict))
+    evaluated.check(optimizer, state_dict)
 
 
 def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
@@ -185,6 +186,7 @@ def pairs(
 def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     held = pairs(optimizer, state_dict)
     optimizer._observed = observed.loaded(optimizer, state_dict, held)
+    optimizer._evaluating = evaluated.loaded(state_dict)
     own = optimizer.compiled.meaning
     saved = _saved_hypers(own, state_dict)
     places = [0, *(1 + saved.index(h) for h in own.hypers)]

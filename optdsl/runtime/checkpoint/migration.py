@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from optdsl.plan.keys import is_pending, pending
+from optdsl.plan.keys import TRAINED, is_pending, pending
 from optdsl.runtime.checkpoint.foreign import check_mapping, check_native
 from optdsl.runtime.checkpoint.loading import pairs, signed
 from optdsl.runtime.checkpoint.validation import check_structure
@@ -80,7 +80,7 @@ def _state(
     if saved is not None:
         state = {k: v.clone() for k, v in state.items() if k not in lasting}
         device = next(iter(state[s] for s in own.states), parameter).device
-        here = parameter.detach().to(device)
+        here = lasting.get(TRAINED, parameter.detach()).to(device)
         hypers = {h: float(group[h]) for h in saved.hypers}
         work = ParameterTask(here, torch.zeros_like(here), state, hypers)
         migrate.completed(saved.program, work)

@@ -85,6 +85,7 @@ def meaning(program: Program) -> Meaning:
         learned=(),
         tangents=(),
         simplexes=(),
+        evaluation=None,
         hypers=tuple(replace(h, default=0.0, domain=EVERYTHING) for h in program.hypers),
         states=tuple(replace(s, origins=()) for s in program.states),
     )

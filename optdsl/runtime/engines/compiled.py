@@ -14,6 +14,7 @@ from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.runtime.build.python_modules import Function, function
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import beta_names, number
 from optdsl.runtime.core.step_cache import StepCache
@@ -21,6 +22,7 @@ from optdsl.runtime.core.tasks import HyperGradients, cosines
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
 from optdsl.runtime.learning.scopes import Scopes
+from optdsl.schedule import Role
 
 # What was observed of each parameter; of a DTensor, of the shard that this rank has.
 Observed = dict[Tensor, HyperGradients]
@@ -72,6 +74,29 @@ class Compiled:
         return Scopes(self.coefficients)
 
     @functools.cached_property
+    def evaluates(self) -> bool:
+        """Whether the model is evaluated at points other than the parameters."""
+        return _moves(self.program)
+
+    @functools.cached_property
+    def _points(self) -> dict[Program, Function]:
+        return {}
+
+    def point(self, program: Program) -> Function | None:
+        """What computes the point at which the model is evaluated; None where it is the parameter.
+
+        It is called with the parameter in the place of the gradient, too.
+
+        Args:
+            program: the rule, or that of a section.
+        """
+        if not _moves(program):
+            return None
+        if program not in self._points:
+            self._points[program] = function(self.back.evaluation(program), Role.EVALUATE)
+        return self._points[program]
+
+    @functools.cached_property
     def meaning(self) -> Meaning:
         """What the rule means, which is what checkpoints are known by."""
         return meaning(self.program)
@@ -85,6 +110,11 @@ class Compiled:
     def updates(self) -> tuple[CoefficientUpdate, ...]:
         """What moves the learned hyperparameters, on the host."""
         return tuple(map(CoefficientUpdate, self.blocks, self.back.learning(self.blocks)))
+
+
+def _moves(program: Program) -> bool:
+    """Whether the point of a program is not always the parameter."""
+    return any(program.operations[v].opcode != "parameter" for v in program.points)
 
 
 class LearningOptimizer(torch.optim.Optimizer):
@@ -104,6 +134,8 @@ class LearningOptimizer(torch.optim.Optimizer):
     _observed: Observed | None = None
     # Whether a wrapper that gives each rank a share of the parameters has made it.
     _partitioned: bool = False
+    # Whether the parameters are the points at which the model is evaluated.
+    _evaluating: bool = False
 
     def part_of(self, parameter: Tensor, group: Mapping[str, Any] | None = None) -> Engines:
         """The engines of the rule as it is for a parameter, of its section; see `Engines.part`.

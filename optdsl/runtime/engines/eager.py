@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 
 from optdsl.artifact import Artifact
-from optdsl.ir.sections import of_matrices, read_as
 from optdsl.learning import square_keys
 from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import build
@@ -27,6 +26,7 @@ from optdsl.runtime.core.tasks import (
     unwrapped,
 )
 from optdsl.runtime.engines.overlaps import apart, once
+from optdsl.runtime.engines.reading import Reading
 
 
 class EagerEngine:
@@ -35,7 +35,7 @@ class EagerEngine:
     def __init__(self, artifact: Artifact) -> None:
         """Build what was compiled."""
         program, self.plan = artifact.program, artifact.plan
-        self._kind = program.kind if of_matrices(program.kind) else ""
+        self._reading = Reading(program)
         self.shape = Shape(self.plan)
         self._rule = build(artifact.module)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
@@ -103,45 +103,36 @@ class EagerEngine:
         if work.state:
             return
         compute = COMPUTE[work.parameter.dtype]
-        theta, gradient = (
-            self._read(work.parameter.detach(), compute),
-            self._read(work.gradient, compute),
-        )
+        theta, gradient = self._inputs(work, compute)
         work.state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
         initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0)
         for name, start in initial.items():
             if name not in self.plan.kept:
-                keep(work.state, name, self._shaped(start, theta, work.parameter))
+                keep(work.state, name, self._reading.written(start, work.parameter))
 
     def _advance(self, work: ParameterTask, t: float) -> None:
         compute, state = COMPUTE[work.parameter.dtype], work.state
-        theta = self._read(work.parameter.detach(), compute)
-        gradient = self._read(work.gradient, compute)
+        theta, gradient = self._inputs(work, compute)
         for name, kept in state.items():
             # The model may have become more precise since (`model.double()`).
             if torch.promote_types(kept.dtype, compute) is not kept.dtype:
                 state[name] = kept.to(compute)
-        held = state
-        if self._kind:
-            shape = work.parameter.shape
-            held = {k: v.reshape(theta.shape) if v.shape == shape else v for k, v in state.items()}
+        held = self._reading.states(state, work.parameter)
         results = self._rule.step(theta, gradient, held, work.hypers, t)
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
         inputs = {id(theta), id(gradient), *(id(v) for v in held.values())}
         results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
-        work.parameter.copy_(self._shaped(results.pop("theta"), theta, work.parameter))
+        written = self._reading.written
+        work.parameter.copy_(written(results.pop("theta"), work.parameter))
         for name, result in results.items():
-            keep(state, name, self._shaped(result, theta, work.parameter))
+            keep(state, name, written(result, work.parameter))
 
-    def _read(self, x: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
-        """A tensor as the rule reads it, in the precision of a step."""
-        return x.reshape(read_as(self._kind, x.shape)).to(compute) if self._kind else x.to(compute)
-
-    def _shaped(
-        self, x: torch.Tensor, theta: torch.Tensor, parameter: torch.Tensor
-    ) -> torch.Tensor:
-        """A result of the rule, shaped like the parameter if it has the shape that was read."""
-        return x.reshape(parameter.shape) if self._kind and x.shape == theta.shape else x
+    def _inputs(
+        self, work: ParameterTask, compute: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The parameter and the gradient as the rule reads them, in the precision of a step."""
+        read = self._reading.read
+        return read(work.parameter.detach()).to(compute), read(work.gradient).to(compute)
 
 
 def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:

@@ -7,7 +7,7 @@ tensors, the same on every rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,6 +101,22 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
         return migrate.products(program, work)
     with _opened([work]) as (local,):
         return migrate.products(program, local)
+
+
+def evaluated(point: Callable[[ParameterTask], Tensor], work: ParameterTask) -> None:
+    """Put the point at which the model is evaluated into a parameter; of a DTensor, into its shard.
+
+    Args:
+        point: computes it for plain tensors, from the parameter as it is trained (the `gradient`
+            of a task) and the states.
+        work: the task.
+    """
+    if not is_dtensor(work.parameter):
+        work.parameter.copy_(point(work))
+        return
+    with _opened([work]) as (local,):
+        local.parameter.copy_(point(local))
+    _written([work])
 
 
 def _filed(sums: HyperGradients, prefix: str | None) -> HyperGradients:

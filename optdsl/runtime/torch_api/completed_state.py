@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optdsl.plan.keys import TRAINED
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer
@@ -24,13 +25,28 @@ def completed_state(optimizer: LearningOptimizer, parameter: Tensor) -> dict[str
         raise ValueError(
             f"{type(optimizer).__name__} has no such parameter, of shape {tuple(parameter.shape)}"
         )
-    program = optimizer.part_of(parameter, group).program
-    copies = {k: v.clone() for k, v in optimizer.state.get(parameter, {}).items()}
-    own = {key: value for key, value in copies.items() if key.startswith(OWN)}
-    state = {key: value for key, value in copies.items() if key not in own}
+    hypers = {h.name: float(group[h.name]) for h in optimizer.compiled.program.hypers}
+    state = optimizer.state.get(parameter, {})
+    own = {key: value for key, value in state.items() if key.startswith(OWN)}
+    found = completed(optimizer, parameter, hypers) | own
+    return {key: value.clone() for key, value in found.items()}
+
+
+def completed(
+    optimizer: LearningOptimizer, parameter: Tensor, hypers: dict[str, float]
+) -> dict[str, Any]:
+    """The states of the rule for a parameter, and ``step``; copies where a step is pending.
+
+    Args:
+        optimizer: the optimizer, in which nothing changes.
+        parameter: one of its parameters.
+        hypers: the hyperparameters of its group.
+    """
+    program = optimizer.part_of(parameter).program
+    state = {k: v for k, v in optimizer.state.get(parameter, {}).items() if not k.startswith(OWN)}
+    theta = state.pop(TRAINED, parameter.detach())
     declared = {s.name for s in program.states} | {"step"}
     if state.keys() - declared and float(state["step"]) > 0:
-        hypers = {h.name: float(group[h.name]) for h in program.hypers}
-        theta = parameter.detach()
+        state = {key: value.clone() for key, value in state.items()}
         shards.completed(program, ParameterTask(theta, torch.zeros_like(theta), state, hypers))
-    return {key: value for key, value in state.items() if key in declared} | own
+    return {key: value for key, value in state.items() if key in declared}

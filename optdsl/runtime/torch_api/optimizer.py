@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from optdsl.runtime.checkpoint import inert_step, migration, observed
+from optdsl.runtime.checkpoint import evaluated, inert_step, migration, observed
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.checkpoint.loading import drop_strangers, restored_bitwise, signed
 from optdsl.runtime.core.hints import HINTS, check_hints, taken_out
@@ -26,7 +26,7 @@ from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import device_step_of
 from optdsl.runtime.engines.compiled import LearningOptimizer
-from optdsl.runtime.torch_api import completed_state as completing, host_step, observing
+from optdsl.runtime.torch_api import completed_state as completing, evaluating, host_step, observing
 from optdsl.runtime.torch_api.arguments import (
     Betas,
     drop_options_that_are_off,
@@ -129,14 +129,15 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         return blank, (type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As of torch, what was observed, and whether it is a rank's share."""
+        """As of torch, what was observed, whether it is a rank's share, and the mode."""
         found: dict[str, Any] = super().__getstate__()
-        kept = {"_observed": self._observed, "_partitioned": self._partitioned}
+        names = ("_observed", "_partitioned", "_evaluating")
+        kept = {name: getattr(self, name) for name in names}
         return found | {key: value for key, value in kept.items() if value not in (None, False)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over unpickled or loaded state; entries of learning that are missing start anew."""
-        self._observed = None
+        self._observed, self._evaluating = None, False
         super().__setstate__(state)
         make_step_opaque(type(self))
         self._known, self._begun, self._blank = StepCache(), False, None
@@ -207,7 +208,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         found["param_groups"] = on_the_host(found["param_groups"], self.compiled)
         held = (p for group in self.param_groups for p in group["params"])
         found["state"] = packed(found["state"], held)
-        return signed(self, found) | observed.saved(self, self._observed)
+        return signed(self, found) | observed.saved(self, self._observed) | evaluated.saved(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved.
@@ -278,10 +279,11 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         Raises:
             TypeError, ValueError: for a weight that is no finite number, or ranks to average over
                 that are none.
-            RuntimeError: for a sparse gradient; where a step was captured in a CUDA graph; where
-                ranks with the same parameters observed different gradients, or are to average
-                over parts of parameters. What was observed before stays.
+            RuntimeError: for a sparse gradient; in eval mode; where a step was captured in a CUDA
+                graph; where ranks with the same parameters observed different gradients, or are to
+                average over parts of parameters. What was observed before stays.
         """
+        evaluating.check_training(self, "observe()")
         self._betas.read(self.param_groups)
         self._observed = observing.observe(self, weight, average, self._observed)
 
@@ -300,6 +302,26 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         """
         return self.compiled.scopes.metrics(self.param_groups, self.state)
 
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the parameters where the model is evaluated: the point `eval` of the rule.
+
+        The parameters as they are trained are kept in the state, from which `train` restores them
+        to the bit. Between the two, `step` and `observe` are errors. Nothing happens with a rule
+        that evaluates at its parameters, a second time, or to parameters that have taken no step.
+
+        Raises:
+            TypeError, ValueError: for hyperparameters with which a step would fail; nothing has
+                changed.
+        """
+        self._betas.read(self.param_groups)
+        evaluating.enter(self)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the parameters back as they are trained, after `eval`; otherwise nothing happens."""
+        evaluating.leave(self)
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -312,13 +334,14 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             closure: evaluates the model again and returns the loss.
 
         Raises:
-            RuntimeError: for a sparse gradient, or where something is learned without a process
-                group from the share of the parameters that FullyShardedDataParallel or
+            RuntimeError: in eval mode, for a sparse gradient, or where something is learned without
+                a process group from the share of the parameters that FullyShardedDataParallel or
                 ZeroRedundancyOptimizer gives each rank; nothing has changed.
             ValueError: for a hyperparameter that was set out of bounds, weights that do not
                 sum to one, or a gradient of a parameter that is complex or of a dtype that no
                 kernel takes; nothing has changed.
         """
+        evaluating.check_training(self, "step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():

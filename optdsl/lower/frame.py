@@ -1,0 +1,41 @@
+"""Where an expression stands while it is lowered, and how far functions are expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optdsl.diagnostics import Span
+from optdsl.ir.program import Value
+from optdsl.syntax import ast
+
+# The values of names; None after a mistake that is already reported.
+Environment = Mapping[str, Value | None]
+
+
+# Limits on the expansion of functions: expressions lowered, and their depth.
+MAX_VISITS = 200_000
+MAX_DEPTH = 150
+# How often a function may call itself in the place of its result.
+MAX_CALLS = 100
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an expression stands.
+
+    Attributes:
+        names: the values of the names that it may use.
+        function: the function whose body it is a part of; None for an equation.
+        site: the outermost call of that function, where mistakes are reported.
+        expanded: the names of all functions that are being expanded.
+        axis: the axis that the function was called with, after `over`.
+        decided: whether it stands in a branch of a `where` that is decided here.
+    """
+
+    names: Environment
+    function: ast.Function | None = None
+    site: Span | None = None
+    expanded: frozenset[str] = frozenset()
+    axis: str | None = None
+    decided: bool = False
