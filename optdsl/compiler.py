@@ -34,6 +34,7 @@ from optdsl.learning import Block, Coefficient, scalarized
 from optdsl.options import LearnOption, OptionError, canonical, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.specialize import specialize
+from optdsl.passes.totals import TOTAL, staged
 from optdsl.plan import Plan, plans
 from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, evaluating, schedule
@@ -82,23 +83,37 @@ def emit(
     selected = select(library.read(source), learn, Rulebook(source))
     check_backend(options.backend, selected.learned)
     target = Target(options.backend, dtype, options.order)
-    derived = _derived(selected)
-    if not derived.sections:
-        return _compiled(derived, target).module
+    divided = parts(_derived(selected))
+    if len(divided) == 1:
+        return _compiled(divided[0][1], target).module
     mark = "//" if backend == "c" else "#"
     texts = []
-    for part in parts(derived):
+    for title, part in divided:
         text = f"{mark} The {backend} backend takes no matrices; eager code runs here.\n"
         if BACKENDS[options.backend].matrices or not of_matrices(part.kind):
             text = _compiled(part, target).module.text
-        texts.append(f"{mark} --- {part.kind} ---\n\n{text}")
-    return SourceModule(derived.name, options.backend, "\n\n".join(texts), {})
+        texts.append(f"{mark} --- {title} ---\n\n{text}")
+    return SourceModule(selected.name, options.backend, "\n\n".join(texts), {})
 
 
-def parts(program: Program) -> list[Program]:
-    """The program of each section, through all passes; of a rule without sections, itself."""
-    numbers = range(len(program.sections))
-    return [run_passes(specialize(program, n)) for n in numbers] or [program]
+def parts(program: Program) -> list[tuple[str, Program]]:
+    """The programs of a rule, through all passes, with what each is for.
+
+    There is one for each section, and where steps have stages (see `optdsl.passes.totals`), one
+    for each stage and section; most rules are one program.
+    """
+    stages = staged(program)
+    steps = [("", program)]
+    if stages is not None:
+        measured = zip(stages.totals, stages.measures, strict=True)
+        steps = [*((f"{', '.join(n)} of ", p) for n, p in measured), ("", stages.program)]
+    found = []
+    for title, step in steps:
+        for section in range(len(step.sections) or 1):
+            part = run_passes(specialize(step, section))
+            if not title or any(s.name.startswith(TOTAL) for s in part.states):
+                found.append((f"{title}{part.kind or 'a step'}", part))
+    return found
 
 
 def plan(
@@ -321,6 +336,7 @@ def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
 def optimizer_class(found: Elaboration, backend: str, order: str) -> type[CompiledOptimizer]:
     """The optimizer class of an elaborated specification; equal arguments give the same class."""
     from optdsl.runtime.engines.compiled import Compiled
+    from optdsl.runtime.engines.parts import Parts
     from optdsl.runtime.engines.selection import Engines
     from optdsl.runtime.torch_api.make import make_optimizer
 
@@ -328,7 +344,11 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
     arguments = (found.recipe, backend, order, found.learned)
     recipe = (make_class, (*arguments, found.files) if found.files else arguments)
     back = BackHalf(artifact, learning, emit_learning, evaluation)
-    engines = Engines(
-        found.program, backend, order, back.kernels, functools.partial(_variant, found)
-    )
-    return make_optimizer(Compiled(found.program, engines, found.coefficients, order, recipe, back))
+
+    def engines(program: Program) -> Engines:
+        # States that lag by a step cannot be summed over before it is completed.
+        own = "eager" if program.tangents and staged(found.program) else backend
+        return Engines(program, own, order, back.kernels)
+
+    parts = Parts(found.program, engines, functools.partial(_variant, found))
+    return make_optimizer(Compiled(found.program, parts, found.coefficients, order, recipe, back))

@@ -601,7 +601,7 @@ class Muon(CompiledOptimizer):
         ns_c: float | Tensor = 2.0315,
         ns_steps: float | Tensor = 5.0,
         eps: float | Tensor = 1e-07,
-        adjust_lr_fn: float | Tensor = 0.0,
+        adjust_lr_fn: str | float = 0.0,
         lr_ratio: float | Tensor = 1.0,
         adamw_beta1: float | Tensor = 0.9,
         adamw_beta2: float | Tensor = 0.999,
@@ -645,6 +645,56 @@ class NorMuon(CompiledOptimizer):
         ns_steps: float | Tensor = 5.0,
         lr_ratio: float | Tensor = 0.015,
         adamw_beta1: float | Tensor = 0.9,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Prodigy(CompiledOptimizer):
+    """Prodigy: An Expeditiously Adaptive Parameter-Free Learner (Mishchenko & Defazio, 2023),
+        arXiv:2306.06101
+
+    `betas` may be given for beta1, beta2, beta3.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        beta3: 0.9994998749 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        decouple: 1 by default, in {0, 1}
+        use_bias_correction: 0 by default, in {0, 1}
+        safeguard_warmup: 0 by default, in {0, 1}
+        d0: 1e-06 by default, in (0, inf)
+        d_coef: 1 by default, in (0, inf)
+        growth_rate: inf by default, in (1, inf]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        beta3: float | Tensor = 0.9994998749,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        decouple: float | Tensor = 1.0,
+        use_bias_correction: float | Tensor = 0.0,
+        safeguard_warmup: float | Tensor = 0.0,
+        d0: float | Tensor = 1e-06,
+        d_coef: float | Tensor = 1.0,
+        growth_rate: float | Tensor = 1e999,
+        betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from optdsl import optimizers
+from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
@@ -49,13 +50,17 @@ def _class(program: Program) -> str:
     inside = ", ".join(["float | Tensor"] * len(beta_names(h.name for h in program.hypers)))
     kinds = {"betas": f"tuple[{inside}] | None", "maximize": "bool"}
     kinds |= {"process_group": "ProcessGroup | None"} | dict.fromkeys(HINTS, "bool | None")
-    kinds |= {h.name: "float | Tensor" for h in program.hypers}
+    for hyper in program.hypers:
+        labels = isinstance(hyper.domain, Choice) and hyper.domain.labels
+        kinds[hyper.name] = "str | float" if labels else "float | Tensor"
     by_position = True
     for parameter in list(signature(program).parameters.values())[1:]:
         if by_position and parameter.kind is parameter.KEYWORD_ONLY:
             lines.append("        *,")
             by_position = False
-        lines.append(f"        {parameter.name}: {kinds[parameter.name]} = {parameter.default!r},")
+        # Infinity has no literal of its own.
+        default = repr(parameter.default).replace("inf", "1e999")
+        lines.append(f"        {parameter.name}: {kinds[parameter.name]} = {default},")
     lines += ["    ) -> None: ...", ""]
     return "\n".join(lines)
 

@@ -197,7 +197,7 @@ def _on_tuples(
 ) -> Callable[..., Any]:
     """An operation on numbers, on the elements of tuples, or on all elements of one."""
     function = functions[opcode]
-    if not any(tensors) or TABLE[opcode].stage is Stage.REDUCTION:
+    if not any(tensors) or TABLE[opcode].stage in {Stage.REDUCTION, Stage.TOTAL}:
         return function
     if all(tensors):
         return lambda *x: tuple(map(function, *x))

@@ -101,6 +101,11 @@ def total(numbers: Sequence[float]) -> float:
         return sum(numbers)
 
 
+def total_of_all(numbers: Sequence[float] | float) -> float:
+    """The sum over all tensors, of which there is one here."""
+    return numbers if isinstance(numbers, float) else total(numbers)
+
+
 def average(numbers: Sequence[float]) -> float:
     """The arithmetic mean."""
     return total(numbers) / len(numbers)

@@ -23,6 +23,7 @@ class Stage(enum.Enum):
     LENGTH = "a number that follows from the shape of a tensor"
     ELEMENTWISE = "computed for each element, or once where no argument is a tensor"
     REDUCTION = "computed from all elements of a tensor"
+    TOTAL = "computed from all tensors of the optimizer"
     SHAPE = "a number or a matrix that follows from the shape of a matrix"
     ALONG = "computed from the elements along one axis of a matrix"
     PRODUCT = "computed from whole matrices, by products and transpositions"

@@ -197,6 +197,9 @@ _ROWS = (
         _REDUCTION, "sum", function="sum", of_equal="mul"),
     Row("mean", 1, signatures.reduction, derivatives.average, lambda x: x, host.average,
         _REDUCTION, "arithmetic mean", function="mean", of_equal=""),
+    Row("sum_all", 1, signatures.total, derivatives.total_of_all, lambda x: ANYTHING,
+        host.total_of_all, replace(_REDUCTION, stage=Stage.TOTAL, initial=False),
+        "sum over all tensors"),
     # Matrices. They have no meaning on single numbers, and so no `apply`.
     Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
         _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),
@@ -246,6 +249,8 @@ TABLE = {row.opcode: row for row in _ROWS}
 LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
 # The operations that know rows and columns; the others mean something on single numbers, too.
 OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
+# The operations that are computed between kernels, and not in one; see `optdsl.passes.totals`.
+TOTALS = frozenset(row.opcode for row in _ROWS if row.stage is Stage.TOTAL)
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
     row.opcode: row.apply

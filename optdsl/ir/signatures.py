@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from optdsl.ir.types import AXES, SCALAR, UNIFORM, Extent, Type, TypeMismatch, along
+from optdsl.ir.types import AXES, SCALAR, SHARED, UNIFORM, Extent, Type, TypeMismatch, along
 
 Infer = Callable[[tuple[Type, ...]], Type]
 
@@ -71,6 +71,14 @@ def reduction(types: tuple[Type, ...]) -> Type:
     if types[0].extent < Extent.AXES:
         raise TypeMismatch(0, f"{types[0].noun} has no elements to reduce over")
     return SCALAR
+
+
+def total(types: tuple[Type, ...]) -> Type:
+    """The elements of all tensors give one number for the optimizer."""
+    _numbers(types)
+    if types[0].extent <= Extent.SHARED:
+        raise TypeMismatch(0, f"{types[0].noun} is one number for all tensors already")
+    return SHARED
 
 
 def reduction_along(axis: str) -> Infer:

@@ -14,11 +14,13 @@ class Extent(enum.IntEnum):
 
     UNIFORM = 0
     """One value for all tensors of a group, computed on the host in double precision."""
-    SCALAR = 1
+    SHARED = 1
+    """One value for all tensors of the optimizer, on all ranks."""
+    SCALAR = 2
     """One value per tensor; of a stack of matrices, one per matrix."""
-    AXES = 2
+    AXES = 3
     """One value for each index of some axes of a matrix, which the type names."""
-    TENSOR = 3
+    TENSOR = 4
     """One value per element, shaped like the parameter."""
 
     def __str__(self) -> str:
@@ -51,7 +53,8 @@ class Type:
             return "a condition"
         if self.extent is Extent.AXES:
             return f"`{self}`"
-        return "a uniform number" if self.extent is Extent.UNIFORM else f"a {self.extent}"
+        named = {Extent.UNIFORM: "a uniform number", Extent.SHARED: "a shared number"}
+        return named.get(self.extent, f"a {self.extent}")
 
     @property
     def spans(self) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ class Type:
 
 
 UNIFORM = Type(Extent.UNIFORM)
+SHARED = Type(Extent.SHARED)
 SCALAR = Type(Extent.SCALAR)
 TENSOR = Type(Extent.TENSOR)
 
@@ -83,6 +87,7 @@ BY_NAME = {
     str(t): t
     for t in (
         UNIFORM,
+        SHARED,
         SCALAR,
         TENSOR,
         *(along((a,)) for a in AXES),

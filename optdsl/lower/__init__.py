@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
+from optdsl.ir.ops import TOTALS
 from optdsl.ir.program import Learned, Program, State, Value, upstream
 from optdsl.ir.types import Extent, Type
 from optdsl.ir.verify import verify
@@ -141,7 +142,7 @@ def check_types(scope: Scope) -> None:
         if kind is not None and kind.extent is Extent.UNIFORM and state.type is not None:
             scope.report.error(
                 "type",
-                "a state is a tensor or a scalar",
+                "a state is a tensor, a scalar or shared",
                 state.type.span,
                 label="a uniform value is the same for all tensors, and is not stored",
                 hint=f"`state {state.name.text} : scalar = ...` is one number per tensor; a value "
@@ -198,6 +199,15 @@ def _state(
         return None
     written = any(spelled_name(part) == "t" for part in walk(node.initial))
     behind = upstream(builder.operations, [initial])
+    if any(builder[v].opcode in TOTALS for v in behind):
+        scope.report.error(
+            "initial-value",
+            f"the initial value of `{name}` is a sum over all tensors",
+            node.initial.span,
+            label="tensors get their states one by one, at their first gradients",
+            hint="start from a number, and take the sum in the equation",
+        )
+        return None
     if not written and any(builder[v].opcode == "step" for v in behind):
         scope.report.error(
             "initial-value",

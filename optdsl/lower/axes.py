@@ -10,7 +10,8 @@ from optdsl.ir.program import Value
 from optdsl.ir.types import AXES, TypeMismatch, along
 
 # What may stand after `over`; a call without it reduces all axes of its argument.
-OVER = (*AXES, "tensor")
+ALL = "all"
+OVER = (*AXES, "tensor", ALL)
 REDUCTIONS = ("sum", "mean")
 # Functions of one matrix whose operations depend on its axes, and of one axis.
 OF_MATRICES = ("rows", "cols", "diagonal")

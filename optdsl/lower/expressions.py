@@ -145,6 +145,15 @@ class Lowering:
             return self._emit(row.opcode, arguments, span, frame)
         if name not in axes.REDUCTIONS or axis not in axes.OVER:
             return None
+        if axis == axes.ALL and name != "sum":
+            self._report.error(
+                "over",
+                f"`{name}` is not taken over all tensors",
+                frame.site or span,
+                label="only sums are",
+                hint="divide a sum over all tensors by the sum of what counts, `sum(... over all)`",
+            )
+            return None
         opcode = axes.reduction(name, axis, self._scope.matrices)
         return self._emit(opcode, arguments, span, frame)
 

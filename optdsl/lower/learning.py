@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from optdsl.diagnostics import Note, Report, Span, nearest
+from optdsl.ir.domain import Domain, Interval
 from optdsl.ir.program import Hyper, Learned
 from optdsl.lower.learn_request import Problem, Request, Rules, is_steps, learned, problems
 from optdsl.lower.numbers import domain, number
@@ -28,7 +31,7 @@ def learning(
     for node in scope.declaration.statements:
         if not isinstance(node, ast.Learn):
             continue
-        bounds = domain(node.bounds, scope) if node.bounds else None
+        bounds = _open_at_infinity(domain(node.bounds, scope)) if node.bounds else None
         options = {}
         for option in node.options:
             value = number(option.value, f"`{option.name.text}`", scope)
@@ -98,6 +101,17 @@ def _unknown(name: ast.Identifier, learnable: Iterable[str], scope: Scope) -> No
         name.span,
         label="only hyperparameters are learned",
         hint=hint or f"declare `hyper {name.text} = ...`",
+    )
+
+
+def _open_at_infinity(bounds: Domain | None) -> Domain | None:
+    """Bounds of learning; what is learned stays finite."""
+    if not isinstance(bounds, Interval):
+        return bounds
+    return replace(
+        bounds,
+        lower_open=bounds.lower_open or math.isinf(bounds.lower),
+        upper_open=bounds.upper_open or math.isinf(bounds.upper),
     )
 
 

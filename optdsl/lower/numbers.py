@@ -74,9 +74,7 @@ def domain(node: ast.Interval | ast.Choice | None, scope: Scope) -> Domain | Non
     upper = number(node.upper, "a bound", scope)
     if lower is None or upper is None:
         return None
-    lower_open = node.lower_open or math.isinf(lower)
-    upper_open = node.upper_open or math.isinf(upper)
-    interval = Interval(lower, upper, lower_open, upper_open)
+    interval = Interval(lower, upper, node.lower_open, node.upper_open)
     if interval.empty:
         inverted = lower > upper
         scope.report.error(

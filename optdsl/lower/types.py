@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optdsl.ir.types import AXES, BY_NAME, TENSOR, Type
+from optdsl.ir.types import AXES, BY_NAME, TENSOR, Extent, Type
 from optdsl.syntax import ast
 
 # The types of the language by their names; a matrix of rows and columns is the tensor itself.
@@ -23,6 +23,8 @@ def narrower(actual: Type, demanded: Type) -> str:
     """What to write instead of a value of a type that is larger than the demanded one."""
     if actual.condition:
         return "write `where(condition, 1, 0)`"
+    if demanded.extent is Extent.SHARED:
+        return "what differs between tensors is summed over all of them: `sum(x over all)`"
     if demanded.extent.name == "SCALAR":
         return "reduce it with `sum`, `mean`, `norm`, `rms` or `dot`"
     return "uniform values are numbers, hyperparameters, `t`, and functions of them"

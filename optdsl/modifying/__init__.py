@@ -176,8 +176,9 @@ def _claims(
     report: Report,
 ) -> tuple[Claim, ...]:
     """What the modifiers claim: at some settings the program is the one without that modifier."""
-    found = []
-    for place, one in enumerate(applied):
+    found: list[Claim] = []
+    # Claims are settled for rules without sections so far.
+    for place, one in enumerate(() if program.sections else applied):
         for node in one.claims:
             settings: dict[str, float] = {}
             for setting in node.settings:

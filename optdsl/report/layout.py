@@ -27,4 +27,6 @@ def unit_of(kind: Type) -> str:
     if kind.extent is Extent.AXES:
         units = {"rows": "row", "cols": "column"}
         return " and ".join(units[axis] for axis in kind.axes)
+    if kind.extent is Extent.SHARED:
+        return "parameter group"
     return "parameter" if kind.extent is Extent.TENSOR else "tensor"

@@ -33,18 +33,18 @@ def describe_plan(source: Source, learn: LearnOption = True) -> str:
     Raises:
         OptionError, SpecError: as `optdsl.load`.
     """
-    pages = [_page(part) for part in parts(derive(source, learn))]
+    pages = [_page(title, part) for title, part in parts(derive(source, learn))]
     return "\n\n".join("\n".join(block) for blocks in pages for block in blocks) + "\n"
 
 
-def _page(program: Program) -> list[list[str]]:
-    """The blocks of the page, for a rule or for one section."""
+def _page(title: str, program: Program) -> list[list[str]]:
+    """The blocks of the page, for a rule, or for a section or a stage of it."""
     candidates = plans(program, rounded=False)
     chosen = cheapest(candidates)
     way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
     state = f"State: {BYTES * state_tensors(chosen)} bytes per parameter in float32"
     blocks = [
-        [f"{program.name}, {program.kind}" if program.kind else program.name, *way],
+        [program.name if title == "a step" else f"{program.name}, {title}", *way],
         [state, *table(_states(chosen))],
         ["A step, in bytes per parameter", *table(_steps(chosen))],
     ]

@@ -130,7 +130,7 @@ class Run:
         for name, actual, there in zip(rules.SHAPES, self.held, here.parameters, strict=True):
             state = self.optimizer.state[actual]
             # While a step is pending, the states of a replay lag.
-            kind = self.optimizer.compiled.engines.of(actual).plan.kind
+            kind = self.optimizer.compiled.parts.whole.of(actual).plan.kind
             states = there.before if kind == "replay" else there.state
             pairs = {key: (state[key], value) for key, value in states.items()}
             if not self._agree(actual, there.theta, parameter=True):

@@ -108,7 +108,7 @@ def test_an_interrupt_in_a_step_leaves_a_step_that_was_taken(
 ) -> None:
     """Python raises it as soon as the kernels return, before it knows what they returned."""
     (parameter, optimizer), (held, reference) = stepped("mada"), stepped("mada")
-    calls = optimizer.compiled.engines.of(parameter)._calls
+    calls = optimizer.compiled.parts.whole.of(parameter)._calls
     call = calls[Role.FUSED]
 
     def interrupted(*arguments: object) -> int:
@@ -182,7 +182,7 @@ def test_without_memory_no_step_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     fresh, new = nn.Parameter(torch.ones(3)), optdsl.load("yogi", backend="c")
     fresh.grad = torch.ones(3)
     for held, taken in ((parameter, optimizer), (fresh, new([fresh]))):
-        calls = taken.compiled.engines.of(held)._calls
+        calls = taken.compiled.parts.whole.of(held)._calls
         for name, call in list(calls.items()):
             monkeypatch.setitem(calls, name, replace(call, function=lambda *arguments: 1))
         with pytest.raises(MemoryError):

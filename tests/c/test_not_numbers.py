@@ -73,7 +73,7 @@ class Run:
     ) -> None:
         parameter = nn.Parameter(start.clone().to(device))
         optimizer = cls([parameter], **hypers)
-        self.lags = cls.compiled.engines.of(parameter).plan.kind == "replay"
+        self.lags = cls.compiled.parts.whole.of(parameter).plan.kind == "replay"
         self.steps: list[Results] = []
         self.metrics: list[dict[str, float]] = []
         for gradient in stream:

@@ -28,7 +28,7 @@ def step(parameter: Tensor, gradient: Tensor, rule: str = "adam", backend: str =
     """Two steps through the engine, which takes any gradient; the parameter."""
     cls = rules.load(rule, backend=backend, learn=False)
     program = cls.compiled.program
-    engine = cls.compiled.engines.of(parameter)
+    engine = cls.compiled.parts.whole.of(parameter)
     work = ParameterTask(parameter, gradient, {}, {h.name: h.default for h in program.hypers})
     with torch.no_grad():
         for _ in range(2):
@@ -221,14 +221,14 @@ def test_as_many_threads_as_torch_has() -> None:
 
 
 def test_auto_is_c_on_the_processor_and_eager_elsewhere() -> None:
-    engines = optdsl.load("adam", backend="auto").compiled.engines
+    engines = optdsl.load("adam", backend="auto").compiled.parts.whole
     assert isinstance(engines.of(torch.empty(3)), CEngine)
     assert isinstance(engines.of(torch.empty(3, dtype=torch.bfloat16)), CEngine)
     assert engines.of(torch.empty(3, device="meta")) is engines.eager
 
 
 def test_c_refuses_another_device_and_says_what_to_do() -> None:
-    engines = optdsl.load("adam", backend="c").compiled.engines
+    engines = optdsl.load("adam", backend="c").compiled.parts.whole
     with pytest.raises(RuntimeError, match='on meta; backend="auto" serves every device'):
         engines.of(torch.empty(3, device="meta"))
 

@@ -18,7 +18,7 @@ from torch import nn
 import optdsl
 import optdsl.optimizers
 from optdsl import stubs
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import spell_in
 
 pytestmark = pytest.mark.broad(8)
 
@@ -194,7 +194,8 @@ def test_help_shows_the_citation_and_every_hyperparameter(spec: str) -> None:
     assert program.documentation
     assert all(" ".join(line.split()) in text for line in program.documentation)
     for hyper in program.hypers:
-        assert f"{hyper.name}: {spell(hyper.default)} by default, in {hyper.domain}" in text
+        default = spell_in(hyper.domain, hyper.default)
+        assert f"{hyper.name}: {default} by default, in {hyper.domain}" in text
 
 
 def test_repr_reads_as_torchs_does() -> None:

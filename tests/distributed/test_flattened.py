@@ -145,7 +145,7 @@ def test_learning_from_a_share_is_refused_with_the_remedy(
         assert "process_group=model.process_group" in said["learned"]
         assert said["changed"] == "False"
         assert "others that every rank has" in said["beside"]
-        assert "takes sums or means over a tensor" in said["reducing"]
+        assert "looks at tensors as a whole" in said["reducing"]
         assert "learn for the optimizer or for groups" in said["tensor"]
 
 

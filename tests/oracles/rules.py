@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import optdsl
+from optdsl.passes.totals import staged
 from optdsl.specifications import library
 
-
-def _has_sections(name: str) -> bool:
-    return bool(library.read(library.open_source(name), verify=False).sections)
-
-
+PROGRAMS = {
+    name: library.read(library.open_source(name), verify=False) for name in optdsl.list_specs()
+}
 # Rules with sections read tensors as matrices; `tests/matrices` is about them.
-SECTIONED = tuple(name for name in optdsl.list_specs() if _has_sections(name))
-ELEMENTWISE = tuple(name for name in optdsl.list_specs() if name not in SECTIONED)
+SECTIONED = tuple(name for name, program in PROGRAMS.items() if program.sections)
+# Rules with sums over all tensors; `tests/totals` is about them.
+STAGED = tuple(name for name, program in PROGRAMS.items() if staged(program) is not None)
+ELEMENTWISE = tuple(name for name in PROGRAMS if name not in {*SECTIONED, *STAGED})

@@ -18,6 +18,7 @@ from optdsl import interpret
 from optdsl.ir.program import Program
 from optdsl.learning import Coefficient, memory_key
 from optdsl.options import real
+from optdsl.passes.totals import SHARED
 from optdsl.runtime.core.hints import check_hints
 from optdsl.runtime.core.hyperparameters import (
     check_maximize,
@@ -89,6 +90,8 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
                 check_maximize(name, group.get("maximize", False))
                 check_sums(name, compiled.program.simplexes, group)
             _check_memory(where, group, compiled.scopes.of_groups)
+            for key in (k for k in group if str(k).startswith(SHARED)):
+                _number(f"{where}[{key!r}]", group[key])
         check_shared(name, (c.name for c in compiled.scopes.shared), groups)
 
 

@@ -60,9 +60,7 @@ def device_step_of(
         RuntimeError: for a sparse gradient.
     """
     compiled = optimizer.compiled
-    if compiled.engines.backend not in {"triton", "auto"}:
-        return None
-    if compiled.program.sections or compiled.program.structure:
+    if compiled.parts.divided or compiled.parts.whole.backend not in {"triton", "auto"}:
         return None
     first = next((p for pairs in work for p, _ in pairs), None)
     if first is None or not runs_on(first.device):
@@ -77,7 +75,7 @@ def device_step_of(
         return None
     if len(set(map(_DEVICE, parameters))) > 1 or len(set(map(_DTYPE, parameters))) > 1:
         return None
-    engine = compiled.engines.of(parameters[0])
+    engine = compiled.parts.whole.of(parameters[0])
     if not isinstance(engine, TritonEngine) or len(set(map(id, parameters))) < len(parameters):
         return None
     check_dense(type(optimizer).__name__, (g for pairs in work for _, g in pairs))

@@ -184,3 +184,10 @@ def prefix(parameter: Any) -> str | None:
         if placement.is_replicate() and place:
             return None
     return _key(_ranks(mesh))
+
+
+def first_prefix(parameter: Any) -> str | None:
+    """The prefix of the keys of sums of a whole DTensor, which count on the first rank alone."""
+    mesh: DeviceMesh = parameter.device_mesh
+    places = mesh.get_coordinate()
+    return None if places is None or any(places) else _key(_ranks(mesh))

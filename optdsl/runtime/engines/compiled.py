@@ -14,11 +14,13 @@ from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
 from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.passes.totals import SHARED
 from optdsl.runtime.build.python_modules import Function, function
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import beta_names, number
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import HyperGradients, cosines
+from optdsl.runtime.engines.parts import Parts
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
 from optdsl.runtime.learning.scopes import Scopes
@@ -34,7 +36,7 @@ class Compiled:
 
     Attributes:
         program: the program that runs, tangents included.
-        engines: what runs it.
+        parts: what runs it, for each kind of tensor and each stage of a step.
         coefficients: the learned hyperparameters.
         order: "exact" (coefficients learn first, then act in the same step) or "overlapped".
         recipe: a function and arguments that make the same class again, for pickle.
@@ -42,7 +44,7 @@ class Compiled:
     """
 
     program: Program
-    engines: Engines
+    parts: Parts
     coefficients: tuple[Coefficient, ...]
     order: str
     recipe: tuple[Callable[..., type[LearningOptimizer]], tuple[Any, ...]]
@@ -138,16 +140,16 @@ class LearningOptimizer(torch.optim.Optimizer):
     _evaluating: bool = False
 
     def part_of(self, parameter: Tensor, group: Mapping[str, Any] | None = None) -> Engines:
-        """The engines of the rule as it is for a parameter, of its section; see `Engines.part`.
+        """The engines of the rule as it is for a parameter, of its section; see `Parts.of`.
 
         Args:
             parameter: one of this optimizer's.
             group: its parameter group, which is looked for if it is not given.
         """
-        engines = self.compiled.engines
-        if group is None and (engines.program.sections or engines.program.structure):
+        parts = self.compiled.parts
+        if group is None and parts.divided:
             group = next(g for g in self.param_groups if any(p is parameter for p in g["params"]))
-        return engines.part(parameter, {} if group is None else group)
+        return parts.of(parameter, {} if group is None else group)
 
     def _hypers(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters that a step uses for a group.
@@ -158,4 +160,7 @@ class LearningOptimizer(torch.optim.Optimizer):
         name, bounds = type(self).__name__, self.compiled.bounds
         others = (self.defaults, group)
         hypers = self.compiled.program.hypers
-        return {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
+        shared = {}
+        if self.compiled.parts.stages is not None:
+            shared = {k: float(x) for k, x in group.items() if str(k).startswith(SHARED)}
+        return shared | {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}

@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
-from optdsl.ir.sections import of_matrices, section_of
-from optdsl.passes.pipeline import run_passes
-from optdsl.passes.specialize import specialize
+from optdsl.ir.sections import of_matrices
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
-from optdsl.runtime.distributed.collectives import is_dtensor, prefix
+from optdsl.runtime.distributed.collectives import first_prefix, is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
-from optdsl.runtime.engines.shards import ShardEngine, check_whole, shard
+from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
+from optdsl.runtime.engines.whole import WholeEngine
 
 _WHERE = {
     "c": "the CPU",
     "triton": "GPUs (and on the CPU where TRITON_INTERPRET=1 asks for Triton's interpreter)",
 }
-
-
-def refusal(program: Program, shape: tuple[int, ...], kind: object) -> str:
-    """Why no section of a rule takes a tensor, and what to do."""
-    listed = ", ".join(program.sections)
-    if kind is not None and not program.sections:
-        return f"{program.name} is one rule for all tensors, and has no kind {kind!r}"
-    if kind is not None and kind not in program.sections:
-        return f"{program.name} has no kind {kind!r}; its kinds are {listed}"
-    if kind is not None:
-        return f"{program.name} cannot read a parameter of shape {shape} as {kind}"
-    return (
-        f"{program.name} is for {listed}, and a parameter has the shape {shape}; give it to "
-        f"another optimizer"
-    )
 
 
 class Engines:
@@ -55,7 +37,6 @@ class Engines:
         backend: str,
         order: str,
         compiled: Callable[[Program, Target], Artifact],
-        variant: Callable[[Mapping[str, float]], Program] | None = None,
     ) -> None:
         """Build nothing yet.
 
@@ -64,66 +45,16 @@ class Engines:
             backend: "eager", "c", "triton" or "auto".
             order: as of `optdsl.load`.
             compiled: compiles a program for a target.
-            variant: makes the program for other values of the hyperparameters in its structure.
         """
         self.program = program
         self.backend = backend
         self._order = order
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
-        self._sharded: dict[tuple[Engine, str | None], Engine] = {}
+        self._sharded: dict[tuple[Engine, bool, str | None], Engine] = {}
         # Compiled kernels have no norms of tangents, and do not read tensors as matrices.
         elementwise = not of_matrices(program.kind)
         self._compiles = backend != "eager" and not cosines(program) and elementwise
-        self._variant = variant
-        self._parts: dict[tuple[Any, ...], Engines] = {}
-
-    def part(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> Engines:
-        """The engines of the rule as it is for a parameter: of its section, if there are any.
-
-        Args:
-            parameter: the parameter.
-            group: its parameter group, which may choose the section by its ``kind``.
-
-        Raises:
-            ValueError: where no section takes the parameter.
-        """
-        program = self.program
-        if not (program.sections or program.structure):
-            return self
-        structure = tuple(float(group[name]) for name, _ in program.structure)
-        section = None
-        if program.sections:
-            kind = group.get("kind")
-            section = section_of(program.sections, parameter.shape, kind)
-            if section is None:
-                raise ValueError(refusal(program, tuple(parameter.shape), kind))
-        if (section, structure) not in self._parts:
-            self._parts[section, structure] = self._made_part(section, structure)
-        return self._parts[section, structure]
-
-    def check_kind(self, group: Mapping[str, Any]) -> None:
-        """Refuse a parameter group with parameters that no section takes.
-
-        Raises:
-            ValueError: with the shape and the kinds.
-        """
-        program, kind = self.program, group.get("kind")
-        if kind is not None and kind not in program.sections:
-            raise ValueError(refusal(program, (), kind))
-        for parameter in group["params"] if program.sections else ():
-            if section_of(program.sections, parameter.shape, kind) is None:
-                raise ValueError(refusal(program, tuple(parameter.shape), kind))
-
-    def _made_part(self, section: int | None, structure: tuple[float, ...]) -> Engines:
-        program = self.program
-        wanted = dict(zip((name for name, _ in program.structure), structure, strict=True))
-        if wanted != dict(program.structure):
-            assert self._variant is not None
-            program = self._variant(wanted)
-        if section is not None:
-            program = run_passes(specialize(program, section))
-        return Engines(replace(program, structure=()), self.backend, self._order, self._compiled)
 
     def of(self, parameter: torch.Tensor) -> Engine:
         """The engine for a parameter.
@@ -148,11 +79,10 @@ class Engines:
 
     def _of_shards(self, parameter: torch.Tensor) -> Engine:
         """The engine for DTensors that are placed like this one: that of their shards."""
-        check_whole(self.program, parameter)
-        inner = self.of(shard(parameter))
-        key = (inner, prefix(parameter))
+        inner, whole = self.of(shard(parameter)), needs_whole(self.program, parameter)
+        key = (inner, whole, first_prefix(parameter) if whole else prefix(parameter))
         if key not in self._sharded:
-            self._sharded[key] = ShardEngine(inner, key[1])
+            self._sharded[key] = (WholeEngine if whole else ShardEngine)(inner, key[2])
         return self._sharded[key]
 
     def _of_a_wrapper(self) -> Engine:

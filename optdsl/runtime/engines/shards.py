@@ -68,21 +68,25 @@ class ShardEngine:
         return known.get(StepCache, self)
 
 
+def needs_whole(program: Program, parameter: Tensor) -> bool:
+    """Whether a rule looks at a whole tensor of which ranks have parts."""
+    placed: Any = parameter
+    sizes = placed.device_mesh.shape
+    whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
+    return not whole and any(stage.mixes for stage in stages(program.operations))
+
+
 def check_whole(program: Program, parameter: Tensor) -> None:
-    """Refuse a rule that looks at a whole tensor where ranks have parts of it.
+    """Refuse to complete a step of a rule that looks at a whole tensor of which ranks have parts.
 
     Raises:
         RuntimeError: with what to do.
     """
-    placed: Any = parameter
-    sizes = placed.device_mesh.shape
-    whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
-    mixes = any(stage.mixes for stage in stages(program.operations))
-    if not whole and mixes:
+    if needs_whole(program, parameter):
         raise RuntimeError(
-            f"{program.name} looks at tensors as a whole, and a parameter of shape "
-            f"{tuple(parameter.shape)} is in shards on several ranks; replicate it, or leave it "
-            f"to another optimizer"
+            f"{program.name} looks at tensors as a whole, and the last step of a parameter of "
+            f"shape {tuple(parameter.shape)} in shards was left pending by another backend; load "
+            f"what this backend has saved"
         )
 
 
@@ -132,7 +136,7 @@ def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
     for work in works:
         if id(work.state) not in states:
             states[id(work.state)] = _state_of_shard(work, wrapped)
-        theta, gradient = shard(work.parameter), shard(_gradient(work))
+        theta, gradient = shard(work.parameter), shard(placed_gradient(work))
         local.append(ParameterTask(theta, gradient, states[id(work.state)], work.hypers))
     try:
         yield local
@@ -164,7 +168,7 @@ def _state_of_shard(work: ParameterTask, wrapped: dict[int, Any]) -> dict[str, A
     return state
 
 
-def _gradient(work: ParameterTask) -> Tensor:
+def placed_gradient(work: ParameterTask) -> Tensor:
     """The gradient, placed as the parameter is."""
     parameter: Any = work.parameter
     gradient: Any = work.gradient
@@ -180,7 +184,7 @@ def _is_number(key: str, value: Any, parameter: Tensor) -> bool:
     """Whether a state is the same on every rank, and no tensor in shards."""
     if not isinstance(value, Tensor) or key in {"step", PENDING_HYPERS}:
         return True
-    return not is_dtensor(value) and value.ndim == 0 and parameter.ndim > 0
+    return not is_dtensor(value) and value.shape != parameter.shape
 
 
 def _wrapped(key: str, value: Any, work: ParameterTask, part: ParameterTask) -> Any:
@@ -188,7 +192,8 @@ def _wrapped(key: str, value: Any, work: ParameterTask, part: ParameterTask) -> 
     from torch.distributed.tensor import DTensor
 
     parameter: Any = work.parameter
-    if _is_number(key, value, parameter) or value.shape != part.parameter.shape:
+    own = isinstance(value, Tensor) and key not in {"step", PENDING_HYPERS}
+    if not own or value.shape != part.parameter.shape:
         return value
     return DTensor.from_local(
         value,

@@ -49,16 +49,18 @@ def batches(
         part: the part of the step.
         groups: all parameter groups.
     """
-    engines, program = compiled.engines, compiled.program
-    if not (program.sections or program.structure):
-        return _batches(engines, states, part, part.work)
+    parts = compiled.parts
+    if not parts.varied:
+        any_of = next((p for pairs, _ in part.work for p, _ in pairs), None)
+        own = parts.whole if any_of is None else parts.of(any_of, {})
+        return _batches(own, states, part, part.work)
     by_engines: dict[Engines, list[tuple[Pairs, dict[str, float]]]] = {}
     for place, (pairs, values) in enumerate(part.work):
         group = groups[place if part.group is None else part.group]
-        own: dict[Engines, Pairs] = {}
+        by_part: dict[Engines, Pairs] = {}
         for parameter, gradient in pairs:
-            own.setdefault(engines.part(parameter, group), []).append((parameter, gradient))
-        for which, its in own.items():
+            by_part.setdefault(parts.of(parameter, group), []).append((parameter, gradient))
+        for which, its in by_part.items():
             by_engines.setdefault(which, []).append((its, values))
     found: dict[Engine, Batch] = {}
     for which, work in by_engines.items():

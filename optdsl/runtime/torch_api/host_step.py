@@ -12,7 +12,7 @@ from optdsl.runtime.core.tasks import check_dense, check_dtype
 from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.learning.scopes import Pairs, Part, add
-from optdsl.runtime.torch_api import observing
+from optdsl.runtime.torch_api import observing, totals
 from optdsl.runtime.torch_api.batches import batches
 
 
@@ -29,6 +29,7 @@ def step(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> None:
             parameter of a dtype that no kernel takes; nothing has changed.
     """
     hypers = _checked(optimizer, work)
+    totals.begin(optimizer, hypers)
     scopes = optimizer.compiled.scopes
     parts = scopes.divided(work, hypers, optimizer.param_groups, optimizer.state)
     for part in parts:
@@ -92,16 +93,19 @@ def _take(
         for group, values in zip(optimizer.param_groups, hypers, strict=True):
             values.update((key, float(group[key])) for key in learned)
         optimizer.compiled.scopes.refresh(parts, hypers)
+        totals.measure(optimizer, parts)
         for _, known, found in jobs:
             for engine, batch in found.items():
                 engine.advance_completed(batch.pending, known)
                 engine.advance(batch.fresh, known)
     else:
+        totals.measure(optimizer, parts)
         for part, known, found in jobs:
             for engine, batch in found.items():
                 add(part.sums, engine.fused(batch.pending, known))
                 engine.advance(batch.fresh, known)
         _learn(optimizer, parts, taken)
+    totals.finish(optimizer, parts)
 
 
 def _learn(optimizer: LearningOptimizer, parts: list[Part], taken: list[int]) -> None:

@@ -189,7 +189,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         if not param_group["params"]:
             param_group["params"] = NoParameters(name, len(self.param_groups) - 1)
         try:
-            self.compiled.engines.check_kind(param_group)
+            self.compiled.parts.check(param_group)
             check_sums(name, self.compiled.program.simplexes, param_group)
             check_shared(name, (c.name for c in self.compiled.scopes.shared), self.param_groups)
         except ValueError:

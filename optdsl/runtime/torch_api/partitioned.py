@@ -23,7 +23,7 @@ def join_partition(optimizer: LearningOptimizer) -> None:
     It gets the wrapper's process group, unless it has one, and is marked as partitioned.
     """
     module = sys.modules.get(_MODULE)
-    if module is None or not optimizer.compiled.scopes.of_groups:
+    if module is None or not _together(optimizer):
         return
     wrapper = _maker(module.ZeroRedundancyOptimizer)
     if wrapper is None or wrapper.world_size == 1:
@@ -42,14 +42,23 @@ def check_partitioned(optimizer: LearningOptimizer) -> None:
     if not (optimizer._partitioned and optimizer.process_group is None and has_other_ranks()):
         return
     scopes = optimizer.compiled.scopes
-    learned = ", ".join(c.name for c in scopes.of_groups)
+    what, other = "takes sums over all tensors", "sum something else"
+    if scopes.of_groups:
+        what = f"learns {', '.join(c.name for c in scopes.of_groups)}"
+        other = "learn something else"
     remedy = "set its process_group to that of the ZeroRedundancyOptimizer"
     if scopes.of_tensors:
         remedy = "learn everything for the optimizer or for groups, or everything for each tensor"
     raise RuntimeError(
-        f"{type(optimizer).__name__} learns {learned}, and ZeroRedundancyOptimizer gives each rank "
-        f"a share of the parameters, so that every rank would learn something else; {remedy}"
+        f"{type(optimizer).__name__} {what}, and ZeroRedundancyOptimizer gives each rank a share "
+        f"of the parameters, so that every rank would {other}; {remedy}"
     )
+
+
+def _together(optimizer: LearningOptimizer) -> bool:
+    """Whether a step of one tensor depends on the tensors of other ranks."""
+    compiled = optimizer.compiled
+    return bool(compiled.scopes.of_groups) or compiled.parts.stages is not None
 
 
 def _maker(kind: type) -> Any:

@@ -1,0 +1,134 @@
+"""Sums over all tensors, and what is shared by all tensors, are taken out of a program.
+
+A kernel works on tensors one by one. So a step of a rule that reads sums over all of them has
+stages: programs that measure what is summed, each with the totals of the stages before it, and the
+step itself. In both, a total is a hyperparameter, and so is a state that all tensors share: such
+numbers are the host's, in double precision. Every backend runs the stages as it runs any program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optdsl.ir.builder import Builder
+from optdsl.ir.domain import EVERYTHING
+from optdsl.ir.ops import TOTALS
+from optdsl.ir.program import Hyper, Program, State, Value, upstream
+from optdsl.ir.types import SCALAR, Extent
+from optdsl.passes.eliminate_dead import eliminate_dead
+from optdsl.passes.specialize import specialize
+
+# The prefixes of the hyperparameters that stand for totals and for shared states.
+TOTAL, SHARED = "total/", "shared/"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A rule whose steps have stages.
+
+    Attributes:
+        program: the step, in which totals and shared states are hyperparameters.
+        measures: the programs before it, in order; each has states that are what is summed up.
+        shared: the states that all tensors share; initial values and next ones are uniform values
+            of `program`.
+    """
+
+    program: Program
+    measures: tuple[Program, ...]
+    shared: tuple[State, ...]
+
+    @property
+    def totals(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the totals of each measuring program."""
+        return tuple(
+            tuple(s.name for s in p.states if s.name.startswith(TOTAL)) for p in self.measures
+        )
+
+    def read_by_shared(self) -> tuple[str, ...]:
+        """The hyperparameters of users that shared states depend on."""
+        values = [v for s in self.shared for v in (s.initial, s.next)]
+        read = (self.program.operations[v] for v in self.program.needed(tuple(values)))
+        names = {str(o.attribute) for o in read if o.opcode == "hyper"}
+        return tuple(sorted(n for n in names if not n.startswith((TOTAL, SHARED))))
+
+
+def staged(program: Program) -> Staged | None:
+    """The stages of a rule; None for a rule without any, as most are.
+
+    Args:
+        program: of all sections, through all passes.
+    """
+    shared = {s.name for s in program.states if s.type.extent is Extent.SHARED}
+    if not shared and not any(o.opcode in TOTALS for o in program.operations):
+        return None
+    builder = Builder()
+    new: list[Value] = []
+    levels: dict[Value, int] = {}
+    summed: list[tuple[str, Value, int]] = []
+    for operation in program.operations:
+        arguments = tuple(new[a] for a in operation.arguments)
+        level = max((levels[a] for a in arguments), default=0)
+        if operation.opcode in TOTALS:
+            name = f"{TOTAL}{len(summed)}"
+            summed.append((name, arguments[0], level))
+            value = builder.emit("hyper", attribute=name, hint=f"total_{len(summed) - 1}")
+            level += 1
+        elif operation.opcode == "state" and operation.attribute in shared:
+            name = f"{SHARED}{operation.attribute}"
+            value = builder.emit("hyper", attribute=name, hint=str(operation.attribute))
+        else:
+            value = builder.copy(operation, arguments)
+        new.append(value)
+        levels[value] = max(level, levels.get(value, 0))
+    names = [*(name for name, _, _ in summed), *(f"{SHARED}{name}" for name in sorted(shared))]
+    hypers = (*program.hypers, *(Hyper(name, 0.0, EVERYTHING) for name in names))
+    whole = replace(program.rebuilt(builder.operations, new), hypers=hypers)
+    kept = tuple(s for s in whole.states if s.name not in shared)
+    found = tuple(s for s in whole.states if s.name in shared)
+    step = replace(whole, states=kept)
+    measures = (
+        _measure(step, [(n, x) for n, x, own in summed if own == level])
+        for level in sorted({own for _, _, own in summed})
+    )
+    return Staged(step, tuple(measures), found)
+
+
+def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
+    """The program that measures some totals, which changes nothing else."""
+    builder = Builder(step.operations)
+    sections = {name: _sections(step, name) for name, _ in summed}
+    totals = []
+    for name, x in summed:
+        part = builder.emit("sum", x) if builder[x].type.spans else x
+        zero = builder.constant(0.0)
+        totals.append(State(name, SCALAR, zero, part, sections=sections[name]))
+    behind = upstream(builder.operations, [s.next for s in totals])
+    read = {str(o.attribute) for v in behind if (o := builder[v]).opcode == "state"}
+    states = [
+        replace(s, next=builder.emit("state", attribute=s.name, type=s.type))
+        for s in step.states
+        if s.name in read
+    ]
+    parameter = builder.emit("parameter")
+    return eliminate_dead(
+        replace(
+            step,
+            operations=builder.operations,
+            states=(*states, *totals),
+            parameter=parameter,
+            tangents=(),
+            learned=(),
+            evaluation=None,
+        )
+    )
+
+
+def _sections(step: Program, total: str) -> tuple[int, ...]:
+    """The sections whose tensors a total is for: those in which something reads it; () for all."""
+    found = tuple(
+        n
+        for n in range(len(step.sections))
+        if any(o.opcode == "hyper" and o.attribute == total for o in specialize(step, n).operations)
+    )
+    return () if len(found) == len(step.sections) else found

@@ -1,0 +1,173 @@
+"""Sums over all tensors, and numbers that all tensors share, in a step that the host drives.
+
+A total is measured before the step, tensor by tensor with the ordinary kernels, and added up in
+double precision over tensors and ranks. What tensors share stands in every parameter group, as
+learned coefficients do, so that checkpoints have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optdsl.ir.evaluate import Uniforms
+from optdsl.ir.sections import of_matrices
+from optdsl.passes.totals import SHARED, Staged
+from optdsl.runtime.core.owned_numbers import number_of
+from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
+from optdsl.runtime.distributed.collectives import is_dtensor, is_spread, over_ranks, prefix
+from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.parts import Measure
+from optdsl.runtime.engines.shards import shard
+from optdsl.runtime.learning.scopes import Part
+
+# The number of steps of the optimizer: the `t` of what its tensors share.
+STEPS = f"{SHARED}step"
+
+
+class Scratch(dict[Tensor, dict[str, Any]]):
+    """The states of the kernels that measure, by parameter; they are not kept in checkpoints."""
+
+
+def begin(optimizer: LearningOptimizer, hypers: Sequence[dict[str, float]]) -> None:
+    """Give a step the numbers that tensors share, which start at the first one.
+
+    Args:
+        optimizer: the optimizer.
+        hypers: the hyperparameters by group, which receive them.
+
+    Raises:
+        ValueError: where groups differ in a hyperparameter on which a shared number depends.
+    """
+    stages = optimizer.compiled.parts.stages
+    if stages is None or not stages.shared:
+        return
+    for name in stages.read_by_shared():
+        found = {values[name] for values in hypers}
+        if len(found) > 1:
+            listed = " and ".join(f"{x:g}" for x in sorted(found))
+            raise ValueError(
+                f"{type(optimizer).__name__}: {name} is {listed} in different parameter groups, "
+                f"and what all tensors share depends on it; give all groups the same"
+            )
+    groups = optimizer.param_groups
+    having = next((g for g in groups if STEPS in g), None)
+    if having is None:
+        first = Uniforms(stages.program, tuple(s.initial for s in stages.shared))
+        start = dict(zip(_keys(stages), first.at(hypers[0], 1), strict=True)) | {STEPS: 0.0}
+    else:
+        start = {key: float(having[key]) for key in (*_keys(stages), STEPS)}
+    for group, values in zip(groups, hypers, strict=True):
+        group.update(start)
+        values.update((key, start[key]) for key in _keys(stages))
+
+
+def measure(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
+    """Measure the totals that a step reads, and give them to its parts."""
+    stages = optimizer.compiled.parts.stages
+    if stages is None:
+        return
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    for level, names in enumerate(stages.totals):
+        sums: HyperGradients = {}
+        for part in parts:
+            for place, (pairs, values) in enumerate(part.work):
+                group = optimizer.param_groups[place if part.group is None else part.group]
+                for name, value in _measured(optimizer, level, pairs, values, group):
+                    sums[name] = sums.get(name, 0.0) + value
+        if optimizer.process_group is not None or is_spread(optimizer.param_groups):
+            (sums,), _ = over_ranks([sums], [], names, held, optimizer.process_group)
+        found = {name: sums.get(name, 0.0) for name in names}
+        for part in parts:
+            for _, values in part.work:
+                values.update(found)
+
+
+def finish(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
+    """Set what tensors share to its values after the step."""
+    stages = optimizer.compiled.parts.stages
+    if stages is None or not stages.shared:
+        return
+    values = next((values for part in parts for _, values in part.work), None)
+    if values is None:
+        return
+    groups = optimizer.param_groups
+    t = int(groups[0][STEPS]) + 1
+    after = Uniforms(stages.program, tuple(s.next for s in stages.shared)).at(values, t)
+    new = dict(zip(_keys(stages), after, strict=True)) | {STEPS: float(t)}
+    for group in groups:
+        group.update(new)
+
+
+def _keys(stages: Staged) -> tuple[str, ...]:
+    return tuple(f"{SHARED}{s.name}" for s in stages.shared)
+
+
+def _measured(
+    optimizer: LearningOptimizer,
+    level: int,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    values: dict[str, float],
+    group: Mapping[str, Any],
+) -> Iterator[tuple[str, float]]:
+    """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
+    works: dict[tuple[Any, ...], tuple[Measure, str, list[ParameterTask]]] = {}
+    scratch = optimizer._known.get(Scratch, level)
+    for parameter, gradient in pairs:
+        which = optimizer.compiled.parts.measure(level, parameter, group)
+        start = prefix(parameter) if is_dtensor(parameter) else ""
+        if which is None or start is None:
+            continue
+        theta, its = _plain(parameter), _plain(gradient)
+        state = _state(optimizer, which, parameter, scratch)
+        engine = which.engines.of(theta)
+        key = (engine, theta.device, start)
+        works.setdefault(key, (which, start, []))[2].append(
+            ParameterTask(theta, its, state, values)
+        )
+    for (engine, _, start), (which, _, tasks) in works.items():
+        engine.advance(tasks, optimizer._known.get(StepCache, (level, engine)))
+        for name in which.totals:
+            # One for each tensor, or of a stack for each matrix.
+            measured = [task.state[name] for task in tasks]
+            if any(x.ndim for x in measured):
+                measured = [x.sum() for x in measured]
+            yield start + name, float(torch.stack(measured).double().sum())
+
+
+def _plain(x: Any) -> Tensor:
+    """What this rank has of a tensor."""
+    return shard(x) if is_dtensor(x) else x.detach()
+
+
+def _state(
+    optimizer: LearningOptimizer, which: Measure, parameter: Tensor, scratch: Scratch
+) -> dict[str, Any]:
+    """A state for measuring: the parameter's own, and numbers to be summed.
+
+    Before the first step of a tensor the kernels make its first states, which are not kept.
+    """
+    if not which.states and not which.timed:
+        return scratch.setdefault(parameter, {})
+    own = optimizer.state.get(parameter, {})
+    if "step" not in own:
+        return {}
+    found = scratch.setdefault(parameter, {})
+    for name in which.states:
+        found[name] = _plain(own[name])
+    if "step" not in found:
+        found["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
+        # Where tensors are read as matrices, the first measurement makes them.
+        for name in () if of_matrices(which.engines.program.kind) else which.totals:
+            found[name] = torch.zeros((), dtype=_dtype(parameter), device=_plain(parameter).device)
+    if which.timed and number_of(found["step"]) != number_of(own["step"]):
+        found["step"].fill_(number_of(own["step"]))
+    return found
+
+
+def _dtype(parameter: Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype is torch.float64 else torch.float32
