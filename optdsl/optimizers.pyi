@@ -777,6 +777,43 @@ class ScheduleFreeAdamW(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class SophiaG(CompiledOptimizer):
+    """Sophia: A Scalable Stochastic Second-order Optimizer (Liu et al., 2023), arXiv:2305.14342
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.0001 by default, in [0, inf)
+        beta1: 0.965 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        gamma: 0.05 by default, in (0, inf)
+        eps: 1e-15 by default, in (0, inf)
+        weight_decay: 0.1 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0001,
+        *,
+        beta1: float | Tensor = 0.965,
+        beta2: float | Tensor = 0.99,
+        gamma: float | Tensor = 0.05,
+        eps: float | Tensor = 1e-15,
+        weight_decay: float | Tensor = 0.1,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class TwoSpeed(CompiledOptimizer):
     """AdamW with two momenta, a quick one and a slow one, and a learned gate between them
 

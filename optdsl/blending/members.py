@@ -91,6 +91,13 @@ def members(
                 node.rule.span,
                 label="its equations depend on the kind of the tensor",
             )
+        elif name.text in rules and any(s.input for s in rules[name.text].states):
+            report.error(
+                "input",
+                f"`{node.rule.text}` has inputs, and rules with inputs are not blended yet",
+                node.rule.span,
+                label="what is given to a step would have to be given to its member",
+            )
         elif name.text in rules:
             found[name.text] = Member(name.text, rules[name.text], name.span)
     if not uses:

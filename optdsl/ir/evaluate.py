@@ -93,6 +93,8 @@ class Point:
                 return self.theta
             case "size":
                 return self.arithmetic.exact(float(self.arithmetic.size(self.theta)))
+            case "given":
+                return self.arithmetic.exact(1.0)
             case "state":
                 return self.state[str(operation.attribute)]
             case _:

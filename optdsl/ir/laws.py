@@ -24,6 +24,7 @@ class Stage(enum.Enum):
     ELEMENTWISE = "computed for each element, or once where no argument is a tensor"
     REDUCTION = "computed from all elements of a tensor"
     TOTAL = "computed from all tensors of the optimizer"
+    INPUT = "whether an input is given to a step"
     SHAPE = "a number or a matrix that follows from the shape of a matrix"
     ALONG = "computed from the elements along one axis of a matrix"
     PRODUCT = "computed from whole matrices, by products and transpositions"
@@ -32,7 +33,9 @@ class Stage(enum.Enum):
     @property
     def given(self) -> bool:
         """Whether nothing has to be computed."""
-        return self in {Stage.LITERAL, Stage.HOST, Stage.BUFFER, Stage.LENGTH, Stage.SHAPE}
+        return self in {
+            Stage.LITERAL, Stage.HOST, Stage.BUFFER, Stage.LENGTH, Stage.SHAPE, Stage.INPUT
+        }  # fmt: skip
 
     @property
     def mixes(self) -> bool:

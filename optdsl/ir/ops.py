@@ -128,6 +128,9 @@ _ROWS = (
         _leaf(Stage.BUFFER, False, initial=False), "a state, before the step", attribute=str),
     Row("size", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
         _leaf(Stage.LENGTH, False), "the number of elements of theta"),
+    Row("given", 0, signatures.leaf(UNIFORM), derivatives.zero, lambda: Interval(0.0, 1.0), None,
+        _leaf(Stage.INPUT, False, initial=False), "1 where an input is given to the step, else 0",
+        attribute=str),
     # Names and barriers.
     Row("define", 1, signatures.same, derivatives.identity, lambda x: x, _itself,
         replace(_ALIAS, affine=laws.always),
@@ -250,7 +253,7 @@ LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
 # The operations that know rows and columns; the others mean something on single numbers, too.
 OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
 # The operations that are computed between kernels, and not in one; see `optdsl.passes.totals`.
-TOTALS = frozenset(row.opcode for row in _ROWS if row.stage is Stage.TOTAL)
+TOTALS = frozenset(row.opcode for row in _ROWS if row.stage in {Stage.TOTAL, Stage.INPUT})
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
     row.opcode: row.apply

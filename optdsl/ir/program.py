@@ -66,7 +66,8 @@ class State:
     """A value that is kept from step to step: its initial value, and its value after a step.
 
     In a blend, `origins` has the names of the members' states that it is, as in ``Adam.m``.
-    `sections` has the numbers of the sections whose tensors have it; empty for all.
+    `sections` has the numbers of the sections whose tensors have it; empty for all. With `input`,
+    it is what was last given to a step.
     """
 
     name: str
@@ -75,6 +76,7 @@ class State:
     next: Value
     origins: tuple[str, ...] = ()
     sections: tuple[int, ...] = ()
+    input: bool = False
 
 
 @dataclass(frozen=True, slots=True)

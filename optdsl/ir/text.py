@@ -44,6 +44,7 @@ def print_program(program: Program) -> str:
     for state in program.states:
         line = f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}"
         line += f" in {' '.join(map(str, state.sections))}" if state.sections else ""
+        line += " given" if state.input else ""
         out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
@@ -145,8 +146,9 @@ def _read_operation(m: re.Match[str]) -> Operation:
 
 def _read_state(m: re.Match[str]) -> State:
     sections = tuple(map(int, m[5].split())) if m[5] else ()
-    origins = tuple(m[6].split(", ")) if m[6] else ()
-    return State(m[1], _read_type(m[2]), Value(int(m[3])), Value(int(m[4])), origins, sections)
+    origins = tuple(m[7].split(", ")) if m[7] else ()
+    first, after = Value(int(m[3])), Value(int(m[4]))
+    return State(m[1], _read_type(m[2]), first, after, origins, sections, bool(m[6]))
 
 
 def _read_type(text: str) -> Type:
@@ -202,7 +204,8 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         ("simplexes", r"simplex (\S+) of (.*)", _read_simplex),
         (
             "states",
-            rf"state ({_NAME}) : ([a-z *]+) from %(\d+) to %(\d+)(?: in ([\d ]+))?(?: for (.*))?",
+            rf"state ({_NAME}) : ([a-z *]+) from %(\d+) to %(\d+)(?: in ([\d ]+))?( given)?"
+            r"(?: for (.*))?",
             _read_state,
         ),
         (

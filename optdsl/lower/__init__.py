@@ -9,7 +9,7 @@ from optdsl.diagnostics import Report, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import TOTALS
 from optdsl.ir.program import Learned, Program, State, Value, upstream
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
@@ -85,6 +85,10 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
     updated = [state for state in states if state is not None]
+    for name in scope.inputs:
+        kept = lowering.builder.emit("state", attribute=name, type=TENSOR, hint=name)
+        start = lowering.builder.constant(0.0)
+        updated.append(State(name, TENSOR, start, kept, input=True))
     parameter = environment["theta'"]
     return assembled(scope, hypers, learned, lowering, updated, parameter, point)
 
@@ -137,6 +141,15 @@ def check_types(scope: Scope) -> None:
     for function in scope.functions.values():
         for parameter in function.parameters:
             _type(parameter.type, scope.report)
+    for given in scope.inputs.values():
+        kind = _type(given.type, scope.report)
+        if given.type is not None and kind not in {TENSOR, None}:
+            scope.report.error(
+                "type",
+                "an input is a tensor like the parameter",
+                given.type.span,
+                label="no other inputs are there yet",
+            )
     for state in scope.states.values():
         kind = _type(state.type, scope.report)
         if kind is not None and kind.extent is Extent.UNIFORM and state.type is not None:

@@ -11,12 +11,12 @@ from optdsl.diagnostics import Note, Span
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, TypeMismatch
+from optdsl.ir.types import AXES, TENSOR, TypeMismatch
 from optdsl.lower import axes
 from optdsl.lower.frame import MAX_CALLS, MAX_DEPTH, MAX_VISITS, Environment, Frame
 from optdsl.lower.numbers import compared_label
 from optdsl.lower.resolve import walk
-from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
+from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, Scope
 from optdsl.lower.types import named_type, narrower, state_type
 from optdsl.syntax import ast
 
@@ -121,6 +121,8 @@ class Lowering:
         if name in scope.hypers or name in scope.components:
             hyper = scope.components.get(name, name)
             return emit("hyper", attribute=hyper, hint=hyper, span=span)
+        if name in scope.inputs:
+            return emit("state", attribute=name, type=TENSOR, hint=name, span=span)
         if name in scope.states:
             kind = state_type(scope.states[name])
             return emit("state", attribute=name, type=kind, hint=name, span=span)
@@ -129,6 +131,8 @@ class Lowering:
     def _call(self, node: ast.Call, span: Span, frame: Frame) -> Value | None:
         """A call of a built-in function."""
         name, arguments = node.function.text, node.arguments
+        if name == GIVEN:
+            return self._given(arguments)
         if name in axes.FUNCTIONS and len(arguments) == 1:
             return self._of_axes(name, arguments[0], span, frame)
         row = FUNCTIONS.get(name)
@@ -156,6 +160,14 @@ class Lowering:
             return None
         opcode = axes.reduction(name, axis, self._scope.matrices)
         return self._emit(opcode, arguments, span, frame)
+
+    def _given(self, arguments: tuple[ast.Expression, ...]) -> Value | None:
+        """Whether an input is given to the step."""
+        (asked,) = arguments if len(arguments) == 1 else (None,)
+        if not isinstance(asked, ast.Name) or asked.spelled not in self._scope.inputs:
+            return None
+        number = self.builder.emit("given", attribute=asked.spelled, hint=f"{asked.spelled}_given")
+        return self.builder.emit("gt", number, self.builder.constant(0.0))
 
     def _axis(self, node: ast.Call, frame: Frame) -> str | None:
         """What stands after `over`, as the outermost call has it."""

@@ -11,7 +11,7 @@ from optdsl.lower import axes
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.foreign import function_hint, name_hint
 from optdsl.lower.numbers import labels_of
-from optdsl.lower.scope import BUILTINS, NUMBERS, RESERVED, Scope
+from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, RESERVED, Scope
 from optdsl.syntax import ast
 
 
@@ -194,6 +194,9 @@ def _call(node: ast.Call, scope: Scope, inside: ast.Function | None) -> None:
     name = node.function.text
     function = scope.functions.get(name)
     row = FUNCTIONS.get(name)
+    if name == GIVEN and function is None:
+        _given(node, scope)
+        return
     if function is None and row is None and name not in axes.FUNCTIONS:
         if name not in scope.broken:
             scope.report.error(
@@ -222,6 +225,20 @@ def _call(node: ast.Call, scope: Scope, inside: ast.Function | None) -> None:
         )
     if node.over is not None:
         _over(node, node.over, function, inside, scope)
+
+
+def _given(node: ast.Call, scope: Scope) -> None:
+    """Report ``given(x)`` for what is no input."""
+    asked = spelled_name(node.arguments[0]) if len(node.arguments) == 1 else None
+    if asked not in scope.inputs and asked not in scope.broken:
+        scope.report.error(
+            "input",
+            "`given` asks for an input by its name",
+            node.span,
+            hint=f"write `given({next(iter(scope.inputs))})`"
+            if scope.inputs
+            else "declare `input hessian`, for instance",
+        )
 
 
 def _over(

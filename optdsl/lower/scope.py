@@ -20,6 +20,8 @@ from optdsl.syntax import ast
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
 # The numbers of rows and columns, which tensors have that are read as matrices.
 LENGTHS = AXES
+# Asks whether an input is given to the step.
+GIVEN = "given"
 # The numbers that have names.
 NUMBERS = {"inf": math.inf, "pi": math.pi}
 # What each reserved name is; `params` is the first argument of every torch optimizer.
@@ -41,7 +43,7 @@ _RESERVED_HYPERS = {
 }
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
-Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation
+Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation | ast.Input
 D = TypeVar("D", bound=Definition)
 
 
@@ -72,6 +74,7 @@ class Scope:
         functions: the functions of the prelude and of the file.
         equations: the equations; the names have the prime, if there is one. Of a file with
             sections, these and the states are those before the first one.
+        inputs: the inputs.
         sections: the sections, each as a scope with what holds in it.
         section: of a section, the statement that begins it.
     """
@@ -84,6 +87,7 @@ class Scope:
     states: dict[str, ast.State]
     functions: Mapping[str, ast.Function]
     equations: dict[str, ast.Equation]
+    inputs: Mapping[str, ast.Input]
     sections: tuple[Scope, ...] = ()
     section: ast.Section | None = None
 
@@ -99,7 +103,7 @@ class Scope:
     def values(self) -> set[str]:
         """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
-        own = {*self.hypers, *self.components, *self.states, *self.equations}
+        own = {*self.hypers, *self.components, *self.states, *self.equations, *self.inputs}
         return {*BUILTINS, *LENGTHS, *own, *after}
 
     @property
@@ -114,7 +118,7 @@ class Scope:
 
     def callables(self) -> set[str]:
         """Every name that can be called."""
-        return {*self.functions, *FUNCTIONS, *axes.FUNCTIONS}
+        return {*self.functions, *FUNCTIONS, *axes.FUNCTIONS, GIVEN}
 
 
 def collect(
@@ -175,6 +179,7 @@ def collect(
         states=all_of(ast.State, parts[0]),
         functions={**prelude, **all_of(ast.Function, parts[0])},
         equations=all_of(ast.Equation, parts[0]),
+        inputs=all_of(ast.Input, parts[0]),
     )
     _check_components(scope, {n: node.name.span for part in parts for n, node in part.items()})
     views = (
@@ -223,11 +228,11 @@ def _reserved(statement: Definition, report: Report) -> bool:
     if name == EVALUATION and not isinstance(statement, ast.Equation):
         reason = "the equation of this name is the point at which the model is evaluated"
     hint = ""
-    if isinstance(statement, ast.Function) and name in {*FUNCTIONS, *axes.FUNCTIONS}:
+    if isinstance(statement, ast.Function) and name in {*FUNCTIONS, *axes.FUNCTIONS, GIVEN}:
         reason = "a built-in function"
     if isinstance(statement, ast.Hyper | ast.Weights):
         reason = reserved_hyper(name) or reason
-    if isinstance(statement, ast.State):
+    if isinstance(statement, ast.State | ast.Input):
         reason = reason or _RESERVED_STATES.get(name)
     if isinstance(statement, ast.Equation) and name == "theta":
         hint = "write `theta' = ...` for the parameter after the step"

@@ -165,6 +165,7 @@ class _Join:
             self._chosen({n: s.initial for n, s in own.items()}),
             self._chosen({n: s.next for n, s in own.items()}),
             sections=() if everywhere else tuple(own),
+            input=first.input,
         )
 
     def _chosen(self, values: Mapping[int, Value]) -> Value:

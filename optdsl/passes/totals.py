@@ -19,8 +19,9 @@ from optdsl.ir.types import SCALAR, Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.specialize import specialize
 
-# The prefixes of the hyperparameters that stand for totals and for shared states.
-TOTAL, SHARED = "total/", "shared/"
+# The prefixes of the hyperparameters that stand for totals, for shared states, and for whether an
+# input is given.
+TOTAL, SHARED, GIVEN = "total/", "shared/", "given/"
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,15 @@ class Staged:
         measures: the programs before it, in order; each has states that are what is summed up.
         shared: the states that all tensors share; initial values and next ones are uniform values
             of `program`.
+        inputs: the names of its inputs, which are states that are set before a step.
+        required: those of them that every step needs, since nothing asks whether they are given.
     """
 
     program: Program
     measures: tuple[Program, ...]
     shared: tuple[State, ...]
+    inputs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     @property
     def totals(self) -> tuple[tuple[str, ...], ...]:
@@ -50,7 +55,7 @@ class Staged:
         values = [v for s in self.shared for v in (s.initial, s.next)]
         read = (self.program.operations[v] for v in self.program.needed(tuple(values)))
         names = {str(o.attribute) for o in read if o.opcode == "hyper"}
-        return tuple(sorted(n for n in names if not n.startswith((TOTAL, SHARED))))
+        return tuple(sorted(n for n in names if not n.startswith((TOTAL, SHARED, GIVEN))))
 
 
 def staged(program: Program) -> Staged | None:
@@ -60,7 +65,8 @@ def staged(program: Program) -> Staged | None:
         program: of all sections, through all passes.
     """
     shared = {s.name for s in program.states if s.type.extent is Extent.SHARED}
-    if not shared and not any(o.opcode in TOTALS for o in program.operations):
+    inputs = tuple(s.name for s in program.states if s.input)
+    if not (shared or inputs) and not any(o.opcode in TOTALS for o in program.operations):
         return None
     builder = Builder()
     new: list[Value] = []
@@ -69,7 +75,10 @@ def staged(program: Program) -> Staged | None:
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
         level = max((levels[a] for a in arguments), default=0)
-        if operation.opcode in TOTALS:
+        if operation.opcode == "given":
+            name = f"{GIVEN}{operation.attribute}"
+            value = builder.emit("hyper", attribute=name, hint=operation.hint)
+        elif operation.opcode in TOTALS:
             name = f"{TOTAL}{len(summed)}"
             summed.append((name, arguments[0], level))
             value = builder.emit("hyper", attribute=name, hint=f"total_{len(summed) - 1}")
@@ -81,7 +90,11 @@ def staged(program: Program) -> Staged | None:
             value = builder.copy(operation, arguments)
         new.append(value)
         levels[value] = max(level, levels.get(value, 0))
-    names = [*(name for name, _, _ in summed), *(f"{SHARED}{name}" for name in sorted(shared))]
+    names = [
+        *(name for name, _, _ in summed),
+        *(f"{SHARED}{name}" for name in sorted(shared)),
+        *(f"{GIVEN}{name}" for name in inputs),
+    ]
     hypers = (*program.hypers, *(Hyper(name, 0.0, EVERYTHING) for name in names))
     whole = replace(program.rebuilt(builder.operations, new), hypers=hypers)
     kept = tuple(s for s in whole.states if s.name not in shared)
@@ -91,7 +104,8 @@ def staged(program: Program) -> Staged | None:
         _measure(step, [(n, x) for n, x, own in summed if own == level])
         for level in sorted({own for _, _, own in summed})
     )
-    return Staged(step, tuple(measures), found)
+    asked = {str(o.attribute) for o in program.operations if o.opcode == "given"}
+    return Staged(step, tuple(measures), found, inputs, tuple(n for n in inputs if n not in asked))
 
 
 def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:

@@ -159,6 +159,14 @@ class State(_Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Input(_Statement):
+    """``input name``: a tensor like the parameter that is given to a step beside its gradient."""
+
+    name: Identifier
+    type: Identifier | None
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """A parameter of a function, with the type it demands, if any."""
 
@@ -329,6 +337,7 @@ Statement = (
     | LearnAfter
     | Claim
     | Section
+    | Input
 )
 
 

@@ -98,6 +98,8 @@ class Builder:
                 return ast.Function(
                     self._name(c[0]), parameters, self._expr(c[3]), self._named(c[2]), **around
                 )
+            case "input":
+                return ast.Input(self._name(c[0]), self._axes(c[1]), **around)
             case "section":
                 return ast.Section(" ".join(self._name(n).text for n in c), **around)
             case "rest":

@@ -164,6 +164,9 @@ def _columns(statement: ast.Statement) -> list[str]:
             )
             head = f"def {statement.name.text}({parameters}{_over(statement.over)})"
             return [head, f"= {expression(statement.body)}"]
+        case ast.Input():
+            kind = f" : {statement.type.text}" if statement.type else ""
+            return [f"input {statement.name.text}{kind}"]
         case ast.Section():
             if statement.kind != ast.OTHERWISE:
                 return [f"for {statement.kind}"]

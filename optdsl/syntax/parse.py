@@ -194,7 +194,7 @@ def _report_syntax(
 # The terminals of reserved words.
 KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
-    "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "PER", "SHARE", "AMONG",
+    "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "INPUT", "PER", "SHARE", "AMONG",
     "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
 }  # fmt: skip
 

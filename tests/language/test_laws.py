@@ -61,7 +61,12 @@ def test_leaves_and_only_leaves_are_given() -> None:
 
 
 def test_only_states_and_the_step_are_not_there_before_the_first_step() -> None:
-    assert {r.opcode for r in TABLE.values() if not r.laws.initial} == {"state", "step", "sum_all"}
+    assert {r.opcode for r in TABLE.values() if not r.laws.initial} == {
+        "state",
+        "step",
+        "sum_all",
+        "given",
+    }
 
 
 @pytest.mark.parametrize("row", COMPUTED, ids=by_opcode)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from optdsl.backends import naming
 from optdsl.backends.base import BINARY
-from optdsl.ir.ops import LEAVES, OF_MATRICES
+from optdsl.ir.ops import LEAVES, OF_MATRICES, TOTALS
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
@@ -123,7 +123,7 @@ def functions(double: bool) -> str:
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling."""
     named = {"neg", "where", "pow", "mix", "define", "stop_gradient", "sum", "mean"}
-    return frozenset({*BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named} - OF_MATRICES)
+    return frozenset({*BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named} - OF_MATRICES - TOTALS)
 
 
 def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from optdsl.backends.base import BINARY
-from optdsl.ir.ops import LEAVES, OF_MATRICES
+from optdsl.ir.ops import LEAVES, OF_MATRICES, TOTALS
 
 _RESERVED = """
     abs advance assigned begin begins block blocks bool c constexpr count dots element exp fetch
@@ -140,7 +140,7 @@ def helpers(text: str) -> list[str]:
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling."""
     named = {"neg", "where", "pow", "tanh", "mix", "define", "stop_gradient", "sum", "mean"}
-    return frozenset({*BINARY, *_FUNCTIONS, *LEAVES, *named} - OF_MATRICES)
+    return frozenset({*BINARY, *_FUNCTIONS, *LEAVES, *named} - OF_MATRICES - TOTALS)
 
 
 def spell(opcode: str, x: Sequence[str], kind: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -136,6 +137,8 @@ class LearningOptimizer(torch.optim.Optimizer):
     _observed: Observed | None = None
     # Whether a wrapper that gives each rank a share of the parameters has made it.
     _partitioned: bool = False
+    # Which inputs are given to the step that is being taken.
+    _given: Mapping[str, float] = MappingProxyType({})
     # Whether the parameters are the points at which the model is evaluated.
     _evaluating: bool = False
 
@@ -163,4 +166,8 @@ class LearningOptimizer(torch.optim.Optimizer):
         shared = {}
         if self.compiled.parts.stages is not None:
             shared = {k: float(x) for k, x in group.items() if str(k).startswith(SHARED)}
-        return shared | {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
+        return (
+            shared
+            | dict(self._given)
+            | {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
+        )

@@ -70,13 +70,17 @@ class EagerEngine:
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each."""
         works = apart(_plain(works), known) if works else works
-        for work in works:
-            self._start(work)
+        self.begin(works)
         for work in works:
             # One by one, and with counts of their own: as plain as with torch.
             t = number_of(work.state["step"]) + 1
             self._advance(work, t)
             work.state["step"].fill_(t)
+
+    def begin(self, works: Sequence[ParameterTask]) -> None:
+        """Give each parameter that has no state the states before its first step."""
+        for work in works:
+            self._start(work)
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One after the other."""

@@ -25,6 +25,7 @@ from optdsl.runtime.core.tasks import (
 )
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import completion as migrate
+from optdsl.runtime.engines.eager import EagerEngine
 
 
 class ShardEngine:
@@ -105,6 +106,15 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
         return migrate.products(program, work)
     with _opened([work]) as (local,):
         return migrate.products(program, local)
+
+
+def begun(engine: EagerEngine, work: ParameterTask) -> None:
+    """Give a parameter the states before its first step; a DTensor's are placed as it is."""
+    if not is_dtensor(work.parameter):
+        engine.begin([work])
+        return
+    with _opened([work]) as local:
+        engine.begin(local)
 
 
 def evaluated(point: Callable[[ParameterTask], Tensor], work: ParameterTask) -> None:

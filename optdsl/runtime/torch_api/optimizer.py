@@ -37,6 +37,7 @@ from optdsl.runtime.torch_api.arguments import (
 )
 from optdsl.runtime.torch_api.empty_groups import NoParameters
 from optdsl.runtime.torch_api.flattened import check_flattened, packed, unpacked
+from optdsl.runtime.torch_api.given import Inputs, given
 from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
 from optdsl.runtime.torch_api.partitioned import check_partitioned, join_partition
@@ -323,23 +324,28 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         evaluating.leave(self)
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, inputs: Inputs | None = None) -> None: ...
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float], *, inputs: Inputs | None = None) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(
+        self, closure: Callable[[], float] | None = None, *, inputs: Inputs | None = None
+    ) -> float | None:
         """Take one step with the gradients that the parameters hold.
 
         Args:
             closure: evaluates the model again and returns the loss.
+            inputs: for a rule with inputs, a tensor like each parameter that has a gradient, by the
+                input's name and by parameter.
 
         Raises:
             RuntimeError: in eval mode, for a sparse gradient, or where something is learned without
                 a process group from the share of the parameters that FullyShardedDataParallel or
                 ZeroRedundancyOptimizer gives each rank; nothing has changed.
             ValueError: for a hyperparameter that was set out of bounds, weights that do not
-                sum to one, or a gradient of a parameter that is complex or of a dtype that no
-                kernel takes; nothing has changed.
+                sum to one, a gradient of a parameter that is complex or of a dtype that no
+                kernel takes, or an input that is missing, unknown or of another shape; nothing
+                has changed.
         """
         evaluating.check_training(self, "step()")
         loss = None
@@ -357,6 +363,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         work = [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
+        if inputs or self.compiled.parts.stages is not None:
+            self._given = given(self, work, inputs)
         self._overwritten.before_step(self.param_groups)
         # What was observed is on the host, which then learns.
         device = device_step_of(self, work, self._known) if self._observed is None else None

@@ -1,0 +1,108 @@
+"""Inputs: tensors that are given to a step beside the gradients, such as an estimate of a Hessian.
+
+An input is a state that is set before the step. So every backend reads it as any state, and a
+checkpoint has what was last given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optdsl.passes.totals import GIVEN
+from optdsl.runtime.core.tasks import ParameterTask
+from optdsl.runtime.distributed.collectives import is_dtensor
+from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.shards import begun, shard
+from optdsl.runtime.learning.scopes import Pairs
+
+# By the input's name, a tensor for each parameter.
+Inputs = Mapping[str, Mapping[Tensor, Tensor]]
+
+
+def given(
+    optimizer: LearningOptimizer, work: Sequence[Pairs], inputs: Inputs | None
+) -> dict[str, float]:
+    """Check what is given to a step, and set the states that hold it.
+
+    Args:
+        optimizer: the optimizer.
+        work: parameters with gradients, by group.
+        inputs: what is given.
+
+    Returns:
+        For each input of the rule, 1 if it is given and else 0, under the name by which programs
+        ask for it.
+
+    Raises:
+        ValueError: for an input that is missing, unknown, or of another shape; nothing has changed.
+    """
+    name, stages = type(optimizer).__name__, optimizer.compiled.parts.stages
+    known = () if stages is None else stages.inputs
+    found = dict(inputs or {})
+    for key in found:
+        if key not in known:
+            listed = f"its inputs are {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{name} has no input {key!r}; {listed}")
+    for key in () if stages is None else stages.required:
+        if key not in found:
+            raise ValueError(f"{name} needs its input at every step: step(inputs={{{key!r}: ...}})")
+    pairs = [pair for of_group in work for pair in of_group]
+    for key, values in found.items():
+        _check(f"{name}: inputs[{key!r}]", values, [p for p, _ in pairs])
+    if found:
+        for group, of_group in zip(optimizer.param_groups, work, strict=True):
+            for parameter, gradient in of_group:
+                _set(optimizer, group, parameter, gradient, found)
+    return {f"{GIVEN}{key}": float(key in found) for key in known}
+
+
+def _check(where: str, values: Any, parameters: Sequence[Tensor]) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {type(values).__name__}; it has a tensor for each parameter")
+    for parameter in parameters:
+        shape = tuple(parameter.shape)
+        value = values.get(parameter)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{where} has no tensor for a parameter of shape {shape}")
+        if value.shape != parameter.shape or is_dtensor(value) != is_dtensor(parameter):
+            raise ValueError(
+                f"{where} has a tensor of shape {tuple(value.shape)} for a parameter of shape "
+                f"{shape}, whose shape and placement it must have"
+            )
+        if not value.is_floating_point():
+            raise ValueError(f"{where} is of {value.dtype}, and a step calculates with floats")
+
+
+def _set(
+    optimizer: LearningOptimizer,
+    group: Mapping[str, Any],
+    parameter: Tensor,
+    gradient: Tensor,
+    found: Inputs,
+) -> None:
+    """Set the states of a parameter to what is given; a first step has none yet."""
+    engines = optimizer.part_of(parameter, group)
+    state = optimizer.state[parameter]
+    if "step" not in state:
+        # What it has learned of its own may be there already.
+        first: dict[str, Any] = {}
+        hypers = optimizer._hypers(group)
+        begun(engines.eager, ParameterTask(parameter, gradient, first, hypers))
+        state.update(first)
+    for key, values in found.items():
+        if key in state:
+            value = values[parameter]
+            place: Any = state[key]
+            if is_dtensor(value):
+                place, value = shard(place), shard(_placed(value, parameter))
+            place.copy_(value.detach())
+
+
+def _placed(value: Any, parameter: Any) -> Any:
+    """A DTensor with the placements of the parameter."""
+    if value.placements == parameter.placements:
+        return value
+    return value.redistribute(placements=parameter.placements)
