@@ -85,14 +85,14 @@ def _batches(
     fields = zip(parameters, gradients, kept, hypers, strict=True)
     works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
-    for alike in _alike(works):
-        engine = engines.of(alike[0].parameter)
-        _sort(engines.program, part, engine.shape, alike, found.setdefault(engine, Batch()))
+    for some in alike(works):
+        engine = engines.of(some[0].parameter)
+        _sort(engines.program, part, engine.shape, some, found.setdefault(engine, Batch()))
     return found
 
 
-def _alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
-    """The works, those that one engine is for together."""
+def alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
+    """Some tasks, those that one engine is for together."""
     parameters = list(map(_PARAMETER, works))
     types = set(map(type, parameters))
     plain = types.issubset(PLAIN)

@@ -18,12 +18,13 @@ from optdsl.ir.sections import of_matrices
 from optdsl.passes.totals import SHARED, Staged
 from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
+from optdsl.runtime.core.tasks import PLAIN, HyperGradients, ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor, is_spread, over_ranks, prefix
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.parts import Measure
 from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.learning.scopes import Part
+from optdsl.runtime.torch_api.batches import alike
 
 # The number of steps of the optimizer: the `t` of what its tensors share.
 STEPS = f"{SHARED}step"
@@ -115,33 +116,35 @@ def _measured(
     group: Mapping[str, Any],
 ) -> Iterator[tuple[str, float]]:
     """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
-    works: dict[tuple[Any, ...], tuple[Measure, str, list[ParameterTask]]] = {}
+    works: dict[tuple[Measure, str], list[ParameterTask]] = {}
     scratch = optimizer._known.get(Scratch, level)
+    parts = optimizer.compiled.parts
+    # Where all tensors are of one kind, it is asked for once.
+    which = parts.measure(level, pairs[0][0], group) if pairs and not parts.varied else None
     for parameter, gradient in pairs:
-        which = optimizer.compiled.parts.measure(level, parameter, group)
-        start = prefix(parameter) if is_dtensor(parameter) else ""
-        if which is None or start is None:
+        own = parts.measure(level, parameter, group) if parts.varied else which
+        spread = type(parameter) not in PLAIN and is_dtensor(parameter)
+        start = prefix(parameter) if spread else ""
+        if own is None or start is None:
             continue
-        theta, its = _plain(parameter), _plain(gradient)
-        state = _state(optimizer, which, parameter, scratch)
-        engine = which.engines.of(theta)
-        key = (engine, theta.device, start)
-        works.setdefault(key, (which, start, []))[2].append(
-            ParameterTask(theta, its, state, values)
-        )
-    for (engine, _, start), (which, _, tasks) in works.items():
-        engine.advance(tasks, optimizer._known.get(StepCache, (level, engine)))
-        for name in which.totals:
-            # One for each tensor, or of a stack for each matrix.
-            measured = [task.state[name] for task in tasks]
-            if any(x.ndim for x in measured):
-                measured = [x.sum() for x in measured]
-            yield start + name, float(torch.stack(measured).double().sum())
+        theta, its = (shard(parameter), shard(gradient)) if spread else (parameter, gradient)
+        task = ParameterTask(theta, its, _state(optimizer, own, parameter, scratch), values)
+        works.setdefault((own, start), []).append(task)
+    for (own, start), tasks in works.items():
+        for some in alike(tasks):
+            engine = own.engines.of(some[0].parameter)
+            engine.advance(some, optimizer._known.get(StepCache, level, id(engine)))
+            for name in own.totals:
+                # One for each tensor, or of a stack for each matrix.
+                measured = [task.state[name] for task in some]
+                if any(x.ndim for x in measured):
+                    measured = [x.sum() for x in measured]
+                yield start + name, float(torch.stack(measured).double().sum())
 
 
 def _plain(x: Any) -> Tensor:
     """What this rank has of a tensor."""
-    return shard(x) if is_dtensor(x) else x.detach()
+    return shard(x) if is_dtensor(x) else x
 
 
 def _state(
