@@ -78,6 +78,18 @@ class Lowering:
             hint="functions that call functions grow fast; name results in equations",
         )
 
+    def _endless(self, span: Span, function: ast.Function) -> None:
+        self._full = True
+        name = function.name.text
+        self._report.error(
+            "recursion",
+            f"`{name}` calls itself more than {MAX_CALLS} times",
+            span,
+            label="the limit is reached here",
+            notes=[Note("declared here", function.name.span)],
+            hint="check that the condition of its `where` changes at some call",
+        )
+
     def _dispatch(self, node: ast.Expression, span: Span, frame: Frame) -> Value | None:
         match node:
             case ast.Number():
@@ -210,7 +222,7 @@ class Lowering:
                 function.name.span,
                 label="functions are expanded where they are used, so this has no end",
                 hint="a function may call itself in a branch of a `where` whose condition is made "
-                "of literals, lengths and choices, such as `where(n > 0, f(x, n - 1), x)`",
+                "of literals and choices, such as `where(n > 0, f(x, n - 1), x)`",
             )
             return None
         bound = self._bound(node, function, frame)
@@ -247,19 +259,14 @@ class Lowering:
                 if branch is None:
                     break
                 node, frame = branch, replace(frame, decided=True)
-            elif (
-                isinstance(node, ast.Call)
-                and _calls(node, function)
-                and frame.decided
-                and calls < MAX_CALLS
-            ):
+            elif isinstance(node, ast.Call) and _calls(node, function) and frame.decided:
+                if calls >= MAX_CALLS:
+                    self._endless(frame.site or function.name.span, function)
+                    return None
                 frame = replace(self._bound(node, function, frame), site=frame.site)
                 node, calls = function.body, calls + 1
                 if None in frame.names.values():
                     return None
-            elif calls >= MAX_CALLS:
-                self._too_large(frame.site or function.name.span)
-                return None
             else:
                 break
         return self._expression(node, frame)

@@ -184,6 +184,9 @@ def _unknown_member(node: ast.Name, scope: Scope, names: AbstractSet[str]) -> tu
     elif any(name.startswith(prefix) for name in dotted):
         label = f"the member `{node.owner}` has no value of this name"
         hint = "`optdsl show` lists the equations of a rule"
+    elif node.name.rstrip("'") in {"T", "mT"}:
+        label = "a name has no dots; only a blend's members do"
+        hint = f"write `transpose({node.owner})`"
     else:
         label = f"`{node.owner}` is neither a member nor a weight vector"
         hint = "list members in `use`, as in `use Adam, Lion`"

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from optdsl.diagnostics import Note, Span
+from optdsl.diagnostics import Note, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Program, State, Value, upstream
-from optdsl.ir.sections import OTHERWISE
+from optdsl.ir.sections import KINDS, OTHERWISE
 from optdsl.ir.types import Type
 from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
+
+# Words of kinds that a shape decides, here or in a later version.
+_OF_SHAPES = frozenset(
+    {"matrices", "matrix", "vectors", "vector", "tensors", "convolutions", "wide", "all"}
+)
 
 
 def check_sections(scope: Scope) -> None:
@@ -34,6 +39,7 @@ def check_sections(scope: Scope) -> None:
                     notes=[Note("here", seen[first])],
                     hint="sections are tried in their order",
                 )
+            _check_kind(scope, node)
             seen.setdefault(node.kind, node.span)
             closed = node if node.rule is not None else None
         elif closed is not None and isinstance(node, ast.State | ast.Equation):
@@ -47,6 +53,27 @@ def check_sections(scope: Scope) -> None:
                 hint="move this above the first section, or into another one",
             )
     scope.report.check()
+
+
+def _check_kind(scope: Scope, node: ast.Section) -> None:
+    """Report a kind that looks like one of those that shapes decide.
+
+    No tensor would come to its section unless a group sent it there, which would go unnoticed.
+    """
+    kind = node.kind
+    if kind in {*KINDS, OTHERWISE}:
+        return
+    near = nearest(kind, KINDS)
+    if not near and _OF_SHAPES.isdisjoint(kind.split()):
+        return
+    scope.report.error(
+        "section",
+        f"`{kind}` is no kind of tensor",
+        node.span,
+        hint=near
+        or f"the kinds are {', '.join(KINDS)}; a name of your own, such as "
+        f"`embeddings`, takes what parameter groups send there",
+    )
 
 
 class _Cycle(Exception):

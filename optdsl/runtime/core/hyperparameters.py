@@ -24,6 +24,9 @@ _OTHER_RULES = {
     "nesterov": 'optdsl.load("sgd") has it',
     "decoupled_weight_decay": 'optdsl.load("adamw") is that rule',
 }
+_ELSEWHERE = _OTHER_RULES | {
+    "kind": 'a parameter group has one: {"params": [...], "kind": "otherwise"}',
+}
 # From what similarity on a key of a group is taken for a misspelt hyperparameter.
 _SIMILAR = 0.85
 # A value is a bound and rounding if it is so many spacings of floats beyond it.
@@ -42,7 +45,7 @@ def check_names(optimizer: str, given: Iterable[str], hypers: Mapping[str, Hyper
             # A weight vector by its name, or a member's own hyperparameter without the member's.
             inside = [h for h in hypers if h.startswith(f"{name}_") or h.endswith(f"_{name}")]
             hint = f"there are {', '.join(inside)}" if inside else nearest(name, hypers)
-            hint = hint or _OTHER_RULES.get(name) or f"it has {', '.join(hypers)}"
+            hint = hint or _ELSEWHERE.get(name) or f"it has {', '.join(hypers)}"
             raise TypeError(f"{optimizer} has no hyperparameter {name!r}: {hint}")
 
 
@@ -136,6 +139,8 @@ def number(
         )
     if isinstance(hyper.domain, Choice) and value in hyper.domain.labels:
         return float(hyper.domain.labels.index(value))
+    if isinstance(value, str) and isinstance(hyper.domain, Choice) and hyper.domain.labels:
+        raise TypeError(f"{optimizer}: {hyper.name} must be one of {hyper.domain}, not {value!r}")
     try:
         found = real(value)
     except TypeError as error:

@@ -115,6 +115,8 @@ class EagerEngine:
                 keep(work.state, name, self._reading.written(start, work.parameter))
 
     def _advance(self, work: ParameterTask, t: float) -> None:
+        if self._reading.nothing(work.parameter):
+            return
         compute, state = COMPUTE[work.parameter.dtype], work.state
         theta, gradient = self._inputs(work, compute)
         for name, kept in state.items():

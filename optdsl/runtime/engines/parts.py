@@ -9,6 +9,7 @@ for each value. Each of these has engines of its own.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,8 +121,11 @@ class Parts:
         program, kind = self.program, group.get("kind")
         if kind is not None and kind not in program.sections:
             raise ValueError(_refusal(program, (), kind))
-        for parameter in group["params"] if program.sections else ():
-            self._section(parameter, kind)
+        if not program.sections:
+            return
+        names = group.get("param_names") or itertools.repeat("a parameter")
+        for parameter, name in zip(group["params"], names, strict=False):
+            self._section(parameter, kind, name)
 
     def _key(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> _Key:
         structure = tuple(float(group[name]) for name, _ in self.program.structure)
@@ -129,10 +133,10 @@ class Parts:
             return None, structure
         return self._section(parameter, group.get("kind")), structure
 
-    def _section(self, parameter: torch.Tensor, kind: Any) -> int:
+    def _section(self, parameter: torch.Tensor, kind: Any, name: str = "a parameter") -> int:
         found = section_of(self.program.sections, parameter.shape, kind)
         if found is None:
-            raise ValueError(_refusal(self.program, tuple(parameter.shape), kind))
+            raise ValueError(_refusal(self.program, tuple(parameter.shape), kind, name))
         return found
 
     def _at(self, structure: tuple[float, ...]) -> tuple[Program, Staged | None]:
@@ -159,7 +163,9 @@ def _measure(engines: Engines) -> Measure | None:
     return Measure(engines, totals, states, timed) if totals else None
 
 
-def _refusal(program: Program, shape: tuple[int, ...], kind: object) -> str:
+def _refusal(
+    program: Program, shape: tuple[int, ...], kind: object, parameter: str = "a parameter"
+) -> str:
     """Why no section of a rule takes a tensor, and what to do."""
     listed = ", ".join(program.sections)
     if kind is not None and not program.sections:
@@ -167,8 +173,8 @@ def _refusal(program: Program, shape: tuple[int, ...], kind: object) -> str:
     if kind is not None and kind not in program.sections:
         return f"{program.name} has no kind {kind!r}; its kinds are {listed}"
     if kind is not None:
-        return f"{program.name} cannot read a parameter of shape {shape} as {kind}"
+        return f"{program.name} cannot read {parameter} of shape {shape} as {kind}"
     return (
-        f"{program.name} is for {listed}, and a parameter has the shape {shape}; give it to "
+        f"{program.name} is for {listed}, and {parameter} has the shape {shape}; give it to "
         f"another optimizer"
     )

@@ -17,6 +17,10 @@ class Reading:
         """See the class."""
         self._kind = program.kind if of_matrices(program.kind) else ""
 
+    def nothing(self, parameter: Tensor) -> bool:
+        """Whether a parameter is a matrix without elements; `rows / cols` may be no number."""
+        return bool(self._kind) and not parameter.numel()
+
     def read(self, x: Tensor) -> Tensor:
         """A parameter or a gradient as the program reads it."""
         return x.reshape(read_as(self._kind, x.shape)) if self._kind else x
