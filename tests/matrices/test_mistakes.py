@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import Shard
 
 import optdsl
+from optdsl.diagnostics import Source
+from optdsl.passes.specialize import specialize
+from optdsl.runtime.engines.shards import needs_whole
+from optdsl.specifications import library
 
 DEEP = """
 optimizer Deep
@@ -58,6 +64,27 @@ def test_a_parameter_that_no_section_takes_is_named() -> None:
     model = torch.nn.Linear(3, 2)
     with pytest.raises(ValueError, match=r"is for matrices, and bias has the shape \(2,\)"):
         optdsl.compile(DEEP)(model.named_parameters())
+
+
+ON_SHARDS = {
+    "r' * sqrt(rows) * g": "state r : rows = 1\nr' = r",
+    "sqrt(rows) * g": "",
+    "r' * g": "state r : rows = 1\nr' = r + 1",
+    "s' * g": "state s : scalar = 1\ns' = s + 1",
+    "norm(g over rows) * g": "",
+    "g @ transpose(g) @ g": "",
+}
+
+
+@pytest.mark.parametrize("update", [*ON_SHARDS, "sign(g)"])
+def test_what_knows_rows_needs_whole_matrices(update: str) -> None:
+    """A stand-in for a DTensor: half of its rows are on this rank."""
+    text = "optimizer T\n\nfor matrices\n\n{}\n\ntheta' = theta - {}\n"
+    text = text.format(ON_SHARDS.get(update, ""), update)
+    program = specialize(library.read(Source("<text>", text)), 0)
+    mesh = SimpleNamespace(shape=(2,))
+    half: Any = SimpleNamespace(device_mesh=mesh, placements=[Shard(0)], shape=(4, 3))
+    assert needs_whole(program, half) == (update != "sign(g)")
 
 
 def test_a_function_may_call_itself_a_hundred_times() -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
+from optdsl.ir.sections import of_matrices
+from optdsl.ir.types import Extent
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
@@ -74,7 +76,10 @@ def needs_whole(program: Program, parameter: Tensor) -> bool:
     placed: Any = parameter
     sizes = placed.device_mesh.shape
     whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
-    return not whole and any(stage.mixes for stage in stages(program.operations))
+    # A shard has rows and columns of its own, which are not those of the matrix.
+    mixes = any(stage.mixes or stage.of_matrices for stage in stages(program.operations))
+    kept = {s.type.extent for s in program.states} if of_matrices(program.kind) else set()
+    return not whole and (mixes or bool(kept & {Extent.SCALAR, Extent.AXES}))
 
 
 def check_whole(program: Program, parameter: Tensor) -> None:
