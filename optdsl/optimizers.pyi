@@ -384,6 +384,37 @@ class LAMB(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class LARS(CompiledOptimizer):
+    """Large Batch Training of Convolutional Networks (You et al., 2017), arXiv:1708.03888
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.1 by default, in [0, inf)
+        momentum: 0.9 by default, in [0, 1)
+        weight_decay: 0.0005 by default, in [0, inf)
+        trust_coef: 0.001 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.1,
+        *,
+        momentum: float | Tensor = 0.9,
+        weight_decay: float | Tensor = 0.0005,
+        trust_coef: float | Tensor = 0.001,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Lion(CompiledOptimizer):
     """Symbolic Discovery of Optimization Algorithms (Chen et al., 2023), arXiv:2302.06675
 

@@ -17,6 +17,7 @@ from optdsl.specifications import library
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LANGUAGE = (ROOT / "docs" / "language.md").read_text()
+PAPER = (ROOT / "docs" / "from-paper-to-spec.md").read_text()
 
 
 def blocks(text: str, language: str = "") -> list[str]:
@@ -71,6 +72,37 @@ def test_the_evaluation_points_of_the_language_page_are_there() -> None:
         exec(block, {})
 
 
+def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
+    """Each on a matrix, a vector, and a stack of matrices."""
+    texts = [b for text in (LANGUAGE, PAPER) for b in blocks(text)]
+    found = [b for b in texts if re.search(r"^for .*matrices$", b, flags=re.MULTILINE)]
+    names = []
+    for text in found:
+        cls = optdsl.compile(text)
+        names.append(cls.__name__)
+        parameters = [torch.nn.Parameter(torch.randn(s)) for s in [(3, 4), (5,), (2, 4, 3)]]
+        before = [p.detach().clone() for p in parameters]
+        optimizer = cls(parameters)
+        for _ in range(2):
+            for p in parameters:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        for p, old in zip(parameters, before, strict=True):
+            assert torch.isfinite(p).all(), text
+            assert not torch.equal(p, old), text
+    assert names == ["RowScaled", "Standardized", "Shampoo", "Factored", "Powers", "MyMuon"]
+
+
+def test_the_python_of_the_page_about_papers_runs() -> None:
+    """With the specifications that the page shows, whose modifier is the library's."""
+    cautious, modifier, muon = (b for b in blocks(PAPER) if b.startswith(("optimizer", "modifier")))
+    names: dict[str, Any] = {"cautious": cautious, "muon": muon}
+    for block in blocks(PAPER, "python"):
+        exec(block, names)
+    shown = [line for line in library.open_source("cautious").text.splitlines() if line[:1] != "#"]
+    assert modifier.splitlines() == shown
+
+
 def test_the_language_page_names_every_function() -> None:
     named = set(re.findall(r"`([a-z_0-9]+)\(", LANGUAGE))
     assert named >= {*FUNCTIONS, *library.prelude()}
@@ -93,10 +125,10 @@ def test_the_blends_of_the_documents_compile() -> None:
 def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_path: Path) -> None:
     from optdsl.cli import main
 
-    texts = [b for text in (LANGUAGE, BLENDING) for b in blocks(text)]
+    texts = [b for text in (LANGUAGE, BLENDING, PAPER) for b in blocks(text)]
     found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
-    assert len(found) == 7
-    files = [tmp_path / f"{number}.opt" for number in range(7)]
+    assert len(found) == 15
+    files = [tmp_path / f"{number}.opt" for number in range(len(found))]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)
     assert main(["fmt", "--check", *map(str, files)]) == 0
@@ -109,7 +141,7 @@ def test_the_files_that_documents_name_exist() -> None:
     bases = [ROOT, package, *(p for p in package.rglob("*") if p.is_dir())]
     for document in documents:
         for name in re.findall(r"`([\w./]+\.(?:py|pyi|lark|opt))`", document.read_text()):
-            if Path(name).stem in {"NAME", "my_rule"}:
+            if Path(name).stem in {"NAME", "mine", "my_rule"}:
                 continue
             assert any((base / name).exists() for base in bases), f"{document.name}: {name}"
 

@@ -202,6 +202,11 @@ BY_HAND: dict[str, list[CoefficientMemory]] = {
         {"lr": 1e-2},
         {"lr": 1e-3, "beta1": 0.8, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.0},
     ],
+    "lars": [
+        {"lr": 1e-1},
+        {"lr": 1e-2, "momentum": 0.0, "weight_decay": 0.0, "trust_coef": 0.1},
+        {"lr": 1e-1, "momentum": 0.5, "weight_decay": 0.1, "trust_coef": 0.02},
+    ],
     "mada_legacy": [
         {"lr": 1e-3},
         {"lr": 0.01, "beta1": 0.8, "beta2": 0.9, "beta3": 0.3, "rho": 0.4, "c": 0.6, "gamma": 0.7},

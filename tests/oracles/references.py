@@ -334,6 +334,27 @@ class LAMB(Reference):
         return x - self.lr * ratio * r
 
 
+@dataclass
+class LARS(Reference):
+    """You et al., 2017, algorithm 1; a tensor of zeros or without a gradient gets the ratio 1."""
+
+    lr: Number = 0.1
+    momentum: Number = 0.9
+    weight_decay: Number = 5e-4
+    trust_coef: Number = 1e-3
+    v: Tensor = field(default_factory=_zero, init=False)
+
+    def start(self, x: Tensor, g: Tensor) -> None:
+        self.v = torch.zeros_like(x)
+
+    def update(self, x: Tensor, g: Tensor) -> Tensor:
+        size, slope = (torch.sqrt((a * a).sum()) for a in (x, g))
+        above, below = self.trust_coef * size, slope + self.weight_decay * size
+        ratio = above / below if bool(above > 0) and bool(below > 0) else torch.ones_like(size)
+        self.v = self.momentum * self.v + self.lr * ratio * (g + self.weight_decay * x)
+        return x - self.v
+
+
 RULES: dict[str, type[Reference]] = {
     "adam": Adam,
     "adamw": AdamW,
@@ -341,6 +362,7 @@ RULES: dict[str, type[Reference]] = {
     "amsgrad": AMSGrad,
     "avgrad": AVGrad,
     "lamb": LAMB,
+    "lars": LARS,
     "lion": Lion,
     "mada_legacy": LegacyMADA,
     "schedule_free_adamw": ScheduleFreeAdamW,
