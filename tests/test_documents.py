@@ -37,7 +37,13 @@ def test_the_mistake_in_the_readme_is_rendered_so() -> None:
 
 
 def test_the_python_of_the_readme_runs() -> None:
-    model = torch.nn.Linear(3, 2)
+    class Model(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.hidden, self.head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            self.embed = torch.nn.Embedding(3, 2)
+
+    model = Model()
     names = {
         "model": model,
         "loss": model(torch.randn(4, 3)).square().mean(),
@@ -93,6 +99,25 @@ def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
     assert names == ["RowScaled", "Standardized", "Shampoo", "Factored", "Powers", "MyMuon"]
 
 
+def test_the_sums_over_all_tensors_of_the_language_page_are_there() -> None:
+    text = next(b for b in blocks(LANGUAGE) if b.startswith("optimizer GlobalAdaGrad"))
+    parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 2)]
+    optimizer = optdsl.compile(text)(parameters)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert [g["shared/n"] for g in optimizer.param_groups] == [5.0]
+    torch.testing.assert_close(parameters[0].detach(), torch.full((3,), -0.1 / 5**0.5))
+
+
+def test_every_rule_and_modifier_stands_on_the_page_of_what_can_be_said() -> None:
+    page = (ROOT / "docs" / "what-it-can-say.md").read_text()
+    named = set(re.findall(r"`([a-z_]+)`", page))
+    modifiers = {p.stem for p in (ROOT / "specs" / "modifiers").glob("*.opt")}
+    assert named >= {*optdsl.list_specs(), *modifiers}
+    assert set(re.findall(r"`([a-z_]+)`", README)) >= set(optdsl.list_specs())
+
+
 def test_the_python_of_the_page_about_papers_runs() -> None:
     """With the specifications that the page shows, whose modifier is the library's."""
     cautious, modifier, muon = (b for b in blocks(PAPER) if b.startswith(("optimizer", "modifier")))
@@ -127,7 +152,7 @@ def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_pat
 
     texts = [b for text in (LANGUAGE, BLENDING, PAPER) for b in blocks(text)]
     found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
-    assert len(found) == 15
+    assert len(found) == 16
     files = [tmp_path / f"{number}.opt" for number in range(len(found))]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)
