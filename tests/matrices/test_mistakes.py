@@ -54,6 +54,24 @@ def test_a_label_that_there_is_not(given: str) -> None:
         cls([parameter(3, 2)], adjust_lr_fn=given)
 
 
+def test_a_label_in_a_group_comes_back_from_a_checkpoint() -> None:
+    cls, p = optdsl.load("muon"), parameter(3, 2)
+    optimizer = cls([p])
+    optimizer.param_groups[0]["adjust_lr_fn"] = "match_rms_adamw"
+    optimizer.step()
+    q = torch.nn.Parameter(p.detach().clone())
+    again = cls([q])
+    again.load_state_dict(optimizer.state_dict())
+    p.grad = q.grad = torch.ones(3, 2)
+    optimizer.step()
+    again.step()
+    assert torch.equal(p, q)
+    wrong = optimizer.state_dict()
+    wrong["param_groups"][0]["adjust_lr_fn"] = "matched"
+    with pytest.raises(ValueError, match="'adjust_lr_fn'. is str, no number"):
+        again.load_state_dict(wrong)
+
+
 def test_a_kind_belongs_to_a_group() -> None:
     cls: Any = optdsl.load("muon")
     with pytest.raises(TypeError, match="a parameter group has one"):

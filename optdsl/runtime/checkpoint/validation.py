@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from optdsl import interpret
+from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
 from optdsl.learning import Coefficient, memory_key
 from optdsl.options import real
@@ -231,7 +232,8 @@ def _finite(step: interpret.Step) -> bool:
 
 
 def _check_hyper(name: str, where: str, hyper: Any, value: Any, bounds: Mapping[str, Any]) -> None:
-    number = _number(where, value)
+    labels = hyper.domain.labels if isinstance(hyper.domain, Choice) else ()
+    number = value if value in labels else _number(where, value)
     with _prefixed(where):
         check_value(name, hyper, number, bounds)
 
