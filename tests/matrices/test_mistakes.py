@@ -68,7 +68,7 @@ def test_a_label_in_a_group_comes_back_from_a_checkpoint() -> None:
     assert torch.equal(p, q)
     wrong = optimizer.state_dict()
     wrong["param_groups"][0]["adjust_lr_fn"] = "matched"
-    with pytest.raises(ValueError, match="'adjust_lr_fn'. is str, no number"):
+    with pytest.raises(ValueError, match=r"'adjust_lr_fn'\] is str, no number"):
         again.load_state_dict(wrong)
 
 
