@@ -16,6 +16,8 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, State, Value, upstream
+from optdsl.ir.sections import of_matrices
+from optdsl.ir.types import Extent, Type
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -59,7 +61,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     # In comparisons, rounding may matter: computed numbers must not be replaced by exact ones.
     deciding = (o for o in program.operations if laws_of(o).jumps)
     compared = set(upstream(program.operations, [a for o in deciding for a in o.arguments]))
-    positions = itertools.count()
+    positions, matrices = itertools.count(), of_matrices(program.kind)
 
     def rule(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
         position = next(positions)
@@ -69,11 +71,48 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
         if operation.opcode == "where":
             condition = program.operations[unaliased(program.operations, operation.arguments[0])]
             return _chosen(builder, arguments, [known[a] for a in condition.arguments])
-        return _simplified(builder, operation, arguments, facts, position in compared)
+        wide = _widened(program, builder, operation, arguments) if matrices else arguments
+        found = _simplified(builder, operation, wide, facts, position in compared)
+        return builder.copy(operation, wide) if found is None and wide != arguments else found
 
     # Claims are about steps, whatever the point at which a model is evaluated.
     fixed = replace(rewrite(program, rule), evaluation=None)
     return eliminate_dead(live_states(fixed))
+
+
+def _widened(
+    program: Program, builder: Builder, operation: Operation, x: tuple[Value, ...]
+) -> tuple[Value, ...]:
+    """Arguments that extend as far as before, where the result depends on how far they do.
+
+    What is simplified may extend along fewer axes: ``r + 0 * g`` becomes ``r``, and the sum of all
+    numbers of a matrix is not that of one number a row.
+    """
+    stage = TABLE[operation.opcode].stage
+    if not stage.mixes:
+        return x
+    found = []
+    for old, new in zip(operation.arguments, x, strict=True):
+        kind, own = program.type(old), builder[new].type
+        number = stage is Stage.REDUCTION and kind.extent is Extent.TENSOR and not own.spans
+        if kind.spans != own.spans and not number:
+            new = builder.emit("spread", new, _example(builder, kind))
+        found.append(new)
+    return tuple(found)
+
+
+def _example(builder: Builder, kind: Type) -> Value:
+    """Some value of a type with axes."""
+    theta = builder.emit("parameter")
+    match kind.spans:
+        case ("rows", "cols"):
+            return theta
+        case ("cols", "rows"):
+            return builder.emit("transpose", theta)
+        case (axis,):
+            return builder.emit("sum_cols" if axis == "rows" else "sum_rows", theta)
+        case _:
+            return builder.emit("identity", type=kind)
 
 
 def live_states(program: Program) -> Program:

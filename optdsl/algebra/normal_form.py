@@ -220,7 +220,8 @@ class Algebra:
         x = sorted(step.x) if TABLE[opcode].laws.commutative else step.x
         divided = {"div": 1, "pow": 0}.get(opcode)
         sign = None if divided is None else self._zero(step, divided, Fraction(1))
-        return self._opaque(False, "large", opcode, sign, *x)
+        types = step.types if TABLE[opcode].stage.mixes else ()
+        return self._opaque(False, "large", opcode, sign, types, *x)
 
     # --- sums and products ----------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optdsl.blending.checks import (
@@ -13,13 +13,14 @@ from optdsl.blending.checks import (
 )
 from optdsl.blending.convexity import Combination
 from optdsl.blending.evaluation import check_points, with_points
-from optdsl.blending.members import Member, listed, members
+from optdsl.blending.members import Member, kinds, listed, members, of_kind
 from optdsl.blending.merge import merge_states
+from optdsl.blending.structure import Again, made_members
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import nearest
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
-from optdsl.ir.program import Program
+from optdsl.ir.program import Learned, Program
 from optdsl.ir.verify import verify
 from optdsl.lower import assembled, check_types
 from optdsl.lower.declarations import declared
@@ -27,8 +28,9 @@ from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
-from optdsl.lower.resolve import resolve_expression, resolve_functions
+from optdsl.lower.resolve import resolve_expression, resolve_functions, walk
 from optdsl.lower.scope import Scope
+from optdsl.lower.sections import joined
 from optdsl.syntax import ast
 
 __all__ = ["Blended", "Combination", "Member", "World", "blend"]
@@ -54,13 +56,25 @@ class Blended:
     combinations: tuple[Combination, ...]
 
 
-def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blended:
+def blend(
+    scope: Scope,
+    rules: Rules,
+    programs: Mapping[str, Program],
+    choices: Mapping[str, float],
+    again: Again,
+) -> Blended:
     """The program of a blend, from its definitions.
+
+    A blend is made kind by kind where members have sections: each member gives its equations for
+    that kind.
 
     Args:
         scope: the file; its report has the mistakes that parsing found, and receives others.
         rules: the library, for ``learn ... by RULE``.
         programs: the rules that the blend uses, lowered or blended themselves, by name.
+        choices: values of hyperparameters that decide what the operations are, where they are
+            not the defaults.
+        again: makes such a rule for other values of what decides what its operations are.
 
     Raises:
         SpecError: with every mistake in the report.
@@ -77,44 +91,125 @@ def blend(scope: Scope, rules: Rules, programs: Mapping[str, Program]) -> Blende
     settled = world(scope, found, own)
     resolve_functions(scope)
     before = report.count
-    slots = _slots(scope, found, settled)
+    together = kinds(found, report)
+    if report.count > before:
+        report.check()  # what the blend is for a kind is not known
+    bound = Lowering(scope, Builder())
+    remade, structure = made_members(found, settled, bound, choices, again, report)
+    found = with_points(found | remade)
+    every = [of_kind(found, together, number) for number in range(len(together) or 1)]
+    before = report.count
+    slots = _slots(scope, every, settled)
     if report.count == before and complete:
-        check_used(found, slots, report)
+        check_used(found, slots, _equations(every), report)
     learned = learning(scope, settled.learnable, settled.declared.hypers, rules)
     if not found:
         report.check()
 
-    # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
-    lowering = Lowering(scope, Builder())
-    check_bindings(settled, found, lowering, report)
-    weaver = Weaver(found, slots, settled, lowering, report)
-    try:
-        weaver.weave()
-        parameter, point = (weaver.value(next(iter(found)), name) for name in (UPDATE, EVALUATION))
-        states = weaver.states()
-    except TooManyOperations:
-        report.error(
-            "too-large",
-            f"the blend needs more than {MAX_OPERATIONS:,} operations",
-            declaration.name.span,
-            label="its members are too large for one optimizer",
-            hint="use fewer of them",
-        )
+    check_bindings(settled, found, Lowering(scope, Builder()), report)
+    making = _Making(scope, settled, learned, slots, structure)
+    parts = [
+        making.part(members, kind) for members, kind in zip(every, together or [""], strict=True)
+    ]
     report.check()
-    program = assembled(scope, settled.declared, learned, lowering, states, parameter, point)
-    if UPDATE not in slots:
-        check_update(declaration, program, found, settled, weaver, report)
-    check_points(declaration, program, found, slots, weaver, report)
-    report.check()
-    merged = verify(merge_states(program))
-    member = verify(merge_states(program, by_name=True))
-    return Blended(merged, member, found, settled, tuple(weaver.combinations))
+    merged, member = (
+        [verify(merge_states(p, by_name=by_name)) for p in parts] for by_name in (False, True)
+    )
+    return Blended(
+        _whole(together, merged),
+        _whole(together, member),
+        found,
+        settled,
+        tuple(dict.fromkeys(making.combinations)),
+    )
 
 
-def _slots(scope: Scope, found: Mapping[str, Member], settled: World) -> dict[str, ast.Equation]:
-    """The blend's equations by name; each must be some member's as well."""
-    known = {name for member in found.values() for name in member.equations}
-    dotted = {f"{m.name}.{name}" for m in found.values() for name in m.equations}
+def _whole(together: Sequence[str], parts: Sequence[Program]) -> Program:
+    """The program for all kinds."""
+    return verify(joined(together, together, parts)) if together else parts[0]
+
+
+class _Making:
+    """Makes the programs of a blend: one for each kind of tensors.
+
+    Attributes:
+        combinations: the slots of all of them.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        settled: World,
+        learned: tuple[Learned, ...],
+        slots: Mapping[str, ast.Equation],
+        structure: Mapping[str, float],
+    ) -> None:
+        self._scope, self._world, self._learned = scope, settled, learned
+        self._slots, self._structure = slots, structure
+        self.combinations: list[Combination] = []
+
+    def part(self, found: Mapping[str, Member], kind: str) -> Program:
+        """The program for a kind, with the members' states apart.
+
+        Args:
+            found: the members as they are for it.
+            kind: the kind; empty for a blend that is one rule for all tensors.
+
+        Raises:
+            SpecError: with every mistake in the report.
+        """
+        scope, report, declaration = self._scope, self._scope.report, self._scope.declaration
+        slots = {
+            name: e
+            for name, e in self._slots.items()
+            if not kind or all(n in found[m].equations for m, n in _taken(e, found))
+        }
+        # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
+        lowering = Lowering(scope, Builder())
+        weaver = Weaver(found, slots, self._world, lowering, report)
+        try:
+            weaver.weave()
+            first = next(iter(found))
+            parameter, point = (weaver.value(first, name) for name in (UPDATE, EVALUATION))
+            states = weaver.states()
+        except TooManyOperations:
+            report.error(
+                "too-large",
+                f"the blend needs more than {MAX_OPERATIONS:,} operations",
+                declaration.name.span,
+                label="its members are too large for one optimizer",
+                hint="use fewer of them",
+            )
+        report.check()
+        hypers = self._world.declared
+        program = assembled(scope, hypers, self._learned, lowering, states, parameter, point)
+        program = replace(program, kind=kind, structure=tuple(self._structure.items()))
+        if UPDATE not in slots:
+            check_update(declaration, program, found, self._world, weaver, report)
+        check_points(declaration, program, found, slots, weaver, report)
+        report.check()
+        self.combinations += weaver.combinations
+        return program
+
+
+def _equations(every: Sequence[Mapping[str, Member]]) -> dict[str, set[str]]:
+    """The names of each member's equations, of all kinds."""
+    return {name: {e for own in every for e in own[name].equations} for name in every[0]}
+
+
+def _taken(equation: ast.Equation, found: Mapping[str, Member]) -> list[tuple[str, str]]:
+    """The members' equations that a slot is made of."""
+    names = (n for n in walk(equation.value) if isinstance(n, ast.Name))
+    return [(n.owner, n.unowned) for n in names if n.owner in found]
+
+
+def _slots(
+    scope: Scope, every: Sequence[Mapping[str, Member]], settled: World
+) -> dict[str, ast.Equation]:
+    """The blend's equations by name; each must be some member's as well, and stand for a kind."""
+    found = _equations(every)
+    known = {name for equations in found.values() for name in equations}
+    dotted = {f"{member}.{name}" for member, equations in found.items() for name in equations}
     names = {*dotted, *settled.spellings, *scope.components, "t"}
     for slot, equation in scope.equations.items():
         if found and slot not in known:
@@ -125,5 +220,17 @@ def _slots(scope: Scope, found: Mapping[str, Member], settled: World) -> dict[st
                 label="a blend redefines equations of its members",
                 hint=nearest(slot, known) or f"their equations are {', '.join(sorted(known))}",
             )
+        before = scope.report.count
         resolve_expression(equation.value, scope, names)
+        taken = [(m, n) for m, n in _taken(equation, every[0]) if n in found[m]]
+        if scope.report.count == before and not any(
+            all(n in own[m].equations for m, n in taken) for own in every
+        ):
+            scope.report.error(
+                "section",
+                f"`{slot}` stands for no kind of tensors",
+                equation.name.span,
+                label="no kind has all equations that it is made of",
+                hint="a mixture is of equations that its members have for the same tensors",
+            )
     return {slot: e for slot, e in scope.equations.items() if slot in known or not found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from optdsl.blending.members import Member
 from optdsl.blending.merge import identities, partition
@@ -68,28 +68,37 @@ def check_update(
         "update-differs",
         f"`{first}` and `{other}` define theta' differently",
         declaration.name.span,
-        label="nothing says how to combine their updates",
-        notes=[
-            Note(
-                f"the first equation in which they differ, of `{name}`",
-                found[name].span_of(equation),
-            )
-            for name in (first, other)
-        ],
+        label="nothing says how to combine their updates"
+        + (f" for {program.kind}" if program.kind else ""),
+        notes=[_first(found[name], equation) for name in (first, other)],
         hint=hint,
     )
 
 
+def _first(member: Member, equation: str) -> Note:
+    """Where a member has the first equation in which it differs from another one."""
+    span, text = member.span_of(equation), "the first equation in which they differ"
+    if span is None:  # it stands in sections, each time at another place
+        return Note(f"{text} is `{equation}` of `{member.name}`")
+    return Note(f"{text}, of `{member.name}`", span)
+
+
 def check_used(
-    found: Mapping[str, Member], slots: Mapping[str, ast.Equation], report: Report
+    found: Mapping[str, Member],
+    slots: Mapping[str, ast.Equation],
+    equations: Mapping[str, Container[str]],
+    report: Report,
 ) -> None:
-    """Report members of which no equation of the blend uses a value, if there are several."""
+    """Report members of which no equation of the blend uses a value, if there are several.
+
+    `equations` has the names of the equations of each member.
+    """
     owners = {
         n.owner
         for e in slots.values()
         for n in walk(e.value)
         if isinstance(n, ast.Name) and n.owner in found
-        if n.unowned in found[n.owner].equations
+        if n.unowned in equations[n.owner]
     }
     for member in found.values():
         if member.name not in owners and len(found) > 1:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optdsl.blending.members import listed, members
+from optdsl.blending.structure import Again, Undecided, choices, made
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
@@ -45,6 +46,8 @@ class Claim:
         defaults: the hyperparameters of the rule that have their default values.
         settings: the values of the fixed coefficients, by hyperparameter.
         source: where the specification is that the claim is about, if not in the claim's own file.
+        structure: the hyperparameters that decide what the operations of the two are, with the
+            values for which these were made.
     """
 
     holds: bool
@@ -58,6 +61,7 @@ class Claim:
     defaults: tuple[str, ...]
     settings: tuple[tuple[str, float], ...]
     source: str = ""
+    structure: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,10 @@ class Names:
 
 
 def claims(
-    names: Names, programs: Mapping[str, Program], sources: Mapping[str, Source]
+    names: Names,
+    programs: Mapping[str, Program],
+    sources: Mapping[str, Source],
+    again: Again,
 ) -> tuple[Claim, ...]:
     """The claims of a file; mistakes in them are reported.
 
@@ -88,6 +95,7 @@ def claims(
         names: the file, and what its statements may use.
         programs: the rules that it refers to, by the names it has for them.
         sources: their texts.
+        again: makes a rule for other values of what decides what its operations are.
     """
     found, size = list[Claim](), 0
     scope = names.scope
@@ -98,14 +106,6 @@ def claims(
         scope.report.error("too-large", message, node.span, label=label, hint=hint)
         return ()
 
-    if claimed and names.program.sections:
-        scope.report.error(
-            "section",
-            "a rule with sections makes no claims yet",
-            claimed[0].span,
-            label="its equations depend on the kind of the tensor",
-        )
-        return ()
     if len(claimed) > MAX_CLAIMS:
         label = f"at most {MAX_CLAIMS} are settled"
         return too_large(f"the file makes {len(claimed):,} claims", claimed[MAX_CLAIMS], label)
@@ -119,7 +119,7 @@ def claims(
             return too_large(message, node, "the limit is reached here")
         # A mistake in one claim hides nothing of the next one.
         own = replace(scope, report=Report())
-        claim = _claim(node, rule, sources[node.rule.text], replace(names, scope=own))
+        claim = _claim(node, rule, sources[node.rule.text], replace(names, scope=own), again)
         scope.report.include(own.report)
         if claim is not None:
             found.append(claim)
@@ -200,11 +200,15 @@ def _check_options(node: ast.Claim, rule: Program, names: Names) -> None:
         resolve_expression(option.value, names.scope, allowed)
 
 
-def _claim(node: ast.Claim, rule: Program, source: Source, names: Names) -> Claim | None:
+def _claim(
+    node: ast.Claim, rule: Program, source: Source, names: Names, again: Again
+) -> Claim | None:
     """A claim, its rule's hyperparameters given by options, by the blend, or by their names."""
     report = names.scope.report
     settings = _settings(node, names)
     _check_options(node, rule, names)
+    _check_kinds(node, rule, names.program, report)
+    _check_made(node, names, settings)
     if not report.empty or not names.program.operations:
         return None
     options = {option.name.text: option.value for option in node.options}
@@ -238,11 +242,30 @@ def _claim(node: ast.Claim, rule: Program, source: Source, names: Names) -> Clai
             bindings[hyper] = value
         return value
 
-    bound = rewrite(rule, substitute)
+    own = names.program
+    lowering = Lowering(names.scope, Builder())
+    known = choices({h.name: h for h in own.hypers}, dict(own.structure) | settings)
+    try:
+        remade = made(
+            rule,
+            lambda hyper: given(lowering, hyper),
+            lowering.builder,
+            known,
+            lambda wanted: again(node.rule.text, wanted),
+        )
+    except Undecided as error:
+        report.error(
+            "structure",
+            f"`{error.hyper}` decides what the operations of `{node.rule.text}` are",
+            node.rule.span,
+            label="not known when the claim is settled",
+            hint=f"give it as a number, {node.rule.text}({error.hyper} = ...)",
+        )
+        return None
+    bound = rewrite(remade.program, substitute)
     if not report.empty:
         return None
-    own = names.program
-    bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes)
+    bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes, structure=())
     _check_bindings(node, bound, rule, bindings, settings, report)
     return Claim(
         node.holds,
@@ -255,7 +278,33 @@ def _claim(node: ast.Claim, rule: Program, source: Source, names: Names) -> Clai
         {h.name: h.domain for h in rule.hypers},
         tuple(defaults),
         tuple(settings.items()),
+        structure=tuple(remade.structure.items()),
     )
+
+
+def _check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) -> None:
+    """A specification and a rule that both have sections must have the same ones."""
+    if own.sections and rule.sections and own.sections != rule.sections:
+        report.error(
+            "section",
+            f"`{node.rule.text}` tells other kinds of tensors apart",
+            node.rule.span,
+            label=f"it is for {', '.join(rule.sections)}",
+            hint=f"this file is for {', '.join(own.sections)}; a claim is settled kind by kind",
+        )
+
+
+def _check_made(node: ast.Claim, names: Names, settings: Mapping[str, float]) -> None:
+    """A claim is about the operations that the specification has by default."""
+    for name, value in names.program.structure:
+        if settings.get(name, value) != value:
+            names.scope.report.error(
+                "structure",
+                f"`{name}` decides what the operations are",
+                node.span,
+                label=f"claims are settled for {name} = {spell(value)}",
+                hint="take it out of the claim, or change its default",
+            )
 
 
 def _option(

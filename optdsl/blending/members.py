@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.program import Hyper, Program, Value, upstream
+from optdsl.passes.specialize import in_kind
 from optdsl.syntax import ast
 
 
@@ -51,6 +52,32 @@ class Member:
         return f"{self.name.lower()}_{hyper}"
 
 
+def kinds(found: Mapping[str, Member], report: Report) -> tuple[str, ...]:
+    """The kinds of tensors that the members tell apart; members with other ones are reported."""
+    having = [m for m in found.values() if m.program.sections]
+    if not having:
+        return ()
+    first, *others = having
+    for other in others:
+        if other.program.sections != first.program.sections:
+            report.error(
+                "section",
+                f"`{first.name}` and `{other.name}` tell other kinds of tensors apart",
+                other.span,
+                label=f"it is for {', '.join(other.program.sections)}",
+                notes=[
+                    Note(f"`{first.name}` is for {', '.join(first.program.sections)}", first.span)
+                ],
+                hint="members with sections have the same ones; one without takes part in each",
+            )
+    return first.program.sections
+
+
+def of_kind(found: Mapping[str, Member], kinds: Sequence[str], number: int) -> dict[str, Member]:
+    """The members as they are for one of the kinds."""
+    return {n: replace(m, program=in_kind(m.program, kinds, number)) for n, m in found.items()}
+
+
 def listed(declaration: ast.Declaration) -> frozenset[str]:
     """The names of all members that a blend lists, whether or not there are such rules."""
     uses = (s for s in declaration.statements if isinstance(s, ast.Use))
@@ -84,14 +111,7 @@ def members(
             )
             continue
         folded[name.text.lower()] = name
-        if name.text in rules and rules[name.text].sections:
-            report.error(
-                "section",
-                f"`{node.rule.text}` has sections, and rules with sections are not blended yet",
-                node.rule.span,
-                label="its equations depend on the kind of the tensor",
-            )
-        elif name.text in rules and any(s.input for s in rules[name.text].states):
+        if name.text in rules and any(s.input for s in rules[name.text].states):
             report.error(
                 "input",
                 f"`{node.rule.text}` has inputs, and rules with inputs are not blended yet",

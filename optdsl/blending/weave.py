@@ -14,7 +14,6 @@ from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import SUM_TOLERANCE, hull
 from optdsl.ir.evaluate import number
-from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import TypeMismatch
 from optdsl.lower.expressions import Lowering
@@ -209,8 +208,7 @@ class Weaver:
         found = tuple(a for a in arguments if a is not None)
         if len(found) < len(arguments):
             return None
-        if TABLE[operation.opcode].attribute is str:
-            # States and equations; hyperparameters have been replaced already.
+        if operation.opcode in {"state", "define"}:
             name = qualified(member.name, str(operation.attribute))
             operation = replace(operation, attribute=name)
         try:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
-from optdsl.ir import bounded
+from optdsl.ir import arrays, bounded
+from optdsl.ir.arrays import Array, elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
@@ -33,11 +34,14 @@ class Run:
         hypers: a value for each hyperparameter.
         theta: the parameter at the start.
         gradients: the gradient of each step, with the length of the parameter.
+        shape: of a parameter that is read as matrices, how many there are, of how many rows and
+            columns; the numbers stand row after row.
     """
 
     hypers: tuple[tuple[str, float], ...]
     theta: Tensor
     gradients: tuple[Tensor, ...]
+    shape: arrays.Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,13 @@ _code = functools.lru_cache(maxsize=16)(Code)
 
 def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
     """The parameter after each step."""
-    return _followed(program, run, _FLOATS, watch)
+    return _followed(program, run, _FLOATS if run.shape is None else _MATRICES, watch)
 
 
 def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
     """The parameter after each step, as `trajectory` gives it, with bounds on its rounding errors.
 
+    The run is not one of matrices, for which there is no such analysis.
     With `trusting`, the bounds hold only if rounding has not decided any condition.
     """
     return _followed(program, run, _TRUSTING if trusting else _BOUNDED, None)
@@ -159,7 +164,8 @@ def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bo
 def _followed(
     program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
 ) -> list[tuple[Any, ...]]:
-    theta, *gradients = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
+    given = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
+    theta, *gradients = given if run.shape is None else (Array(run.shape, x) for x in given)
     hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
     code = _code(program, program.carried_values, arithmetic)
     for t, g in enumerate(gradients, start=1):
@@ -169,7 +175,7 @@ def _followed(
         values = code.evaluated(at, watch)
         state = {s.name: at.extended(values[s.next], s.type) for s in program.states}
         theta = at.extended(values[program.parameter], TENSOR)
-        found.append(theta)
+        found.append(elements(theta))
     return found
 
 
@@ -235,3 +241,11 @@ _BOUNDED = replace(
     exact=bounded.exact,
 )
 _TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
+_MATRICES = Arithmetic(
+    lambda opcode, _: arrays.FUNCTIONS[opcode],
+    float,
+    float,
+    arrays.size,
+    arrays.expanded,
+    arrays.of_shape,
+)

@@ -36,7 +36,14 @@ def alike(
         name: Hashable = repr(operation.attribute)
         if operation.opcode == "state":
             name = state(str(operation.attribute))
-        key = (operation.opcode, name, *(sorted(arguments) if laws.commutative else arguments))
+        # Identity matrices of different axes are one operation with different types.
+        kind = str(operation.type)
+        key = (
+            operation.opcode,
+            name,
+            kind,
+            *(sorted(arguments) if laws.commutative else arguments),
+        )
         found.append(numbers.setdefault(key, len(numbers)))
     return found
 

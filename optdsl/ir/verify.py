@@ -8,7 +8,7 @@ from optdsl.ir.domain import SUM_TOLERANCE, Choice
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import ANY, TABLE, laws_of
 from optdsl.ir.program import Operation, Program
-from optdsl.ir.types import TypeMismatch
+from optdsl.ir.types import AXES, TypeMismatch
 from optdsl.words import SCOPES, SIGNALS
 
 
@@ -93,6 +93,8 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
         raise InvalidProgram(f"%{index}: {row.opcode} needs a {row.attribute.__name__}")
     if any(not 0 <= a < index for a in operation.arguments):
         raise InvalidProgram(f"%{index}: an argument is not defined before its use")
+    if operation.opcode == "length" and operation.attribute not in AXES:
+        raise InvalidProgram(f"%{index}: no axis {operation.attribute}")
     if row.leaf:
         if operation.type.condition:
             raise InvalidProgram(f"%{index}: {row.opcode} is a number, not a condition")

@@ -191,8 +191,9 @@ class _Join:
             first.type,
             self._chosen({n: s.initial for n, s in own.items()}),
             self._chosen({n: s.next for n, s in own.items()}),
-            sections=() if everywhere else tuple(own),
-            input=first.input,
+            tuple(dict.fromkeys(o for state in own.values() for o in state.origins)),
+            () if everywhere else tuple(own),
+            first.input,
         )
 
     def _chosen(self, values: Mapping[int, Value]) -> Value:

@@ -6,14 +6,56 @@ default pipeline: the runtime asks for the program of a section when a tensor is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.sections import of_matrices
+from optdsl.ir.sections import STACKED, of_matrices
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
+
+
+def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
+    """A rule as it is for one of some kinds, as a program of its own with its equations' names.
+
+    Args:
+        program: a rule with sections of these kinds, or one without sections, which is the same
+            rule for all of them.
+        kinds: the kinds.
+        section: the number of the kind; without kinds, the program stays as it is.
+    """
+    if not kinds:
+        return program
+    kind = kinds[section]
+    if not program.sections:
+        return (
+            _whole(replace(program, kind=kind)) if kind == STACKED else replace(program, kind=kind)
+        )
+    prefix = f"{kind}."
+
+    def rename(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        name = str(operation.attribute)
+        if operation.opcode != "define" or not name.startswith(prefix):
+            return None
+        return builder.copy(replace(operation, attribute=name.removeprefix(prefix)), x)
+
+    return rewrite(specialize(program, section), rename)
+
+
+def _whole(program: Program) -> Program:
+    """A rule of tensors as one that reads them as stacks of matrices: its sums are of the stack."""
+
+    def rule(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if operation.opcode in {"sum", "mean"}:
+            return builder.emit(f"{operation.opcode}_tensor", *x)
+        if operation.opcode == "size":
+            ones = builder.emit("spread", builder.constant(1.0), builder.emit("parameter"))
+            return builder.emit("sum_tensor", ones)
+        return None
+
+    return rewrite(program, rule)
 
 
 def specialize(program: Program, section: int) -> Program:

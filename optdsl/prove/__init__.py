@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import enum
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optdsl.algebra import normal_form
 from optdsl.algebra.fix import fix
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
+from optdsl.ir.domain import spell
 from optdsl.ir.evaluate import Uniforms, number
 from optdsl.ir.program import Program
+from optdsl.ir.sections import of_matrices, read_as, section_of
+from optdsl.passes.specialize import in_kind
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
+from optdsl.prove.shaken import ALIKE
 from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, trial
 from optdsl.words import counted
 
@@ -42,6 +47,7 @@ class Settlement:
         reason: how the verdict was reached, in a few words.
         equations: the equations that differ, of the specification and of the rule.
         difference: a run in which specification and rule differ, if one was found.
+        kind: of a rule with sections, the kind of tensors for which they differ.
     """
 
     claim: Claim
@@ -49,15 +55,37 @@ class Settlement:
     reason: str
     equations: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     difference: Counterexample | None = None
+    kind: str = ""
 
 
 def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     """Prove, test or refute a claim that a program makes.
 
-    With `share`, the claim may take that fraction of the work that one claim may take.
+    A claim of a rule with sections holds if it holds for every kind. With `share`, the claim may
+    take that fraction of the work that one claim may take.
     """
-    settings = dict(claim.settings)
-    left, right = fix(program, settings), fix(claim.reference, settings)
+    kinds, found = program.sections or claim.reference.sections, list[Settlement]()
+    if not kinds:
+        return _settled(program, claim.reference, claim, share)
+    for section, kind in enumerate(kinds):
+        left, right = (in_kind(p, kinds, section) for p in (program, claim.reference))
+        found.append(_settled(left, right, claim, share * len(kinds)))
+        if found[-1].verdict is Verdict.REFUTED:
+            return replace(found[-1], reason=f"for {kind}, {found[-1].reason}", kind=kind)
+    doubtful = [s for s in found if s.verdict is Verdict.TESTED]
+    reasons = dict.fromkeys(s.reason for s in found)
+    if len(reasons) == 1:
+        reason = f"{found[0].reason}, for every kind"
+    else:
+        told = zip(kinds, found, strict=True)
+        reason = "; ".join(f"for {k}, {s.reason}" for k, s in told if not doubtful or s in doubtful)
+    return replace((doubtful or found)[0], reason=reason)
+
+
+def _settled(program: Program, reference: Program, claim: Claim, share: int) -> Settlement:
+    """How a claim is settled of a program and a rule without sections."""
+    settings = dict(_structure(program, claim)) | dict(claim.settings)
+    left, right = fix(program, settings), fix(reference, settings)
     work = normal_form.MAX_WORK // share
     proved = equal(left, right, work)
 
@@ -71,26 +99,46 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
         return all(x in domain for x, domain in zip(bound.at(hypers, t), domains, strict=True))
 
     # A proof is about real numbers; runs show whether computed numbers agree with it.
-    seen = trial(program, claim.reference, settings, valid, MAX_WORK // share)
+    seen = trial(program, reference, settings, valid, MAX_WORK // share, proved)
     if not seen.runs:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
         return Settlement(claim, Verdict.REFUTED, reason)
     if seen.found is None:
         if proved and claim.holds and not seen.parted:
-            return Settlement(claim, Verdict.PROVED, "equal over the reals")
+            return Settlement(
+                claim, Verdict.PROVED, "equal over the reals" + _made_at(program, claim)
+            )
         if proved and not claim.holds:
             return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
-        return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, _extent(seen))
-    reason = f"they differ after step {len(seen.found.run.gradients)}"
+        reason = _extent(seen, of_matrices(program.kind)) + _made_at(program, claim)
+        return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
+    reason = f"they differ after step {len(seen.found.run.gradients)}" + _made_at(program, claim)
+    if not claim.holds and proved and seen.found.run.shape is not None:
+        # Without an error analysis, the proof counts for more than the run.
+        return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
     if not claim.holds:
         return Settlement(claim, Verdict.PROVED, reason, difference=seen.found)
     mine, theirs = differences(left, right, work)
     return Settlement(claim, Verdict.REFUTED, reason, (tuple(mine), tuple(theirs)), seen.found)
 
 
-def _extent(seen: Trial) -> str:
+def _structure(program: Program, claim: Claim) -> dict[str, float]:
+    """The values of hyperparameters for which the two programs were made."""
+    return dict(program.structure) | dict(claim.structure)
+
+
+def _made_at(program: Program, claim: Claim) -> str:
+    """The same in words, without what the claim says itself."""
+    given, made = dict(claim.settings), _structure(program, claim)
+    found = [f"{name} = {spell(x)}" for name, x in made.items() if name not in given]
+    return f" at {', '.join(found)}" if found else ""
+
+
+def _extent(seen: Trial, matrices: bool) -> str:
     """What was compared of two programs that agreed, and what was not."""
     reason = f"{counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
+    if matrices:
+        reason += f", or by {ALIKE:g} of how far they move"
     if seen.parted:
         reason += (
             f"; in {counted(seen.parted, 'run')} rounding may have decided that they are far apart"
@@ -167,6 +215,9 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
     if len(steps) > 2 and len(set(found.run.gradients)) == 1:
         gradients = f"[{list(found.run.gradients[0])}] * {len(steps)}"
     source, rule = claim.source or claim.span.source.loadable, claim.rule_source
+    shape, chosen = _tensor(program, settlement)
+    reshaped = f".reshape{shape}" if shape else ""
+    group = f'{{"params": [p], "kind": {settlement.kind!r}}}' if chosen else "p"
     return [
         "import optdsl",
         "import torch",
@@ -175,13 +226,13 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "    def at(t):",
         "        return {k: v[t] if isinstance(v, list) else v for k, v in hypers.items()}",
         "",
-        f"    p = torch.nn.Parameter(torch.tensor({list(found.run.theta)}, dtype=torch.float64))",
-        "    optimizer = optdsl.load(name, learn=False, verify=False)([p], **at(0))",
+        *_parameter(list(found.run.theta), reshaped),
+        f"    optimizer = optdsl.load(name, learn=False, verify=False)([{group}], **at(0))",
         f"    for t, g in enumerate({gradients}):",
         "        optimizer.param_groups[0].update(at(t))",
-        "        p.grad = torch.tensor(g, dtype=torch.float64)",
+        f"        p.grad = torch.tensor(g, dtype=torch.float64){reshaped}",
         "        optimizer.step()",
-        "    return p.detach()",
+        f"    return p.detach(){'.flatten()' if reshaped else ''}",
         "",
         *_called("x", source, hypers),
         *_called("y", rule, bound),
@@ -189,6 +240,38 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         f"# y is {', '.join(map(repr, found.right))}",
         f"torch.testing.assert_close(x, y, rtol={found.tolerance:g}, atol={found.tolerance:g})",
     ]
+
+
+def _parameter(numbers: list[float], reshaped: str) -> list[str]:
+    """The lines that make the parameter."""
+    if not reshaped:
+        return [f"    p = torch.nn.Parameter(torch.tensor({numbers}, dtype=torch.float64))"]
+    return [
+        f"    x = torch.tensor({numbers}, dtype=torch.float64)",
+        f"    p = torch.nn.Parameter(x{reshaped})",
+    ]
+
+
+def _tensor(program: Program, settlement: Settlement) -> tuple[tuple[int, ...], bool]:
+    """A shape for the parameter of a counterexample, () for a row of numbers.
+
+    The second result is whether its group must choose the kind, which no shape alone is of.
+    """
+    assert settlement.difference is not None
+    run, kinds = settlement.difference.run, program.sections or settlement.claim.reference.sections
+    if not kinds:
+        return (), False
+    shapes: list[tuple[int, ...]] = [(n := len(run.theta),), (n, 1), (n, 1, 1)]
+    if run.shape is not None:
+        rows, cols = run.shape[1:]
+        shapes = [(rows, cols), run.shape, (rows, cols, 1)]
+    wanted = kinds.index(settlement.kind)
+    for shape in shapes:
+        read = read_as(settlement.kind, shape)[-2:]
+        fits = run.shape is None or (math.prod(shape) == len(run.theta) and read == run.shape[1:])
+        if fits and section_of(kinds, shape) == wanted:
+            return (shape if len(shape) > 1 else ()), False
+    return (shapes[0] if len(shapes[0]) > 1 else ()), True
 
 
 def _called(result: str, name: str, hypers: Mapping[str, object]) -> list[str]:

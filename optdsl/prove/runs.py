@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from optdsl.ir.arrays import Shape
 from optdsl.ir.domain import Choice, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE, laws_of
 from optdsl.ir.program import Hyper, Program, Value, depending, upstream
+from optdsl.ir.sections import STACKED, of_matrices
 
 RUNS = 24
 STEPS = 10
@@ -25,6 +27,15 @@ MAX_STEPS = 2_000
 # Divided by the size of a program, this is how many of its branches are searched for steps at which
 # they change.
 _MAX_TURNS = 16_000
+# How many numbers are read as which matrices, in turn.
+_SHAPES: dict[int, tuple[Shape, ...]] = {
+    1: ((1, 1, 1),),
+    2: ((1, 1, 2), (1, 2, 1)),
+    3: ((1, 3, 1), (1, 1, 3)),
+    4: ((1, 2, 2),),
+    6: ((1, 2, 3), (1, 3, 2)),
+    12: ((2, 2, 3), (2, 3, 2)),
+}
 
 
 @dataclass(frozen=True)
@@ -158,14 +169,14 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         work -= size * len(run.gradients) * len(run.theta)
         if work < 0 and len(run.gradients) > 1:
             return
-        yield run
+        yield draws.read(run)
     reached = [s for s in known.all_steps if STEPS <= s + 1 <= MAX_STEPS + 1]
     for length in dict.fromkeys(s + 2 for s in (*reached[:2], *reached[-2:])):
         work -= size * length
         if work < 0:
             return
         # A counterexample with one gradient, repeated, is short to write down.
-        yield draws.default_run((draws.number(1.0),), ((1.0,),) * length)
+        yield draws.read(draws.default_run((draws.number(1.0),), ((1.0,),) * length))
 
 
 class _Draws:
@@ -174,14 +185,29 @@ class _Draws:
     def __init__(self, program: Program, settings: Mapping[str, float]) -> None:
         self._program, self._settings, self._source = program, settings, random.Random(0)
         self.defaults = program.defaults | dict(settings)
+        self._stacks, self._read = program.kind == STACKED, 0
+
+    def read(self, run: Run) -> Run:
+        """A run of a program of matrices with its numbers read as such."""
+        if not of_matrices(self._program.kind):
+            return run
+        shapes = _SHAPES[len(run.theta)]
+        self._read += 1
+        return replace(run, shape=shapes[self._read % len(shapes)])
 
     def plain(self) -> Iterator[Run]:
         """Runs at the defaults, then at random hyperparameters, with gradients of many scales."""
         for index in range(RUNS):
             hypers = self._hypers() if index >= 2 else self.defaults
-            elements = 1 if index < RUNS // 3 else 3
+            elements = self._elements(index)
             scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
             yield self._run(hypers, [scale] * STEPS, elements, zero=index % 4 == 3)
+
+    def _elements(self, index: int) -> int:
+        if not of_matrices(self._program.kind):
+            return 1 if index < RUNS // 3 else 3
+        sizes = (6, 12, 1, 4, 6) if self._stacks else (6, 1, 6, 4)
+        return sizes[index % len(sizes)]
 
     def at_ends(self) -> Iterator[Run]:
         """Hyperparameters at their bounds, each alone and all at once, and numbers that are 0."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from optdsl.ir.arrays import elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.evaluate import Run, Tensor, Watch, rounded, trajectory
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
 from optdsl.prove.runs import landmarks, runs
+from optdsl.prove.shaken import ALIKE, shaken
 
 # Two results are different if they differ by more than so many times what rounding explains.
 _MARGIN = 4.0
@@ -24,6 +26,8 @@ MAX_WORK = 500_000
 _EXPLAINED = 1e-3
 # If rounding may move them by less than this, it has not decided a condition that matters.
 _ROUNDED = 1e-9
+# A few roundings of a parameter, relative to its size.
+_STORED = 2.0**-48
 # The largest tolerance that a reader is shown.
 _TOLERANCE = 1e-9
 
@@ -87,12 +91,17 @@ def trial(
     settings: Mapping[str, float],
     valid: Valid = lambda hypers, t: True,
     work: int = MAX_WORK,
+    proved: bool = False,
 ) -> Trial:
     """Run two programs side by side until they differ by more than rounding explains.
 
     A number and NaN, or a number and an infinity, are different; finite numbers are different if
     they differ by more than a running error analysis allows. A run ends where the parameter of
     either program is no longer finite.
+
+    Of matrices there is no error analysis. There, finite numbers are different if they differ by
+    more than `optdsl.prove.shaken.ALIKE`, relative to the change of the parameter, and by more than
+    a small change of everything that is given explains; see `optdsl.prove.shaken`.
 
     Args:
         left: a program.
@@ -102,9 +111,11 @@ def trial(
             values.
         valid: whether both programs may have some hyperparameters at a step.
         work: about how many operations may be computed.
+        proved: whether the programs are known to be equal over the reals. Then finite numbers that
+            differ without an error analysis are a doubt, and no difference.
     """
     done = Trial()
-    comparison = _Comparison(left, right, work)
+    comparison = _Comparison(left, right, work, proved)
     for run in runs((left, right), settings, work):
         hypers = dict(run.hypers)
         allowed = 0
@@ -114,7 +125,7 @@ def trial(
             continue
         done.runs += 1
         done.steps = max(done.steps, allowed)
-        done.found = comparison.difference(Run(run.hypers, run.theta, run.gradients[:allowed]))
+        done.found = comparison.difference(replace(run, gradients=run.gradients[:allowed]))
         if done.found is not None:
             return done
         done.parted += "parted" in comparison.doubts
@@ -133,8 +144,8 @@ class _Comparison:
         doubts: what makes the latest run, which showed no difference, say less; see `Trial`.
     """
 
-    def __init__(self, left: Program, right: Program, work: int) -> None:
-        self._programs, self._work = (left, right), work
+    def __init__(self, left: Program, right: Program, work: int, proved: bool) -> None:
+        self._programs, self._work, self._proved = (left, right), work, proved
         self._size = sum(len(p.operations) for p in self._programs)
         # For each condition of each program, the results that it had.
         self._results: list[dict[Value, set[bool]]] = [
@@ -149,7 +160,7 @@ class _Comparison:
         both = (trajectory(p, run, self._watch(i)) for i, p in enumerate(self._programs))
         for step, (x, y) in enumerate(zip(*both, strict=True), start=1):
             if not all(map(_same, x, y)) and self._differ(step - 1, x, y):
-                return Counterexample(Run(run.hypers, run.theta, run.gradients[:step]), x, y)
+                return Counterexample(replace(run, gradients=run.gradients[:step]), x, y)
             if not all(map(math.isfinite, (*x, *y))):
                 break  # the steps that follow show nothing
         return None
@@ -165,13 +176,14 @@ class _Comparison:
 
         def look(value: Value, found: object) -> None:
             if value in results:
-                several = found if isinstance(found, tuple) else (found,)
-                results[value].update(map(bool, several))
+                results[value].update(map(bool, elements(found)))
 
         return look if any(len(seen) < 2 for seen in results.values()) else None
 
     def _differ(self, step: int, x: Tensor, y: Tensor) -> bool:
         """Whether results that are not the same differ by more than rounding explains."""
+        if self._run.shape is not None:
+            return self._matrices_differ(step, x, y)
         scale = max(map(abs, (*self._run.theta, *x, *y)))
         if not all(map(math.isfinite, (*x, *y))):
             scale = math.inf
@@ -191,6 +203,25 @@ class _Comparison:
             elif any(map(_apart, *trusted)):
                 self.doubts.add("parted")
         return False
+
+    def _matrices_differ(self, step: int, x: Tensor, y: Tensor) -> bool:
+        """The same for matrices, of which there is no error analysis."""
+        run = replace(self._run, gradients=self._run.gradients[: step + 1])
+        finite, gap = all(map(math.isfinite, (*x, *y))), math.inf
+        if finite:
+            moved = max(abs(a - b) for z in (x, y) for a, b in zip(z, run.theta, strict=True))
+            gap = max(abs(a - b) for a, b in zip(x, y, strict=True))
+            if gap <= ALIKE * moved + _STORED * max(map(abs, (*run.theta, *x, *y))):
+                return False
+        self._work -= 4 * self._size * len(run.gradients) * len(run.theta)
+        if self._work < 0:
+            self.doubts.add("unexplained")
+            return False
+        away = max(shaken(p, run, z) for p, z in zip(self._programs, (x, y), strict=True))
+        if away >= math.inf or (finite and (self._proved or gap <= _MARGIN * away)):
+            self.doubts.add("parted")
+            return False
+        return True
 
     def _errors(self, step: int, trusting: bool) -> tuple[tuple[Bounded, ...], ...] | None:
         """The parameters after a step, with bounds on their errors; None beyond the work allowed.

@@ -14,6 +14,7 @@ from typing import Any
 from optdsl import resources
 from optdsl.blending import Combination, blend
 from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_mistaken
+from optdsl.blending.structure import Again
 from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError
 from optdsl.differentiate import differentiate, moves
@@ -209,6 +210,11 @@ def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Speci
             report.adopt(error)
             broken |= {name}
     programs = {name: rule.member for name, rule in rules.items()}
+
+    def again(name: str, wanted: Mapping[str, float]) -> Program:
+        choices = tuple(sorted(wanted.items()))
+        return _specification(recipe(sources[name]), False, choices).member
+
     learners = Learners(
         {
             name.removeprefix(BY): (learner_name(sources[name].name), rule.program.hypers)
@@ -222,15 +228,16 @@ def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Speci
         refuse(declaration, prelude(), report)
     scope = collect(declaration, prelude(), report, broken)
     try:
-        found, names = _lowered(scope, rules, programs, modifiers, learners, dict(choices))
+        given = dict(choices)
+        found, names = _lowered(scope, rules, programs, modifiers, learners, given, again)
     except SpecError:
         if declaration.combination is not None:
             raise  # what the claims may speak of is not known
-        claims(names_of_mistaken(scope, programs), programs, sources)
+        claims(names_of_mistaken(scope, programs), programs, sources, again)
         report.check()
         raise
     _check_learned(found.program, declaration, report)
-    claimed = claims(names, programs, sources) + found.claims
+    claimed = claims(names, programs, sources, again) + found.claims
     report.check()
     report_unused(scope, found.program, names.world)
     if verify:
@@ -248,6 +255,7 @@ def _lowered(
     modifiers: Mapping[str, Source],
     learners: Rules,
     choices: Mapping[str, float],
+    again: Again,
 ) -> tuple[Specification, Names]:
     """The specification without the claims of its text, and the names that these may use."""
     node = scope.declaration.combination
@@ -258,7 +266,7 @@ def _lowered(
         program, claimed = combine(scope, prelude(), learners, member, texts, list_modifiers())
         return Specification(program, program, claimed), names_of(scope, program)
     if scope.declaration.blend:
-        blended = blend(scope, learners, programs)
+        blended = blend(scope, learners, programs, choices, again)
         separate = tuple(s for name in blended.members for s in rules[name].program.states)
         found = Specification(blended.program, blended.member, (), blended.combinations, separate)
         return found, names_of(scope, blended.program, blended.world)
