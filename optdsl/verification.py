@@ -16,6 +16,7 @@ from optdsl.differentiate import differentiate
 from optdsl.interpret import initial_state, step
 from optdsl.ir.domain import hull
 from optdsl.ir.program import Program
+from optdsl.ir.sections import example
 from optdsl.passes.pipeline import run_passes
 from optdsl.prove import Verdict, explanation, settle, snippet
 from optdsl.specifications.library import specification
@@ -80,10 +81,12 @@ def _convex(combination: Combination) -> Statement:
 def _hypergradients(program: Program, learned: Program) -> list[Statement]:
     """Compare the tangents of the compiler with autograd and with central differences."""
     names = [x.hyper for x in learned.learned]
+    shapes, untried = _shapes(program)
     derived = run_passes(differentiate(program, names))
-    points = _points(program, inside=True)
+    points = [p for shape in shapes for p in _points(program, shape, inside=True)]
     tangents = [step(derived, *p).tangents for p in points]
-    starting = [step(derived, *p).tangents for p in _points(program, inside=False)]
+    plain = [p for shape in shapes for p in _points(program, shape, inside=False)]
+    starting = [step(derived, *p).tangents for p in plain]
     statements = []
     for name in names:
         verdict, reason = Verdict.REFUTED, "not finite at the values that the file gives"
@@ -95,6 +98,7 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
             differences = _distance(found, [_central(program, p, name) for p in points])
             good = tape < AUTOGRAD_TOLERANCE and differences < DIFFERENCES_TOLERANCE
             reason = f"{tape:.0e} from autograd, {differences:.0e} from central differences"
+            reason += f"; not for {', '.join(untried)}" if untried else ""
             verdict = Verdict.TESTED if good else Verdict.REFUTED
         statements.append(Statement(f"hyper-gradient of {name}", verdict, reason))
     return statements
@@ -104,7 +108,16 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
 Point = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, float], int]
 
 
-def _points(program: Program, inside: bool) -> list[Point]:
+def _shapes(program: Program) -> tuple[list[tuple[int, ...]], list[str]]:
+    """The shape of a tensor of each kind, and the kinds that no shape says to be theirs."""
+    if not program.sections:
+        return [(_ELEMENTS,)], []
+    found = {kind: example(program.sections, n) for n, kind in enumerate(program.sections)}
+    missing = [kind for kind, shape in found.items() if shape is None]
+    return [shape for shape in found.values() if shape is not None], missing
+
+
+def _points(program: Program, shape: tuple[int, ...], inside: bool) -> list[Point]:
     """The steps of a short run, with default coefficients or with coefficients inside bounds."""
     generator = torch.Generator().manual_seed(0)
     hypers = program.defaults
@@ -120,12 +133,12 @@ def _points(program: Program, inside: bool) -> list[Point]:
         for name in simplex.hypers:
             rest = 0.3 / len(simplex.hypers)
             hypers[name] = 0.7 * program.hyper(name).default + rest
-    theta = torch.randn(_ELEMENTS, generator=generator, dtype=torch.float64)
+    theta = torch.randn(shape, generator=generator, dtype=torch.float64)
     state: dict[str, Tensor] = {}
     points = []
     for t in range(1, _STEPS + 1):
-        g = torch.randn(_ELEMENTS, generator=generator, dtype=torch.float64)
-        g[0] = 0  # an element that never has a gradient
+        g = torch.randn(shape, generator=generator, dtype=torch.float64)
+        g.view(-1)[0] = 0  # an element that never has a gradient
         state = state or initial_state(program, theta, g, hypers)
         points.append((theta, g, state, hypers, t))
         after = step(program, theta, g, state, hypers, t)
@@ -171,7 +184,7 @@ def _central(program: Program, point: Point, name: str) -> Tensor:
 
 
 def _distance(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference of two lists of vectors, relative to the largest number in them."""
-    x, y = torch.stack(found), torch.stack(expected)
+    """The largest difference of two lists of tensors, relative to the largest number in them."""
+    x, y = (torch.cat([z.flatten() for z in tensors]) for tensors in (found, expected))
     scale = max(float(x.abs().max()), float(y.abs().max()), torch.finfo(x.dtype).tiny)
     return float((x - y).abs().max()) / scale

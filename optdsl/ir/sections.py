@@ -54,6 +54,16 @@ def read_as(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def example(kinds: Sequence[str], number: int) -> tuple[int, ...] | None:
+    """Some shape of which the section of that number takes tensors; None if no shape says so."""
+    shapes = [(2, 3, 2), (3, 4), (7,), (2, 2, 1, 2)]
+    if kinds[number] == MATRICES:
+        shapes = [(3, 4)]
+    elif not of_matrices(kinds[number]):
+        shapes = [(7,), *shapes]
+    return next((s for s in shapes if section_of(kinds, s) == number), None)
+
+
 def of_matrices(kind: str) -> bool:
     """Whether the tensors of a section are read as matrices, or as stacks of matrices."""
     return kind in {MATRICES, FLATTENED, STACKED}

@@ -44,6 +44,19 @@ def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
     return rewrite(specialize(program, section), rename)
 
 
+def of_one_matrix(program: Program) -> Program:
+    """A rule of a kind whose tensors are one matrix each: sums of the tensor are of the matrix."""
+    if not of_matrices(program.kind) or program.kind == STACKED:
+        return program
+
+    def rule(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if operation.opcode in {"sum_tensor", "mean_tensor"}:
+            return builder.emit(operation.opcode.partition("_")[0], *x)
+        return None
+
+    return rewrite(program, rule)
+
+
 def _whole(program: Program) -> Program:
     """A rule of tensors as one that reads them as stacks of matrices: its sums are of the stack."""
 

@@ -12,11 +12,11 @@ from optdsl.algebra import normal_form
 from optdsl.algebra.fix import fix
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import Choice, Domain, spell, spell_in
 from optdsl.ir.evaluate import Uniforms, number
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices, read_as, section_of
-from optdsl.passes.specialize import in_kind
+from optdsl.passes.specialize import in_kind, of_one_matrix
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
 from optdsl.prove.shaken import ALIKE
@@ -68,7 +68,8 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     if not kinds:
         return _settled(program, claim.reference, claim, share)
     for section, kind in enumerate(kinds):
-        left, right = (in_kind(p, kinds, section) for p in (program, claim.reference))
+        both = (in_kind(p, kinds, section) for p in (program, claim.reference))
+        left, right = map(of_one_matrix, both)
         found.append(_settled(left, right, claim, share * len(kinds)))
         if found[-1].verdict is Verdict.REFUTED:
             return replace(found[-1], reason=f"for {kind}, {found[-1].reason}", kind=kind)
@@ -234,12 +235,18 @@ def snippet(program: Program, settlement: Settlement) -> list[str]:
         "        optimizer.step()",
         f"    return p.detach(){'.flatten()' if reshaped else ''}",
         "",
-        *_called("x", source, hypers),
-        *_called("y", rule, bound),
+        *_called("x", source, hypers, {h.name: h.domain for h in program.hypers}),
+        *_called("y", rule, bound, claim.domains),
         f"# x is {', '.join(map(repr, found.left))}",
         f"# y is {', '.join(map(repr, found.right))}",
         f"torch.testing.assert_close(x, y, rtol={found.tolerance:g}, atol={found.tolerance:g})",
     ]
+
+
+def _spelled(value: object, domain: Domain) -> str:
+    """The value of a hyperparameter in Python, where labels are strings."""
+    labelled = isinstance(domain, Choice) and domain.labels and isinstance(value, float)
+    return repr(spell_in(domain, value) if labelled else value)  # type: ignore[arg-type]
 
 
 def _parameter(numbers: list[float], reshaped: str) -> list[str]:
@@ -274,7 +281,9 @@ def _tensor(program: Program, settlement: Settlement) -> tuple[tuple[int, ...], 
     return (shapes[0] if len(shapes[0]) > 1 else ()), True
 
 
-def _called(result: str, name: str, hypers: Mapping[str, object]) -> list[str]:
-    arguments = ", ".join(f"{hyper}={value!r}" for hyper, value in hypers.items())
+def _called(
+    result: str, name: str, hypers: Mapping[str, object], domains: Mapping[str, Domain]
+) -> list[str]:
+    arguments = ", ".join(f"{h}={_spelled(x, domains[h])}" for h, x in hypers.items())
     indented = textwrap.wrap(f"{arguments},", 80, initial_indent="    ", subsequent_indent="    ")
     return [f"{result} = run(", f"    {name!r},", *indented, ")"]

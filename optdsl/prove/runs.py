@@ -27,6 +27,8 @@ MAX_STEPS = 2_000
 # Divided by the size of a program, this is how many of its branches are searched for steps at which
 # they change.
 _MAX_TURNS = 16_000
+# The cost of an operation on matrices, relative to one on as many numbers.
+_MATRICES = 3
 # How many numbers are read as which matrices, in turn.
 _SHAPES: dict[int, tuple[Shape, ...]] = {
     1: ((1, 1, 1),),
@@ -163,6 +165,8 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         work: about how many operations may be computed.
     """
     size = sum(len(p.operations) for p in programs)
+    if of_matrices(programs[0].kind):
+        work //= _MATRICES
     draws = _Draws(programs[0], settings)
     known = landmarks(programs, draws.defaults)
     for run in (*draws.plain(), *draws.at_ends(), *draws.near(known.numbers)):

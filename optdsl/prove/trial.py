@@ -217,7 +217,8 @@ class _Comparison:
         if self._work < 0:
             self.doubts.add("unexplained")
             return False
-        away = max(shaken(p, run, z) for p, z in zip(self._programs, (x, y), strict=True))
+        both = zip(self._programs, (x, y), strict=True)
+        away = max(shaken(p, run, z, gap / _MARGIN) for p, z in both)
         if away >= math.inf or (finite and (self._proved or gap <= _MARGIN * away)):
             self.doubts.add("parted")
             return False
