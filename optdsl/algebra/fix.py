@@ -71,7 +71,9 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
         if operation.opcode == "where":
             condition = program.operations[unaliased(program.operations, operation.arguments[0])]
             return _chosen(builder, arguments, [known[a] for a in condition.arguments])
-        wide = _widened(program, builder, operation, arguments) if matrices else arguments
+        wide = arguments
+        if matrices or TABLE[operation.opcode].stage is Stage.TOTAL:
+            wide = _widened(program, builder, operation, arguments)
         found = _simplified(builder, operation, wide, facts, position in compared)
         return builder.copy(operation, wide) if found is None and wide != arguments else found
 
@@ -95,14 +97,17 @@ def _widened(
     for old, new in zip(operation.arguments, x, strict=True):
         kind, own = program.type(old), builder[new].type
         number = stage is Stage.REDUCTION and kind.extent is Extent.TENSOR and not own.spans
-        if kind.spans != own.spans and not number:
+        fewer = kind.spans != own.spans or (stage is Stage.TOTAL and kind.extent != own.extent)
+        if fewer and not number:
             new = builder.emit("spread", new, _example(builder, kind))
         found.append(new)
     return tuple(found)
 
 
 def _example(builder: Builder, kind: Type) -> Value:
-    """Some value of a type with axes."""
+    """Some value of a type that is not the same for all tensors."""
+    if kind.extent is Extent.SCALAR:
+        return builder.emit("size")
     theta = builder.emit("parameter")
     match kind.spans:
         case ("rows", "cols"):

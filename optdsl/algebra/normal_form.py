@@ -177,8 +177,10 @@ class Algebra:
                 return self._product(constant(x[0].leading), reduced)
             case opcode if (opcode, x[0].number) in FOLDED:
                 return constant(FOLDED[opcode, x[0].number])
-            case opcode if TABLE[opcode].stage.of_matrices:
-                return self._opaque(False, opcode, step.types, *x)
+            case opcode if TABLE[opcode].stage.mixes:
+                # So does a sum along an axis, or over all tensors.
+                finite = step.fact.defined and all(map(self.defined, x))
+                return self._opaque(finite, opcode, step.types, *x)
             case opcode:
                 return self._function(opcode, *x, defined=step.fact.defined)
 

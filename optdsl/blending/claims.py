@@ -22,6 +22,7 @@ from optdsl.lower.numbers import number
 from optdsl.lower.resolve import resolve_expression
 from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
+from optdsl.passes.specialize import of_all_tensors
 from optdsl.syntax import ast
 from optdsl.syntax.format import statement
 
@@ -291,6 +292,13 @@ def _check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) -
             node.rule.span,
             label=f"it is for {', '.join(rule.sections)}",
             hint=f"this file is for {', '.join(own.sections)}; a claim is settled kind by kind",
+        )
+    elif (own.sections or rule.sections) and (of_all_tensors(own) or of_all_tensors(rule)):
+        report.error(
+            "section",
+            "a claim that is settled kind by kind knows no sums over all tensors",
+            node.rule.span,
+            label="of which kinds the tensors are is not known",
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.program import Hyper, Program, Value, upstream
-from optdsl.passes.specialize import in_kind
+from optdsl.passes.specialize import in_kind, of_all_tensors
 from optdsl.syntax import ast
 
 
@@ -69,6 +69,15 @@ def kinds(found: Mapping[str, Member], report: Report) -> tuple[str, ...]:
                     Note(f"`{first.name}` is for {', '.join(first.program.sections)}", first.span)
                 ],
                 hint="members with sections have the same ones; one without takes part in each",
+            )
+    for member in found.values():
+        if of_all_tensors(member.program):
+            report.error(
+                "section",
+                f"`{member.name}` sums over all tensors, and `{first.name}` tells kinds apart",
+                member.span,
+                label="over which of them is not known in a blend that is made kind by kind",
+                hint="blend it with rules that have no sections",
             )
     return first.program.sections
 

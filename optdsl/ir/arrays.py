@@ -141,6 +141,11 @@ def _of_stack(reduce: _Reduce) -> Callable[[Array], float]:
     return lambda x: reduce(x.numbers)
 
 
+def _of_all(x: Any) -> Any:
+    """The sum over all tensors, of which there is one here."""
+    return host.total(x.numbers) if isinstance(x, Array) else x
+
+
 # --- products and factorizations ------------------------------------------------------------------
 
 
@@ -244,6 +249,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
             ("", _whole), ("_rows", _over_rows), ("_cols", _over_cols), ("_tensor", _of_stack)
         )
     },
+    "sum_all": _of_all,
     "spread": _spread,
     "matmul": _matmul,
     "transpose": _each(_transposed),

@@ -161,6 +161,30 @@ def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bo
     return _followed(program, run, _TRUSTING if trusting else _BOUNDED, None)
 
 
+def changed(program: Program, run: Run, change: Callable[[float], float]) -> list[Tensor]:
+    """A run of matrices in which what is rounded is changed, by a function of the number."""
+
+    def function(opcode: str, tensors: tuple[bool, ...]) -> Callable[..., Any]:
+        row, exact = TABLE[opcode], arrays.FUNCTIONS[opcode]
+        laws = row.laws
+        if laws.selects or laws.jumps:
+            return exact
+
+        def number(x: float) -> float:
+            return x if laws.integral and x.is_integer() else change(x)
+
+        after, before = arrays.elementwise(number), arrays.elementwise(change)
+        if row.stage.mixes:
+            return lambda *x: after(exact(*map(before, x)))
+        return lambda *x: after(exact(*x))
+
+    def literal(x: float) -> float:
+        # Double precision has numbers such as 2 and 0.25.
+        return x if not math.isfinite(x) or (x * 1024).is_integer() else change(x)
+
+    return _followed(program, run, replace(_MATRICES, function=function, literal=literal), None)
+
+
 def _followed(
     program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
 ) -> list[tuple[Any, ...]]:

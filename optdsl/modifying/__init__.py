@@ -20,6 +20,7 @@ from optdsl.lower.scope import Scope
 from optdsl.modifying.bound import bound
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
+from optdsl.passes.specialize import of_all_tensors
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, statement
 from optdsl.syntax.parse import parse_partial
@@ -177,8 +178,9 @@ def _claims(
 ) -> tuple[Claim, ...]:
     """What the modifiers claim: at some settings the program is the one without that modifier."""
     found: list[Claim] = []
-    # Claims are settled for rules without sections so far.
-    for place, one in enumerate(() if program.sections else applied):
+    # Claims that are settled kind by kind know no sums over all tensors.
+    settled = not (program.sections and of_all_tensors(program))
+    for place, one in enumerate(applied if settled else ()):
         for node in one.claims:
             settings: dict[str, float] = {}
             for setting in node.settings:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
-from optdsl.ir.ops import COMPARE
+from optdsl.ir.ops import COMPARE, TOTALS
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import STACKED, of_matrices
+from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -42,6 +43,12 @@ def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
         return builder.copy(replace(operation, attribute=name.removeprefix(prefix)), x)
 
     return rewrite(specialize(program, section), rename)
+
+
+def of_all_tensors(program: Program) -> bool:
+    """Whether a rule sums over all tensors, or has numbers that all of them share."""
+    operations = program.operations
+    return any(o.opcode in TOTALS or o.type.extent is Extent.SHARED for o in operations)
 
 
 def of_one_matrix(program: Program) -> Program:

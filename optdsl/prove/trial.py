@@ -101,7 +101,7 @@ def trial(
 
     Of matrices there is no error analysis. There, finite numbers are different if they differ by
     more than `optdsl.prove.shaken.ALIKE`, relative to the change of the parameter, and by more than
-    a small change of everything that is given explains; see `optdsl.prove.shaken`.
+    changes in the last places of what is computed explain; see `optdsl.prove.shaken`.
 
     Args:
         left: a program.

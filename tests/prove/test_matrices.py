@@ -185,3 +185,18 @@ def test_what_is_fixed_keeps_its_axes() -> None:
     )
     found = fix(alone, {"b": 0.0})
     assert any(o.opcode == "spread" for o in found.operations)
+
+
+@pytest.mark.parametrize(("mine", "verdict"), [("s", Verdict.PROVED), ("s + 0 * g", None)])
+def test_a_sum_over_all_tensors_counts_elements(mine: str, verdict: Verdict | None) -> None:
+    """A number of each tensor is one term of the sum, and a tensor of such numbers is many."""
+    head = "hyper lr = 0.1 in [0, 1]\nstate s : scalar = 1\ns' = s + 1\n"
+    text = 'optimizer {}\n  "x"\n' + head + "theta' = theta - lr * g * sum({} over all)\n"
+    _, found = settled(
+        text.format("Mine", mine), text.format("Other", "s"), "\nrecovers Other(lr = lr)\n"
+    )
+    assert found.verdict is (verdict or Verdict.REFUTED), found.reason
+    one, b = "hyper b = 1 in [0, 1]\n", "s + b * g"
+    other = text.format("Mine", b).replace("state", one + "state")
+    _, found = settled(other, text.format("Other", "s"), "\nrecovers Other(lr = lr) at b = 0\n")
+    assert found.verdict is Verdict.REFUTED, found.reason
