@@ -67,9 +67,14 @@ def state_bytes(program: Program) -> int:
 
     Of a rule with sections, those of the section that has most.
     """
+    return BYTES * (_tensors(_most(program, program.states)) + len(program.learned))
+
+
+def _most(program: Program, states: Sequence[State]) -> list[State]:
+    """The states of a tensor; with sections, of the one that has most."""
     kinds = range(len(program.sections) or 1)
-    own = ([s for s in program.states if not s.sections or n in s.sections] for n in kinds)
-    return BYTES * (max(map(_tensors, own)) + len(program.learned))
+    own = ([s for s in states if not s.sections or n in s.sections] for n in kinds)
+    return max(own, key=lambda found: (_tensors(found), len(found)))
 
 
 def _sections(declaration: ast.Declaration, program: Program) -> dict[str, dict[str, str]]:
@@ -148,11 +153,10 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         tangents = BYTES * len(program.learned)
         total += f" in eager code, {tangents} of them tangents; --plan tells those of compiled code"
     if separate:
-        own = BYTES * _tensors(program.states)
-        apart = BYTES * _tensors(separate)
+        merged, apart = (_most(program, states) for states in (program.states, separate))
         total += (
-            f". For the members {len(program.states)} buffers, {own} bytes; without sharing it "
-            f"would be {len(separate)} buffers, {apart} bytes"
+            f". For the members {len(merged)} buffers, {BYTES * _tensors(merged)} bytes; without "
+            f"sharing it would be {len(apart)} buffers, {BYTES * _tensors(apart)} bytes"
         )
     return [*textwrap.wrap(total, WIDTH), *table(rows)]
 

@@ -187,6 +187,51 @@ def test_a_claim_about_another_depth_is_refuted() -> None:
     assert settled.kind == "matrices"
 
 
+INNER = """
+blend Inner
+  "no paper: a test"
+
+use Muon, AdamW
+
+share lr
+
+hyper w = 0.5 in [0, 1]
+
+theta' = w * Muon.theta' + (1 - w) * AdamW.theta'
+"""
+OUTER = """
+blend Outer
+  "no paper: a test"
+
+use Inner, NorMuon
+
+hyper depth = 5   in {0, ..., 9}
+hyper z     = 0.5 in [0, 1]
+
+Inner.muon_ns_steps = depth
+NorMuon.ns_steps    = depth
+
+theta' = z * Inner.theta' + (1 - z) * NorMuon.theta'
+
+recovers Inner at z = 1
+recovers NorMuon at z = 0
+"""
+
+
+def test_a_blend_kind_by_kind_may_be_a_member() -> None:
+    rules = tuple((n, library.open_source(n)) for n in ("Muon", "AdamW"))
+    inner = Source("inner.opt", INNER, None, rules)
+    members = (("Inner", inner), ("NorMuon", library.open_source("normuon")))
+    source = Source("<text>", OUTER, None, members)
+    found = library.specification(source, verify=False)
+    assert found.program.structure == (("depth", 5.0),)
+    for claim in found.claims:
+        assert settle(found.program, claim).verdict is Verdict.PROVED
+    short = library.read(source, verify=False, choices=(("depth", 1.0),))
+    assert short.structure == (("depth", 1.0),)
+    assert len(short.operations) < len(found.program.operations)
+
+
 # --- learning -------------------------------------------------------------------------------------
 
 
