@@ -149,7 +149,7 @@ _code = functools.lru_cache(maxsize=16)(Code)
 
 def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
     """The parameter after each step."""
-    return _followed(program, run, _FLOATS if run.shape is None else _MATRICES, watch)
+    return _followed(program, run, _FLOATS if run.shape is None else MATRICES, watch)
 
 
 def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
@@ -182,7 +182,7 @@ def changed(program: Program, run: Run, change: Callable[[float], float]) -> lis
         # Double precision has numbers such as 2 and 0.25.
         return x if not math.isfinite(x) or (x * 1024).is_integer() else change(x)
 
-    return _followed(program, run, replace(_MATRICES, function=function, literal=literal), None)
+    return _followed(program, run, replace(MATRICES, function=function, literal=literal), None)
 
 
 def _followed(
@@ -265,7 +265,7 @@ _BOUNDED = replace(
     exact=bounded.exact,
 )
 _TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
-_MATRICES = Arithmetic(
+MATRICES = Arithmetic(
     lambda opcode, _: arrays.FUNCTIONS[opcode],
     float,
     float,

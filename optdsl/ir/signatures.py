@@ -93,6 +93,12 @@ def reduction_along(axis: str) -> Infer:
             raise TypeMismatch(
                 0, f"`{axis}` is twice an axis of {types[0].noun}", "reduce over both: `sum(x)`"
             )
+        if spans == AXES[::-1]:
+            raise TypeMismatch(
+                0,
+                f"a transposed matrix is not reduced over `{axis}`",
+                "reduce it before it is transposed",
+            )
         return along(tuple(a for a in spans if a != axis))
 
     return infer

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import pytest
 import torch
 
+from optdsl.algebra.facts import facts
 from optdsl.algebra.fix import fix
+from optdsl.algebra.normal_form import Algebra
 from optdsl.api import blend_source
 from optdsl.diagnostics import Source
+from optdsl.ir.arrays import Array, elements
 from optdsl.ir.builder import Builder
-from optdsl.ir.evaluate import Run, trajectory
+from optdsl.ir.evaluate import MATRICES, Code, Point, Run, trajectory
 from optdsl.ir.numbering import alike
 from optdsl.ir.program import Program, Value
-from optdsl.ir.types import along
+from optdsl.ir.types import TENSOR, TypeMismatch, along
 from optdsl.passes.specialize import in_kind
 from optdsl.prove import Settlement, Verdict, settle, snippet
 from optdsl.specifications import library
@@ -200,3 +206,64 @@ def test_a_sum_over_all_tensors_counts_elements(mine: str, verdict: Verdict | No
     other = text.format("Mine", b).replace("state", one + "state")
     _, found = settled(other, text.format("Other", "s"), "\nrecovers Other(lr = lr) at b = 0\n")
     assert found.verdict is Verdict.REFUTED, found.reason
+
+
+# --- random programs ------------------------------------------------------------------------------
+
+UNARY = (
+    "neg", "sqrt", "abs", "sign", "sum", "mean", "sum_rows", "sum_cols", "mean_rows", "mean_cols",
+    "sum_tensor", "mean_tensor", "transpose", "diagonal_rows", "diagonal_cols", "sum_all", "define",
+)  # fmt: skip
+BINARY = ("add", "sub", "mul", "div", "max", "matmul", "spread", "add", "sub", "mul")
+
+
+def drawn(seed: int) -> Program:
+    """A program of one random step after the other, with many equal values."""
+    source, builder = random.Random(seed), Builder()
+    values = [builder.emit(leaf) for leaf in ("gradient", "parameter", "size")]
+    values += [builder.emit("length", attribute=axis) for axis in ("rows", "cols")]
+    values += [builder.emit("identity", type=along((a, a))) for a in ("rows", "cols")]
+    values += [builder.constant(x) for x in (0.0, 1.0, 2.0)]
+    nothing = builder.emit("mul", builder.constant(0.0), values[0])
+    values += [builder.emit("add", nothing, x) for x in values[1:5]]
+    for number in range(60):
+        opcode = source.choice((*UNARY, *BINARY, *BINARY))
+        x = [source.choice(values) for _ in range(1 if opcode in UNARY else 2)]
+        with contextlib.suppress(TypeMismatch):
+            name = f"v{number}" if opcode == "define" else None
+            values.append(builder.emit(opcode, *x, attribute=name))
+            # The same numbers, at each index of a matrix.
+            values.append(builder.emit("add", nothing, values[-1]))
+    for value in values[:]:
+        for opcode in ("sum", "sum_tensor", "mean_tensor", "sum_all", "transpose"):
+            with contextlib.suppress(TypeMismatch):
+                values.append(builder.emit(opcode, value))
+    kept = builder.emit("add", builder.emit("parameter"), builder.constant(0.0))
+    return Program("Drawn", (), (), (), builder.operations, (), kept, kind="stacked matrices")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_values_with_one_form_are_equal(seed: int) -> None:
+    """As tensors: what a form says of a matrix does not depend on how far a value extends."""
+    program = drawn(seed)
+    values = [Value(v) for v in range(len(program.operations))]
+    forms = Algebra(10**7).forms(program, values, facts=facts(program), written=None)
+    numbers: dict[object, list[tuple[float, ...]]] = {}
+    draw = random.Random(seed)
+    for shape in ((1, 2, 3), (2, 3, 2)):
+        count = shape[0] * shape[1] * shape[2]
+        theta, g = (Array(shape, tuple(draw.gauss(0, 1) for _ in range(count))) for _ in range(2))
+        at = Point(theta, g, {}, {}, 1, MATRICES)
+        found = Code(program, values, MATRICES).evaluated(at)
+        for value in values:
+            kind = program.type(value)
+            if kind.condition:
+                continue
+            key = (shape, forms[value], len(kind.axes) == 2 and str(kind))
+            whole = found[value] if len(kind.axes) == 2 else at.extended(found[value], TENSOR)
+            numbers.setdefault(key, []).append(elements(whole))
+    several = [same for same in numbers.values() if len(same) > 1]
+    assert len(several) > 10
+    for first, *others in several:
+        for other in others:
+            assert other == pytest.approx(first, rel=1e-9, abs=1e-9, nan_ok=True)
