@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optdsl.blending.members import listed, members
-from optdsl.blending.structure import Again, Undecided, choices, made
+from optdsl.blending.structure import Again, Undecided, check_kinds, check_made, choices, made
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
@@ -22,7 +22,6 @@ from optdsl.lower.numbers import number
 from optdsl.lower.resolve import resolve_expression
 from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
-from optdsl.passes.specialize import of_all_tensors
 from optdsl.syntax import ast
 from optdsl.syntax.format import statement
 
@@ -208,8 +207,8 @@ def _claim(
     report = names.scope.report
     settings = _settings(node, names)
     _check_options(node, rule, names)
-    _check_kinds(node, rule, names.program, report)
-    _check_made(node, names, settings)
+    check_kinds(node, rule, names.program, report)
+    check_made(node, names.program, settings, report)
     if not report.empty or not names.program.operations:
         return None
     options = {option.name.text: option.value for option in node.options}
@@ -281,38 +280,6 @@ def _claim(
         tuple(settings.items()),
         structure=tuple(remade.structure.items()),
     )
-
-
-def _check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) -> None:
-    """A specification and a rule that both have sections must have the same ones."""
-    if own.sections and rule.sections and own.sections != rule.sections:
-        report.error(
-            "section",
-            f"`{node.rule.text}` tells other kinds of tensors apart",
-            node.rule.span,
-            label=f"it is for {', '.join(rule.sections)}",
-            hint=f"this file is for {', '.join(own.sections)}; a claim is settled kind by kind",
-        )
-    elif (own.sections or rule.sections) and (of_all_tensors(own) or of_all_tensors(rule)):
-        report.error(
-            "section",
-            "a claim that is settled kind by kind knows no sums over all tensors",
-            node.rule.span,
-            label="of which kinds the tensors are is not known",
-        )
-
-
-def _check_made(node: ast.Claim, names: Names, settings: Mapping[str, float]) -> None:
-    """A claim is about the operations that the specification has by default."""
-    for name, value in names.program.structure:
-        if settings.get(name, value) != value:
-            names.scope.report.error(
-                "structure",
-                f"`{name}` decides what the operations are",
-                node.span,
-                label=f"claims are settled for {name} = {spell(value)}",
-                hint="take it out of the claim, or change its default",
-            )
 
 
 def _option(

@@ -13,9 +13,11 @@ from optdsl.blending.members import Member
 from optdsl.blending.world import World
 from optdsl.diagnostics import Report
 from optdsl.ir.builder import Builder
+from optdsl.ir.domain import spell
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.lower.expressions import Lowering
+from optdsl.passes.specialize import of_all_tensors
 from optdsl.syntax import ast
 
 # Makes a rule, by its name, for other values of what decides what its operations are.
@@ -133,3 +135,37 @@ def made_members(
         found[name] = Member(name, own.program, member.span)
         structure |= own.structure
     return found, structure
+
+
+def check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) -> None:
+    """A specification and a rule that both have sections must have the same ones."""
+    if own.sections and rule.sections and own.sections != rule.sections:
+        report.error(
+            "section",
+            f"`{node.rule.text}` tells other kinds of tensors apart",
+            node.rule.span,
+            label=f"it is for {', '.join(rule.sections)}",
+            hint=f"this file is for {', '.join(own.sections)}; a claim is settled kind by kind",
+        )
+    elif (own.sections or rule.sections) and (of_all_tensors(own) or of_all_tensors(rule)):
+        report.error(
+            "section",
+            "a claim that is settled kind by kind knows no sums over all tensors",
+            node.rule.span,
+            label="of which kinds the tensors are is not known",
+        )
+
+
+def check_made(
+    node: ast.Claim, own: Program, settings: Mapping[str, float], report: Report
+) -> None:
+    """A claim is about the operations that the specification has by default."""
+    for name, value in own.structure:
+        if settings.get(name, value) != value:
+            report.error(
+                "structure",
+                f"`{name}` decides what the operations are",
+                node.span,
+                label=f"claims are settled for {name} = {spell(value)}",
+                hint="take it out of the claim, or change its default",
+            )
