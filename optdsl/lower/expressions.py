@@ -13,9 +13,16 @@ from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import AXES, TENSOR, TypeMismatch
 from optdsl.lower import axes
-from optdsl.lower.frame import MAX_CALLS, MAX_DEPTH, MAX_VISITS, Environment, Frame
+from optdsl.lower.frame import (
+    MAX_CALLS,
+    MAX_DEPTH,
+    MAX_VISITS,
+    Environment,
+    Frame,
+    calls_itself,
+    recursive,
+)
 from optdsl.lower.numbers import compared_label
-from optdsl.lower.resolve import walk
 from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, Scope
 from optdsl.lower.types import named_type, narrower, state_type
 from optdsl.syntax import ast
@@ -150,7 +157,7 @@ class Lowering:
         row = FUNCTIONS.get(name)
         if row is None or len(arguments) != row.arity:
             return None
-        if row.opcode == "where" and frame.function is not None and self._recursive(frame.function):
+        if row.opcode == "where" and frame.function is not None and recursive(frame.function):
             branch = self._branch(node, frame)
             if branch is not None:
                 return self._expression(branch, replace(frame, decided=True))
@@ -253,13 +260,13 @@ class Lowering:
 
     def _body(self, function: ast.Function, frame: Frame) -> Value | None:
         node, calls = function.body, 0
-        while self._recursive(function):
+        while recursive(function):
             if isinstance(node, ast.Call) and node.function.text == "where":
                 branch = self._branch(node, frame)
                 if branch is None:
                     break
                 node, frame = branch, replace(frame, decided=True)
-            elif isinstance(node, ast.Call) and _calls(node, function) and frame.decided:
+            elif isinstance(node, ast.Call) and calls_itself(node, function) and frame.decided:
                 if calls >= MAX_CALLS:
                     self._endless(frame.site or function.name.span, function)
                     return None
@@ -270,10 +277,6 @@ class Lowering:
             else:
                 break
         return self._expression(node, frame)
-
-    def _recursive(self, function: ast.Function) -> bool:
-        """Whether a function calls itself in its own body."""
-        return any(_calls(node, function) for node in walk(function.body))
 
     def _branch(self, node: ast.Call, frame: Frame) -> ast.Expression | None:
         """The branch of a `where` whose condition is known here; None for another condition."""
@@ -398,7 +401,3 @@ class Lowering:
             hint="write this in a section, after `for matrices`",
         )
         return None
-
-
-def _calls(node: ast.Expression, function: ast.Function) -> bool:
-    return isinstance(node, ast.Call) and node.function.text == function.name.text

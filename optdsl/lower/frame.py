@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optdsl.diagnostics import Span
 from optdsl.ir.program import Value
+from optdsl.lower.resolve import walk
 from optdsl.syntax import ast
 
 # The values of names; None after a mistake that is already reported.
@@ -39,3 +40,13 @@ class Frame:
     expanded: frozenset[str] = frozenset()
     axis: str | None = None
     decided: bool = False
+
+
+def calls_itself(node: ast.Expression, function: ast.Function) -> bool:
+    """Whether an expression is a call of a function, which may be the one that it stands in."""
+    return isinstance(node, ast.Call) and node.function.text == function.name.text
+
+
+def recursive(function: ast.Function) -> bool:
+    """Whether a function calls itself in its own body."""
+    return any(calls_itself(node, function) for node in walk(function.body))
