@@ -767,6 +767,45 @@ class SGD(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class SOAP(CompiledOptimizer):
+    """SOAP: Improving and Stabilizing Shampoo using Adam (Vyas et al., 2024), arXiv:2409.11321
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.003 by default, in [0, inf)
+        beta1: 0.95 by default, in [0, 1)
+        beta2: 0.95 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+        interval: 10 by default, in {1, ..., inf}
+        max_dim: 10000 by default, in {1, ..., inf}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.003,
+        *,
+        beta1: float | Tensor = 0.95,
+        beta2: float | Tensor = 0.95,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        interval: float | Tensor = 10.0,
+        max_dim: float | Tensor = 10000.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class ScheduleFreeAdamW(CompiledOptimizer):
     """The Road Less Scheduled (Defazio et al., 2024), arXiv:2405.15682
 
@@ -800,6 +839,51 @@ class ScheduleFreeAdamW(CompiledOptimizer):
         r: float | Tensor = 0.0,
         weight_lr_power: float | Tensor = 2.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Shampoo(CompiledOptimizer):
+    """Shampoo: Preconditioned Stochastic Tensor Optimization (Gupta et al., 2018), arXiv:1802.09568
+    With grafting and refreshed roots: Anil et al. (2020), arXiv:2002.09018; Shi et al. (2023),
+        arXiv:2309.06497.
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        momentum: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1]
+        eps: 1e-12 by default, in [0, inf)
+        graft_eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        interval: 10 by default, in {1, ..., inf}
+        root: 4 by default, in {1, ..., 8}
+        graft: adam by default, in {none, adam}
+        adamw_eps: 1e-08 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        momentum: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-12,
+        graft_eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        interval: float | Tensor = 10.0,
+        root: float | Tensor = 4.0,
+        graft: str | float = 1.0,
+        adamw_eps: float | Tensor = 1e-08,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
