@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.branches import ROOT, Region, branches
+from optdsl.backends.lifetimes import Lifetimes
 from optdsl.backends.matrix_expressions import (
     MATRIX_HELPERS,
     MatrixPrinter,
@@ -90,7 +91,14 @@ class _Function:
         make = MatrixPrinter if of_matrices(self._program.kind) else Printer
         self.printer = make(self._program, named, self._states)
         self._uses = kernel.uses()
+        self._absorbed = self.printer.absorbed(self._uses)
         self._branches = branches(kernel, self.printer)
+        self._lifetimes: Lifetimes | None = None
+        self._variables: dict[str, list[tuple[str, Value]]] = {}
+        if isinstance(self.printer, MatrixPrinter):
+            host = self.printer
+            self._lifetimes = Lifetimes(kernel, lambda v: host.extent(v) is Extent.UNIFORM)
+            host.lifetimes = self._lifetimes
 
     def text(self) -> str:
         lines = [f"    {line}" for line in self._assignments(ROOT)]
@@ -116,37 +124,122 @@ class _Function:
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
 
-    def _assignments(self, region: Region) -> list[str]:
-        """The statements of a region: of the function, or of a branch of an `if`."""
+    def _assignments(self, region: Region, last: Value | None = None) -> list[str]:
+        """The statements of a region: of the function, or of a branch of an `if`.
+
+        Args:
+            region: the region.
+            last: a choice that is left out, for it is the branch's own value.
+        """
         lines: list[str] = []
         for value in self._branches.get(region, ()):
-            if (value, 1) in self._branches or (value, 2) in self._branches:
+            if value == last:
+                continue
+            if self._chooses(value):
                 lines += self._choice(value)
                 continue
-            text = self.printer.text(value)
+            text = self._statement(value)
             hint = self._program.operations[value].hint
             named = hint is not None or self._uses[value] > 1 or len(text) > _INLINE
-            if named and not self.printer.leaf(value):
-                wanted = self.printer.description(value) if hint is None else identifier(hint)
-                name = self._names.fresh(wanted)
-                lines += self._assignment(name, text, value)
-                self.printer.bind(value, name)
+            named = named or value in self.printer.alone
+            if named and value not in self._absorbed and not self.printer.leaf(value):
+                lines += self._named(value, text)
+                lines += self._freed() if region is ROOT else []
         return lines
 
-    def _choice(self, value: Value) -> list[str]:
-        """A choice of which only one side is computed."""
-        operation = self._program.operations[value]
-        hint = operation.hint
-        name = self._names.fresh("chosen" if hint is None else identifier(hint))
-        lines = [f"if {self.printer.text(operation.arguments[0])}:"]
-        for side in (1, 2):
-            lines += [f"    {line}" for line in self._assignments((value, side))]
-            text = self.printer.extended(operation.arguments[side], operation.type)
-            lines += [f"    {name} = {text}", *(["else:"] if side == 1 else [])]
+    def _statement(self, value: Value) -> str:
+        """The expression of a value that gets a statement."""
+        if isinstance(self.printer, MatrixPrinter):
+            self.printer.statement = value
+        text = self.printer.text(value)
+        if isinstance(self.printer, MatrixPrinter):
+            self.printer.statement = None
+        return text
+
+    def _named(self, value: Value, text: str) -> list[str]:
+        """The statement that gives a value a variable; of matrices, those for long parts before."""
+        hint = self._program.operations[value].hint
+        wanted = self.printer.description(value) if hint is None else identifier(hint)
+        lines: list[str] = []
+        for part in self._parts(value):
+            long = max(map(len, self._lines(wanted, text, value))) > WIDTH - 12
+            if long or part == self.printer.overwritten(value):
+                lines += self._named(part, self._statement(part))
+                text = self._statement(value)
+        name = self._variable(wanted, value)
+        lines += self._lines(name, text, value)
         self.printer.bind(value, name)
         return lines
 
-    def _assignment(self, name: str, text: str, value: Value) -> list[str]:
+    def _freed(self) -> list[str]:
+        """A statement that frees the memory of elements that nothing needs any more."""
+        if self._lifetimes is None or not isinstance(self.printer, MatrixPrinter):
+            return []
+        freed = []
+        for known in self._variables.values():
+            for name, value in [*known]:
+                whole = self._program.type(value).extent is Extent.TENSOR
+                kept = value in self.printer.reused or not self._lifetimes.holds_memory(value)
+                if whole and not kept:
+                    known.remove((name, value))
+                    freed.append(name)
+        return [f"del {', '.join(freed)}"] if freed else []
+
+    def _parts(self, value: Value) -> list[Value]:
+        """What a statement may have statements of its own for, the longest first."""
+        if self._lifetimes is None or value in self.printer.alone:
+            return []
+        inline = [x for x in self.printer.inline(value) if x not in self._absorbed]
+        return sorted(inline, key=lambda x: -len(self.printer.text(x)))
+
+    def _variable(self, wanted: str, value: Value) -> str:
+        """A new variable for a value; of matrices, one whose value is needed no more."""
+        if self._lifetimes is None:
+            return self._names.fresh(wanted)
+        self._lifetimes.compute(value)
+        known = self._variables.setdefault(wanted, [])
+        for place, (name, before) in enumerate(known):
+            if self._lifetimes.dead(before):
+                known[place] = name, value
+                return name
+        known.append((self._names.fresh(wanted), value))
+        return known[-1][0]
+
+    def _chooses(self, value: Value) -> bool:
+        """Whether a value is a choice of which only one side is computed."""
+        return (value, 1) in self._branches or (value, 2) in self._branches
+
+    def _choice(self, value: Value, name: str | None = None) -> list[str]:
+        """A choice of which only one side is computed, in a variable."""
+        operation = self._program.operations[value]
+        wanted = "chosen" if operation.hint is None else identifier(operation.hint)
+        name = self._names.fresh(wanted) if name is None else name
+        lines = [f"if {self.printer.text(operation.arguments[0])}:"]
+        for side in (1, 2):
+            chosen = operation.arguments[side]
+            # A choice that is nothing else has no variable of its own.
+            nested = (
+                chosen in self._branches.get((value, side), ())
+                and self._chooses(chosen)
+                and self._program.operations[chosen].hint is None
+                and self._program.type(chosen) == operation.type
+            )
+            inner = self._assignments((value, side), chosen if nested else None)
+            if nested:
+                own = self._choice(chosen, name)
+                if side == 2 and not inner:
+                    lines += [f"el{own[0]}", *own[1:]]
+                    break
+                inner += own
+            else:
+                inner.append(f"{name} = {self.printer.extended(chosen, operation.type)}")
+            lines += [*(["else:"] if side == 2 else []), *(f"    {line}" for line in inner)]
+        self.printer.bind(value, name)
+        if self._lifetimes is not None:
+            self._lifetimes.compute(value)
+        return lines
+
+    def _lines(self, name: str, text: str, value: Value) -> list[str]:
         parts = self.printer.parts(value)
         if len(name) + len(text) + 7 <= WIDTH or parts is None:
             return [f"{name} = {text}"]

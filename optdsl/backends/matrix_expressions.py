@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optdsl.backends import fused_products
+from optdsl.backends.fused_products import FusedProduct, FusedProducts
+from optdsl.backends.lifetimes import Lifetimes
 from optdsl.backends.python_expressions import Printer
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
@@ -16,7 +19,7 @@ from optdsl.ir.types import Extent, Type
 
 _EIGENVECTORS = '''\
 def eigenvectors(s: Tensor) -> Tensor:
-    """The eigenvectors of symmetric matrices as columns, that of the largest eigenvalue first."""
+    """The eigenvectors of symmetric matrices as columns, the largest eigenvalue's first."""
     return torch.linalg.eigh(s).eigenvectors.flip(-1)'''
 
 _INVERSE_ROOT = '''\
@@ -35,6 +38,23 @@ def qr(x: Tensor, order: Tensor) -> Tensor:
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x)
     return torch.empty_like(x).scatter_(-1, index, q * signs.unsqueeze(-2))'''
 
+_IDENTITY = '''\
+def identity(n: int, like: Tensor) -> Tensor:
+    """The identity matrix of n rows, for each of a stack of matrices."""
+    eye = torch.eye(n, dtype=like.dtype, device=like.device)
+    return eye.expand(*like.shape[:-2], n, n)'''
+
+_SUM_OF_SQUARES = '''\
+def sum_of_squares(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """The sum of squares over all dimensions, or over the last two; squares are not stored."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().sum(dim, keepdim=True)'''
+
+_MEAN_OF_SQUARES = '''\
+def mean_of_squares(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """The mean of squares over all dimensions, or over the last two; squares are not stored."""
+    sums = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+    return sums.mean(dim, keepdim=True) / x.shape[-1]'''
+
 _NARROWED = '''\
 def narrowed(x: Tensor) -> Tensor:
     """x in bfloat16 where products are faster in it, which is on a GPU."""
@@ -44,7 +64,11 @@ MATRIX_HELPERS = {
     "eigenvectors": _EIGENVECTORS,
     "inverse_root": _INVERSE_ROOT,
     "qr": _QR,
+    "identity": _IDENTITY,
+    "mean_of_squares": _MEAN_OF_SQUARES,
+    "sum_of_squares": _SUM_OF_SQUARES,
     "narrowed": _NARROWED,
+    "add_product": fused_products.HELPER,
 }
 
 _DIMENSIONS = {"rows": "-2", "cols": "-1"}
@@ -59,6 +83,9 @@ _SHAPES = {
     ("cols", "rows"): "theta.shape[-1], theta.shape[-2]",
 }
 _PRODUCT, _ATOM = 3, 6
+# The methods of tensors that overwrite what they are called on.
+_OVERWRITING = {o: f"{o}_" for o in ("add", "sub", "mul", "div", "sqrt", "exp", "log", "abs", "neg")}
+_EXCHANGEABLE = {"add", "mul"}
 
 
 def spelled_operations() -> frozenset[str]:
@@ -67,12 +94,18 @@ def spelled_operations() -> frozenset[str]:
     diagonals = {f"diagonal_{axis}" for axis in _DIMENSIONS}
     others = {"length", "identity", "section", "spread", "matmul", "transpose"}
     return frozenset(
-        {*along, *diagonals, *others, "bfloat16", "float32", *MATRIX_HELPERS} - {"narrowed"}
+        {*along, *diagonals, *others, "bfloat16", "float32", "eigenvectors", "inverse_root", "qr"}
     )
 
 
 class MatrixPrinter(Printer):
-    """Spells the values of a program of matrices."""
+    """Spells the values of a program of matrices.
+
+    Attributes:
+        lifetimes: what is computed, and what is needed no more; None where nothing is overwritten.
+        statement: the value whose statement is written.
+        reused: the values in whose memory others are computed.
+    """
 
     def __init__(
         self, program: Program, hypers: Mapping[str, str], states: Mapping[str, str]
@@ -80,6 +113,17 @@ class MatrixPrinter(Printer):
         super().__init__(program, hypers, states)
         self._host = _on_host(program)
         self._narrow = _in_bfloat16(program, self._host)
+        self._sums: dict[Value, FusedProduct] = {}
+        self.lifetimes: Lifetimes | None = None
+        self.statement: Value | None = None
+        self.reused: set[Value] = set()
+
+    def absorbed(self, uses: Mapping[Value, int]) -> frozenset[Value]:
+        """The products and scaled matrices that are computed with a sum."""
+        found = FusedProducts(self._program, uses, self._host, self._narrow)
+        self._sums = found.sums
+        self.alone = found.sums.keys()
+        return frozenset(found.absorbed)
 
     def extent(self, value: Value) -> Extent:
         """A number that follows from shapes and hyperparameters is one of the host's."""
@@ -105,6 +149,11 @@ class MatrixPrinter(Printer):
     def _spell(self, value: Value) -> tuple[str, int]:
         if value in self._bound:
             return self._bound[value], _ATOM
+        if value in self._sums:
+            return self._fused(self._sums[value]), _ATOM
+        text = self._in_place(value)
+        if text is not None:
+            return text, _ATOM
         operation = self._program.operations[value]
         x = operation.arguments
         match operation.opcode:
@@ -114,12 +163,14 @@ class MatrixPrinter(Printer):
                 return "(theta.shape[-2] * theta.shape[-1])", _ATOM
             case "identity":
                 length = f"theta.shape[{_DIMENSIONS[operation.type.axes[0]]}]"
-                eye = f"torch.eye({length}, dtype=theta.dtype, device=theta.device)"
-                return f"{eye}.expand(*theta.shape[:-2], -1, -1)", _ATOM
+                self.helpers.add("identity")
+                return f"identity({length}, theta)", _ATOM
             case "sum" | "mean" as opcode:
-                return self._reduced(opcode, x[0], _ALL)
+                squares = self._of_squares(opcode, x[0], f", {_ALL}")
+                return (squares, _ATOM) if squares else self._reduced(opcode, x[0], _ALL)
             case "sum_tensor" | "mean_tensor" as opcode:
-                text = f"torch.{opcode.partition('_')[0]}({self.text(x[0])})"
+                name = opcode.partition("_")[0]
+                text = self._of_squares(name, x[0], "") or f"torch.{name}({self.text(x[0])})"
                 return f"{text}.expand(*theta.shape[:-2], 1, 1)", _ATOM
             case "sum_rows" | "sum_cols" | "mean_rows" | "mean_cols" as opcode:
                 name, _, axis = opcode.partition("_")
@@ -135,6 +186,9 @@ class MatrixPrinter(Printer):
                 beside = "-1" if opcode == "diagonal_rows" else "-2"
                 inside = f"{self._at(x[0], _ATOM)}.diagonal(dim1=-2, dim2=-1)"
                 return f"{inside}.unsqueeze({beside})", _ATOM
+            case "where" if value in self._host:
+                chosen = f"{self._at(x[1], 1)} if {self._at(x[0], 1)}"
+                return f"{chosen} else {self._at(x[2], 0)}", 0
             case "bfloat16":
                 return self._call("narrowed", x[0])
             case "float32":
@@ -148,6 +202,94 @@ class MatrixPrinter(Printer):
         if name in MATRIX_HELPERS:
             self.helpers.add(name)
         return super()._call(name, *arguments)
+
+    def overwritten(self, value: Value) -> Value | None:
+        """The subtrahend or divisor, where the difference or quotient takes its place."""
+        operation = self._program.operations[value]
+        if operation.opcode not in {"sub", "div"} or value in self._sums:
+            return None
+        left, right = operation.arguments
+        if self._free(left, value) or left in self._host or not self._free(right, value):
+            return None
+        return right
+
+    def _in_place(self, value: Value) -> str | None:
+        """The expression of a matrix that is computed where an argument was; None for others."""
+        operation = self._program.operations[value]
+        x, opcode = operation.arguments, operation.opcode
+        if not x or len(operation.type.spans) != 2:
+            return None
+        method = _OVERWRITING.get(opcode)
+        scaled = self._scaled_in_place(value, x) if opcode in {"add", "sub"} else None
+        if scaled is not None:
+            return scaled
+        if method is not None and self._free(x[0], value):
+            rest = ", ".join(self.text(a) for a in x[1:])
+            return f"{self._at(x[0], _ATOM)}.{method}({rest})"
+        if opcode in _EXCHANGEABLE and self._free(x[1], value):
+            return f"{self._at(x[1], _ATOM)}.{method}({self.text(x[0])})"
+        if self.overwritten(value) in self._bound:
+            right = self.text(x[1])
+            return f"torch.{opcode}({self.text(x[0])}, {right}, out={right})"
+        if opcode in {"max", "min"} and x[1] in self._host and self._free(x[0], value):
+            side = "min" if opcode == "max" else "max"
+            return f"{self._at(x[0], _ATOM)}.clamp_({side}={self.text(x[1])})"
+        return None
+
+    def _scaled_in_place(self, value: Value, x: tuple[Value, ...]) -> str | None:
+        """A sum or difference with a matrix times a number of the host, which is no matrix then."""
+        negative = self._program.operations[value].opcode == "sub"
+        for own, other in (x, x[::-1]):
+            product = self._program.operations[other]
+            if product.opcode != "mul" or other in self._bound or not self._free(own, value):
+                continue
+            for number, matrix in (product.arguments, product.arguments[::-1]):
+                alike = (matrix in self._narrow) == (value in self._narrow)
+                if number in self._host and matrix not in self._host and alike:
+                    turned = negative and own == x[1]
+                    text = f"{self._at(own, _ATOM)}{'.neg_()' if turned else ''}"
+                    method = "sub_" if negative and not turned else "add_"
+                    return f"{text}.{method}({self.text(matrix)}, alpha={self.text(number)})"
+        return None
+
+    def _free(self, argument: Value, value: Value) -> bool:
+        """Whether a value can be computed in the memory of an argument."""
+        if self.lifetimes is None or argument in self._host:
+            return False
+        if self._program.type(argument) != self._program.type(value):
+            return False
+        alike = (argument in self._narrow) == (value in self._narrow)
+        free = alike and self.lifetimes.consumable(argument, value, value == self.statement)
+        self.reused |= {argument} if free else set()
+        return free
+
+    def _fused(self, found: FusedProduct) -> str:
+        self.helpers.add("add_product")
+        scales = {
+            "beta": self._product(found.added.factors, found.added.negative),
+            "alpha": self._product(found.factors, found.negative),
+        }
+        parts = [self.text(x) for x in (found.added.value, found.left, found.right)]
+        parts += [f"{name}={text}" for name, text in scales.items() if text != "1"]
+        return f"add_product({', '.join(parts)})"
+
+    def _product(self, factors: tuple[Value, ...], negative: bool) -> str:
+        texts = [self._at(x, _PRODUCT + (i > 0)) for i, x in enumerate(factors)] or ["1"]
+        if negative:
+            texts[0] = f"-{self._at(factors[0], _PRODUCT + 1)}" if factors else "-1"
+        return " * ".join(texts)
+
+    def _of_squares(self, name: str, x: Value, dimensions: str) -> str | None:
+        """A reduction of squares that nothing else needs; None for others."""
+        operation = self._program.operations[x]
+        if x in self._bound or operation.opcode != "pow":
+            return None
+        base, exponent = operation.arguments
+        if self._program.operations[exponent].attribute != 2.0 or base in self._host:
+            return None
+        helper = f"{name}_of_squares"
+        self.helpers.add(helper)
+        return f"{helper}({self.text(base)}{dimensions})"
 
     def _reduced(self, name: str, x: Value, dimensions: str) -> tuple[str, int]:
         return f"torch.{name}({self.text(x)}, {dimensions}, keepdim=True)", _ATOM

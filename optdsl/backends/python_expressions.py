@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from optdsl.backends.base import BINARY
 from optdsl.ir import host
@@ -88,6 +88,7 @@ class Printer:
 
     Attributes:
         helpers: the names of the functions in `HELPERS` that the spelled values call.
+        alone: values that get a variable even where they are used once.
     """
 
     def __init__(
@@ -99,10 +100,28 @@ class Printer:
         self._states = states
         self._bound: dict[Value, str] = {}
         self.helpers: set[str] = set()
+        self.alone: Collection[Value] = ()
 
     def bind(self, value: Value, name: str) -> None:
         """From now on spell `value` as the variable `name`."""
         self._bound[value] = name
+
+    def absorbed(self, uses: Mapping[Value, int]) -> frozenset[Value]:
+        """The values that others spell together with themselves, so that they need no variable.
+
+        Args:
+            uses: how often each value is used.
+        """
+        return frozenset()
+
+    def overwritten(self, value: Value) -> Value | None:
+        """An argument that needs a variable, for the value is computed in its memory."""
+        return None
+
+    def inline(self, value: Value) -> list[Value]:
+        """The arguments that the expression of a value spells out."""
+        operation = self._program.operations[value]
+        return [a for a in operation.arguments if a not in self._bound and not self.leaf(a)]
 
     def leaf(self, value: Value) -> bool:
         """Whether a value needs no variable: an argument of the function, or a literal."""

@@ -253,10 +253,18 @@ class Lowering:
         for parameter, argument in zip(function.parameters, node.arguments, strict=True):
             value = self._expression(argument, frame)
             if value is not None:
+                self._call_by(value, parameter, function)
                 value = self._demand(value, parameter, function, frame.site or argument.span)
             arguments[parameter.name.text] = value
         expanded = frame.expanded | {function.name.text}
         return Frame(arguments, function, frame.site, expanded, self._axis(node, frame))
+
+    def _call_by(self, value: Value, parameter: ast.Parameter, function: ast.Function) -> None:
+        """Name a matrix for readers, as a function does that uses it more than once."""
+        name = parameter.name.text
+        if len(self.builder[value].type.spans) == 2 and self._scope.matrices:
+            used = [n for n in walk(function.body) if isinstance(n, ast.Name) and n.spelled == name]
+            self.builder.suggest(value, name if len(used) > 1 else None)
 
     def _body(self, function: ast.Function, frame: Frame) -> Value | None:
         node, calls = function.body, 0

@@ -86,7 +86,7 @@ class SoapByHand:
         self.theta -= o["lr"] * o["weight_decay"] * self.theta
         self.measure(g)
         if self._n % o["interval"] == 0:
-            self.bases = [self._refreshed(s, q) for s, q in zip(self.factors, self.bases)]
+            self.bases = [self._refreshed(s, q) for s, q in zip(self.factors, self.bases, strict=True)]
 
     def _into(self, x: Tensor) -> Tensor:
         x = self.bases[0].T @ x if self.sides[0] else x
@@ -130,6 +130,38 @@ def test_soap_is_its_algorithm(options: dict[str, float], backend: str) -> None:
             else:
                 reference.step(g)
             torch.testing.assert_close(p.detach().flatten(1), reference.theta, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_soap_keeps_nothing_for_a_side_that_is_too_long(backend: str) -> None:
+    shapes = [(4, 6), (6, 4), (6, 7), (3, 3), (4,)]
+    sides = [(True, False), (False, True), (False, False), (True, True)]
+    parameters = start(shapes)
+    optimizer = optdsl.load("soap", backend=backend)(parameters, max_dim=4, interval=3)
+    references = [SoapByHand(p, interval=3) for p in parameters[:-1]]
+    for step, given in enumerate(gradients(shapes, 40)):
+        stepped(optimizer, parameters, given)
+        for p, rotated, reference, g in zip(parameters, sides, references, given, strict=False):
+            if step > 0:
+                reference.step(g)
+            else:
+                reference.measure(g)
+                reference.sides, state = list(rotated), optimizer.state[p]
+                names = [n for n, is_rotated in zip("LR", rotated, strict=True) if is_rotated]
+                kept = {"step", "m", "v", *names, *(f"Q{n}" for n in names)}
+                assert set(state) == kept
+                eyes = (torch.eye(n, dtype=torch.float64) for n in p.shape)
+                given_bases = zip(("QL", "QR"), eyes, strict=True)
+                reference.bases = [state.get(name, eye).clone() for name, eye in given_bases]
+            torch.testing.assert_close(p.detach(), reference.theta, rtol=0, atol=1e-10)
+    saved = copy.deepcopy(optimizer.state_dict())
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    resumed = optdsl.load("soap", backend=backend)(copies, max_dim=4)
+    resumed.load_state_dict(saved)
+    for given in gradients(shapes, 7):
+        stepped(optimizer, parameters, given)
+        stepped(resumed, copies, given)
+    assert all(map(torch.equal, parameters, copies))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from optdsl.ir.program import Program
+from optdsl.ir.program import Program, Value
 from optdsl.ir.sections import section_of
+from optdsl.passes.lengths import conditions_on_lengths, decided, without_conditions
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
@@ -76,6 +77,8 @@ class Parts:
         self._variants: dict[tuple[float, ...], tuple[Program, Staged | None]] = {}
         self._parts: dict[_Key, Engines] = {}
         self._measures: dict[tuple[int, _Key], Measure | None] = {}
+        self._conditions: dict[Engines, tuple[Value, ...]] = {}
+        self._of_shapes: dict[tuple[Engines, tuple[bool, ...]], Engines] = {}
 
     @functools.cached_property
     def whole(self) -> Engines:
@@ -98,7 +101,22 @@ class Parts:
         if key not in self._parts:
             program, stages = self._at(key[1])
             self._parts[key] = self._of_section(stages.program if stages else program, key[0])
-        return self._parts[key]
+        return self._of_lengths(self._parts[key], parameter, group)
+
+    def _of_lengths(
+        self, engines: Engines, parameter: torch.Tensor, group: Mapping[str, Any]
+    ) -> Engines:
+        """The engines of the rule of a section as it is for the lengths of a parameter."""
+        if engines not in self._conditions:
+            self._conditions[engines] = conditions_on_lengths(engines.program)
+        conditions = self._conditions[engines]
+        if not conditions:
+            return engines
+        key = engines, decided(engines.program, conditions, parameter.shape, group)
+        if key not in self._of_shapes:
+            program = without_conditions(engines.program, conditions, key[1])
+            self._of_shapes[key] = self._engines(run_passes(program))
+        return self._of_shapes[key]
 
     def measure(
         self, level: int, parameter: torch.Tensor, group: Mapping[str, Any]
