@@ -95,6 +95,7 @@ class _Function:
         self._branches = branches(kernel, self.printer)
         self._lifetimes: Lifetimes | None = None
         self._variables: dict[str, list[tuple[str, Value]]] = {}
+        self._spare: list[str] = []
         if isinstance(self.printer, MatrixPrinter):
             host = self.printer
             self._lifetimes = Lifetimes(kernel, lambda v: host.extent(v) is Extent.UNIFORM)
@@ -144,7 +145,8 @@ class _Function:
             named = named or value in self.printer.alone
             if named and value not in self._absorbed and not self.printer.leaf(value):
                 lines += self._named(value, text)
-                lines += self._freed() if region is ROOT else []
+                if region is ROOT:
+                    self._look_for_memory()
         return lines
 
     def _statement(self, value: Value) -> str:
@@ -166,24 +168,39 @@ class _Function:
             if long or part == self.printer.overwritten(value):
                 lines += self._named(part, self._statement(part))
                 text = self._statement(value)
+        before, text = self._reusing(value, text)
+        lines += before
         name = self._variable(wanted, value)
         lines += self._lines(name, text, value)
         self.printer.bind(value, name)
         return lines
 
-    def _freed(self) -> list[str]:
-        """A statement that frees the memory of elements that nothing needs any more."""
+    def _reusing(self, value: Value, text: str) -> tuple[list[str], str]:
+        """The expression of a value, in memory that nothing needs, or a statement that frees it."""
+        if not isinstance(self.printer, MatrixPrinter) or not self._spare:
+            return [], text
+        if not self.printer.like_the_parameter(value):
+            return [], text
+        spare, self._spare = self._spare, []
+        self.printer.statement = value
+        written = self.printer.into(value, spare[0])
+        self.printer.statement = None
+        rest = spare if written is None else spare[1:]
+        return [f"del {', '.join(rest)}"] if rest else [], written or text
+
+    def _look_for_memory(self) -> None:
+        """Note the variables, shaped as the parameter, that nothing needs any more."""
         if self._lifetimes is None or not isinstance(self.printer, MatrixPrinter):
-            return []
-        freed = []
+            return
+        always = set(self._branches[ROOT])
         for known in self._variables.values():
             for name, value in [*known]:
-                whole = self._program.type(value).extent is Extent.TENSOR
-                kept = value in self.printer.reused or not self._lifetimes.holds_memory(value)
-                if whole and not kept:
+                if value not in always:
+                    continue
+                unused = self._lifetimes.unused(value) and value not in self.printer.reused
+                if unused and self.printer.like_the_parameter(value):
                     known.remove((name, value))
-                    freed.append(name)
-        return [f"del {', '.join(freed)}"] if freed else []
+                    self._spare.append(name)
 
     def _parts(self, value: Value) -> list[Value]:
         """What a statement may have statements of its own for, the longest first."""

@@ -62,7 +62,7 @@ class Lifetimes:
         before = self._computed | self._inside(user)
         return last and all(map(self._own, users)) and users - {user} <= before
 
-    def holds_memory(self, value: Value) -> bool:
+    def unused(self, value: Value) -> bool:
         """Whether a matrix is needed no more, nor is what may share its memory."""
         users = self._users.get(value, set())
         return self._own(value) and self.dead(value) and all(map(self._own, users))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from optdsl.backends import fused_products
+from optdsl.backends.base import BINARY
 from optdsl.backends.fused_products import FusedProduct, FusedProducts
 from optdsl.backends.lifetimes import Lifetimes
 from optdsl.backends.python_expressions import Printer
@@ -84,7 +85,9 @@ _SHAPES = {
 }
 _PRODUCT, _ATOM = 3, 6
 # The methods of tensors that overwrite what they are called on.
-_OVERWRITING = {o: f"{o}_" for o in ("add", "sub", "mul", "div", "sqrt", "exp", "log", "abs", "neg")}
+_OVERWRITING = {
+    o: f"{o}_" for o in ("add", "sub", "mul", "div", "sqrt", "exp", "log", "abs", "neg")
+}
 _EXCHANGEABLE = {"add", "mul"}
 
 
@@ -235,6 +238,22 @@ class MatrixPrinter(Printer):
             side = "min" if opcode == "max" else "max"
             return f"{self._at(x[0], _ATOM)}.clamp_({side}={self.text(x[1])})"
         return None
+
+    def into(self, value: Value, name: str) -> str | None:
+        """The expression that computes a value in the memory of a variable; None if it has none."""
+        operation = self._program.operations[value]
+        x = operation.arguments
+        if operation.opcode not in BINARY or self._in_place(value) or value in self._sums:
+            return None
+        x = x[::-1] if x[0] in self._host and operation.opcode in _EXCHANGEABLE else x
+        if x[0] in self._host or operation.type.condition:
+            return None
+        return f"torch.{operation.opcode}({self.text(x[0])}, {self.text(x[1])}, out={name})"
+
+    def like_the_parameter(self, value: Value) -> bool:
+        """Whether a value has the shape and the dtype of the parameter."""
+        kind = self._program.type(value)
+        return kind.extent is Extent.TENSOR and not kind.condition and value not in self._narrow
 
     def _scaled_in_place(self, value: Value, x: tuple[Value, ...]) -> str | None:
         """A sum or difference with a matrix times a number of the host, which is no matrix then."""

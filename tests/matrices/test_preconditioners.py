@@ -86,7 +86,9 @@ class SoapByHand:
         self.theta -= o["lr"] * o["weight_decay"] * self.theta
         self.measure(g)
         if self._n % o["interval"] == 0:
-            self.bases = [self._refreshed(s, q) for s, q in zip(self.factors, self.bases, strict=True)]
+            self.bases = [
+                self._refreshed(s, q) for s, q in zip(self.factors, self.bases, strict=True)
+            ]
 
     def _into(self, x: Tensor) -> Tensor:
         x = self.bases[0].T @ x if self.sides[0] else x
