@@ -21,10 +21,11 @@ from optdsl.lower.frame import (
     Frame,
     calls_itself,
     recursive,
+    uses,
 )
 from optdsl.lower.numbers import compared_label
 from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, Scope
-from optdsl.lower.types import named_type, narrower, state_type
+from optdsl.lower.types import accepted, state_type
 from optdsl.syntax import ast
 
 
@@ -263,8 +264,7 @@ class Lowering:
         """Name a matrix for readers, as a function does that uses it more than once."""
         name = parameter.name.text
         if len(self.builder[value].type.spans) == 2 and self._scope.matrices:
-            used = [n for n in walk(function.body) if isinstance(n, ast.Name) and n.spelled == name]
-            self.builder.suggest(value, name if len(used) > 1 else None)
+            self.builder.suggest(value, name if uses(function, name) > 1 else None)
 
     def _body(self, function: ast.Function, frame: Frame) -> Value | None:
         node, calls = function.body, 0
@@ -317,20 +317,8 @@ class Lowering:
         self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
     ) -> Value | None:
         """The value of an argument; None, and a diagnostic, if its type is not the parameter's."""
-        demanded = named_type(parameter.type)
-        actual = self.builder[value].type
-        if demanded is None or (actual.fits(demanded) and not actual.condition):
-            return value
-        what = f"`{parameter.name.text}` of `{function.name.text}`"
-        self._report.error(
-            "type",
-            f"{what} must be {demanded.noun}, not {actual.noun}",
-            span,
-            label=f"{actual.noun}, where {demanded.noun} is needed",
-            notes=[Note("declared here", parameter.name.span)],
-            hint=narrower(actual, demanded),
-        )
-        return None
+        kind = self.builder[value].type
+        return value if accepted(kind, parameter, function, span, self._report) else None
 
     def _emit(
         self,

@@ -50,3 +50,9 @@ def calls_itself(node: ast.Expression, function: ast.Function) -> bool:
 def recursive(function: ast.Function) -> bool:
     """Whether a function calls itself in its own body."""
     return any(calls_itself(node, function) for node in walk(function.body))
+
+
+def uses(function: ast.Function, name: str) -> int:
+    """How often a name stands in the body of a function."""
+    found = (node for node in walk(function.body) if isinstance(node, ast.Name))
+    return sum(node.spelled == name for node in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.types import AXES, BY_NAME, TENSOR, Extent, Type
 from optdsl.syntax import ast
 
@@ -17,6 +18,25 @@ def named_type(name: ast.Identifier | None) -> Type | None:
 def state_type(state: ast.State) -> Type:
     """The type of a state, tensor where none is declared."""
     return named_type(state.type) or TENSOR
+
+
+def accepted(
+    actual: Type, parameter: ast.Parameter, function: ast.Function, span: Span, report: Report
+) -> bool:
+    """Whether a parameter takes an argument of a type; it is reported if not."""
+    demanded = named_type(parameter.type)
+    if demanded is None or (actual.fits(demanded) and not actual.condition):
+        return True
+    what = f"`{parameter.name.text}` of `{function.name.text}`"
+    report.error(
+        "type",
+        f"{what} must be {demanded.noun}, not {actual.noun}",
+        span,
+        label=f"{actual.noun}, where {demanded.noun} is needed",
+        notes=[Note("declared here", parameter.name.span)],
+        hint=narrower(actual, demanded),
+    )
+    return False
 
 
 def narrower(actual: Type, demanded: Type) -> str:
