@@ -14,6 +14,8 @@ from optdsl.ir.program import Program, Value
 HELPER = '''\
 def add_product(p: Tensor, x: Tensor, y: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * p + alpha * x @ y, of matrices or of stacks of them."""
+    if beta == 0 or alpha == 0:
+        return beta * p + alpha * (x @ y)  # torch would leave out NaN and infinities
     if p.dim() == 2:
         return torch.addmm(p, x, y, beta=beta, alpha=alpha)
     stacks = (z.flatten(0, -3) for z in (p, x, y))

@@ -172,5 +172,46 @@ def _emitted() -> dict[str, object]:
     return names
 
 
+ZEROED = """
+optimizer Zeroed
+  "no paper: a test"
+
+hyper beta = 0 in [0, 1]
+
+for stacked matrices
+
+state L : rows * rows = 0
+
+L'     = beta * L + (1 - beta) * (g @ transpose(g))
+theta' = theta - L' @ g
+
+otherwise
+
+theta' = theta - g
+"""
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 3)])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_factor_of_zero_hides_no_nan(shape: tuple[int, ...], beta: float) -> None:
+    """Zero times NaN is NaN, which a product that is fused with a sum may leave out."""
+    program = library.read(Source("<text>", ZEROED))
+    parameter = torch.nn.Parameter(torch.ones(shape, dtype=torch.float64))
+    optimizer = optdsl.compile(ZEROED)([parameter], beta=beta)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    if beta == 0:
+        optimizer.state[parameter]["L"].fill_(torch.nan)
+    else:
+        parameter.grad.fill_(torch.nan)
+    state = {"L": optimizer.state[parameter]["L"].clone()}
+    theta, g = parameter.detach().clone(), parameter.grad
+    expected = interpret.step(program, theta, g, state, {"beta": beta}, 2)
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), expected.parameter, equal_nan=True)
+    torch.testing.assert_close(optimizer.state[parameter]["L"], expected.state["L"], equal_nan=True)
+    assert bool(parameter.isnan().all())
+
+
 def test_only_matrices_have_operations_of_matrices() -> None:
     assert {r.opcode for r in TABLE.values() if r.stage.of_matrices} == OF_MATRICES
