@@ -46,9 +46,9 @@ def trained(
     return [p.detach() for p in parameters]
 
 
-def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def assert_equal(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 0.0) -> None:
     for x, y in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=0)
+        torch.testing.assert_close(x, y, rtol=0, atol=tolerance)
 
 
 def read(text: str) -> Program:
@@ -168,8 +168,10 @@ def test_what_decides_the_operations_may_be_bound_to_what_is_known() -> None:
     assert read(BOUND).structure == (("k", 1.0),)
     cls = optdsl.compile(BOUND)
     for k in (0, 1, 2):
-        assert_equal(trained(cls, k=k), trained(optdsl.load("muon"), ns_steps=2 * k + 1))
-        assert_equal(trained(cls, k=k, w=0.0), trained(optdsl.load("normuon"), ns_steps=4))
+        # Sums that are fused with products round otherwise where a blend needs both members.
+        muon, normuon = optdsl.load("muon"), optdsl.load("normuon")
+        assert_equal(trained(cls, k=k), trained(muon, ns_steps=2 * k + 1), 1e-12)
+        assert_equal(trained(cls, k=k, w=0.0), trained(normuon, ns_steps=4), 1e-12)
 
 
 def test_a_declared_default_decides_the_operations_of_all_that_share_it() -> None:

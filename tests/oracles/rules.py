@@ -14,3 +14,6 @@ SECTIONED = tuple(name for name, program in PROGRAMS.items() if program.sections
 # Rules with sums over all tensors; `tests/totals` is about them.
 STAGED = tuple(name for name, program in PROGRAMS.items() if staged(program) is not None)
 ELEMENTWISE = tuple(name for name in PROGRAMS if name not in {*SECTIONED, *STAGED})
+# Rules with norms of tensors, in which every element depends on the others.
+OF_NORMS = ("lamb", "lars")
+SEPARATE = tuple(name for name in ELEMENTWISE if name not in OF_NORMS)

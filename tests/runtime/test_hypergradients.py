@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn
+from tests.oracles.rules import SEPARATE
 
-from .helpers import ORDERS, SPECS, fingerprint, held, learner, loss, parameters, train
+from .helpers import ORDERS, fingerprint, held, learner, loss, parameters, train
 
 pytestmark = pytest.mark.broad(8)
 
@@ -122,7 +123,7 @@ def test_the_dot_product_is_accurate_for_half_precision() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SEPARATE)
 def test_how_a_model_is_cut_into_tensors_does_not_matter(spec: str, order: str) -> None:
     """One tensor, many, or many in groups: the same coefficients."""
     start = torch.linspace(0.5, 2.0, 24, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import optdsl
 from tests.c import rules
-from tests.oracles.rules import ELEMENTWISE
+from tests.oracles.rules import SEPARATE
 
 pytestmark = pytest.mark.broad(10)
 
@@ -47,7 +47,7 @@ def parameter_of(optimizer: CompiledOptimizer) -> Tensor:
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_an_entry_without_a_gradient_keeps_its_value(name: str, backend: str, decay: float) -> None:
     optimizer = trained(optdsl.load(name, backend=backend), decay, ENTRIES)
     start, found = torch.tensor(ENTRIES).repeat(60), parameter_of(optimizer)
