@@ -201,7 +201,7 @@ _ROWS = (
     Row("mean", 1, signatures.reduction, derivatives.average, lambda x: x, host.average,
         _REDUCTION, "arithmetic mean", function="mean", of_equal=""),
     Row("sum_all", 1, signatures.total, derivatives.total_of_all, lambda x: ANYTHING,
-        host.total_of_all, replace(_REDUCTION, stage=Stage.TOTAL, initial=False),
+        host.total_of_all, replace(_REDUCTION, stage=Stage.TOTAL),
         "sum over all tensors"),
     # Matrices. They have no meaning on single numbers, and so no `apply`.
     Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,

@@ -64,7 +64,6 @@ def test_only_states_and_the_step_are_not_there_before_the_first_step() -> None:
     assert {r.opcode for r in TABLE.values() if not r.laws.initial} == {
         "state",
         "step",
-        "sum_all",
         "given",
     }
 

@@ -144,6 +144,24 @@ def test_clip_is_that_of_torch(backend: str, limit: float) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rule", ["adan", "mada_legacy"])
+def test_a_state_may_start_from_the_clipped_gradient(rule: str, backend: str) -> None:
+    """Both keep the last gradient, and start from the first one, which is clipped as well."""
+    ours, theirs = parameters(), parameters()
+    optimizer = optdsl.load(f"{rule} with clip(limit = 0.1)", backend=backend, learn=False)(ours)
+    other = optdsl.load(rule, backend="eager", learn=False)(theirs)
+
+    class Clipped:
+        def step(self) -> None:
+            torch.nn.utils.clip_grad_norm_(theirs, 0.1)
+            other.step()
+
+    train(optimizer, ours, range(20))
+    train(Clipped(), theirs, range(20))
+    close(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_clip_is_over_tensors_of_all_kinds(backend: str) -> None:
     shapes = [(4, 6), (5,), (2, 3, 2)]
     generator = torch.Generator().manual_seed(3)

@@ -58,9 +58,11 @@ def materialize(optimizer: LearningOptimizer) -> None:
         for parameter, _ in trained:
             scratch = parameter.detach().clone()
             state: dict[str, Any] = {}
-            work = ParameterTask(scratch, torch.zeros_like(scratch), state, hypers)
-            engine = optimizer.part_of(parameter, group).of(parameter)
-            engine.advance([work], StepCache())
+            part = optimizer.part_of(parameter, group)
+            # Totals and what tensors share are measured in a step, and nothing is kept of them.
+            values = dict.fromkeys((h.name for h in part.program.hypers), 0.0) | hypers
+            work = ParameterTask(scratch, torch.zeros_like(scratch), state, values)
+            part.of(parameter).advance([work], StepCache())
             for value in state.values():
                 value.zero_()
             optimizer.state[parameter] = state
