@@ -311,3 +311,23 @@ def test_between_refreshes_nothing_is_factorized(
         first, again = ((2, 0), (0, 2)) if rule == "soap" else ((2, 0), (2, 0))
         none = (0, 0)
         assert found == [first, none, none, none, again, none, none, none, again, none]
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_states_that_are_missing_do_not_start_in_the_middle(backend: str) -> None:
+    """The count of steps goes on, and with it the bias correction of what would start from zero."""
+    changes = {"muon": ("kind", "otherwise", "v"), "soap": ("max_dim", 10, "R, QR")}
+    for rule, (key, value, missing) in changes.items():
+        held = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(2))]
+        groups = [{"params": [p]} | ({"max_dim": 3} if rule == "soap" else {}) for p in held]
+        optimizer = optdsl.load(rule, backend=backend)(groups)
+        for p in held:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        before = [p.detach().clone() for p in held]
+        optimizer.param_groups[0][key] = value
+        with pytest.raises(ValueError, match=f"without the states {missing};"):
+            optimizer.step()
+        assert all(map(torch.equal, held, before))
+        del optimizer.state[held[0]]
+        optimizer.step()

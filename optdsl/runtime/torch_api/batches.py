@@ -120,5 +120,22 @@ def _sort(
             batch.pending.append(work)
             continue
         if present and present != shape.complete:
+            _check_kept(program, work)
             add(part.sums, shards.completed(program, work))
         batch.fresh.append(work)
+
+
+def _check_kept(program: Program, work: ParameterTask) -> None:
+    """Refuse a parameter that has taken steps without states that the program has now.
+
+    Raises:
+        ValueError: with the states, and what may have changed.
+    """
+    missing = [s.name for s in program.states if s.name not in work.state]
+    if missing and "step" in work.state:
+        raise ValueError(
+            f"{program.name}: a parameter of shape {tuple(work.parameter.shape)} has taken steps "
+            f"without the states {', '.join(missing)}; the kind of its group, or a hyperparameter "
+            f"that decides what states there are, was changed since: set it back, or delete the "
+            f"parameter's entry of optimizer.state, which then starts anew"
+        )
