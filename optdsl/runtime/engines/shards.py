@@ -8,7 +8,7 @@ tensors, the same on every rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -44,27 +44,33 @@ class ShardEngine:
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
-        with _opened(works) as local:
+        with self._opened(works) as local:
             return _filed(self._inner.complete(local, self._own(known)), self._prefix)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
-        with _opened(works) as local:
+        with self._opened(works) as local:
             self._inner.advance(local, self._own(known))
         _written(works)
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
-        with _opened(works) as local:
+        with self._opened(works) as local:
             self._inner.advance_completed(local, self._own(known))
         _written(works)
 
     def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
-        with _opened(works) as local:
+        with self._opened(works) as local:
             sums = self._inner.fused(local, self._own(known))
         _written(works)
         return _filed(sums, self._prefix)
+
+    def _opened(
+        self, works: Sequence[ParameterTask]
+    ) -> AbstractContextManager[list[ParameterTask]]:
+        """What the inner engine works on; what happens to it happens to the DTensors."""
+        return _opened(works)
 
     def _own(self, known: StepCache) -> StepCache:
         """What the inner engine keeps for shards, apart from what it keeps for plain tensors."""

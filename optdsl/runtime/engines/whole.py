@@ -8,51 +8,28 @@ States of other shapes, such as one number for each row, are plain tensors, the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import Engine, HyperGradients, ParameterTask
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
-from optdsl.runtime.engines.shards import placed_gradient, shard
+from optdsl.runtime.engines.shards import ShardEngine, placed_gradient, shard
 
 
-class WholeEngine:
-    """Runs an engine on gathered tensors; see `optdsl.runtime.core.tasks.Engine`."""
+class WholeEngine(ShardEngine):
+    """Runs an engine on gathered tensors; its sums count on the first rank alone."""
 
-    def __init__(self, inner: Engine, prefix: str | None) -> None:
-        """Run `inner` on whole tensors; sums count on the rank that has a `prefix`."""
-        self.plan, self.shape = inner.plan, inner.shape
-        self._inner = inner
-        self._prefix = prefix
+    def _opened(
+        self, works: Sequence[ParameterTask]
+    ) -> AbstractContextManager[list[ParameterTask]]:
+        return _gathered(works)
 
-    def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
-        """Of the whole tensors."""
-        with _gathered(works) as whole:
-            return self._filed(self._inner.complete(whole, StepCache()))
-
-    def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
-        """Of the whole tensors."""
-        with _gathered(works) as whole:
-            self._inner.advance(whole, StepCache())
-
-    def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
-        """Of the whole tensors."""
-        with _gathered(works) as whole:
-            self._inner.advance_completed(whole, StepCache())
-
-    def fused(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
-        """Of the whole tensors."""
-        with _gathered(works) as whole:
-            return self._filed(self._inner.fused(whole, StepCache()))
-
-    def _filed(self, sums: HyperGradients) -> HyperGradients:
-        if self._prefix is None:
-            return {}
-        return {self._prefix + name: value for name, value in sums.items()}
+    def _own(self, known: StepCache) -> StepCache:
+        """An empty one: the tensors are others at every step."""
+        return StepCache()
 
 
 @contextmanager
@@ -78,7 +55,6 @@ def _gathered(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
                 shard(kept).copy_(shard(_shared_out(value, work.parameter)))
             else:
                 work.state[key] = _shared_out(value, work.parameter)
-    torch.autograd.graph.increment_version([work.parameter for work in works])
 
 
 def _shared_out(value: Tensor, like: Any) -> Any:
