@@ -93,7 +93,7 @@ def over_ranks(
         if torch.distributed.get_rank() == ranks[0]:
             for key in [key for key in keys if key in others]:  # sums over replicas
                 own[key] = own.get(key, 0.0) + others[key]
-        total, counts = _added(own, counts, keys, _group(ranks, meshes[ranks]))
+        total, counts = _added(own, counts, keys, group_of(meshes[ranks]))
         sums = {k: v for k, v in others.items() if k.startswith(_SHARDS)} | total
     if process_group is not None:
         sums, counts = _added(sums, counts, keys, process_group)
@@ -143,8 +143,9 @@ def partners(
 _groups: dict[Ranks, tuple[Any, Any]] = {}
 
 
-def _group(ranks: Ranks, mesh: DeviceMesh) -> Any:
+def group_of(mesh: DeviceMesh) -> Any:
     """The process group of all ranks of a mesh."""
+    ranks = _ranks(mesh)
     world = torch.distributed.group.WORLD
     if len(ranks) == torch.distributed.get_world_size():
         return world
@@ -186,8 +187,13 @@ def prefix(parameter: Any) -> str | None:
     return _key(_ranks(mesh))
 
 
-def first_prefix(parameter: Any) -> str | None:
-    """The prefix of the keys of sums of a whole DTensor, which count on the first rank alone."""
+def whole_prefix(parameter: Any, everywhere: bool) -> str | None:
+    """The prefix of the keys of sums of whole DTensors.
+
+    Args:
+        parameter: one of them.
+        everywhere: whether every rank has the sums of all; they count on the first rank then.
+    """
     mesh: DeviceMesh = parameter.device_mesh
     places = mesh.get_coordinate()
-    return None if places is None or any(places) else _key(_ranks(mesh))
+    return None if places is None or (everywhere and any(places)) else _key(_ranks(mesh))

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.sections import section_of
 from optdsl.passes.lengths import conditions_on_lengths, decided, without_conditions
@@ -23,6 +25,7 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
 from optdsl.runtime.engines.selection import Engines
+from optdsl.runtime.engines.shards import looks_at_wholes
 
 # The number of a section, if there are any, and the values of the structure.
 _Key = tuple[int | None, tuple[float, ...]]
@@ -38,12 +41,14 @@ class Measure:
         totals: the names of its totals, which are states of its program.
         states: the states of the rule that it reads.
         timed: whether it reads `t`.
+        wholes: whether what it sums up is not computed element by element.
     """
 
     engines: Engines
     totals: tuple[str, ...]
     states: tuple[str, ...]
     timed: bool
+    wholes: bool
 
 
 class Parts:
@@ -178,7 +183,14 @@ def _measure(engines: Engines) -> Measure | None:
     totals = tuple(s.name for s in program.states if s.name.startswith(TOTAL))
     states = tuple(s.name for s in program.states if s.name not in totals)
     timed = any(o.opcode == "step" for o in program.operations)
-    return Measure(engines, totals, states, timed) if totals else None
+    summed: list[Value] = []
+    for state in program.states:
+        end = program.operations[state.next]
+        reduced = TABLE[end.opcode].stage is Stage.REDUCTION
+        if state.name in totals:
+            summed.extend(end.arguments if reduced else [state.next])
+    wholes = looks_at_wholes(program, tuple(summed))
+    return Measure(engines, totals, states, timed, wholes) if totals else None
 
 
 def _refusal(

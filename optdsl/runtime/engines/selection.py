@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -15,12 +16,13 @@ from optdsl.ir.sections import of_matrices
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
-from optdsl.runtime.distributed.collectives import first_prefix, is_dtensor, prefix
+from optdsl.runtime.distributed.boxes import is_boxed
+from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
 from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
-from optdsl.runtime.engines.whole import WholeEngine
+from optdsl.runtime.engines.whole import whole_engine
 
 _WHERE = {
     "c": "the CPU",
@@ -51,7 +53,7 @@ class Engines:
         self._order = order
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
-        self._sharded: dict[tuple[Engine, bool, str | None], Engine] = {}
+        self._sharded: dict[tuple[Engine, Any], Engine] = {}
         # Compiled kernels have no norms of tangents, and do not read tensors as matrices.
         elementwise = not of_matrices(program.kind)
         self._compiles = backend != "eager" and not cosines(program) and elementwise
@@ -79,10 +81,16 @@ class Engines:
 
     def _of_shards(self, parameter: torch.Tensor) -> Engine:
         """The engine for DTensors that are placed like this one: that of their shards."""
-        inner, whole = self.of(shard(parameter)), needs_whole(self.program, parameter)
-        key = (inner, whole, first_prefix(parameter) if whole else prefix(parameter))
+        inner = self.of(shard(parameter))
+        if not needs_whole(self.program, parameter):
+            key: tuple[Engine, Any] = inner, prefix(parameter)
+            if key not in self._sharded:
+                self._sharded[key] = ShardEngine(inner, prefix(parameter))
+            return self._sharded[key]
+        # One engine for a mesh, on every rank: its steps have collectives.
+        key = inner, (parameter.device_mesh, is_boxed(parameter))  # type: ignore[attr-defined]
         if key not in self._sharded:
-            self._sharded[key] = (WholeEngine if whole else ShardEngine)(inner, key[2])
+            self._sharded[key] = whole_engine(inner, self.program, parameter)
         return self._sharded[key]
 
     def _of_a_wrapper(self) -> Engine:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optdsl.ir.ops import stages
-from optdsl.ir.program import Program
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE, stages
+from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
 from optdsl.runtime.core.step_cache import StepCache
@@ -45,7 +46,7 @@ class ShardEngine:
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Of the shards."""
         with self._opened(works) as local:
-            return _filed(self._inner.complete(local, self._own(known)), self._prefix)
+            return filed(self._inner.complete(local, self._own(known)), self._prefix)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """Of the shards."""
@@ -64,7 +65,7 @@ class ShardEngine:
         with self._opened(works) as local:
             sums = self._inner.fused(local, self._own(known))
         _written(works)
-        return _filed(sums, self._prefix)
+        return filed(sums, self._prefix)
 
     def _opened(
         self, works: Sequence[ParameterTask]
@@ -77,15 +78,33 @@ class ShardEngine:
         return known.get(StepCache, self)
 
 
-def needs_whole(program: Program, parameter: Tensor) -> bool:
-    """Whether a rule looks at a whole tensor of which ranks have parts."""
+def needs_whole(
+    program: Program, parameter: Tensor, values: tuple[Value, ...] | None = None
+) -> bool:
+    """Whether a rule looks at a whole tensor of which ranks have parts.
+
+    Args:
+        program: the rule.
+        parameter: the tensor, a DTensor.
+        values: what is computed, if it is not all.
+    """
     placed: Any = parameter
     sizes = placed.device_mesh.shape
     whole = all(p.is_replicate() or n == 1 for p, n in zip(placed.placements, sizes, strict=True))
+    return not whole and looks_at_wholes(program, values)
+
+
+def looks_at_wholes(program: Program, values: tuple[Value, ...] | None = None) -> bool:
+    """Whether some values of a program, or any, are not computed element by element."""
+    kept = {s.type.extent for s in program.states}
+    read: Sequence[Operation] = program.operations
+    if values is not None:
+        read = [program.operations[value] for value in program.needed(values)]
+        kept = {o.type.extent for o in read if TABLE[o.opcode].stage is Stage.BUFFER}
     # A shard has rows and columns of its own, which are not those of the matrix.
-    mixes = any(stage.mixes or stage.of_matrices for stage in stages(program.operations))
-    kept = {s.type.extent for s in program.states} if of_matrices(program.kind) else set()
-    return not whole and (mixes or bool(kept & {Extent.SCALAR, Extent.AXES}))
+    mixes = any(stage.mixes or stage.of_matrices for stage in stages(read))
+    own = of_matrices(program.kind) and kept & {Extent.SCALAR, Extent.AXES}
+    return mixes or bool(own)
 
 
 def check_whole(program: Program, parameter: Tensor) -> None:
@@ -108,7 +127,7 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
         return migrate.completed(program, work)
     check_whole(program, work.parameter)
     with _opened([work]) as (local,):
-        return _filed(migrate.completed(program, local), prefix(work.parameter))
+        return filed(migrate.completed(program, local), prefix(work.parameter))
 
 
 def products(program: Program, work: ParameterTask) -> HyperGradients:
@@ -144,7 +163,8 @@ def evaluated(point: Callable[[ParameterTask], Tensor], work: ParameterTask) -> 
     _written([work])
 
 
-def _filed(sums: HyperGradients, prefix: str | None) -> HyperGradients:
+def filed(sums: HyperGradients, prefix: str | None) -> HyperGradients:
+    """Sums under keys that `over_ranks` understands; none where another rank's count."""
     return {} if prefix is None else {prefix + name: value for name, value in sums.items()}
 
 
@@ -179,7 +199,8 @@ def _state_of_shard(work: ParameterTask, wrapped: dict[int, Any]) -> dict[str, A
             state[key] = value
             wrapped[id(value)] = value
             continue
-        if not is_dtensor(value) or value.placements != parameter.placements:
+        own = value.shape == parameter.shape  # others are of rows, say, and are not read here
+        if own and not (is_dtensor(value) and value.placements == parameter.placements):
             raise RuntimeError(
                 f"the state {key!r} of a DTensor parameter is not placed as the parameter is; "
                 f"load checkpoints with torch.distributed.checkpoint.state_dict"

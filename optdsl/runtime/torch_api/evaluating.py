@@ -12,9 +12,9 @@ from torch import Tensor
 from optdsl.plan.keys import TRAINED
 from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.tasks import COMPUTE, ParameterTask
-from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.reading import Reading
+from optdsl.runtime.engines.whole import evaluated
 from optdsl.runtime.learning.scopes import VALUE
 from optdsl.runtime.torch_api.completed_state import completed
 
@@ -97,4 +97,4 @@ def _evaluate(optimizer: LearningOptimizer, parameter: Tensor, hypers: dict[str,
         found: Tensor = point(theta, theta, states, work.hypers, t)["theta"]
         return found.reshape(work.gradient.shape)
 
-    shards.evaluated(of_plain, ParameterTask(parameter, trained, state, hypers))
+    evaluated(of_plain, program, ParameterTask(parameter, trained, state, hypers))

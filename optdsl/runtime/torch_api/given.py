@@ -15,7 +15,8 @@ from optdsl.passes.totals import GIVEN
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
-from optdsl.runtime.engines.shards import begun, shard
+from optdsl.runtime.engines.shards import shard
+from optdsl.runtime.engines.whole import begun
 from optdsl.runtime.learning.scopes import Pairs
 
 # By the input's name, a tensor for each parameter.
@@ -90,7 +91,7 @@ def _set(
         # What it has learned of its own may be there already.
         first: dict[str, Any] = {}
         hypers = optimizer._hypers(group)
-        begun(engines.eager, ParameterTask(parameter, gradient, first, hypers))
+        begun(engines.eager, engines.program, ParameterTask(parameter, gradient, first, hypers))
         state.update(first)
     for key, values in found.items():
         if key in state:

@@ -26,7 +26,13 @@ from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import device_step_of
 from optdsl.runtime.engines.compiled import LearningOptimizer
-from optdsl.runtime.torch_api import completed_state as completing, evaluating, host_step, observing
+from optdsl.runtime.torch_api import (
+    completed_state as completing,
+    evaluating,
+    host_step,
+    observing,
+    totals,
+)
 from optdsl.runtime.torch_api.arguments import (
     Betas,
     drop_options_that_are_off,
@@ -380,6 +386,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         """Whether a first step is to be taken, and not one that only shows what is kept."""
         if not self._begun and inert_step.is_inert(self):
             inert_step.materialize(self)
+            totals.show(self)
             return False
         self._blank = inert_step.start_over(self, work, self._blank)
         self._begun = True

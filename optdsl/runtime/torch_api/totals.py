@@ -19,10 +19,18 @@ from optdsl.passes.totals import SHARED, Staged
 from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import PLAIN, HyperGradients, ParameterTask
-from optdsl.runtime.distributed.collectives import is_dtensor, is_spread, over_ranks, prefix
+from optdsl.runtime.distributed.boxes import is_boxed
+from optdsl.runtime.distributed.collectives import (
+    is_dtensor,
+    is_spread,
+    over_ranks,
+    prefix,
+    whole_prefix,
+)
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.parts import Measure
-from optdsl.runtime.engines.shards import shard
+from optdsl.runtime.engines.shards import needs_whole, placed_gradient, shard
+from optdsl.runtime.engines.whole import gathered
 from optdsl.runtime.learning.scopes import Part
 from optdsl.runtime.torch_api.batches import alike
 
@@ -56,15 +64,27 @@ def begin(optimizer: LearningOptimizer, hypers: Sequence[dict[str, float]]) -> N
                 f"and what all tensors share depends on it; give all groups the same"
             )
     groups = optimizer.param_groups
-    having = next((g for g in groups if STEPS in g), None)
+    having = next((g for g in groups if g.get(STEPS)), None)
     if having is None:
-        first = Uniforms(stages.program, tuple(s.initial for s in stages.shared))
-        start = dict(zip(_keys(stages), first.at(hypers[0], 1), strict=True)) | {STEPS: 0.0}
+        start = _start(stages, hypers[0])
     else:
         start = {key: float(having[key]) for key in (*_keys(stages), STEPS)}
     for group, values in zip(groups, hypers, strict=True):
         group.update(start)
         values.update((key, start[key]) for key in _keys(stages))
+
+
+def show(optimizer: LearningOptimizer) -> None:
+    """Give groups the entries of what tensors share, so that a checkpoint can be loaded to them.
+
+    Where none is loaded, what tensors share starts at the first step all the same.
+    """
+    stages = optimizer.compiled.parts.stages
+    if stages is None or not stages.shared:
+        return
+    start = _start(stages, optimizer._hypers(optimizer.param_groups[0]))
+    for group in optimizer.param_groups:
+        group.update(start)
 
 
 def measure(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
@@ -104,6 +124,12 @@ def finish(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
         group.update(new)
 
 
+def _start(stages: Staged, hypers: Mapping[str, float]) -> dict[str, float]:
+    """What tensors share before the first step."""
+    first = Uniforms(stages.program, tuple(s.initial for s in stages.shared))
+    return dict(zip(_keys(stages), first.at(hypers, 1), strict=True)) | {STEPS: 0.0}
+
+
 def _keys(stages: Staged) -> tuple[str, ...]:
     return tuple(f"{SHARED}{s.name}" for s in stages.shared)
 
@@ -117,29 +143,68 @@ def _measured(
 ) -> Iterator[tuple[str, float]]:
     """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
     works: dict[tuple[Measure, str], list[ParameterTask]] = {}
+    wholes: dict[tuple[Measure, Any], list[ParameterTask]] = {}
     scratch = optimizer._known.get(Scratch, level)
     parts = optimizer.compiled.parts
     # Where all tensors are of one kind, it is asked for once.
     which = parts.measure(level, pairs[0][0], group) if pairs and not parts.varied else None
     for parameter, gradient in pairs:
         own = parts.measure(level, parameter, group) if parts.varied else which
-        spread = type(parameter) not in PLAIN and is_dtensor(parameter)
-        start = prefix(parameter) if spread else ""
-        if own is None or start is None:
+        if own is None:
             continue
-        theta, its = (shard(parameter), shard(gradient)) if spread else (parameter, gradient)
-        task = ParameterTask(theta, its, _state(optimizer, own, parameter, scratch), values)
-        works.setdefault((own, start), []).append(task)
+        if type(parameter) in PLAIN or not is_dtensor(parameter):
+            state = _state(optimizer, own, parameter, scratch)
+            works.setdefault((own, ""), []).append(
+                ParameterTask(parameter, gradient, state, values)
+            )
+            continue
+        task = ParameterTask(parameter, gradient, {}, values)
+        task = task._replace(gradient=placed_gradient(task))
+        if own.wholes and needs_whole(own.engines.program, parameter):
+            task.state.update(_whole_state(optimizer, own, parameter))
+            key = own, (parameter.device_mesh, is_boxed(parameter))  # type: ignore[attr-defined]
+            wholes.setdefault(key, []).append(task)
+        elif (start := prefix(parameter)) is not None:
+            state = _state(optimizer, own, parameter, scratch)
+            task = ParameterTask(shard(parameter), shard(task.gradient), state, values)
+            works.setdefault((own, start), []).append(task)
+    for (own, (_, boxed)), tasks in wholes.items():
+        found = gathered(own.engines.program, tasks)
+        start = whole_prefix(tasks[0].parameter, everywhere=not boxed)
+        if start is not None and found:
+            yield from _sums(level, own, start, found, StepCache())
     for (own, start), tasks in works.items():
-        for some in alike(tasks):
-            engine = own.engines.of(some[0].parameter)
-            engine.advance(some, optimizer._known.get(StepCache, level, id(engine)))
-            for name in own.totals:
-                # One for each tensor, or of a stack for each matrix.
-                measured = [task.state[name] for task in some]
-                if any(x.ndim for x in measured):
-                    measured = [x.sum() for x in measured]
-                yield start + name, float(torch.stack(measured).double().sum())
+        yield from _sums(level, own, start, tasks, optimizer._known)
+
+
+def _sums(
+    level: int, which: Measure, start: str, tasks: list[ParameterTask], known: StepCache
+) -> Iterator[tuple[str, float]]:
+    """The sums of some tensors, under names that begin with `start`."""
+    for some in alike(tasks):
+        engine = which.engines.of(some[0].parameter)
+        engine.advance(some, known.get(StepCache, level, id(engine)))
+        for name in which.totals:
+            # One for each tensor, or of a stack for each matrix.
+            measured = [task.state[name] for task in some]
+            if any(x.ndim for x in measured):
+                measured = [x.sum() for x in measured]
+            yield start + name, float(torch.stack(measured).double().sum())
+
+
+def _whole_state(optimizer: LearningOptimizer, which: Measure, parameter: Tensor) -> dict[str, Any]:
+    """The states that a whole tensor in shards is measured with; none before its first step."""
+    own = optimizer.state.get(parameter, {})
+    if "step" not in own or not (which.states or which.timed):
+        return {}
+    found: dict[str, Any] = {name: own[name] for name in which.states}
+    found["step"] = own["step"].clone()
+    if not of_matrices(which.engines.program.kind):
+        device = shard(parameter).device
+        found |= {
+            name: torch.zeros((), dtype=_dtype(parameter), device=device) for name in which.totals
+        }
+    return found
 
 
 def _plain(x: Any) -> Tensor:
