@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 import optdsl
 
-from .ranks import BACKENDS, close, network, on_ranks, train, values
+from .ranks import BACKENDS, close, loss_of, network, on_ranks, train, values
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +64,18 @@ otherwise
 theta' = theta - lr * g
 eval = theta
 """
+# First states that look at whole tensors, before an input is set.
+GIVEN = """\
+optimizer Given
+hyper lr = 0.1 in [0, inf)
+input h
+for matrices
+state r : rows = mean(g^2 over cols)
+r' = ema(r, mean(h^2 over cols), 0.5)
+theta' = theta - lr * g / (1 + r')
+otherwise
+theta' = theta - lr * g / (1 + h^2)
+"""
 STEPS = 4
 
 
@@ -102,7 +114,7 @@ def sharded(make: Made) -> nn.Sequential:
 def trained(share: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for rule, (make, settings) in RULES.items():
-        for backend in BACKENDS if rule in {"muon", "lamb"} else ("auto",):
+        for backend in BACKENDS if rule == "lamb" else ("auto",):
             cls = optdsl.load(rule, backend=backend)
             model = sharded(make) if share else make()
             optimizer = cls(model.parameters(), **settings)
@@ -118,8 +130,14 @@ def trained(share: bool) -> dict[str, Any]:
     optimizer = optdsl.compile(SUMMED)(model.parameters())
     train(model, optimizer, range(STEPS), share)
     found["summed"] = [values(model), at_evaluation(model, optimizer)]
-    found["learned"] = learned(share)
-    return found
+    model = sharded(network) if share else network()
+    optimizer = optdsl.compile(GIVEN)(model.parameters())
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss_of(model, step, share).backward()
+        optimizer.step(inputs={"h": {p: 2 * p.grad for p in model.parameters()}})
+    found["given"] = values(model)
+    return found | learned(share)
 
 
 def at_evaluation(model: nn.Module, optimizer: Any) -> list[torch.Tensor]:
@@ -130,12 +148,23 @@ def at_evaluation(model: nn.Module, optimizer: Any) -> list[torch.Tensor]:
     return points
 
 
-def learned(share: bool) -> list[Any]:
-    learn = {"momentum": optdsl.Learn("sgd", lr=1e-3, bounds=(0.5, 0.99))}
-    model = sharded(network) if share else network()
-    optimizer = optdsl.load("muon", learn=learn)(model.parameters(), lr=0.02)
-    curve = train(model, optimizer, range(STEPS), share)
-    return [values(model), [torch.tensor(metrics["momentum"]) for _, metrics in curve]]
+def learned(share: bool) -> dict[str, Any]:
+    """Coefficients in both orders, observed and measured; the kernels of Lamb are compiled."""
+    found = {}
+    for rule, hyper, order in (("muon", "momentum", "overlapped"), ("lamb", "lr", "exact")):
+        learn = {hyper: optdsl.Learn("sgd", lr=1e-3, bounds=(0, 0.99))}
+        model = sharded(network) if share else network()
+        optimizer = optdsl.load(rule, learn=learn, order=order)(model.parameters(), lr=0.02)
+        curve = []
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss_of(model, step, share).backward()
+            if step == 2:
+                optimizer.observe()
+            optimizer.step()
+            curve.append(torch.tensor(optimizer.metrics()[hyper]))
+        found[f"learned {rule}"] = [values(model), curve]
+    return found
 
 
 def structure() -> dict[str, Any]:
@@ -169,7 +198,8 @@ def two_ranks() -> list[dict[str, Any]]:
 
 def test_ranks_together_are_one_process(two_ranks: list[dict[str, Any]]) -> None:
     expected = trained(share=False)
-    assert len({float(x) for x in expected["learned"][1]}) > 2
+    for name in ("learned muon", "learned lamb"):
+        assert len({float(x) for x in expected[name][1]}) > 2
     for rank in two_ranks:
         assert rank["trained"].keys() == expected.keys()
         for name, found in rank["trained"].items():

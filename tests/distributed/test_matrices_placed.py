@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -42,10 +43,10 @@ def start(shape: tuple[int, ...]) -> torch.Tensor:
 def slope(theta: torch.Tensor) -> torch.Tensor:
     """A gradient of full rank that depends on the parameter."""
     generator = torch.Generator().manual_seed(theta.numel())
-    return theta.sin() + torch.randn(theta.shape, generator=generator).double()
+    return theta.sin() + torch.randn(theta.shape, generator=generator).to(theta.dtype)
 
 
-def stepped(rule: str, parameters: list[nn.Parameter], mesh: Any = None) -> list[torch.Tensor]:
+def stepped(rule: str, parameters: Sequence[nn.Parameter], mesh: Any = None) -> list[torch.Tensor]:
     """Parameters after some steps; gradients are placed as they are, or still to be summed."""
     optimizer = optdsl.load(rule)(parameters, **RULES[rule])
     for step in range(STEPS):
@@ -60,12 +61,14 @@ def stepped(rule: str, parameters: list[nn.Parameter], mesh: Any = None) -> list
     return [whole(p) for p in parameters]
 
 
-def plain(rule: str) -> list[torch.Tensor]:
-    return stepped(rule, [nn.Parameter(start(shape)) for shape in SHAPES])
+def plain(rule: str, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    return stepped(rule, [nn.Parameter(start(shape).to(dtype)) for shape in SHAPES])
 
 
-def on_mesh(rule: str, mesh: Any, placements: Any) -> list[torch.Tensor]:
-    starts = [start(shape) for shape in SHAPES]
+def on_mesh(
+    rule: str, mesh: Any, placements: Any, dtype: torch.dtype = torch.float64
+) -> list[torch.Tensor]:
+    starts = [start(shape).to(dtype) for shape in SHAPES]
     placed = []
     for x in starts:
         own = [p if p.is_replicate() or p.dim < x.ndim else Shard(0) for p in placements]
@@ -103,6 +106,8 @@ def two() -> dict[str, Any]:
     for rule, placement in itertools.product(RULES, (Shard(0), Shard(1), Replicate())):
         found[f"{rule} {placement}"] = on_mesh(rule, mesh, [placement])
     for rule in RULES:
+        # States are float32, and lie in the same exchange.
+        found[f"{rule} half"] = on_mesh(rule, mesh, [Shard(0)], torch.bfloat16)
         found[f"{rule} DDP"] = zero(rule, copies=True)
         found[f"{rule} ZeRO"] = zero(rule, copies=False)
         found[f"{rule} full"] = full(rule)
@@ -110,6 +115,8 @@ def two() -> dict[str, Any]:
 
 
 def expected(rule: str, case: str) -> list[torch.Tensor]:
+    if case == "half":
+        return plain(rule, torch.bfloat16)
     if case not in {"DDP", "ZeRO", "full"}:
         return plain(rule)
     model = network()
