@@ -40,6 +40,11 @@ def grammar_text() -> str:
     return _read(_directory("grammars") / "optdsl.lark")
 
 
+def parse_tables_path() -> Path:
+    """Return the file of the grammar's parse tables, ``grammars/optdsl.tables.json``."""
+    return _directory("grammars") / "optdsl.tables.json"
+
+
 def prelude_text() -> str:
     """Return the functions that every spec can use, ``grammars/prelude.opt``."""
     return _read(_directory("grammars") / "prelude.opt")

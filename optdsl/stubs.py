@@ -1,4 +1,7 @@
-"""The text of `optimizers.pyi`, from which editors complete: ``python -m optdsl.stubs``."""
+"""What is written from specs and grammar, `optimizers.pyi` and the parse tables.
+
+``python -m optdsl.stubs`` (`make stubs`) writes both.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.torch_api.make import documentation, signature
 from optdsl.specifications import library
+from optdsl.syntax import tables
 
 _WIDTH = 100
 _HEAD = '''\
@@ -77,3 +81,4 @@ def _documentation(program: Program) -> str:
 
 if __name__ == "__main__":
     print(write())
+    print(tables.write())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
@@ -115,26 +115,59 @@ class Code:
 
     def __init__(self, program: Program, roots: Sequence[Value], arithmetic: Arithmetic) -> None:
         """Look up the function of each operation."""
-        self._leaves: list[tuple[Value, Operation]] = []
-        self._steps: list[tuple[Value, Callable[..., Number], tuple[Value, ...]]] = []
+        self._steady, self._varying = _Part(), _Part()
+        of_each_step = set[Value]()
         for value in program.needed(tuple(roots)):
             operation = program.operations[value]
-            x = operation.arguments
+            x, laws = operation.arguments, TABLE[operation.opcode].laws
+            if not of_each_step.isdisjoint(x) or laws.stage is Stage.BUFFER or not laws.initial:
+                of_each_step.add(value)
+            part = self._varying if value in of_each_step else self._steady
             if x:
                 tensors = tuple(program.type(a).extent is Extent.TENSOR for a in x)
-                self._steps.append((value, arithmetic.function(operation.opcode, tensors), x))
+                part.steps.append((value, arithmetic.function(operation.opcode, tensors), x))
             else:
-                self._leaves.append((value, operation))
+                part.leaves.append((value, operation))
 
-    def evaluated(self, at: Point, watch: Watch | None = None) -> dict[Value, Number]:
-        """The result of each operation."""
-        found = {value: at.leaf(operation) for value, operation in self._leaves}
-        for value, function, x in self._steps:
-            found[value] = function(*[found[a] for a in x])
+    def steady(self, at: Point) -> dict[Value, Number]:
+        """The results that are the same at every step of a run, at any of its points."""
+        found = dict[Value, Number]()
+        self._steady.evaluate(at, found)
+        return found
+
+    def evaluated(
+        self, at: Point, watch: Watch | None = None, steady: Mapping[Value, Number] | None = None
+    ) -> dict[Value, Number]:
+        """The result of each operation; `steady` has those of earlier steps of the run, if any."""
+        found = self.steady(at) if steady is None else dict(steady)
+        self._varying.evaluate(at, found)
         if watch is not None:
-            for value, _, _ in self._steps:
+            for value, _, _ in (*self._steady.steps, *self._varying.steps):
                 watch(value, found[value])
         return found
+
+
+@dataclass
+class _Part:
+    """Operations in their order."""
+
+    leaves: list[tuple[Value, Operation]] = field(default_factory=list)
+    steps: list[tuple[Value, Callable[..., Number], tuple[Value, ...]]] = field(
+        default_factory=list
+    )
+
+    def evaluate(self, at: Point, found: dict[Value, Number]) -> None:
+        """Add the results to those that are there."""
+        for value, operation in self.leaves:
+            found[value] = at.leaf(operation)
+        # Most operations have two arguments, and this is the innermost loop of every proof.
+        for value, function, x in self.steps:
+            if len(x) == 2:
+                found[value] = function(found[x[0]], found[x[1]])
+            elif len(x) == 1:
+                found[value] = function(found[x[0]])
+            else:
+                found[value] = function(*[found[a] for a in x])
 
 
 def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
@@ -191,12 +224,13 @@ def _followed(
     given = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
     theta, *gradients = given if run.shape is None else (Array(run.shape, x) for x in given)
     hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
-    code = _code(program, program.carried_values, arithmetic)
+    code, steady = _code(program, program.carried_values, arithmetic), None
     for t, g in enumerate(gradients, start=1):
         at = Point(theta, g, state, hypers, t, arithmetic)
         if t == 1:
             at = replace(at, state=first_states(program, at, watch))
-        values = code.evaluated(at, watch)
+        steady = code.steady(at) if steady is None else steady
+        values = code.evaluated(at, watch, steady)
         state = {s.name: at.extended(values[s.next], s.type) for s in program.states}
         theta = at.extended(values[program.parameter], TENSOR)
         found.append(elements(theta))
@@ -231,8 +265,13 @@ def _on_tuples(
     function = functions[opcode]
     if not any(tensors) or TABLE[opcode].stage in {Stage.REDUCTION, Stage.TOTAL}:
         return function
-    if all(tensors):
-        return lambda *x: tuple(map(function, *x))
+    match tensors:
+        case (True,) | (True, True) | (True, True, True):
+            return lambda *x: tuple(map(function, *x))
+        case (True, False):
+            return lambda x, y: tuple(map(function, x, repeat(y)))
+        case (False, True):
+            return lambda x, y: tuple(map(function, repeat(x), y))
     return lambda *x: tuple(
         map(function, *(a if whole else repeat(a) for a, whole in zip(x, tensors, strict=True)))
     )

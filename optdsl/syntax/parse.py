@@ -6,29 +6,17 @@ import functools
 import re
 from dataclasses import dataclass, replace
 
-from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Token, Tree, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from optdsl import resources
 from optdsl.diagnostics import Report, Source, Span
 from optdsl.syntax import ast
 from optdsl.syntax.advice import advice
 from optdsl.syntax.build import Builder, latin
 from optdsl.syntax.expected import expectation
 from optdsl.syntax.layout import LogicalLine, cut
+from optdsl.syntax.tables import parser
 
 MAX_NESTING = 64
-
-
-@functools.cache
-def _parser() -> Lark:
-    return Lark(
-        resources.grammar_text(),
-        parser="lalr",
-        lexer="basic",
-        start=["header", "statement"],
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -131,7 +119,7 @@ def _parse_line(
 ) -> ast.Declaration | ast.Statement | None:
     text = source.text[line.start : line.end]
     try:
-        tree = _parser().parse(text, start=start)
+        tree = parser().parse(text, start=start)
     except UnexpectedInput as error:
         _report_syntax(source, line, text, error, start == "header", report)
         return None
@@ -152,7 +140,7 @@ def _comments(text: str) -> list[tuple[int, str]]:
     """The comments inside a statement, with their offsets in it."""
     if "#" not in text:
         return []
-    tokens = _parser().lex(text, dont_ignore=True)
+    tokens = parser().lex(text, dont_ignore=True)
     return [(t.start_pos or 0, str(t).rstrip()) for t in tokens if t.type == "COMMENT"]
 
 

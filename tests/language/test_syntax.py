@@ -1,16 +1,21 @@
 """Parsing and formatting are inverse, on the library and on trees drawn at random."""
 
+import json
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
+from optdsl import resources
 from optdsl.diagnostics import Report, Source, Span, SpecError
 from optdsl.ir.program import Program
 from optdsl.specifications import library
-from optdsl.syntax import ast
+from optdsl.syntax import ast, tables
 from optdsl.syntax.build import latin
 from optdsl.syntax.format import format
+from optdsl.syntax.layout import cut
 from optdsl.syntax.parse import parse, parse_partial
 
 NOWHERE = Span(Source("", ""), 0, 0)
@@ -252,3 +257,28 @@ def test_spans_take_no_part_in_equality() -> None:
     assert program(moved) == program(text)
     assert program(text.replace("h^2", "h^3")) != program(text)
     assert replace(program(text), name="B") != program(text)
+
+
+def test_the_stored_parse_tables_are_those_of_the_grammar() -> None:
+    stored = json.loads(resources.parse_tables_path().read_text(encoding="utf-8"))
+    if stored["lark"] == version("lark"):
+        assert tables.up_to_date(), "run `make stubs`"
+    made = tables.made(resources.grammar_text())
+    for name in (*resources.spec_names(), *resources.modifier_names()):
+        source = Source(name, resources.spec_text(name))
+        for number, line in enumerate(cut(source, Report()).lines):
+            text, start = source.text[line.start : line.end], "statement" if number else "header"
+            assert tables.parser().parse(text, start=start) == made.parse(text, start=start)
+
+
+def test_parse_tables_of_another_grammar_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "tables.json"
+    monkeypatch.setattr(resources, "parse_tables_path", lambda: place)
+    assert not tables.up_to_date()
+    assert tables.write() == place
+    assert tables.up_to_date()
+    other = resources.grammar_text().replace('"sum"', '"total"') + "\n// another grammar\n"
+    monkeypatch.setattr(resources, "grammar_text", lambda: other)
+    assert not tables.up_to_date()
