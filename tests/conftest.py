@@ -50,14 +50,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # A parameter with fewer values than this, such as a backend, an order or a dtype, keeps them all.
 FEW = 5
+# Of a parameter with more values than this, such as the rules of the library, a test keeps one in
+# `PART`, and the next test others, so that every rule meets a part of the tests.
+MANY, PART = 12, 4
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Thin out tests that are `broad`: `make test` runs a part of their combinations.
 
-    The part is the same everywhere. It has each value that several combinations share, and each
-    value of a parameter that has few.
+    The part is the same everywhere. It has each value that several combinations share, unless there
+    are many of them, and each value of a parameter that has few.
     """
     broad: dict[tuple[Path, str], list[pytest.Function]] = {}
     for item in (i for i in items if isinstance(i, pytest.Function) and hasattr(i, "callspec")):
@@ -69,7 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         wanted, seen = math.ceil(len(cases) / marker.args[0]), set[tuple[int, str]]()
         counts = Counter(chain.from_iterable(map(_values, cases)))
         distinct = Counter(position for position, _ in counts)
-        needed = {v for v, count in counts.items() if count > 1 or distinct[v[0]] < FEW}
+        shared = {v for v, count in counts.items() if count > 1 or distinct[v[0]] < FEW}
+        needed = {
+            (position, name)
+            for position, name in shared
+            if distinct[position] <= MANY
+            or zlib.crc32(f"{cases[0].name} {name}".encode()) % PART == 0
+        }
         for number, case in enumerate(sorted(cases, key=lambda c: zlib.crc32(c.nodeid.encode()))):
             values = _values(case) & needed
             if number >= wanted and values <= seen:
