@@ -36,26 +36,6 @@ def device(backend: str) -> str:
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-# You et al. (2020): a step as long as the tensor, so two sums, and one result of both.
-LAMB = """\
-optimizer LAMB
-hyper lr           = 1e-3  in [0, inf)
-hyper beta1        = 0.9   in [0, 1)
-hyper beta2        = 0.999 in [0, 1)
-hyper eps          = 1e-6  in [0, inf)
-hyper weight_decay = 0.01  in [0, inf)
-
-state m = 0
-state v = 0
-
-m'     = ema(m, g, beta1)
-v'     = ema(v, g^2, beta2)
-update = (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + eps) + weight_decay * theta
-long   = norm(update)
-trust  = where(norm(theta) > 0, where(long > 0, norm(theta) / long, 1), 1)
-theta' = theta - lr * trust * update
-"""
-
 # No state at all, and no number that is the same for all.
 PLAIN = """\
 optimizer Plain
@@ -67,7 +47,6 @@ theta' = theta - lr * (g + decay * theta)
 TEXTS = {
     "plain": PLAIN,
     "every_operation": every_operation.TEXT,
-    "lamb": LAMB,
     "blend": blend_source(["yogi", "lion", "adan"]).text,
 }
 RULES = (*ELEMENTWISE, *TEXTS)
