@@ -11,7 +11,7 @@ import pytest
 from optdsl.runtime.device import device_step as resident_module
 from optdsl.runtime.engines import launch_arguments as launches_of
 from optdsl.runtime.engines.triton import TritonEngine
-from tests.triton.test_resident import INSIDE, ORDERS, Training, mada
+from tests.triton.test_resident import HALF, ORDERS, Training, small
 
 pytestmark = pytest.mark.broad(8)
 
@@ -38,8 +38,8 @@ def test_a_graph_replays_steps(
 ) -> None:
     """Launches done again with the arguments that they had, as a graph does them."""
     ours, theirs = (
-        Training(mada("triton", order), **INSIDE),
-        Training(mada("eager", order), **INSIDE),
+        Training(small("triton", order), **HALF),
+        Training(small("eager", order), **HALF),
     )
 
     def fed(training: Training, taken: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ def test_a_graph_replays_steps(
 
 
 def test_what_a_graph_cannot_hold_is_refused(capturing: Callable[[bool], None]) -> None:
-    ours = Training(mada("triton"), **INSIDE)
+    ours = Training(small("triton"), **HALF)
     for _ in range(3):
         ours.step()
     capturing(True)
