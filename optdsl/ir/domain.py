@@ -136,3 +136,11 @@ def hull(domain: Domain) -> Interval:
     if isinstance(domain, Choice):
         return Interval(min(domain.values), max(domain.values))
     return domain
+
+
+def within(inner: Domain, outer: Domain) -> bool:
+    """Whether every number of a domain lies in another one, under the same label if it has one."""
+    if isinstance(inner, Choice):
+        labels = outer.labels if isinstance(outer, Choice) else ()
+        return all(x in outer for x in inner.values) and inner.labels == labels
+    return isinstance(outer, Interval) and outer.includes(inner)

@@ -13,6 +13,8 @@ from optdsl.ir.types import AXES, TypeMismatch, along
 ALL = "all"
 OVER = (*AXES, "tensor", ALL)
 REDUCTIONS = ("sum", "mean")
+# Reductions over all matrices of a stack.
+OF_STACKS = frozenset(f"{name}_tensor" for name in REDUCTIONS)
 # Functions of one matrix whose operations depend on its axes, and of one axis.
 OF_MATRICES = ("rows", "cols", "diagonal")
 IDENTITY = "identity"

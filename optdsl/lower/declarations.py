@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from optdsl.ir.domain import SUM_TOLERANCE, Interval, spell
+from optdsl.ir.domain import SUM_TOLERANCE, Choice, Interval, spell, within
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.lower.learn_request import learnable
 from optdsl.lower.numbers import domain, labels_of, number
@@ -33,11 +34,17 @@ class Declared:
         return learnable(self.hypers, self.simplexes)
 
 
-def declared(scope: Scope) -> Declared:
-    """The hyperparameters of a file; those with mistakes are reported and left out."""
+def declared(scope: Scope, known: Mapping[str, Hyper] = MappingProxyType({})) -> Declared:
+    """The hyperparameters of a file; those with mistakes are reported and left out.
+
+    Args:
+        scope: the file.
+        known: hyperparameters to which a declaration of the same name gives another default, and a
+            smaller domain if it has one.
+    """
     hypers: dict[str, Hyper] = {}
     for name, node in scope.hypers.items():
-        hyper = _hyper(name, node, scope)
+        hyper = _hyper(name, node, scope, known.get(name))
         if hyper is not None:
             hypers[name] = hyper
     simplexes = []
@@ -51,9 +58,20 @@ def declared(scope: Scope) -> Declared:
     return Declared(hypers, tuple(simplexes))
 
 
-def _hyper(name: str, node: ast.Hyper, scope: Scope) -> Hyper | None:
-    bounds = domain(node.domain, scope)
-    labels = labels_of(node)
+def _hyper(name: str, node: ast.Hyper, scope: Scope, known: Hyper | None) -> Hyper | None:
+    bounds, labels = domain(node.domain, scope), labels_of(node)
+    if known is not None and node.domain is None:
+        bounds = known.domain
+        labels = bounds.labels if isinstance(bounds, Choice) else ()
+    elif known is not None and bounds is not None and not within(bounds, known.domain):
+        scope.report.error(
+            "out-of-bounds",
+            f"`{name}` can leave its bounds",
+            node.name.span if node.domain is None else node.domain.span,
+            label=f"must lie in {known.domain}",
+            hint="leave out the domain, and it is the same",
+        )
+        return None
     if labels and bounds is not None:
         name_of_default = node.default.name if isinstance(node.default, ast.Name) else ""
         if name_of_default in labels:

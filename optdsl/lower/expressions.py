@@ -386,8 +386,9 @@ class Lowering:
 
     def _checked(self, value: Value, span: Span) -> Value | None:
         """The value; None, and a diagnostic, if it needs a matrix where there is none."""
-        inside = self._scope.matrices or self._whole
-        if inside or not TABLE[self.builder[value].opcode].stage.of_matrices:
+        opcode = self.builder[value].opcode
+        inside = self._scope.matrices or (self._whole and opcode in axes.OF_STACKS)
+        if inside or not TABLE[opcode].stage.of_matrices:
             return value
         self._report.error(
             "type",

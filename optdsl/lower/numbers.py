@@ -19,6 +19,14 @@ def number(node: ast.Expression, what: str, scope: Scope) -> float | None:
     return value
 
 
+def in_domain(node: ast.Expression, what: str, domain: Domain, scope: Scope) -> float | None:
+    """The value of a constant expression, or of a label of the domain; see `number`."""
+    labels = domain.labels if isinstance(domain, Choice) else ()
+    if isinstance(node, ast.Name) and node.spelled in labels:
+        return float(labels.index(node.spelled))
+    return number(node, what, scope)
+
+
 def _evaluate(node: ast.Expression, what: str, scope: Scope) -> float | None:
     match node:
         case ast.Number():

@@ -110,7 +110,7 @@ def resolve_expression(
         own: the name that it defines, which hints do not propose.
     """
     names = names | scope.broken
-    labels = _compared_labels(root, scope)
+    labels = compared_labels(root, scope)
     known = names | NUMBERS.keys()
     for node in walk(root):
         if scope.report.full:
@@ -142,7 +142,7 @@ def resolve_expression(
                 scope.report.error("unknown-name", message, node.span, label=label, hint=hint)
 
 
-def _compared_labels(root: ast.Expression, scope: Scope) -> set[int]:
+def compared_labels(root: ast.Expression, scope: Scope) -> set[int]:
     """The names in an expression that are labels: those that are compared with a choice of them."""
     found = set()
     for node in walk(root):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.evaluate import number
-from optdsl.ir.program import Operation, Program, Value
+from optdsl.ir.program import Hyper, Operation, Program, Value
 from optdsl.ir.sections import OTHERWISE
-from optdsl.ir.types import UNIFORM
 from optdsl.lower.declarations import Declared
-from optdsl.lower.expressions import Lowering
-from optdsl.lower.resolve import resolve_expression
+from optdsl.lower.options import options
 from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
@@ -54,11 +50,11 @@ def completed(
             hint=f"move `{whole[0]}` into another section",
         )
         return None
-    bound = _options(scope, node, declared, rule)
+    domains = {h.name: h.domain for h in rule.hypers}
+    parts = {h for x in rule.simplexes for h in x.hypers}
+    bound = options(node.rule, node.options, domains, parts, _own(declared), scope)
     prefix = node.rule.text.lower()
     names = {h.name: f"{prefix}_{h.name}" for h in rule.hypers if h.name not in bound}
-    wanted = {name: value for name, (_, value) in bound.items()}
-    sources = {name: lowering for name, (lowering, _) in bound.items()}
 
     def rebind(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
         if operation.opcode != "hyper":
@@ -66,8 +62,7 @@ def completed(
         name = str(operation.attribute)
         if name in names:
             return builder.emit("hyper", attribute=names[name], hint=names[name])
-        expression = Program(operations=sources[name].builder.operations)
-        return builder.copied(expression, (wanted[name],), {})[wanted[name]]
+        return bound[name].into(builder)
 
     own = tuple(replace(h, name=names[h.name]) for h in rule.hypers if h.name in names)
     found = replace(
@@ -91,45 +86,12 @@ def completed(
     return found
 
 
-def _options(
-    scope: Scope, node: ast.Section, declared: Declared, rule: Program
-) -> dict[str, tuple[Lowering, Value]]:
-    """The values to which options bind hyperparameters of the rule, each with its operations."""
-    assert node.rule is not None
-    owner, report = node.rule.text, scope.report
-    domains = {h.name: h.domain for h in rule.hypers if rule.simplex_of(h.name) is None}
-    found: dict[str, tuple[Lowering, Value]] = {}
-    for option in node.options:
-        name, before = option.name.text, report.count
-        if name not in domains:
-            listed = ", ".join(domains) or "none"
-            report.error(
-                "unknown-option",
-                f"`{owner}` has no hyperparameter `{name}`",
-                option.name.span,
-                hint=nearest(name, domains) or f"it has {listed}",
-            )
-            continue
-        resolve_expression(option.value, scope, {*scope.hypers, *scope.components})
-        if report.count > before:
-            continue
-        lowering = Lowering(scope, Builder())
-        value = lowering.expression(option.value, {})
-        if value is None:
-            continue
-        if lowering.builder[value].type != UNIFORM:
-            report.error("type", f"`{name}` of `{owner}` is a uniform number", option.value.span)
-            continue
-        program = Program(operations=lowering.builder.operations)
-        defaults = {h.name: h.default for h in declared.hypers.values()}
-        at_defaults = number(program, value, defaults)
-        if at_defaults not in domains[name]:
-            report.error(
-                "out-of-bounds",
-                f"`{name}` of `{owner}` is out of bounds",
-                option.value.span,
-                label=f"must lie in {domains[name]}",
-            )
-            continue
-        found[name] = lowering, value
-    return found
+def _own(declared: Declared) -> dict[str, Hyper]:
+    """The file's hyperparameters by the names that expressions have for them."""
+    spelled = {
+        f"{x.name}.{label}": hyper
+        for x in declared.simplexes
+        for label, hyper in zip(x.labels, x.hypers, strict=True)
+    }
+    single = {n: h for n, h in declared.hypers.items() if n not in spelled.values()}
+    return single | {n: declared.hypers[h] for n, h in spelled.items()}

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from optdsl.blending.claims import Claim
+from optdsl.blending.structure import Again
 from optdsl.diagnostics import Report, Source
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, Value
+from optdsl.ir.sections import STACKED
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
-from optdsl.lower.numbers import number
+from optdsl.lower.numbers import in_domain
 from optdsl.lower.resolve import resolve_expression, walk
 from optdsl.lower.scope import Scope
-from optdsl.modifying.bound import bound
+from optdsl.lower.sections import joined
+from optdsl.modifying.bound import Settled, settled
+from optdsl.modifying.kinds import Part, parts
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
-from optdsl.passes.specialize import of_all_tensors
+from optdsl.passes.specialize import as_kind, of_all_tensors
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, statement
 from optdsl.syntax.parse import parse_partial
@@ -38,6 +42,8 @@ def combine(
     base: Program | None,
     modifiers: Sequence[Source | None],
     library: Sequence[str],
+    given: Mapping[str, float],
+    again: Again,
 ) -> tuple[Program, tuple[Claim, ...]]:
     """A rule with its modifiers, as one program, and what the modifiers claim of it.
 
@@ -51,6 +57,9 @@ def combine(
         base: the rule, with its named equations; None where it has mistakes or is not known.
         modifiers: the text of each modifier, None for one that is not known.
         library: the names of the library's modifiers, for hints.
+        given: values of hyperparameters that decide what the operations are, where they are not
+            the defaults.
+        again: makes the rule for other values of what decides what its operations are.
 
     Raises:
         SpecError: with every mistake in the report.
@@ -67,8 +76,10 @@ def combine(
             label=f"at most {MAX_MODIFIERS} are",
         )
         report.check()
-    own = bound(base, node, scope) if base is not None else None
-    taken = {h.name for h in own.hypers} | {s.name for s in own.states} if own else set[str]()
+    taken = set[str]()
+    if base is not None:
+        bound = {option.name.text for option in node.options}
+        taken = {h.name for h in base.hypers} - bound | {s.name for s in base.states}
     applied: list[Modifier] = []
     for application, source in zip(node.applications, modifiers, strict=True):
         tree = None if source is None else _tree(application.modifier, source, library, report)
@@ -86,16 +97,77 @@ def combine(
             found = modifier(application, tree, prelude, taken, report)
             applied.append(found)
             taken |= {*found.hyper_names.values(), *found.state_names.values()}
+    if base is None:
+        report.check()
+    assert base is not None
+    whole = settled(base, node, applied, scope, given, again)
+    making = _Making(declaration, whole, parts(node, base.sections, whole.applied, report), report)
     report.check()
-    assert own is not None
-    program = _woven(declaration, own, applied, report)
+    program = making.program()
     declared = Declared({h.name: h for h in program.hypers}, program.simplexes)
     learned = learning(scope, declared.learnable, declared.hypers, rules)
     report.check()
-    again = {x.hyper for x in learned}
-    kept = tuple(x for x in program.learned if x.hyper not in again)
+    again_learned = {x.hyper for x in learned}
+    kept = tuple(x for x in program.learned if x.hyper not in again_learned)
     program = verify(replace(program, learned=(*kept, *learned)))
-    return program, _claims(declaration, own, applied, program, report)
+    return program, _claims(making, program)
+
+
+@dataclass(frozen=True, eq=False)
+class _Making:
+    """Makes the program of a rule with its modifiers, kind by kind.
+
+    Attributes:
+        declaration: the file.
+        settled: the rule and its modifiers.
+        parts: its kinds.
+        report: receives the mistakes.
+    """
+
+    declaration: ast.Declaration
+    settled: Settled
+    parts: Sequence[Part]
+    report: Report
+
+    def program(self, without: int | None = None) -> Program:
+        """The program, or the one without a modifier, by its place.
+
+        Raises:
+            SpecError: with every mistake in the report.
+        """
+        kinds = [part.kind for part in self.parts]
+        programs = [self._part(part, kinds, without) for part in self.parts]
+        found = programs[0] if kinds == [""] else joined(kinds, kinds, programs)
+        others = (
+            h for n, one in enumerate(self.settled.applied) if n != without for h in one.hypers
+        )
+        hypers = {h.name: h for h in (*self.settled.base.hypers, *others)}
+        in_order = (h for h in self.settled.hypers if h.name in hypers)
+        return replace(found, hypers=tuple(in_order))
+
+    def _part(self, part: Part, kinds: Sequence[str], without: int | None) -> Program:
+        base = self.settled.base
+        own = as_kind(base, part.kind, part.section) if part.kind else base
+        applied = [
+            replace(one, scope=view)
+            for n, (one, view) in enumerate(zip(self.settled.applied, part.views, strict=True))
+            if view is not None and n != without
+        ]
+        weaver = Weaver(
+            self.declaration, own, applied, self.report, self.settled.choices, STACKED in kinds
+        )
+        try:
+            return weaver.program()
+        except TooManyOperations:
+            self.report.error(
+                "too-large",
+                f"the rule needs more than {MAX_OPERATIONS:,} operations",
+                self.declaration.name.span,
+                label="with its modifiers it is too large for one optimizer",
+                hint="use fewer of them",
+            )
+            self.report.check()
+            raise
 
 
 def check(
@@ -104,10 +176,13 @@ def check(
     """Report what is wrong with a modifier whatever it is applied to."""
     name = declaration.name
     one = modifier(ast.Application(name, (), None), declaration, prelude, set(), report)
-    values = [e.value for e in one.scope.equations.values()]
-    for value in (*values, *(s.initial for s in one.scope.states.values())):
-        of_base = {n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE}
-        resolve_expression(value, one.scope, one.scope.values() | of_base)
+    for view in one.scope.sections or (one.scope,):
+        values = [e.value for e in view.equations.values()]
+        for value in (*values, *(s.initial for s in view.states.values())):
+            of_base = {
+                n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE
+            }
+            resolve_expression(value, view, view.values() | of_base)
 
 
 def refuse(
@@ -152,31 +227,10 @@ def _tree(
     return tree
 
 
-def _woven(
-    declaration: ast.Declaration, base: Program, applied: Sequence[Modifier], report: Report
-) -> Program:
-    try:
-        return Weaver(declaration, base, applied, report).program()
-    except TooManyOperations:
-        report.error(
-            "too-large",
-            f"the rule needs more than {MAX_OPERATIONS:,} operations",
-            declaration.name.span,
-            label="with its modifiers it is too large for one optimizer",
-            hint="use fewer of them",
-        )
-        report.check()
-        raise
-
-
-def _claims(
-    declaration: ast.Declaration,
-    base: Program,
-    applied: Sequence[Modifier],
-    program: Program,
-    report: Report,
-) -> tuple[Claim, ...]:
+def _claims(making: _Making, program: Program) -> tuple[Claim, ...]:
     """What the modifiers claim: at some settings the program is the one without that modifier."""
+    declaration, report = making.declaration, making.report
+    applied = making.settled.applied
     found: list[Claim] = []
     # Claims that are settled kind by kind know no sums over all tensors.
     settled = not (program.sections and of_all_tensors(program))
@@ -185,10 +239,12 @@ def _claims(
             settings: dict[str, float] = {}
             for setting in node.settings:
                 flat = one.hyper_names.get(setting.name.text)
-                value = number(setting.value, f"`{setting.name.text}`", one.scope)
-                if flat is None or value is None:
+                if flat is None:
                     continue
                 domain = program.hyper(flat).domain
+                value = in_domain(setting.value, f"`{setting.name.text}`", domain, one.scope)
+                if value is None:
+                    continue
                 if value in domain:
                     settings[flat] = value
                 else:
@@ -200,8 +256,7 @@ def _claims(
                     )
             if len(settings) < len(node.settings):
                 continue  # about a hyperparameter that is bound here
-            others = [*applied[:place], *applied[place + 1 :]]
-            without = _woven(declaration, base, others, report)
+            without = making.program(place)
             reference = replace(
                 without, hypers=program.hypers, simplexes=program.simplexes, learned=()
             )
@@ -216,7 +271,7 @@ def _claims(
                     holds=node.holds,
                     text=statement(node),
                     span=node.span,
-                    rule=base.name,
+                    rule=making.settled.base.name,
                     rule_source=_without(declaration, place),
                     reference=verify(reference),
                     bindings=tuple(reads),
@@ -238,7 +293,7 @@ def _without(declaration: ast.Declaration, place: int) -> str:
     return combination(replace(node, applications=others))
 
 
-_ALLOWED = (ast.Learn, ast.LearnAfter, ast.Claim)
+_ALLOWED = (ast.Hyper, ast.Learn, ast.LearnAfter, ast.Claim)
 
 
 def _check_statements(declaration: ast.Declaration, report: Report) -> None:
@@ -257,6 +312,6 @@ def _check_statements(declaration: ast.Declaration, report: Report) -> None:
                 "statement",
                 "a rule with modifiers has no equations of its own",
                 node.span,
-                label="only `learn`, `recovers` and `misses` stand here",
+                label="only `hyper`, `learn`, `recovers` and `misses` stand here",
                 hint="write a modifier of its own, or the whole rule",
             )

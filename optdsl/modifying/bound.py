@@ -1,90 +1,138 @@
-"""Options of the rule that is modified: hyperparameters that get a number once and for all."""
+"""Hyperparameters of a rule with modifiers: those of its parts, options, and declarations."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from optdsl.diagnostics import nearest
+from optdsl.blending.structure import Again, Undecided, choices, made
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Domain
-from optdsl.ir.program import Operation, Program, Value
-from optdsl.lower.numbers import number
+from optdsl.ir.program import Hyper, Operation, Program, Value
+from optdsl.lower.declarations import declared
+from optdsl.lower.options import Bound, options
 from optdsl.lower.scope import Scope
+from optdsl.modifying.modifier import Modifier
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
 
 
-def bound(base: Program, node: ast.Combination, scope: Scope) -> Program:
-    """The rule with its options in the place of hyperparameters; mistakes are reported."""
-    domains = {h.name: h.domain for h in base.hypers}
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A rule and its modifiers with what their options bind.
+
+    Attributes:
+        base: the rule, whose hyperparameters are those of the combination.
+        applied: the modifiers.
+        hypers: the hyperparameters of the combination.
+        choices: the values of those of them that are known when a program is made.
+    """
+
+    base: Program
+    applied: tuple[Modifier, ...]
+    hypers: tuple[Hyper, ...]
+    choices: Mapping[str, float]
+
+
+def settled(
+    base: Program,
+    node: ast.Combination,
+    applied: Sequence[Modifier],
+    scope: Scope,
+    given: Mapping[str, float],
+    again: Again,
+) -> Settled:
+    """What the hyperparameters of a rule and of its modifiers are; mistakes are reported.
+
+    Options are expressions of the combination's hyperparameters: of those that no option binds, and
+    of those that its file declares. A declaration of a name that there is gives another default.
+
+    Args:
+        base: the rule, with its named equations.
+        node: the rule with its modifiers.
+        applied: the modifiers, whose options are not resolved.
+        scope: the file.
+        given: values of hyperparameters that decide what the operations are, where they are not
+            the defaults.
+        again: makes the rule for other values of what decides what its operations are.
+    """
     parts = {h for s in base.simplexes for h in s.hypers}
-    values = numbers(node.base, node.options, domains, parts, scope)
-    if not values:
-        return base
+    named = {option.name.text for option in node.options}
+    open_ones = [h for h in base.hypers if h.name not in named or h.name in parts]
+    known = {h.name: h for h in (*open_ones, *(h for one in applied for h in one.hypers))}
+    own = declared(scope, {n: h for n, h in known.items() if n not in parts}).hypers
+    states = {s.name for s in base.states}.union(*(one.state_names.values() for one in applied))
+    for name in own.keys() & (parts | states):
+        scope.report.error(
+            "duplicate",
+            f"the rule has `{name}` already",
+            scope.hypers[name].name.span,
+            label="a state" if name in states else "a part of a weight vector",
+            hint="rename it",
+        )
+    every = known | {n: h for n, h in own.items() if n not in parts}
+    names = {n: h for n, h in every.items() if n not in parts}
+    domains = {h.name: h.domain for h in base.hypers}
+    bound = options(node.base, node.options, domains, parts, names, scope)
+    found = tuple(
+        replace(
+            one,
+            hypers=tuple(every[h.name] for h in one.hypers),
+            values=options(
+                one.application.modifier,
+                one.application.options,
+                {h.name: h.domain for h in one.declared.values()},
+                set(),
+                names,
+                scope,
+            ),
+        )
+        for one in applied
+    )
+    fixed = choices(every, given)
+    scope.report.check()
+    rule = _made(base, node, bound, fixed, scope, again)
+    modifying = {h.name for one in found for h in one.hypers}
+    rule = replace(
+        rule,
+        hypers=tuple(h for h in every.values() if h.name not in modifying),
+        learned=tuple(x for x in base.learned if x.hyper not in bound),
+    )
+    return Settled(rule, found, tuple(every.values()), fixed)
+
+
+def _made(
+    base: Program,
+    node: ast.Combination,
+    bound: Mapping[str, Bound],
+    known: Mapping[str, float],
+    scope: Scope,
+    again: Again,
+) -> Program:
+    """The rule with its options in the place of hyperparameters, made for what they are."""
+    builder = Builder()
+
+    def value(hyper: str) -> Value:
+        if hyper in bound:
+            return bound[hyper].into(builder)
+        return builder.emit("hyper", attribute=hyper, hint=hyper)
 
     def substitute(
         builder: Builder, operation: Operation, arguments: tuple[Value, ...]
     ) -> Value | None:
-        known = operation.opcode == "hyper" and operation.attribute in values
-        return builder.constant(values[str(operation.attribute)]) if known else None
+        here = operation.opcode == "hyper" and operation.attribute in bound
+        return bound[str(operation.attribute)].into(builder) if here else None
 
-    found = rewrite(base, substitute)
-    return replace(
-        found,
-        hypers=tuple(h for h in base.hypers if h.name not in values),
-        learned=tuple(x for x in base.learned if x.hyper not in values),
-    )
-
-
-def numbers(
-    owner: ast.Identifier,
-    options: tuple[ast.Option, ...],
-    domains: dict[str, Domain],
-    parts: set[str],
-    scope: Scope,
-) -> dict[str, float]:
-    """The numbers that options give to hyperparameters.
-
-    Args:
-        owner: the rule or modifier, as it is called here.
-        options: the options.
-        domains: where its hyperparameters may lie.
-        parts: those of them that are parts of weight vectors, which no option sets.
-        scope: the file; its report receives unknown names, and numbers out of bounds.
-    """
-    report = scope.report
-    found: dict[str, float] = {}
-    for option in options:
-        name = option.name.text
-        if name in parts:
-            report.error(
-                "unknown-option",
-                f"`{name}` of `{owner.text}` is a part of a weight vector",
-                option.name.span,
-                label="no option sets a weight",
-            )
-        elif name not in domains:
-            report.error(
-                "unknown-option",
-                f"`{owner.text}` has no hyperparameter `{name}`",
-                option.name.span,
-                hint=nearest(name, domains) or _those(domains),
-            )
-        elif name in found:
-            report.error("duplicate", f"`{name}` is given twice", option.name.span)
-        else:
-            value = number(option.value, f"`{name}`", scope)
-            if value is not None and value not in domains[name]:
-                report.error(
-                    "out-of-bounds",
-                    f"`{name}` of `{owner.text}` is out of bounds",
-                    option.value.span,
-                    label=f"must lie in {domains[name]}",
-                )
-            elif value is not None:
-                found[name] = value
-    return found
-
-
-def _those(domains: dict[str, Domain]) -> str:
-    return f"it has {', '.join(domains)}" if domains else "it has none"
+    try:
+        remade = made(base, value, builder, known, lambda wanted: again(node.base.text, wanted))
+    except Undecided as error:
+        scope.report.error(
+            "structure",
+            f"`{error.hyper}` of `{node.base.text}` decides what the operations are",
+            bound[error.hyper].node.span,
+            label="not known when the optimizer is made",
+            hint="bind it to numbers, and to hyperparameters with a domain such as {0, ..., 9}",
+        )
+        scope.report.check()
+        raise
+    program = rewrite(remade.program, substitute) if bound else remade.program
+    return replace(program, structure=tuple(remade.structure.items()))

@@ -11,9 +11,10 @@ from optdsl.ir.program import Hyper
 from optdsl.lower import check_types
 from optdsl.lower.declarations import declared
 from optdsl.lower.evaluation import EVALUATION
+from optdsl.lower.options import Bound
 from optdsl.lower.resolve import resolve_functions
 from optdsl.lower.scope import Scope, collect, reserved_hyper
-from optdsl.modifying.bound import numbers
+from optdsl.lower.sections import check_sections
 from optdsl.syntax import ast
 
 BASE = "base"
@@ -27,10 +28,11 @@ class Modifier:
         name: what its hyperparameters are called after, such as "clip_norm".
         application: where it is applied.
         slots: what it redefines, as it is written.
-        scope: the definitions of its file.
+        scope: the definitions of its file, or of the section that holds for a kind of tensors.
         hypers: its hyperparameters that are not bound, under the combination's names for them.
         hyper_names: these names by its own.
-        values: the numbers that options give to the others.
+        declared: all of its hyperparameters by its own names.
+        values: what options bind the others to.
         state_names: the combination's names for its states, by its own.
         claims: what its file claims.
     """
@@ -41,7 +43,8 @@ class Modifier:
     scope: Scope
     hypers: tuple[Hyper, ...]
     hyper_names: Mapping[str, str]
-    values: Mapping[str, float]
+    declared: Mapping[str, Hyper]
+    values: Mapping[str, Bound]
     state_names: Mapping[str, str]
     claims: tuple[ast.Claim, ...]
 
@@ -65,22 +68,27 @@ def modifier(
         prelude: the functions that every specification may use, by name.
         taken: the names of states and hyperparameters that the rule and the modifiers before it
             have.
-        report: receives the mistakes of its file and of its options.
+        report: receives the mistakes of its file.
+
+    The options are resolved by `optdsl.modifying.bound`, which needs the names of all modifiers.
     """
     slots = tuple(s.spelled for s in tree.slots)
     scope = collect(tree, prelude, report, frozenset(), redefined=frozenset(slots))
+    if scope.sections:
+        check_sections(scope)
     _check_statements(tree, report)
-    _check_slots(tree, slots, scope, report)
-    check_types(scope)
+    for view in scope.sections or (scope,):
+        if view.section is None or view.section.rule is None:
+            _check_slots(tree, slots, view, report)
+        check_types(view)
     resolve_functions(scope)
     own = declared(scope)
     name = name_of(application, tree)
-    domains = {h: hyper.domain for h, hyper in own.hypers.items()}
-    values = numbers(application.modifier, application.options, domains, set(), scope)
+    given = {option.name.text for option in application.options}
     hypers = []
     for hyper in own.hypers.values():
         flat = f"{name}_{hyper.name}"
-        if hyper.name in values:
+        if hyper.name in given:
             continue
         hypers.append(Hyper(flat, hyper.default, hyper.domain))
         reason = reserved_hyper(flat)
@@ -94,9 +102,10 @@ def modifier(
             )
     states: dict[str, str] = {}
     used = {*taken, *(h.name for h in hypers)}
-    for state in scope.states:
+    every = dict.fromkeys(state for view in scope.sections or (scope,) for state in view.states)
+    for state in every:
         flat = state
-        while flat in used or (flat != state and flat in scope.states):
+        while flat in used or (flat != state and flat in every):
             flat = f"{name}_{flat}"
         states[state] = flat
         used.add(flat)
@@ -106,8 +115,9 @@ def modifier(
         slots,
         scope,
         tuple(hypers),
-        {h: f"{name}_{h}" for h in own.hypers if h not in values},
-        values,
+        {h: f"{name}_{h}" for h in own.hypers if h not in given},
+        own.hypers,
+        {},
         states,
         tuple(s for s in tree.statements if isinstance(s, ast.Claim)),
     )
@@ -124,7 +134,7 @@ def _about_base(claim: ast.Claim) -> bool:
     return claim.rule.text == BASE and not claim.options
 
 
-_ALLOWED = (ast.Hyper, ast.State, ast.Function, ast.Equation, ast.Claim)
+_ALLOWED = (ast.Hyper, ast.State, ast.Function, ast.Equation, ast.Claim, ast.Section)
 
 
 def _check_statements(tree: ast.Declaration, report: Report) -> None:
@@ -132,10 +142,18 @@ def _check_statements(tree: ast.Declaration, report: Report) -> None:
         if not isinstance(statement, _ALLOWED):
             report.error(
                 "statement",
-                "a modifier has hyperparameters, states, functions, equations and claims",
+                "a modifier has hyperparameters, states, functions, equations, sections and claims",
                 statement.span,
                 label="this does not belong to a modifier",
                 hint="write it where the modifier is applied",
+            )
+        elif isinstance(statement, ast.Section) and statement.rule is not None:
+            report.error(
+                "section",
+                f"`{statement.rule.text}` is a whole rule, and a modifier has none",
+                statement.rule.span,
+                label="the tensors that no section takes keep the rule that is modified",
+                hint="leave out `otherwise`, or write equations after it",
             )
         elif isinstance(statement, ast.Claim) and not _about_base(statement):
             report.error(
@@ -160,16 +178,20 @@ def _check_statements(tree: ast.Declaration, report: Report) -> None:
 def _check_slots(
     tree: ast.Declaration, slots: tuple[str, ...], scope: Scope, report: Report
 ) -> None:
-    """Every slot has an equation, and so has every state; other primes belong to nothing."""
-    defined = scope.equations.keys()
+    """Every slot has an equation, and so has every state; other primes belong to nothing.
+
+    A section defines every slot, by itself or before the first section.
+    """
+    defined, section = scope.equations.keys(), scope.section
     for place, slot in enumerate(tree.slots):
         if slot.spelled in slots[:place]:
             report.error("duplicate", f"`{slot.spelled}` is listed twice", slot.name.span)
         elif slot.spelled not in defined:
             report.error(
                 "no-update",
-                f"there is no equation for `{slot.spelled}`",
-                slot.name.span,
+                f"there is no equation for `{slot.spelled}`"
+                + (f" in the section `{section.kind}`" if section else ""),
+                section.span if section else slot.name.span,
                 label="the modifier says that it redefines this",
                 hint=f"write `{slot.spelled} = ...`",
             )

@@ -8,39 +8,39 @@ sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from types import MappingProxyType
 
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
-from optdsl.ir.sections import STACKED
-from optdsl.ir.types import Extent, TypeMismatch
+from optdsl.ir.types import TypeMismatch
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
-from optdsl.lower.resolve import resolve_expression, resolve_initial, walk
-from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
+from optdsl.lower.resolve import compared_labels, resolve_expression, resolve_initial, walk
+from optdsl.lower.scope import BUILTINS, LENGTHS, NUMBERS, Scope
 from optdsl.lower.types import state_type
 from optdsl.modifying.initial import started
+from optdsl.modifying.mistakes import Node, misfit, report_cycle
 from optdsl.modifying.modifier import BASE, Modifier
-from optdsl.modifying.slots import AFTER, EVERYWHERE, GRADIENT, UPDATE, after_step, check_slots
+from optdsl.modifying.slots import (
+    AFTER,
+    EVERYWHERE,
+    GRADIENT,
+    UPDATE,
+    after_step,
+    check_base,
+    check_slots,
+)
 from optdsl.syntax import ast
 
 # What stands in a modifier without an owner is the finished rule's.
 _FINISHED = frozenset({GRADIENT, UPDATE})
 
 
-class Node(NamedTuple):
-    """What has a value: a level of a slot, or an equation of a modifier (its place, its name)."""
-
-    name: str
-    level: int = -1
-    place: int = -1
-
-
 class Weaver:
-    """Makes the program of a rule with its modifiers."""
+    """Makes the program of a rule with its modifiers, for one kind of tensors."""
 
     def __init__(
         self,
@@ -48,7 +48,20 @@ class Weaver:
         base: Program,
         applied: Sequence[Modifier],
         report: Report,
+        choices: Mapping[str, float] = MappingProxyType({}),
+        whole: bool = False,
     ) -> None:
+        """Make a weaver.
+
+        Args:
+            declaration: the file.
+            base: the rule, for one kind of tensors.
+            applied: the modifiers that there are for this kind, each with the section that holds.
+            report: receives the mistakes.
+            choices: the values of hyperparameters at which recursion may be decided.
+            whole: whether reductions of modifiers are over all matrices of a stack; those in
+                sections for matrices are over one matrix.
+        """
         self._declaration, self._base = declaration, base
         self._applied, self._report = applied, report
         self._builder = Builder()
@@ -66,8 +79,10 @@ class Weaver:
         # The names of equations that are taken; a slot keeps its own for its highest level.
         self._labels = set(base.equations)
         # A matrix of a stack is not a tensor, whose norm, say, a modifier means.
-        whole = STACKED in base.sections
-        self._lowerings = [Lowering(self._scope(m), self._builder, whole=whole) for m in applied]
+        self._lowerings = [
+            Lowering(self._scope(m), self._builder, choices, whole and not m.scope.matrices)
+            for m in applied
+        ]
 
     # --- the program ------------------------------------------------------------------------------
 
@@ -103,10 +118,17 @@ class Weaver:
             tuple(states),
             parameter,
             simplexes=base.simplexes,
-            sections=base.sections,
-            structure=base.structure,
+            kind=base.kind,
+            structure=tuple(self._structure().items()),
             evaluation=point,
         )
+
+    def _structure(self) -> dict[str, float]:
+        """The choices that decided what the operations are."""
+        found = dict(self._base.structure)
+        for lowering in self._lowerings:
+            found |= lowering.structure
+        return found
 
     def _point(self) -> Value | None:
         """The point at which the model is evaluated; None where it is the parameter."""
@@ -136,7 +158,8 @@ class Weaver:
         if node in self._values:
             return self._values[node]
         if node in self._making:
-            self._report_cycle(self._making[self._making.index(node) :])
+            cycle = self._making[self._making.index(node) :]
+            report_cycle(cycle, self._definers, self._applied, self._report)
             return None
         self._making.append(node)
         found = self._own(node) if node.level < 0 else self._level(node.name, node.level)
@@ -197,14 +220,20 @@ class Weaver:
 
     def _expression(self, place: int, node: ast.Expression, own: str) -> Value | None:
         """An expression of a modifier; None after a mistake."""
-        one = self._applied[place]
-        before = self._report.count
-        resolve_expression(node, self._scope(one), self._names(one), own=own)
+        one, names = self._applied[place], self._names(self._applied[place])
+        before, modifier = self._report.count, one.application.modifier
+        check_base(node, names, self._base, self._equations, modifier, self._report)
+        if self._report.count > before:
+            return None
+        resolve_expression(node, self._scope(one), names, own=own)
         if self._report.count > before:
             return None
         environment: dict[str, Value | None] = {}
+        labels = compared_labels(node, one.scope)
         for name in walk(node):
-            if isinstance(name, ast.Name) and name.spelled not in NUMBERS:
+            if not isinstance(name, ast.Name) or id(name) in labels:
+                continue
+            if name.spelled not in {*NUMBERS, *LENGTHS}:
                 environment[name.spelled] = self._named_value(place, name)
         if None in environment.values():
             return None
@@ -232,7 +261,7 @@ class Weaver:
         if spelled in one.slots:
             return self._value(Node(spelled, level=self._definers[spelled].index(place) + 1))
         if spelled in one.values:
-            return builder.constant(one.values[spelled])
+            return one.values[spelled].into(builder)
         if spelled in one.hyper_names:
             flat = one.hyper_names[spelled]
             return builder.emit("hyper", attribute=flat, hint=flat)
@@ -299,21 +328,7 @@ class Weaver:
         if value is None:
             return None
         kind = self._builder[value].type
-        message = ""
-        if name in self._hypers and name not in self._equations:
-            if kind.extent > Extent.UNIFORM or kind.condition:
-                message = f"`{name}` is a uniform number"
-        elif name in EVERYWHERE and kind.condition:
-            message = f"`{name}` is a number"
-        elif (
-            name in self._equations
-            and kind.condition != self._base.type(self._equations[name]).condition
-        ):
-            message = f"`{name}` is {'a number' if kind.condition else 'a condition'}"
-        elif name.endswith("'") and name != UPDATE:
-            state = self._states[name.removesuffix("'")]
-            if not kind.fits(state.type) or kind.condition:
-                message = f"`{state.name}` is {state.type.noun}"
+        message = misfit(kind, name, self._base, self._equations)
         if not message:
             return value
         self._error(place, "type", message, self._applied[place].equation(name).value.span,
@@ -340,7 +355,13 @@ class Weaver:
         node, spelled = one.scope.states[name], f"{name}'"
         before = self._report.count
         first_known = {GRADIENT, *self._hypers}
-        allowed = {GRADIENT, "theta", *one.scope.hypers, *(f"{BASE}.{x}" for x in first_known)}
+        allowed = {
+            GRADIENT,
+            "theta",
+            *LENGTHS,
+            *one.scope.hypers,
+            *(f"{BASE}.{x}" for x in first_known),
+        }
         resolve_initial(node, self._scope(one), allowed)
         if self._report.count > before:
             return None
@@ -373,24 +394,3 @@ class Weaver:
         self._report.error(
             code, message, span, label=label, notes=[Note("applied here", applied.span)]
         )
-
-    def _report_cycle(self, cycle: Sequence[Node]) -> None:
-        names = [self._spelled(node) for node in cycle]
-        place = next((n.place for n in cycle if n.place >= 0), None)
-        if place is None:
-            slot = next(n for n in cycle if n.level > 0 and n.name in self._definers)
-            place = self._definers[slot.name][slot.level - 1]
-        modifier = self._applied[place].application.modifier
-        self._report.error(
-            "cycle",
-            f"`{names[0]}` depends on itself once `{modifier.text}` is applied",
-            modifier.span,
-            label=" -> ".join([*names, names[0]]),
-            hint="`base.x` is `x` without this modifier; use what the rule computes before it",
-        )
-
-    def _spelled(self, node: Node) -> str:
-        if node.place >= 0:
-            return f"{self._applied[node.place].name}.{node.name}"
-        below = node.level < len(self._definers.get(node.name, ()))
-        return f"{BASE}.{node.name}" if below else node.name

@@ -29,12 +29,24 @@ def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
     """
     if not kinds:
         return program
-    kind = kinds[section]
-    if not program.sections:
-        return (
-            _whole(replace(program, kind=kind)) if kind == STACKED else replace(program, kind=kind)
-        )
-    prefix = f"{kind}."
+    return as_kind(program, kinds[section], section if program.sections else None)
+
+
+def as_kind(program: Program, kind: str, section: int | None) -> Program:
+    """A rule as it is for tensors of a kind, as a program of its own with its equations' names.
+
+    Args:
+        program: the rule.
+        kind: what the tensors are read as.
+        section: the number of the rule's section that holds for them; None for a rule without
+            sections. The kind may be another one than the section's if that does not read its
+            tensors as matrices, or if the tensors have two dimensions only.
+    """
+    if section is None:
+        found = replace(program, kind=kind)
+        return _whole(found) if kind == STACKED else found
+    own = program.sections[section]
+    prefix = f"{own}."
 
     def rename(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
         name = str(operation.attribute)
@@ -42,7 +54,10 @@ def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
             return None
         return builder.copy(replace(operation, attribute=name.removeprefix(prefix)), x)
 
-    return rewrite(specialize(program, section), rename)
+    found = rewrite(specialize(program, section), rename)
+    if kind == STACKED and not of_matrices(own):
+        found = _whole(found)
+    return replace(found, kind=kind)
 
 
 def of_all_tensors(program: Program) -> bool:

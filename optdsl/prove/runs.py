@@ -169,9 +169,11 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         work //= _MATRICES
     draws = _Draws(programs[0], settings)
     known = landmarks(programs, draws.defaults)
-    for run in (*draws.plain(), *draws.at_ends(), *draws.near(known.numbers)):
+    for number, run in enumerate((*draws.plain(), *draws.at_ends(), *draws.near(known.numbers))):
         work -= size * len(run.gradients) * len(run.theta)
         if work < 0 and len(run.gradients) > 1:
+            if not number:  # Programs that are too large for a whole run take two steps.
+                yield draws.read(replace(run, gradients=run.gradients[:2]))
             return
         yield draws.read(run)
     reached = [s for s in known.all_steps if STEPS <= s + 1 <= MAX_STEPS + 1]

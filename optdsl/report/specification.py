@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.program import Program, State
+from optdsl.ir.sections import OTHERWISE
 from optdsl.ir.types import Extent
+from optdsl.passes.specialize import in_kind
 from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
 from optdsl.report.layout import BYTES, WIDTH, table, unit_of
@@ -89,11 +91,27 @@ def _sections(declaration: ast.Declaration, program: Program) -> dict[str, dict[
                 found[kind]["all"] = f"those of {node.rule.text}"
         if isinstance(node, ast.Equation):
             found[kind][node.spelled] = expression(node.value)
-    if declaration.combination is not None:
-        spelled = sizes(program)
-        lines = (equation(program, value, spelled) for value in program.equations.values())
-        found[""] = dict(line.split(" = ", 1) for line in lines)
+    return found if declaration.combination is None else _of_program(program)
+
+
+def _of_program(program: Program) -> dict[str, dict[str, str]]:
+    """The equations of a program, by sections; those first that hold for every tensor."""
+    kinds = program.sections
+    every = [_equations(in_kind(program, kinds, n)) for n in range(len(kinds) or 1)]
+    common = {
+        name: text for name, text in every[0].items() if all(e.get(name) == text for e in every)
+    }
+    found = {"": common}
+    for kind, own in zip(kinds, every, strict=False):
+        title = kind if kind == OTHERWISE else f"for {kind}"
+        found[title] = {name: text for name, text in own.items() if name not in common}
     return found
+
+
+def _equations(program: Program) -> dict[str, str]:
+    spelled = sizes(program)
+    lines = (equation(program, value, spelled) for value in program.equations.values())
+    return dict(line.split(" = ", 1) for line in lines)
 
 
 def _aligned(found: Mapping[str, str]) -> list[str]:

@@ -263,7 +263,9 @@ def _lowered(
         base = rules.get(node.base.text)
         texts = [modifiers.get(f"{references.WITH}{a.modifier.text}") for a in node.applications]
         member = None if base is None else base.member
-        program, claimed = combine(scope, prelude(), learners, member, texts, list_modifiers())
+        program, claimed = combine(
+            scope, prelude(), learners, member, texts, list_modifiers(), choices, again
+        )
         return Specification(program, program, claimed), names_of(scope, program)
     if scope.declaration.blend:
         blended = blend(scope, learners, programs, choices, again)

@@ -91,18 +91,26 @@ def header(declaration: ast.Declaration) -> str:
     if declaration.slots:
         return f"modifier {name} of {', '.join(s.spelled for s in declaration.slots)}"
     if declaration.combination is not None:
-        return f"optimizer {name} = {combination(declaration.combination)}"
+        line = f"optimizer {name} = {combination(declaration.combination)}"
+        if len(line) <= WIDTH or not declaration.combination.applications:
+            return line
+        applied = [f"{x}," for x in _applied(declaration.combination)]
+        return f"{line.partition(' with ')[0]} with\n  {_lines(applied, 2).removesuffix(',')}"
     return f"{'blend' if declaration.blend else 'optimizer'} {name}"
 
 
 def combination(node: ast.Combination) -> str:
     """A rule with its modifiers in one line."""
     text = node.base.text + _options(node.options)
-    applied = [
+    return f"{text} with {', '.join(_applied(node))}" if node.applications else text
+
+
+def _applied(node: ast.Combination) -> list[str]:
+    """The modifiers of a combination."""
+    return [
         a.modifier.text + _options(a.options) + (f" as {a.alias.text}" if a.alias else "")
         for a in node.applications
     ]
-    return f"{text} with {', '.join(applied)}" if applied else text
 
 
 def _groups(statements: Sequence[ast.Statement]) -> list[list[ast.Statement]]:

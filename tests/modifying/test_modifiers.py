@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,7 @@ PAIRS = [
     (rule, modifier)
     for modifier in library.list_modifiers()
     for rule in ELEMENTWISE
-    if modifier not in {"cautious", "grams"}
+    if not re.search(r"update\b", library.open_source(modifier).text.split('"')[-1])
     or "update" in library.read(library.open_source(rule)).equations
 ]
 
