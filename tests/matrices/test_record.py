@@ -19,6 +19,7 @@ import optdsl
 
 States = dict[str, Tensor]
 RECORD = Path(__file__).with_name("track3_record.opt")
+COMPOSED = Path(__file__).with_name("track3_composed.opt")
 TOTAL = 1260
 # Steps on both sides of everything that depends on the step.
 LOOKED_AT = [2, 3, 10, 299, 300, 301, 309, 310, 759, 760, 761, 765]
@@ -153,6 +154,41 @@ def test_every_part_of_a_step_is_what_it_is_by_hand(steps: list[int]) -> None:
             optimizer.eval()
             close(p.detach(), point)
             optimizer.train()
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_it_is_a_rule_with_modifiers(backend: str) -> None:
+    """Around each switch; in between, the number of the step is set."""
+    groups = [{}, {"gated": 1}, {"kind": "otherwise"}, {"tail": 0.0, "corrected": 1}]
+    shapes, runs = [(4, 6), (6, 4), (3, 4), (5,)], []
+    for path in (RECORD, COMPOSED):
+        generator = torch.Generator().manual_seed(0)
+        held = [
+            nn.Parameter(torch.randn(s, dtype=torch.float64, generator=generator)) for s in shapes
+        ]
+        own = [{"params": [p], **g} for p, g in zip(held, groups, strict=True)]
+        cls = optdsl.load(str(path), backend=backend, verify=False)
+        optimizer = cls(own, total=TOTAL, cool=2e-4)
+        seen = []
+        for steps in ((1, 2, 3), (299, 300, 301), (309, 310, 311), (759, 760, 761), (1259, 1260)):
+            if steps[0] > 1:
+                content = optimizer.state_dict()
+                for state in content["state"].values():
+                    state["step"] = torch.full_like(state["step"], steps[0] - 1)
+                optimizer.load_state_dict(content)
+            for _ in steps:
+                for p in held:
+                    noise = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+                    p.grad = 0.1 * p.detach() + noise
+                optimizer.step()
+                seen += [p.detach().clone() for p in held]
+                optimizer.eval()
+                seen += [p.detach().clone() for p in held]
+                optimizer.train()
+        runs.append(seen)
+    for ours, theirs in zip(*runs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert not torch.equal(runs[0][-4], runs[0][-8])  # it is evaluated at another point
 
 
 def close(ours: Any, theirs: Tensor, name: str = "") -> None:
