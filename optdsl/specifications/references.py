@@ -11,6 +11,7 @@ from pathlib import Path
 from optdsl import resources
 from optdsl.diagnostics import Report, Source, nearest
 from optdsl.syntax import ast
+from optdsl.syntax.format import combination as written
 from optdsl.syntax.parse import parse_partial
 
 MAX_DEPTH = 8
@@ -84,6 +85,12 @@ def attached(
                 hint="write out some of them",
             )
             break
+        modified = _modified(declaration, name)
+        if modified is not None:
+            text = f"optimizer {name} = {written(modified)}\n"
+            own = Source(written(modified), text, source.directory)
+            found[name] = attached(own, opener, library, inside)
+            continue
         opened = []
         learner = name.startswith(BY)
         # Rules of the library by which it learns are not attached: every installation has them.
@@ -109,6 +116,12 @@ def attached(
             )
     report.check()
     return replace(source, rules=tuple(found.items()))
+
+
+def _modified(declaration: ast.Declaration | None, name: str) -> ast.Combination | None:
+    """The rule with modifiers that a blend lists as a member of that name; None for others."""
+    uses = [s for s in declaration.statements if isinstance(s, ast.Use)] if declaration else []
+    return next((m.modified for use in uses for m in use.members if m.name.text == name), None)
 
 
 def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, str]) -> list[str]:

@@ -209,10 +209,14 @@ class Binding(_Statement):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """``rule as alias`` in ``use``; without an alias, the member has the name of its rule."""
+    """``rule as alias`` in ``use``; without an alias, the member has the name of its rule.
+
+    With ``(rule with modifiers) as alias``, `modified` has these, and `rule` is what they modify.
+    """
 
     rule: Identifier
     alias: Identifier | None
+    modified: Combination | None = None
 
     @property
     def name(self) -> Identifier:

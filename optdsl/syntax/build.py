@@ -113,9 +113,7 @@ class Builder:
             case "learn_after":
                 return ast.LearnAfter(self._number(c[0]), **around)
             case "use":
-                pairs = (self._tree(member).children for member in c)
-                members = tuple(ast.Member(self._name(r), self._named(a)) for r, a in pairs)
-                return ast.Use(members, **around)
+                return ast.Use(tuple(self._member(self._tree(m)) for m in c), **around)
             case "share":
                 return ast.Share(self._names(c[0]), self._names(c[1]) if c[1] else (), **around)
             case "claim":
@@ -136,6 +134,13 @@ class Builder:
             self._named(signal),
             **around,
         )
+
+    def _member(self, tree: Tree[Token]) -> ast.Member:
+        rule, alias = tree.children
+        if tree.data == "modified":
+            combined = self._combination(self._tree(rule))
+            return ast.Member(combined.base, self._name(alias), combined)
+        return ast.Member(self._name(rule), self._named(alias))
 
     def _combination(self, tree: Tree[Token]) -> ast.Combination:
         base, options, applied = tree.children

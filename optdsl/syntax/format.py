@@ -186,9 +186,7 @@ def _columns(statement: ast.Statement) -> list[str]:
             head = f"{statement.owner.text}.{statement.name.text}"
             return [head, f"= {expression(statement.value)}"]
         case ast.Use():
-            pairs = ((m.rule.text, m.alias) for m in statement.members)
-            members = (f"{rule} as {alias.text}" if alias else rule for rule, alias in pairs)
-            return [f"use {', '.join(members)}"]
+            return [f"use {', '.join(map(_member, statement.members))}"]
         case ast.Share():
             among = f" among {_names(statement.among)}" if statement.among else ""
             return [f"share {_names(statement.names)}{among}"]
@@ -201,6 +199,11 @@ def _columns(statement: ast.Statement) -> list[str]:
             return [f"learn after {statement.after.text}"]
         case ast.Learn():
             return [_learn(statement)]
+
+
+def _member(member: ast.Member) -> str:
+    rule = f"({combination(member.modified)})" if member.modified else member.rule.text
+    return f"{rule} as {member.alias.text}" if member.alias else rule
 
 
 def _names(identifiers: Iterable[ast.Identifier]) -> str:

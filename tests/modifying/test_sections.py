@@ -302,6 +302,16 @@ def test_a_combination_has_defaults_of_its_own_and_says_what_it_learns(tmp_path:
         optdsl.load(made)([nn.Parameter(torch.ones(1))], lr=2)
 
 
+def test_a_modified_rule_is_a_member_of_a_blend(tmp_path: Path) -> None:
+    text = (
+        "blend Pair\n\nuse (AdamW with Cautious, RowFloor(least = 0.5)) as Adam, Muon\n\n"
+        "share lr\n\nhyper w = 1 in [0, 1]\n\ntheta' = w * Adam.theta' + (1 - w) * Muon.theta'\n"
+    )
+    pair = written(tmp_path, pair=text)
+    close(run(pair, lr=0.1), run("adamw with cautious, row_floor(least = 0.5)", lr=0.1))
+    close(run(pair, lr=0.1, w=0), run("muon", lr=0.1))
+
+
 def test_the_page_of_a_modified_rule_has_sections() -> None:
     source = library.open_source("muon with row_floor")
     text = describe(source, library.read(source, verify=False))
