@@ -7,7 +7,11 @@ learned coefficients do, so that checkpoints have it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -16,7 +20,7 @@ from torch import Tensor
 from optdsl.ir.evaluate import Uniforms
 from optdsl.ir.sections import of_matrices
 from optdsl.passes.totals import SHARED, Staged
-from optdsl.runtime.core.owned_numbers import number_of
+from optdsl.runtime.core.owned_numbers import counts, made, number_of
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import PLAIN, HyperGradients, ParameterTask
 from optdsl.runtime.distributed.boxes import is_boxed
@@ -31,7 +35,7 @@ from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.parts import Measure
 from optdsl.runtime.engines.shards import needs_whole, placed_gradient, shard
 from optdsl.runtime.engines.whole import gathered
-from optdsl.runtime.learning.scopes import Part
+from optdsl.runtime.learning.scopes import Pairs, Part
 from optdsl.runtime.torch_api.batches import alike
 
 # The number of steps of the optimizer: the `t` of what its tensors share.
@@ -40,6 +44,54 @@ STEPS = f"{SHARED}step"
 
 class Scratch(dict[Tensor, dict[str, Any]]):
     """The states of the kernels that measure, by parameter; they are not kept in checkpoints."""
+
+
+@dataclass
+class _Plain:
+    """The states of the kernels that measure some tensors, which are not kept in checkpoints.
+
+    Attributes:
+        parameters: the tensors.
+        states: their states.
+        parts: for a total, the memory of the tensors' parts of it, and the parts.
+    """
+
+    parameters: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, tuple[Tensor, list[Tensor]]] = field(default_factory=dict)
+
+    def of(self, which: Measure, parameters: list[Tensor]) -> list[dict[str, Any]]:
+        """The states of tensors, which are new where these are not those of the step before.
+
+        Parts of totals lie side by side, so that they are added up at once.
+        """
+        if len(parameters) == len(self.parameters) and all(
+            map(operator.is_, parameters, self.parameters)
+        ):
+            return self.states
+        self.parameters, self.parts = parameters, {}
+        self.states = [{"step": count} for count in counts(len(parameters))]
+        if of_matrices(which.engines.program.kind):
+            return self.states  # the first measurement makes the parts
+        first = parameters[0]
+        dtype = torch.float64 if first.dtype is torch.float64 else torch.float32
+        for name in which.totals:
+            memory = torch.zeros(len(parameters), dtype=dtype, device=first.device)
+            self.parts[name] = memory, made(memory)
+            for state, part in zip(self.states, self.parts[name][1], strict=True):
+                state[name] = part
+        return self.states
+
+    def total(self, name: str, states: Sequence[dict[str, Any]]) -> float:
+        """The sum of the parts of a total that measured tensors have in their states."""
+        measured = [state[name] for state in states]
+        memory, parts = self.parts.get(name, (None, []))
+        if memory is None or not all(map(operator.is_, measured, parts)):
+            # One for each tensor, or of a stack for each matrix.
+            if any(x.ndim for x in measured):
+                measured = [x.sum() for x in measured]
+            memory = torch.stack(measured)
+        return float(memory.sum(dtype=torch.float64))
 
 
 def begin(optimizer: LearningOptimizer, hypers: Sequence[dict[str, float]]) -> None:
@@ -95,10 +147,11 @@ def measure(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
     held = [p for group in optimizer.param_groups for p in group["params"]]
     for level, names in enumerate(stages.totals):
         sums: HyperGradients = {}
-        for part in parts:
+        for number, part in enumerate(parts):
             for place, (pairs, values) in enumerate(part.work):
                 group = optimizer.param_groups[place if part.group is None else part.group]
-                for name, value in _measured(optimizer, level, pairs, values, group):
+                known = optimizer._known.get(StepCache, level, number, place)
+                for name, value in _measured(optimizer, level, pairs, values, group, known):
                     sums[name] = sums.get(name, 0.0) + value
         if optimizer.process_group is not None or is_spread(optimizer.param_groups):
             (sums,), _ = over_ranks([sums], [], names, held, optimizer.process_group)
@@ -142,21 +195,23 @@ def _measured(
     group: Mapping[str, Any],
 ) -> Iterator[tuple[str, float]]:
     """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
+    plain: dict[int, tuple[Measure, Pairs]] = {}
     works: dict[tuple[Measure, str], list[ParameterTask]] = {}
     wholes: dict[tuple[Measure, Any], list[ParameterTask]] = {}
     scratch = optimizer._known.get(Scratch, level)
     parts = optimizer.compiled.parts
     # Where all tensors are of one kind, it is asked for once.
     which = parts.measure(level, pairs[0][0], group) if pairs and not parts.varied else None
-    for parameter, gradient in pairs:
+    rest: Pairs = pairs
+    if which is not None and set(map(type, map(itemgetter(0), pairs))).issubset(PLAIN):
+        # Most rules and most models: nothing has to be asked tensor by tensor.
+        plain, rest = {id(which): (which, pairs)}, []
+    for parameter, gradient in rest:
         own = parts.measure(level, parameter, group) if parts.varied else which
         if own is None:
             continue
         if type(parameter) in PLAIN or not is_dtensor(parameter):
-            state = _state(optimizer, own, parameter, scratch)
-            works.setdefault((own, ""), []).append(
-                ParameterTask(parameter, gradient, state, values)
-            )
+            plain.setdefault(id(own), (own, []))[1].append((parameter, gradient))
             continue
         task = ParameterTask(parameter, gradient, {}, values)
         task = task._replace(gradient=placed_gradient(task))
@@ -168,6 +223,8 @@ def _measured(
             state = _state(optimizer, own, parameter, scratch)
             task = ParameterTask(shard(parameter), shard(task.gradient), state, values)
             works.setdefault((own, start), []).append(task)
+    for own, some in plain.values():
+        yield from _of_plain(optimizer, own, some, values, known)
     for (own, (_, boxed)), tasks in wholes.items():
         found = gathered(own.engines.program, tasks)
         start = whole_prefix(tasks[0].parameter, everywhere=not boxed)
@@ -175,6 +232,43 @@ def _measured(
             yield from _sums(level, own, start, found, StepCache())
     for (own, start), tasks in works.items():
         yield from _sums(level, own, start, tasks, optimizer._known)
+
+
+def _of_plain(
+    optimizer: LearningOptimizer,
+    which: Measure,
+    pairs: Pairs,
+    values: dict[str, float],
+    known: StepCache,
+) -> Iterator[tuple[str, float]]:
+    """The sums of tensors that this rank has all of."""
+    for number, some in enumerate(alike(pairs)):
+        kept = known.get(StepCache, id(which), number)
+        parameters, gradients = zip(*some, strict=True)
+        found = kept.get(_Plain)
+        states = found.of(which, list(parameters))
+        if which.states or which.timed:
+            given = map(optimizer.state.get, parameters)
+            states = [_with(which, x, state) for x, state in zip(given, states, strict=True)]
+        fields = zip(parameters, gradients, states, repeat(values))
+        tasks = list(map(tuple.__new__, repeat(ParameterTask), fields))
+        which.engines.of(parameters[0]).advance(tasks, kept)
+        for name in which.totals:
+            yield name, found.total(name, states)
+
+
+def _with(which: Measure, own: Mapping[str, Any] | None, scratch: dict[str, Any]) -> dict[str, Any]:
+    """The state for measuring a tensor: with its own states, and its number of steps.
+
+    Before the first step of a tensor the kernels make its first states, which are not kept.
+    """
+    if own is None or "step" not in own:
+        return {}
+    for name in which.states:
+        scratch[name] = own[name]
+    if which.timed and number_of(scratch["step"]) != number_of(own["step"]):
+        scratch["step"].fill_(number_of(own["step"]))
+    return scratch
 
 
 def _sums(
