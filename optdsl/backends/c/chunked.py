@@ -38,6 +38,7 @@ class Chunked(Block):
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
             *(self._start(b, b in first.homes) for b in buffers),
+            *(self._soon(b) for b in buffers if self._only_read),
             # Read first, since a gradient may be the parameter itself.
             *([f"get(product, {values.buffer('g')}, n);"] if self.dots else []),
             *(self._alone() if quick is None else self._tried(quick)),
@@ -167,6 +168,16 @@ class Chunked(Block):
             *self._copied(range(len(self.homes))),
         ]
         return braced(head, indented(lines))
+
+    @cached_property
+    def _only_read(self) -> bool:
+        """Whether it adds up what it reads, and writes nothing; memory is then what it waits for."""
+        return not (self.stored or self.dots or self.finite is not None)
+
+    def _soon(self, buffer: str) -> str:
+        """The line that asks for what later chunks read."""
+        name = self.values.buffer(buffer)
+        return f"for (int64_t o = 0; o < n; o += LINE) FETCH({name} + o + AHEAD);"
 
     def _start(self, buffer: str, written: bool) -> str:
         kind, pointer = self.pointer(buffer, written)

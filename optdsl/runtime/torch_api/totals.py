@@ -193,6 +193,7 @@ def _measured(
     pairs: Sequence[tuple[Tensor, Tensor]],
     values: dict[str, float],
     group: Mapping[str, Any],
+    known: StepCache,
 ) -> Iterator[tuple[str, float]]:
     """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
     plain: dict[int, tuple[Measure, Pairs]] = {}
