@@ -31,6 +31,8 @@ class EntryPoint:
         results: the names of what it returns: ``theta`` and states.
         dots: what it sums over all elements, by hyperparameter.
         buffers: in whose memory a state is afterwards, where that is another state's.
+        writes: whether it takes, as keyword ``out``, the memory for the new parameter, which may be
+            that of the old one.
     """
 
     name: str
@@ -41,6 +43,7 @@ class EntryPoint:
     results: tuple[str, ...]
     dots: tuple[str, ...] = ()
     buffers: Mapping[str, str] = field(default_factory=dict)
+    writes: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ done, in its order; nothing is reassociated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.branches import ROOT, Region, branches
 from optdsl.backends.lifetimes import Lifetimes
 from optdsl.backends.matrix_expressions import (
-    MATRIX_HELPERS,
     MatrixPrinter,
     spelled_operations as matrix_operations,
 )
+from optdsl.backends.matrix_helpers import MATRIX_HELPERS
 from optdsl.backends.naming import Names, identifier
+from optdsl.backends.new_parameter import OUT
 from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
 from optdsl.ir.program import Program, Value
 from optdsl.ir.sections import of_matrices
@@ -83,12 +85,14 @@ class _Function:
         hypers = tuple(h.name for h in self._program.hypers if h.name in used)
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
-        self._names = Names(["theta", "g", "t", *HELPERS, *MATRIX_HELPERS])
+        matrices = of_matrices(self._program.kind)
+        reserved = ["theta", "g", "t", *([OUT] if matrices else []), *HELPERS, *MATRIX_HELPERS]
+        self._names = Names(reserved)
         keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._names.fresh(identifier(s)) for s in states}
         self.entry = EntryPoint(kernel.name, states, hypers, keywords, takes_step, results)
         named = dict(zip(hypers, keywords, strict=True))
-        make = MatrixPrinter if of_matrices(self._program.kind) else Printer
+        make = MatrixPrinter if matrices else Printer
         self.printer = make(self._program, named, self._states)
         self._uses = kernel.uses()
         self._absorbed = self.printer.absorbed(self._uses)
@@ -100,6 +104,10 @@ class _Function:
             host = self.printer
             self._lifetimes = Lifetimes(kernel, lambda v: host.extent(v) is Extent.UNIFORM)
             host.lifetimes = self._lifetimes
+            if kernel.name == Role.STEP:
+                found = (r.value for r in kernel.results if r.name == "theta")
+                operations = self._program.operations
+                host.parameter = next((v for v in found if operations[v].hint is not None), None)
 
     def text(self) -> str:
         lines = [f"    {line}" for line in self._assignments(ROOT)]
@@ -109,7 +117,11 @@ class _Function:
             returned = [f"    return ({results[0]},)"]
         elif len(returned[0]) > WIDTH:
             returned = _wrapped("    return (", results, ")")
+        writes = any(line.endswith(f", {OUT}={OUT})") for line in lines)
+        self.entry = replace(self.entry, writes=writes)
         documentation = "The parameter after the step, then the states."
+        if self.entry.writes:
+            documentation = "The parameter after the step, in the memory out, then the states."
         if self._kernel.name == Role.INITIALIZE:
             documentation = "The states before the first step, whose gradient is g."
         elif self._kernel.name == Role.EVALUATE:
@@ -122,6 +134,7 @@ class _Function:
         positional = [f"{name}: {kind}" for name in ("theta", "g", *self._states.values())]
         keywords = ["t: float"] if self.entry.takes_step else []
         keywords += [f"{name}: float" for name in self.entry.keywords]
+        keywords += [f"{OUT}: Tensor | None = None"] if self.entry.writes else []
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
 

@@ -62,6 +62,16 @@ class Lifetimes:
         before = self._computed | self._inside(user)
         return last and all(map(self._own, users)) and users - {user} <= before
 
+    def last_reader(self, value: Value, user: Value) -> bool:
+        """Whether nothing reads a value, or what shares its memory, after the statement of a user.
+
+        The user reads other values, or the value itself, and nothing that shares its memory.
+        """
+        users = self._users.get(value, set())
+        before = self._computed | self._inside(user)
+        shared = any(not self._own(x) for x in users)
+        return value not in self._results and not shared and users - {user} <= before
+
     def unused(self, value: Value) -> bool:
         """Whether a matrix is needed no more, nor is what may share its memory."""
         users = self._users.get(value, set())

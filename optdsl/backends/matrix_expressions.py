@@ -8,69 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optdsl.backends import fused_products
 from optdsl.backends.base import BINARY
 from optdsl.backends.fused_products import FusedProduct, FusedProducts
 from optdsl.backends.lifetimes import Lifetimes
+from optdsl.backends.matrix_helpers import MATRIX_HELPERS
+from optdsl.backends.new_parameter import inverted, new_parameter, overwritable, spelled
 from optdsl.backends.python_expressions import Printer
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent, Type
-
-_EIGENVECTORS = '''\
-def eigenvectors(s: Tensor) -> Tensor:
-    """The eigenvectors of symmetric matrices as columns, the largest eigenvalue's first."""
-    return torch.linalg.eigh(s).eigenvectors.flip(-1)'''
-
-_INVERSE_ROOT = '''\
-def inverse_root(s: Tensor, p: float) -> Tensor:
-    """s^(-1/p) of symmetric matrices; eigenvalues that rounding made of zero are cut off."""
-    values, q = torch.linalg.eigh(s)
-    least = values[..., -1:] * (s.shape[-1] * torch.finfo(s.dtype).eps)
-    return (q * (torch.maximum(values, least) ** (-1 / p)).unsqueeze(-2)) @ q.mT'''
-
-_QR = '''\
-def qr(x: Tensor, order: Tensor) -> Tensor:
-    """The columns of x made orthonormal in descending order, each staying in its place."""
-    places = order.flatten(-2).argsort(dim=-1, descending=True, stable=True)
-    index = places.unsqueeze(-2).expand_as(x)
-    q, r = torch.linalg.qr(x.gather(-1, index))
-    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x)
-    return torch.empty_like(x).scatter_(-1, index, q * signs.unsqueeze(-2))'''
-
-_IDENTITY = '''\
-def identity(n: int, like: Tensor) -> Tensor:
-    """The identity matrix of n rows, for each of a stack of matrices."""
-    eye = torch.eye(n, dtype=like.dtype, device=like.device)
-    return eye.expand(*like.shape[:-2], n, n)'''
-
-_SUM_OF_SQUARES = '''\
-def sum_of_squares(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """The sum of squares over all dimensions, or over the last two; squares are not stored."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square().sum(dim, keepdim=True)'''
-
-_MEAN_OF_SQUARES = '''\
-def mean_of_squares(x: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """The mean of squares over all dimensions, or over the last two; squares are not stored."""
-    sums = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
-    return sums.mean(dim, keepdim=True) / x.shape[-1]'''
-
-_NARROWED = '''\
-def narrowed(x: Tensor) -> Tensor:
-    """x in bfloat16 where products are faster in it, which is on a GPU."""
-    return x.to(torch.bfloat16) if x.is_cuda else x'''
-
-MATRIX_HELPERS = {
-    "eigenvectors": _EIGENVECTORS,
-    "inverse_root": _INVERSE_ROOT,
-    "qr": _QR,
-    "identity": _IDENTITY,
-    "mean_of_squares": _MEAN_OF_SQUARES,
-    "sum_of_squares": _SUM_OF_SQUARES,
-    "narrowed": _NARROWED,
-    "add_product": fused_products.HELPER,
-}
 
 _DIMENSIONS = {"rows": "-2", "cols": "-1"}
 _ALL = "(-2, -1)"
@@ -86,7 +33,7 @@ _SHAPES = {
 _PRODUCT, _ATOM = 3, 6
 # The methods of tensors that overwrite what they are called on.
 _OVERWRITING = {
-    o: f"{o}_" for o in ("add", "sub", "mul", "div", "sqrt", "exp", "log", "abs", "neg")
+    o: f"{o}_" for o in ("add", "sub", "mul", "div", "sqrt", "rsqrt", "exp", "log", "abs", "neg")
 }
 _EXCHANGEABLE = {"add", "mul"}
 
@@ -108,6 +55,8 @@ class MatrixPrinter(Printer):
         lifetimes: what is computed, and what is needed no more; None where nothing is overwritten.
         statement: the value whose statement is written.
         reused: the values in whose memory others are computed.
+        parameter: the new parameter, which is computed where the caller wants it; None if the
+            function has none, or no statement for it.
     """
 
     def __init__(
@@ -120,12 +69,15 @@ class MatrixPrinter(Printer):
         self.lifetimes: Lifetimes | None = None
         self.statement: Value | None = None
         self.reused: set[Value] = set()
+        self.parameter: Value | None = None
+        self._inverted: set[Value] = set()
 
     def absorbed(self, uses: Mapping[Value, int]) -> frozenset[Value]:
         """The products and scaled matrices that are computed with a sum."""
         found = FusedProducts(self._program, uses, self._host, self._narrow)
         self._sums = found.sums
         self.alone = found.sums.keys()
+        self._inverted = inverted(self._program, uses, self._host)
         return frozenset(found.absorbed)
 
     def extent(self, value: Value) -> Extent:
@@ -154,12 +106,16 @@ class MatrixPrinter(Printer):
             return self._bound[value], _ATOM
         if value in self._sums:
             return self._fused(self._sums[value]), _ATOM
-        text = self._in_place(value)
+        text = self._into_parameter(value) or self._in_place(value)
         if text is not None:
             return text, _ATOM
         operation = self._program.operations[value]
         x = operation.arguments
-        match operation.opcode:
+        match self._opcode(value):
+            case "rsqrt":
+                return self._call("torch.rsqrt", x[0])
+            case "mul" if operation.opcode == "div":
+                return f"{self._at(x[0], _PRODUCT)} * {self._at(x[1], _PRODUCT + 1)}", _PRODUCT
             case "length":
                 return f"theta.shape[{_DIMENSIONS[str(operation.attribute)]}]", _ATOM
             case "size":
@@ -206,10 +162,20 @@ class MatrixPrinter(Printer):
             self.helpers.add(name)
         return super()._call(name, *arguments)
 
+    def inline(self, value: Value) -> list[Value]:
+        """As of every printer; of the new parameter, what its summand spells out."""
+        if self._into_parameter(value) is None:
+            return super().inline(value)
+        found = new_parameter(self._program, value, self._host, self._bound)
+        summand = found.first if found is not None and found.negated else value
+        return [] if summand == value else super().inline(summand)
+
     def overwritten(self, value: Value) -> Value | None:
         """The subtrahend or divisor, where the difference or quotient takes its place."""
         operation = self._program.operations[value]
-        if operation.opcode not in {"sub", "div"} or value in self._sums:
+        if self._opcode(value) not in {"sub", "div"} or value in self._sums:
+            return None
+        if self._into_parameter(value) is not None:
             return None
         left, right = operation.arguments
         if self._free(left, value) or left in self._host or not self._free(right, value):
@@ -219,7 +185,7 @@ class MatrixPrinter(Printer):
     def _in_place(self, value: Value) -> str | None:
         """The expression of a matrix that is computed where an argument was; None for others."""
         operation = self._program.operations[value]
-        x, opcode = operation.arguments, operation.opcode
+        x, opcode = operation.arguments, self._opcode(value)
         if not x or len(operation.type.spans) != 2:
             return None
         method = _OVERWRITING.get(opcode)
@@ -245,10 +211,48 @@ class MatrixPrinter(Printer):
         x = operation.arguments
         if operation.opcode not in BINARY or self._in_place(value) or value in self._sums:
             return None
+        if self._into_parameter(value) is not None:
+            return None
         x = x[::-1] if x[0] in self._host and operation.opcode in _EXCHANGEABLE else x
         if x[0] in self._host or operation.type.condition:
             return None
-        return f"torch.{operation.opcode}({self.text(x[0])}, {self.text(x[1])}, out={name})"
+        return f"torch.{self._opcode(value)}({self.text(x[0])}, {self.text(x[1])}, out={name})"
+
+    def _opcode(self, value: Value) -> str:
+        """What is done for an operation: a product with a reciprocal for some quotients."""
+        operation = self._program.operations[value]
+        if value in self._inverted:
+            return "rsqrt"
+        if operation.opcode == "div" and operation.arguments[1] in self._inverted:
+            return "mul"
+        return operation.opcode
+
+    def _into_parameter(self, value: Value) -> str | None:
+        """The expression that computes the new parameter in `OUT`; None for other values."""
+        if value != self.parameter or self.lifetimes is None:
+            return None
+        found = new_parameter(self._program, value, self._host, self._bound)
+        parts = {value} if found is None else {value, found.first, found.second}
+        if found is None or value in self._sums or parts & self._narrow:
+            return None
+        if not overwritable(self._program, self.lifetimes, value):
+            return None
+        if found.negated and self._negative(found.first) is None:
+            return None
+        return spelled(found, self.text, lambda x: self._negative(x) or "")
+
+    def _negative(self, value: Value) -> str | None:
+        """The expression of the negative of a matrix that makes no other one; None if it does."""
+        operation = self._program.operations[value]
+        if operation.opcode == "mul" and value not in self._bound:
+            for number, matrix in (operation.arguments, operation.arguments[::-1]):
+                if not self._program.type(number).spans and self._program.type(matrix).spans:
+                    # Of a product with one number for each matrix, the number is negated.
+                    negative = f"-{self._at(number, _ATOM)}"
+                    if self._free(matrix, value):
+                        return f"{self._at(matrix, _ATOM)}.mul_({negative})"
+                    return f"{negative} * {self._at(matrix, _PRODUCT + 1)}"
+        return f"{self._at(value, _ATOM)}.neg_()" if value not in self._bound else None
 
     def like_the_parameter(self, value: Value) -> bool:
         """Whether a value has the shape and the dtype of the parameter."""

@@ -171,7 +171,7 @@ class Chunked(Block):
 
     @cached_property
     def _only_read(self) -> bool:
-        """Whether it adds up what it reads, and writes nothing; memory is then what it waits for."""
+        """Whether it adds up what it reads, and writes nothing: it waits for memory only."""
         return not (self.stored or self.dots or self.finite is not None)
 
     def _soon(self, buffer: str) -> str:

@@ -21,13 +21,31 @@ class Function:
     call: Callable[..., tuple[Any, ...]]
 
     def __call__(
-        self, theta: Any, g: Any, state: dict[str, Any], hypers: dict[str, Any], t: float
+        self,
+        theta: Any,
+        g: Any,
+        state: dict[str, Any],
+        hypers: dict[str, Any],
+        t: float,
+        out: Any = None,
     ) -> dict[str, Any]:
-        """Call it with the arguments that it takes; the results by name."""
+        """Call it with the arguments that it takes; the results by name.
+
+        Args:
+            theta: the parameter.
+            g: the gradient.
+            state: the states by name.
+            hypers: the hyperparameters by name.
+            t: the number of the step.
+            out: memory for the new parameter, or None; a function that does not write there
+                returns another tensor.
+        """
         values = (hypers[name] for name in self.entry.hypers)
         keywords = dict(zip(self.entry.keywords, values, strict=True))
         if self.entry.takes_step:
             keywords["t"] = t
+        if self.entry.writes:
+            keywords["out"] = out
         results = self.call(theta, g, *(state[s] for s in self.entry.states), **keywords)
         return dict(zip(self.entry.results, results, strict=True))
 

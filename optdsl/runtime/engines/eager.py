@@ -124,12 +124,14 @@ class EagerEngine:
             if torch.promote_types(kept.dtype, compute) is not kept.dtype:
                 state[name] = kept.to(compute)
         held = self._reading.states(state, work.parameter)
-        results = self._rule.step(theta, gradient, held, work.hypers, t)
+        out = theta if _is_in_place(theta, work.parameter) else None
+        results = self._rule.step(theta, gradient, held, work.hypers, t, out)
+        written, parameter = self._reading.written, results.pop("theta")
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
         inputs = {id(theta), id(gradient), *(id(v) for v in held.values())}
         results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
-        written = self._reading.written
-        work.parameter.copy_(written(results.pop("theta"), work.parameter))
+        if parameter is not out:
+            work.parameter.copy_(written(parameter, work.parameter))
         for name, result in results.items():
             keep(state, name, written(result, work.parameter))
 
@@ -139,6 +141,17 @@ class EagerEngine:
         """The parameter and the gradient as the rule reads them, in the precision of a step."""
         read = self._reading.read
         return read(work.parameter.detach()).to(compute), read(work.gradient).to(compute)
+
+
+def _is_in_place(theta: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether a step may write the new parameter into what it reads as the old one."""
+    plain = type(parameter) in PLAIN and not without_values(parameter)
+    return (
+        plain
+        and not parameter.is_neg()
+        and theta.dtype is parameter.dtype
+        and theta.data_ptr() == parameter.data_ptr()
+    )
 
 
 def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
