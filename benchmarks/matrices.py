@@ -1,48 +1,91 @@
-"""Rules of matrices beside those of torch.optim, turn by turn: ``python -m benchmarks.matrices``.
+"""Rules of matrices, and clipping, beside torch, turn by turn: ``python -m benchmarks.matrices``.
 
-A layer is a matrix of 768 by 768 and one of 768 by 3072, in float32. The figures are ratios of the
-times of two steps in a turn, of the clock and of the processor; the latter hardly depends on what
-else the machine does, but counts all threads.
+A layer is a matrix of 768 by 768 and one of 768 by 3072, in float32; clipping is measured with ten
+tensors of a million elements and with 150 tensors of a thousand. The figures are ratios of the
+times of two steps in a turn, of the clock (with its quartiles) and of the processor. The latter
+hardly depends on what else the machine does, but counts all threads, also while they wait for each
+other.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import perf_counter, process_time
 from typing import Any
 
 import torch
 
 import optdsl
+from benchmarks.ratios import paired
 
-SHAPES = [(768, 768), (768, 3072)]
-RIVALS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "torch.optim.Muon": ("muon", torch.optim.Muon),
-    "torch.optim.Adafactor, foreach=False": (
-        "adafactor",
-        lambda p: torch.optim.Adafactor(p, foreach=False),
+Step = Callable[[], Any]
+Make = Callable[[list[torch.nn.Parameter]], Step]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two optimizers that take turns.
+
+    Attributes:
+        rule: ours.
+        rival: what it is compared with, for readers.
+        make: makes the rival's step.
+        shapes: those of the parameters, once for each layer if they are of layers.
+        aim: the ratio that is aimed at.
+        layered: whether `shapes` is a layer.
+    """
+
+    rule: str
+    rival: str
+    make: Make
+    shapes: Sequence[tuple[int, ...]]
+    aim: float
+    layered: bool = True
+
+
+def clipped(parameters: list[torch.nn.Parameter]) -> Step:
+    """AdamW of torch after clipping by the norm of all gradients."""
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def adafactor(foreach: bool) -> Make:
+    """Adafactor of torch; without `foreach`, as it is by default on the CPU."""
+    return lambda parameters: torch.optim.Adafactor(parameters, foreach=foreach).step
+
+
+LAYER = [(768, 768), (768, 3072)]
+PAIRS = (
+    Pair("muon", "torch.optim.Muon", lambda p: torch.optim.Muon(p).step, LAYER, 0.6),
+    Pair("adafactor", "torch.optim.Adafactor, foreach=False", adafactor(False), LAYER, 0.5),
+    Pair("adafactor", "torch.optim.Adafactor, foreach=True", adafactor(True), LAYER, 0.5),
+    *(
+        Pair("adamw with clip", f"clip_grad_norm_ and AdamW, {what}", clipped, shapes, 0.8, False)
+        for what, shapes in (("10x1M", [(1_000_000,)] * 10), ("150x1000", [(1_000,)] * 150))
     ),
-    "torch.optim.Adafactor, foreach=True": (
-        "adafactor",
-        lambda p: torch.optim.Adafactor(p, foreach=True),
-    ),
-}
+)
 
 
-def parameters(layers: int) -> list[torch.nn.Parameter]:
-    """Matrices with gradients, the same at each call."""
+def parameters(shapes: Sequence[tuple[int, ...]]) -> list[torch.nn.Parameter]:
+    """Tensors with gradients, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     found = []
-    for shape in SHAPES * layers:
+    for shape in shapes:
         parameter = torch.nn.Parameter(torch.randn(shape, generator=generator) * 0.02)
         parameter.grad = torch.randn(shape, generator=generator)
         found.append(parameter)
     return found
 
 
-def timed(step: Callable[[], Any]) -> tuple[float, float]:
+def timed(step: Step) -> tuple[float, float]:
     """The time of a step, of the clock and of the processor."""
     clock, processor = perf_counter(), process_time()
     step()
@@ -58,21 +101,26 @@ def main() -> None:
     options.add_argument("--only", default="", help="a part of the names to run")
     asked = options.parse_args()
     torch.set_num_threads(asked.threads)
-    for name, (rule, rival) in RIVALS.items():
-        if asked.only not in name:
+    for pair in PAIRS:
+        if asked.only not in f"{pair.rule} / {pair.rival}":
             continue
-        ours = optdsl.load(rule)(parameters(asked.layers))
-        theirs = rival(parameters(asked.layers))
-        ours.step()
-        theirs.step()
-        turns = [(timed(ours.step), timed(theirs.step)) for _ in range(asked.turns)]
+        shapes = [*pair.shapes] * (asked.layers if pair.layered else 1)
+        ours = optdsl.load(pair.rule)(parameters(shapes)).step
+        theirs = pair.make(parameters(shapes))
+        for _ in range(2):
+            ours()
+            theirs()
+        turns = [(timed(ours), timed(theirs)) for _ in range(asked.turns)]
         clock, processor = (
-            statistics.median(own[kind] / other[kind] for own, other in turns) for kind in (0, 1)
+            paired([own[kind] for own, _ in turns], [other[kind] for _, other in turns])
+            for kind in (0, 1)
         )
         seconds = [statistics.median(t[who][0] for t in turns) for who in (0, 1)]
+        size = f"{asked.layers} layers, " if pair.layered else ""
         print(
-            f"{rule} / {name}: {clock:.2f} by the clock, {processor:.2f} by the processor "
-            f"({seconds[0]:.3f} s, {seconds[1]:.3f} s; {asked.layers} layers, {asked.turns} turns, "
+            f"{pair.rule} / {pair.rival}: {clock.median:.2f} ({clock.low:.2f}-{clock.high:.2f}) by "
+            f"the clock, {processor.median:.2f} by the processor, aim {pair.aim} ("
+            f"{seconds[0] * 1e3:.2f} ms, {seconds[1] * 1e3:.2f} ms; {size}{asked.turns} turns, "
             f"{asked.threads} threads)",
             flush=True,
         )

@@ -19,13 +19,13 @@ class NotedSteps(NamedTuple):
     """What states note of their steps.
 
     Attributes:
-        steps: the counts.
+        steps: the counts; None where a step is not counted.
         counts: their numbers.
         held: `PENDING_HYPERS`; None where an entry point does not complete anything.
         rows: the different ones, and which each state has; None where nobody asks for them.
     """
 
-    steps: Owned
+    steps: Owned | None
     counts: list[float]
     held: Owned | None
     rows: tuple[list[list[float]], list[int]] | None

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from optdsl.artifact import Artifact
 from optdsl.backends.base import EntryPoint
+from optdsl.ir.program import Program
 from optdsl.ir.types import Extent
+from optdsl.passes.totals import TOTAL
 from optdsl.plan.keys import is_pending
 from optdsl.runtime.core.owned_numbers import Owned, counts, made
 from optdsl.runtime.core.step_cache import StepCache
@@ -82,6 +84,7 @@ class PackedEngine:
         scalars = frozenset(self._scalars)
         self.layout = Layout(dtype, self._compute, device, self._states, scalars)
         self._notes = self.plan.kind in {"live", "replay"}
+        self._measures = _only_measures(self._program)
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
@@ -199,6 +202,8 @@ class PackedEngine:
     def _noted(
         self, name: str, states: Sequence[dict[str, Any]], numbers: NumbersKept
     ) -> NotedSteps:
+        if self._measures:
+            return NotedSteps(None, [0.0] * len(states), None, None)
         steps = numbers.counts_of(states)
         held = numbers.hypers_of(states) if self._notes and name in _COMPLETING else None
         hypers = self.module.entries[name].hypers
@@ -231,11 +236,11 @@ class PackedEngine:
 
         def finish() -> None:
             self.moved(entry, given)
-            if name == Role.COMPLETE and held is not None:
+            if name == Role.COMPLETE and held is not None and steps is not None:
                 for state in given.states:
                     del state[PENDING_HYPERS]
                 numbers.spare = steps.tensors, held.tensors
-            if name not in {Role.INITIALIZE, Role.COMPLETE}:
+            if name not in {Role.INITIALIZE, Role.COMPLETE} and steps is not None:
                 steps.write_numbers(taken)
                 if self._notes:
                     self._note(works, taken, held or self._room(given, numbers))
@@ -358,6 +363,14 @@ class PackedEngine:
                 new = torch.empty_like(like, dtype=self._compute, device=self._device)
                 state[name] = new.copy_(value)
         return work._replace(parameter=theta, gradient=gradient)
+
+
+def _only_measures(program: Program) -> bool:
+    """Whether a step changes no parameter and asks for no count: it measures totals before one."""
+    opcodes = {o.opcode for o in program.operations}
+    parameter = program.operations[program.parameter].opcode == "parameter"
+    totals = any(s.name.startswith(TOTAL) for s in program.states)
+    return totals and parameter and "step" not in opcodes
 
 
 def _dense(x: Tensor) -> bool:

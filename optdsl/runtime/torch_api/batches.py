@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from optdsl.runtime.learning.scopes import Pairs, Part, add
 
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _PARAMETER = itemgetter(ParameterTask._fields.index("parameter"))
+Work = TypeVar("Work", ParameterTask, tuple[Tensor, Tensor])
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def _batches(
     return found
 
 
-def alike(works: list[ParameterTask]) -> Iterable[list[ParameterTask]]:
-    """Some tasks, those that one engine is for together."""
+def alike(works: list[Work]) -> Iterable[list[Work]]:
+    """Some tasks, or parameters with gradients: those that one engine is for together."""
     parameters = list(map(_PARAMETER, works))
     types = set(map(type, parameters))
     plain = types.issubset(PLAIN)
     if plain and all(map(_IS_CPU, parameters)) and len(set(map(_DTYPE, parameters))) == 1:
         return [works]
-    kinds: dict[Any, list[ParameterTask]] = {}
+    kinds: dict[Any, list[Work]] = {}
     for number, (work, parameter) in enumerate(zip(works, parameters, strict=True)):
         alone = None if type(parameter) in PLAIN else number
         kinds.setdefault((alone, parameter.device, parameter.dtype), []).append(work)
