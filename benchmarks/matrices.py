@@ -107,7 +107,7 @@ def main() -> None:
         shapes = [*pair.shapes] * (asked.layers if pair.layered else 1)
         ours = optdsl.load(pair.rule)(parameters(shapes)).step
         theirs = pair.make(parameters(shapes))
-        for _ in range(2):
+        for _ in range(min(2, asked.turns)):
             ours()
             theirs()
         turns = [(timed(ours), timed(theirs)) for _ in range(asked.turns)]

@@ -27,6 +27,7 @@ from optdsl.runtime.core.tasks import (
 )
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.reading import Reading
+from optdsl.runtime.engines.stacks import divided, stackable, stacked
 
 
 class EagerEngine:
@@ -35,7 +36,7 @@ class EagerEngine:
     def __init__(self, artifact: Artifact) -> None:
         """Build what was compiled."""
         program, self.plan = artifact.program, artifact.plan
-        self._reading = Reading(program)
+        self._reading, self._stacks = Reading(program), stackable(program)
         self.shape = Shape(self.plan)
         self._rule = build(artifact.module)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
@@ -71,6 +72,9 @@ class EagerEngine:
         """A step of each."""
         works = apart(_plain(works), known) if works else works
         self.begin(works)
+        stacks, works = divided(works) if self._stacks else ([], works)
+        for some in stacks:
+            self._advance_together(some)
         for work in works:
             # One by one, and with counts of their own: as plain as with torch.
             t = number_of(work.state["step"]) + 1
@@ -134,6 +138,25 @@ class EagerEngine:
             work.parameter.copy_(written(parameter, work.parameter))
         for name, result in results.items():
             keep(state, name, written(result, work.parameter))
+
+    def _advance_together(self, works: Sequence[ParameterTask]) -> None:
+        """A step of matrices that are alike."""
+        t = number_of(works[0].state["step"]) + 1
+        whole = stacked(works)
+        compute = COMPUTE[whole.parameter.dtype]
+        held = {
+            name: x.to(torch.promote_types(x.dtype, compute)) for name, x in whole.state.items()
+        }
+        theta, gradient = whole.parameter.to(compute), whole.gradient.to(compute)
+        results = self._rule.step(theta, gradient, held, whole.hypers, t)
+        parameters = results.pop("theta").unbind(0)
+        for number, work in enumerate(works):
+            work.parameter.copy_(parameters[number])
+            for name, result in results.items():
+                if work.state[name].dtype is not held[name].dtype:
+                    work.state[name] = work.state[name].to(held[name].dtype)
+                keep(work.state, name, result[number])
+            work.state["step"].fill_(t)
 
     def _inputs(
         self, work: ParameterTask, compute: torch.dtype
