@@ -190,7 +190,7 @@ def _keys(stages: Staged) -> tuple[str, ...]:
 def _measured(
     optimizer: LearningOptimizer,
     level: int,
-    pairs: Sequence[tuple[Tensor, Tensor]],
+    pairs: Pairs,
     values: dict[str, float],
     group: Mapping[str, Any],
     known: StepCache,
