@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
@@ -29,6 +29,7 @@ def load(
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
+    store: Mapping[str, str] | None = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile an optimizer of the library, or a ``.opt`` file.
@@ -46,6 +47,9 @@ def load(
             part of what it says; a dict of `Learn` by name replaces it.
         verify: whether a claim of the specification (``recovers``, ``misses``) that is refuted is
             an error.
+        store: how states, or the parameters, lie in memory, by name: ``{"m": "bfloat16"}``; in
+            place of what the specification says. "states" stands for all states with a number for
+            each element, row or column, and "theta" for the parameters.
         **hypers: not accepted; hyperparameters are arguments of the class.
 
     Returns:
@@ -63,7 +67,7 @@ def load(
         SpecWarning: for a valid specification with something doubtful.
     """
     check_keywords("load", hypers)
-    return _compile(library.open_source(name), backend, order, learn, verify)
+    return _compile(library.open_source(name), backend, order, learn, verify, store)
 
 
 def compile(
@@ -73,11 +77,12 @@ def compile(
     order: str = "overlapped",
     learn: LearnOption = True,
     verify: bool = True,
+    store: Mapping[str, str] | None = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
     check_keywords("compile", hypers)
-    return _compile(Source("<text>", text), backend, order, learn, verify)
+    return _compile(Source("<text>", text), backend, order, learn, verify, store)
 
 
 def blend(
@@ -86,6 +91,7 @@ def blend(
     backend: str = "auto",
     order: str = "overlapped",
     learn: LearnOption = True,
+    store: Mapping[str, str] | None = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile a mixture of any rules: their updates with weights that are learned while training.
@@ -100,6 +106,7 @@ def blend(
         backend: as of `load`.
         order: as of `load`.
         learn: as of `load`; the weights are called ``w``.
+        store: as of `load`.
         **hypers: as of `load`.
 
     Raises:
@@ -113,7 +120,8 @@ def blend(
         if not isinstance(rule, str | os.PathLike):
             wrong = type(rule).__name__
             raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
-    return _compile(blend_source(rules, name), backend, order, learn, verify=True, composed=True)
+    source = blend_source(rules, name)
+    return _compile(source, backend, order, learn, verify=True, store=store, composed=True)
 
 
 def blend_source(
@@ -169,15 +177,16 @@ def _compile(
     order: str,
     learn: LearnOption,
     verify: bool,
+    store: Mapping[str, str] | None,
     composed: bool = False,
 ) -> type[CompiledOptimizer]:
     """The class; `composed` is for a text that the user has not written and cannot see."""
     options = compile_options(backend, order)
-    found = elaborate(source, learn, verify)
+    found = elaborate(source, learn, verify, store)
     if found.remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
         texts = [r.text for r in found.remarks]
         told = summary(found.remarks) if composed else "\n\n".join(texts)
         warnings.warn(told, SpecWarning, stacklevel=3)
-    check_backend(options.backend, found.learned)
+    check_backend(options.backend, found.program, found.learned)
     return optimizer_class(found, options.backend, options.order)

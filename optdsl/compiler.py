@@ -38,7 +38,7 @@ from optdsl.passes.totals import TOTAL, staged
 from optdsl.plan import Plan, plans
 from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, evaluating, schedule
-from optdsl.selection import check_backend, select
+from optdsl.selection import check_backend, select, with_storage
 from optdsl.specifications import library
 from optdsl.specifications.learners import Learners, Rulebook, paths
 
@@ -81,7 +81,7 @@ def emit(
     if dtype not in DTYPES:
         raise OptionError(f"dtype={dtype!r} cannot be; there are {', '.join(DTYPES)}")
     selected = select(library.read(source), learn, Rulebook(source))
-    check_backend(options.backend, selected.learned)
+    check_backend(options.backend, selected, selected.learned)
     target = Target(options.backend, dtype, options.order)
     divided = parts(_derived(selected))
     if len(divided) == 1:
@@ -123,6 +123,10 @@ def plan(
     return _planned(derive(source, learn), Target(backend, dtype))
 
 
+# Codecs by the names of what they store.
+Stores = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Elaboration:
     """What the front half makes of a specification. Equal ones make one class.
@@ -131,6 +135,7 @@ class Elaboration:
         recipe: the text, and those of all rules that it refers to.
         learned: the hyperparameters that are learned.
         files: the rules by which they learn that are files of the user's.
+        store: the codecs that the user has chosen, by what they store.
         program: what runs, differentiated.
         coefficients: what is learned, with the rules that move it.
         remarks: warnings and notes about the text.
@@ -139,44 +144,63 @@ class Elaboration:
     recipe: library.Recipe
     learned: tuple[Learned, ...]
     files: Learners
+    store: Stores
     program: Program = field(compare=False)
     coefficients: tuple[Coefficient, ...] = field(compare=False)
     remarks: tuple[Remark, ...] = field(default=(), compare=False)
 
 
-def elaborate(source: Source, learn: LearnOption = True, verify: bool = True) -> Elaboration:
+def elaborate(
+    source: Source,
+    learn: LearnOption = True,
+    verify: bool = True,
+    store: Mapping[str, str] | None = None,
+) -> Elaboration:
     """The front half of the compiler, from its cache entry if there is one.
 
     Args:
         source: the specification.
         learn: as of `load`.
         verify: as of `load`.
+        store: as of `load`.
 
     Raises:
         OptionError, SpecError: as `load`.
     """
+    kept: Stores = ()
 
     def make() -> str:
         specified = library.specification(source, verify)
         rules = Rulebook(source)
-        program = select(specified.program, learn, rules)
+        program = select(with_storage(specified.program, store), learn, rules)
         remarks = tuple(Remark(d.code, d.span.text, render(d)) for d in specified.remarks)
         files = rules.used(program.learned)
-        return _printed(_elaborated(library.recipe(source), program, files, remarks))
+        return _printed(_elaborated(library.recipe(source), program, files, kept, remarks))
 
     wish = canonical(learn)
+    if store is not None:
+        with_storage(library.specification(source, verify).program, store)
+        kept = tuple(sorted(store.items()))
     if wish is None:
         return _parsed(make())
     try:
         named = [library.surroundings(library.open_source(path)) for path in paths(learn)]
     except (OSError, ValueError):
         return _parsed(make())  # which says what is wrong
-    key = [json.dumps(library.surroundings(source)), f"learn={wish} {verify=}", json.dumps(named)]
+    key = [
+        json.dumps(library.surroundings(source)),
+        f"learn={wish} {verify=} {kept=}",
+        json.dumps(named),
+    ]
     return noted("rule", key, make, _parsed)
 
 
 def _elaborated(
-    recipe: library.Recipe, program: Program, files: Learners, remarks: tuple[Remark, ...] = ()
+    recipe: library.Recipe,
+    program: Program,
+    files: Learners,
+    store: Stores,
+    remarks: tuple[Remark, ...] = (),
 ) -> Elaboration:
     """The end of the front half: derivatives, and the rules that move what is learned."""
     own = {name: library.from_recipe(values) for name, values in files}
@@ -190,7 +214,8 @@ def _elaborated(
     coefficients = tuple(
         Coefficient(x, scalarized(rule)) for x, rule in zip(program.learned, rules, strict=True)
     )
-    return Elaboration(recipe, program.learned, files, _derived(program), coefficients, remarks)
+    derived = _derived(program)
+    return Elaboration(recipe, program.learned, files, store, derived, coefficients, remarks)
 
 
 def _derived(program: Program) -> Program:
@@ -214,13 +239,20 @@ def _derived(program: Program) -> Program:
 
 def _printed(found: Elaboration) -> str:
     rules = [print_program(c.rule) for c in found.coefficients]
-    parts = [found.recipe, found.files, found.remarks, print_program(found.program), rules]
+    parts = [
+        found.recipe,
+        found.files,
+        found.store,
+        found.remarks,
+        print_program(found.program),
+        rules,
+    ]
     return json.dumps(parts)
 
 
 def _parsed(text: str) -> Elaboration:
     """Read what `_printed` wrote, which may have been changed since."""
-    recipe, files, remarks, printed, rules = json.loads(text)
+    recipe, files, store, remarks, printed, rules = json.loads(text)
     program = verify(parse_program(printed))
     coefficients = tuple(
         Coefficient(x, verify(parse_program(rule)))
@@ -230,6 +262,7 @@ def _parsed(text: str) -> Elaboration:
         library.recipe_of(recipe),
         program.learned,
         tuple((name, library.recipe_of(values)) for name, values in files),
+        tuple((str(name), str(codec)) for name, codec in store),
         program,
         coefficients,
         tuple(Remark(*map(str, r)) for r in remarks),
@@ -302,33 +335,36 @@ def make_class(
     order: str,
     learned: tuple[Learned, ...],
     files: Learners = (),
+    store: Stores = (),
 ) -> type[CompiledOptimizer]:
     """The optimizer class of a specification; equal arguments give the same class.
 
     Pickled optimizers name this function and its arguments, the texts of members included, and of
     the files by whose rules it learns.
     """
-    return optimizer_class(_elaborated_again(recipe, learned, files), backend, order)
+    return optimizer_class(_elaborated_again(recipe, learned, files, store), backend, order)
 
 
 @functools.lru_cache(maxsize=256)
 def _elaborated_again(
-    recipe: library.Recipe, learned: tuple[Learned, ...], files: Learners
+    recipe: library.Recipe, learned: tuple[Learned, ...], files: Learners, store: Stores
 ) -> Elaboration:
     """The same elaboration as when the class was first made."""
 
     def make() -> str:
         program = library.read(library.from_recipe(recipe), verify=False)
-        return _printed(_elaborated(recipe, replace(program, learned=learned), files))
+        program = with_storage(replace(program, learned=learned), dict(store))
+        return _printed(_elaborated(recipe, program, files, store))
 
     specs = [resources.spec_text(name) for name in library.list_specs()]
-    return noted("rule", [json.dumps([recipe, files, specs]), repr(learned)], make, _parsed)
+    return noted("rule", [json.dumps([recipe, files, specs, store]), repr(learned)], make, _parsed)
 
 
 def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
     """The program of an elaboration for other values of what decides what its operations are."""
     source = library.from_recipe(found.recipe)
     program = library.read(source, verify=False, choices=tuple(sorted(structure.items())))
+    program = with_storage(program, dict(found.store))
     return _derived(replace(program, learned=found.learned))
 
 
@@ -342,7 +378,8 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
 
     # Equal calls give one class: a pickle has no more arguments than are needed.
     arguments = (found.recipe, backend, order, found.learned)
-    recipe = (make_class, (*arguments, found.files) if found.files else arguments)
+    more = (found.files, found.store) if found.store else (found.files,) if found.files else ()
+    recipe = (make_class, (*arguments, *more))
     back = BackHalf(artifact, learning, emit_learning, evaluation)
 
     def engines(program: Program) -> Engines:

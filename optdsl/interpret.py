@@ -5,6 +5,7 @@ Slow and plain on purpose: it is the oracle of every backend.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from optdsl import matrices
+from optdsl.codecs import CODERS, dtype_of
+from optdsl.ir import draws
 from optdsl.ir.evaluate import Arithmetic, Code, Point, first_states
-from optdsl.ir.ops import LEAVES
+from optdsl.ir.ops import DRAWS, LEAVES
 from optdsl.ir.program import Operation, Program
 from optdsl.ir.sections import of_matrices, read_as, section_of, value_shape
+from optdsl.ir.storage import PARAMETER, stored
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.passes.specialize import specialize
 
@@ -96,13 +100,33 @@ def _of_shape(operation: Operation, theta: Tensor) -> Tensor:
     return _double(theta.shape[-2 if operation.attribute == "rows" else -1])
 
 
+def _drawn(
+    origin: Origin, matrix: bool, operation: Operation, counter: Tensor, theta: Tensor
+) -> Tensor:
+    """Random numbers, one after the other."""
+    size = theta.shape if operation.type.extent is Extent.TENSOR else torch.Size()
+    if matrix:
+        size = torch.Size(value_shape(operation.type, theta.shape))
+    attribute, t = str(operation.attribute), float(counter)
+    numbers = [draws.number(attribute, t, i, *origin) for i in range(size.numel())]
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(size)
+
+
 def spellings() -> frozenset[str]:
     """The operations that the interpreter knows."""
-    return frozenset({*_APPLY, *matrices.OPERATIONS, *LEAVES})
+    return frozenset({*_APPLY, *matrices.OPERATIONS, *LEAVES, *DRAWS})
+
+
+# Of what is drawn: the seed of the optimizer, and the number of the tensor in it.
+Origin = tuple[int, int]
 
 
 def initial_state(
-    program: Program, parameter: Tensor, gradient: Tensor, hypers: Mapping[str, float | Tensor]
+    program: Program,
+    parameter: Tensor,
+    gradient: Tensor,
+    hypers: Mapping[str, float | Tensor],
+    origin: Origin = (0, 0),
 ) -> dict[str, Tensor]:
     """The states before the first step, given the first gradient.
 
@@ -111,12 +135,14 @@ def initial_state(
         parameter: the parameter, of any shape.
         gradient: the first gradient, of the same shape.
         hypers: a value for every hyperparameter; tensors stay on autograd's tape.
+        origin: the seed and the number of the tensor, of which random numbers are functions.
 
     Raises:
         ValueError: for a parameter that no section of the program takes.
     """
     alone, theta, g = _read(program, parameter, gradient)
-    return first_states(alone, Point(theta, g, {}, hypers, 1, _arithmetic(alone, Tensor.detach)))
+    arithmetic = _arithmetic(alone, Tensor.detach, origin)
+    return first_states(alone, Point(theta, g, {}, hypers, 1, arithmetic))
 
 
 def step(
@@ -127,18 +153,32 @@ def step(
     hypers: Mapping[str, float | Tensor],
     t: int,
     stop_gradient: Callable[[Tensor], Tensor] = Tensor.detach,
+    origin: Origin = (0, 0),
+    dtype: torch.dtype = torch.float64,
 ) -> Step:
     """One step; see `initial_state` for the arguments and errors, `t` counts from 1.
 
-    `stop_gradient` computes the operation of that name, in program order.
+    `stop_gradient` computes the operation of that name, in program order. `dtype` is that of the
+    parameter, if the rule says how it is stored. What is stored is given as the next step sees it.
     """
     alone, theta, g = _read(program, parameter, gradient)
-    arithmetic = _arithmetic(alone, stop_gradient)
+    arithmetic = _arithmetic(alone, stop_gradient, origin)
     at = Point(theta, g, state, hypers, t, arithmetic)
     values = Code(alone, alone.step_values, arithmetic).evaluated(at)
+    codecs = stored(alone)
+
+    def kept(name: str, value: Tensor) -> Tensor:
+        if name not in codecs:
+            return value
+        attribute, own = f"uniform store {name}", dtype_of(codecs[name].buffers[0], dtype)
+        coder = CODERS[codecs[name].name]
+        uniform = [draws.number(attribute, float(t), i, *origin) for i in range(value.numel())]
+        drawn = torch.tensor(uniform, dtype=torch.float64, device="cpu").reshape(value.shape)
+        return coder.decode(coder.encode(value, own, lambda _: drawn), torch.float64)
+
     return Step(
-        at.extended(values[alone.parameter], TENSOR).reshape(parameter.shape),
-        {s.name: at.extended(values[s.next], s.type) for s in alone.states},
+        kept(PARAMETER, at.extended(values[alone.parameter], TENSOR)).reshape(parameter.shape),
+        {s.name: kept(s.name, at.extended(values[s.next], s.type)) for s in alone.states},
         {
             t.hyper: at.extended(values[t.value], TENSOR).reshape(parameter.shape)
             for t in alone.tangents
@@ -177,7 +217,9 @@ def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Progra
     return program, _double(parameter).reshape(shape), _double(gradient).reshape(shape)
 
 
-def _arithmetic(program: Program, stop_gradient: Callable[[Tensor], Tensor]) -> Arithmetic:
+def _arithmetic(
+    program: Program, stop_gradient: Callable[[Tensor], Tensor], origin: Origin = (0, 0)
+) -> Arithmetic:
     """The operations on the tensors of a program."""
     matrix = of_matrices(program.kind)
     functions = {
@@ -192,6 +234,7 @@ def _arithmetic(program: Program, stop_gradient: Callable[[Tensor], Tensor]) -> 
         (lambda x: x.shape[-2] * x.shape[-1]) if matrix else Tensor.numel,
         _matrix_expanded if matrix else _expanded,
         _of_shape,
+        functools.partial(_drawn, origin, matrix),
     )
 
 

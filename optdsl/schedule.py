@@ -10,7 +10,7 @@ from functools import cached_property
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.plan import Plan
@@ -102,6 +102,11 @@ class Kernel:
             for o in operations
             if o.opcode == opcode
         )
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return any(self.program.operations[v].opcode in DRAWS for v in self.values)
 
     @cached_property
     def loops(self) -> tuple[Loop, ...]:

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.domain import Interval
+from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Learned, Program
+from optdsl.ir.storage import stored
+from optdsl.lower import stores
 from optdsl.lower.learn_request import Request, Rules, learnable, learned, problems
 from optdsl.options import Learn, LearnOption, OptionError, real
 from optdsl.specifications.library import flat
@@ -36,19 +39,51 @@ def select(program: Program, learn: LearnOption, rules: Rules) -> Program:
     return chosen
 
 
-def check_backend(backend: str, learned: Iterable[Learned]) -> None:
-    """Check that a backend can learn some hyperparameters.
+def check_backend(backend: str, program: Program, learned: Iterable[Learned]) -> None:
+    """Check that a backend can run a rule, and learn some hyperparameters.
 
     Raises:
-        OptionError: for the signal "cosine" with "c" or "triton", whose kernels do not compute
-            norms of tangents.
+        OptionError: with "c" or "triton", whose kernels draw no random numbers, read and write
+            states as they are computed, and do not compute the norms of tangents that the signal
+            "cosine" needs.
     """
+    what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
+    for name, codec in stored(program).items():
+        what = f"stores {name} as {codec.name}"
+    if backend in {"c", "triton"} and what:
+        raise OptionError(
+            f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
+            f'or "eager"'
+        )
     names = [x.hyper for x in learned if x.signal == "cosine"]
     if backend in {"c", "triton"} and names:
         raise OptionError(
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
             f'take backend="auto" or "eager", or the signal "sign"'
         )
+
+
+def with_storage(program: Program, store: Mapping[str, str] | None) -> Program:
+    """The program with the storage that the user has chosen, in place of what its file says.
+
+    Args:
+        program: a lowered program.
+        store: codecs, as ``store`` statements name them, by the names of states, "states" or
+            "theta".
+
+    Raises:
+        OptionError: for what is no such mapping, an unknown name, or a codec that does not fit.
+    """
+    if store is None:
+        return program
+    if not isinstance(store, Mapping):
+        raise OptionError(f"store={store!r} must be a mapping from names to codecs")
+    for name, codec in store.items():
+        found = stores.problem(program, str(name), str(codec))
+        if found is not None:
+            told = ": ".join(x for x in (found.message, found.label, found.hint) if x)
+            raise OptionError(f"store={{{name!r}: {codec!r}}}: {told.replace('`', chr(39))}")
+    return stores.with_stores(program, store)
 
 
 def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned, ...]:

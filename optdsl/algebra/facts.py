@@ -191,6 +191,8 @@ def _defined(operations: Sequence[Operation], operation: Operation, x: list[Fact
     match operation.opcode:
         case "where":
             return x[1].defined and x[2].defined
+        case "draw":
+            return True  # at a counter that is no number, a step ends with an error
         case _ if not all(f.defined for f in x):
             return False
         case "div":

@@ -142,6 +142,10 @@ class Algebra:
                 return self._opaque(True, "identity", str(operation.type))
             case opcode if TABLE[opcode].leaf:
                 return self._opaque(step.fact.defined, operation.opcode, operation.attribute)
+            case "draw":
+                # Nothing is known of what is drawn but that equal draws are equal.
+                kind = str(operation.type)
+                return self._opaque(step.fact.defined, "draw", operation.attribute, kind, x[0])
             case "define" | "stop_gradient":
                 return x[0]
             case "neg":

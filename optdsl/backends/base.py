@@ -33,6 +33,7 @@ class EntryPoint:
         buffers: in whose memory a state is afterwards, where that is another state's.
         writes: whether it takes, as keyword ``out``, the memory for the new parameter, which may be
             that of the old one.
+        draws: whether it takes what draws random numbers, as keyword ``draws``.
     """
 
     name: str
@@ -44,6 +45,7 @@ class EntryPoint:
     dots: tuple[str, ...] = ()
     buffers: Mapping[str, str] = field(default_factory=dict)
     writes: bool = False
+    draws: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Backend(Protocol):
     """The kinds of plans for tangents that it supports."""
     matrices: bool
     """Whether it runs programs whose tensors are read as matrices."""
+    draws: bool
+    """Whether it draws random numbers, and stores states by codecs."""
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str, order: str = "overlapped"

@@ -37,6 +37,7 @@ class EagerBackend:
     name = "eager"
     plans: tuple[Kind, ...] = ("stored",)
     matrices = True
+    draws = True
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
@@ -86,11 +87,14 @@ class _Function:
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
         matrices = of_matrices(self._program.kind)
-        reserved = ["theta", "g", "t", *([OUT] if matrices else []), *HELPERS, *MATRIX_HELPERS]
-        self._names = Names(reserved)
+        own = [OUT] if matrices else []
+        own += ["draws"] if kernel.draws else []
+        self._names = Names(["theta", "g", "t", *own, *HELPERS, *MATRIX_HELPERS])
         keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._names.fresh(identifier(s)) for s in states}
-        self.entry = EntryPoint(kernel.name, states, hypers, keywords, takes_step, results)
+        self.entry = EntryPoint(
+            kernel.name, states, hypers, keywords, takes_step, results, draws=kernel.draws
+        )
         named = dict(zip(hypers, keywords, strict=True))
         make = MatrixPrinter if matrices else Printer
         self.printer = make(self._program, named, self._states)
@@ -135,6 +139,7 @@ class _Function:
         keywords = ["t: float"] if self.entry.takes_step else []
         keywords += [f"{name}: float" for name in self.entry.keywords]
         keywords += [f"{OUT}: Tensor | None = None"] if self.entry.writes else []
+        keywords += ["draws: object"] if self.entry.draws else []
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
 

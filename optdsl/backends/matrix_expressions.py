@@ -101,6 +101,11 @@ class MatrixPrinter(Printer):
             return f"theta.new_full(({shape}), {self.text(value)})"
         return f"{self._at(value, _ATOM)}.expand({shape})"
 
+    def _shape_of(self, kind: Type) -> str:
+        if kind.extent is Extent.TENSOR:
+            return ""
+        return f"(*theta.shape[:-2], {_SHAPES[kind.axes]})"
+
     def _spell(self, value: Value) -> tuple[str, int]:
         if value in self._bound:
             return self._bound[value], _ATOM

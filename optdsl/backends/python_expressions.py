@@ -79,7 +79,7 @@ def spelled_operations() -> frozenset[str]:
     functions = _TENSOR_FUNCTIONS.keys() & {*_HOST_FUNCTIONS, *_REDUCTIONS}
     return frozenset(
         {*BINARY, *_LEAVES, *functions, "constant", "hyper", "state"}
-        | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient"}
+        | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient", "draw"}
     )
 
 
@@ -217,6 +217,8 @@ class Printer:
                 return _LEAVES[opcode], _ATOM
             case "define" | "stop_gradient":
                 return self._spell(x[0])
+            case "draw":
+                return self._draw(operation, self._shape_of(operation.type))
             case "neg":
                 return f"-{self._at(x[0], _UNARY)}", _UNARY
             case "where":
@@ -241,6 +243,17 @@ class Printer:
                 return self._extremum(operation, uniform)
             case opcode:
                 return self._function(operation, uniform)
+
+    def _draw(self, operation: Operation, shape: str) -> tuple[str, int]:
+        """Random numbers of a shape; empty for that of the parameter."""
+        distribution, _, name = str(operation.attribute).partition(" ")
+        counter = self.text(operation.arguments[0])
+        parts = [repr(name).replace("'", '"'), counter, "theta", *([shape] if shape else [])]
+        return f"draws.{distribution}({', '.join(parts)})", _ATOM
+
+    def _shape_of(self, kind: Type) -> str:
+        """The shape of what is drawn, as `_draw` takes it."""
+        return "" if kind.extent is Extent.TENSOR else "()"
 
     def _call(self, name: str, *arguments: Value) -> tuple[str, int]:
         """A call of a function, which is added to `helpers` if it is one of `HELPERS`."""

@@ -21,6 +21,7 @@ from optdsl.blending.world import World, world
 from optdsl.diagnostics import nearest
 from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
 from optdsl.ir.program import Learned, Program
+from optdsl.ir.storage import PARAMETER
 from optdsl.ir.verify import verify
 from optdsl.lower import assembled, check_types
 from optdsl.lower.declarations import declared
@@ -31,6 +32,7 @@ from optdsl.lower.learning import learning
 from optdsl.lower.resolve import resolve_expression, resolve_functions, walk
 from optdsl.lower.scope import Scope
 from optdsl.lower.sections import joined
+from optdsl.lower.stores import stored
 from optdsl.syntax import ast
 
 __all__ = ["Blended", "Combination", "Member", "World", "blend"]
@@ -115,13 +117,33 @@ def blend(
     merged, member = (
         [verify(merge_states(p, by_name=by_name)) for p in parts] for by_name in (False, True)
     )
+    both = [_stored(scope, found, _whole(together, parts)) for parts in (merged, member)]
+    report.check()
     return Blended(
-        _whole(together, merged),
-        _whole(together, member),
+        both[0],
+        both[1],
         found,
         settled,
         tuple(dict.fromkeys(making.combinations)),
     )
+
+
+def _stored(scope: Scope, found: Mapping[str, Member], program: Program) -> Program:
+    """The program, stored as its members are and as the blend says."""
+    first, *others = found.values()
+    codec, statements = first.program.codec, scope.declaration.statements
+    other = next((m for m in others if m.program.codec != codec), None)
+    says = any(n.text == PARAMETER for s in statements if isinstance(s, ast.Store) for n in s.names)
+    if other is not None and not says:
+        ways = [f"`{m.name}` as {m.program.codec or 'it is'}" for m in (first, other)]
+        scope.report.error(
+            "store",
+            f"`{first.name}` and `{other.name}` store the parameter in two ways",
+            other.span,
+            label=" and ".join(ways),
+            hint="write `store theta as ...` in the blend",
+        )
+    return stored(replace(program, codec=codec), statements, scope.report)
 
 
 def _whole(together: Sequence[str], parts: Sequence[Program]) -> Program:

@@ -30,6 +30,14 @@ def check_no_states(declaration: ast.Declaration, report: Report) -> None:
                 label="what is remembered is the members'",
                 hint="write a rule with this state in a file of its own, and use it",
             )
+        if isinstance(statement, ast.Random):
+            report.error(
+                "statement",
+                "a blend draws nothing of its own",
+                statement.span,
+                label="what is drawn is the members'",
+                hint="write a rule or a modifier that draws this in a file of its own",
+            )
 
 
 def check_update(

@@ -35,7 +35,7 @@ def partition(program: Program, names: Mapping[str, str] | None = None) -> Parti
     def after(classes: list[int]) -> list[int]:
         return identities(program, named(classes), [s.next for s in program.states], names)
 
-    start = ((s.type, i) for s, i in zip(program.states, initial, strict=True))
+    start = ((s.type, s.codec, i) for s, i in zip(program.states, initial, strict=True))
     found = coarsest(start, after)
     assert found is not None
     return named(found)

@@ -87,7 +87,8 @@ class Weaver:
                     name = qualified(member.name, state.name)
                     own = state.origins or (state.name,)
                     origins = tuple(qualified(member.name, o) for o in own)
-                    found.append(State(name, state.type, initial, after, origins))
+                    kept = State(name, state.type, initial, after, origins, codec=state.codec)
+                    found.append(kept)
         return found
 
     def _check_type(self, member: Member, state: State, after: Value) -> None:

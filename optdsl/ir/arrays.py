@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import product, repeat
 from typing import Any
 
-from optdsl.ir import host
+from optdsl.ir import draws, host
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation
@@ -97,6 +97,14 @@ def of_shape(operation: Operation, theta: Array) -> Any:
         n = value_shape(operation.type, theta.shape)[-1]
         return stacked([[[float(i == j) for j in range(n)] for i in range(n)]] * stack)
     return float(rows if operation.attribute == "rows" else cols)
+
+
+def drawn(operation: Operation, counter: float, theta: Array) -> Array:
+    """Random numbers for a trial: those of the first tensor of an optimizer whose seed is 0."""
+    stack, rows, cols = value_shape(operation.type, theta.shape)
+    attribute, count = str(operation.attribute), stack * rows * cols
+    numbers = (draws.number(attribute, counter, index) for index in range(count))
+    return Array((stack, rows, cols), tuple(numbers))
 
 
 def size(theta: Array) -> int:

@@ -55,7 +55,8 @@ class Builder:
         """
         kinds = tuple(self._operations[a].type for a in arguments)
         row = TABLE[opcode]
-        kind = type if row.leaf and type is not None else row.infer(kinds)
+        given = (row.leaf or row.declared) and type is not None
+        kind = type if given and type is not None else row.infer(kinds)
         operation = Operation(opcode, arguments, attribute, kind, hint, span)
         if operation in self._known:
             return self._known[operation]

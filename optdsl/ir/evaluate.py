@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
-from optdsl.ir import arrays, bounded
+from optdsl.ir import arrays, bounded, draws
 from optdsl.ir.arrays import Array, elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TENSOR, Extent, Type
 
@@ -57,6 +57,7 @@ class Arithmetic:
         expanded: a value with the shape that a type has where the parameter is as given.
         of_shape: the value of a leaf that follows from the shape of a matrix; None where numbers
             have no rows and columns.
+        drawn: random numbers, from the operation that draws them, the counter and the parameter.
     """
 
     function: Callable[[str, tuple[bool, ...]], Callable[..., Any]]
@@ -65,6 +66,7 @@ class Arithmetic:
     size: Callable[[Any], int]
     expanded: Callable[[Any, Any, Type], Any]
     of_shape: Callable[[Operation, Any], Any] | None = None
+    drawn: Callable[[Operation, Any, Any], Any] | None = None
 
 
 # Called with the value and the result of each operation with arguments.
@@ -105,6 +107,11 @@ class Point:
                 assert self.arithmetic.of_shape is not None
                 return self.arithmetic.of_shape(operation, self.theta)
 
+    def drawn(self, operation: Operation, counter: Number) -> Number:
+        """The random numbers of an operation at a counter."""
+        assert self.arithmetic.drawn is not None
+        return self.arithmetic.drawn(operation, counter, self.theta)
+
     def extended(self, value: Number, kind: Type) -> Number:
         """A value of smaller extent at the extent of a type."""
         return self.arithmetic.expanded(value, self.theta, kind)
@@ -123,7 +130,10 @@ class Code:
             if not of_each_step.isdisjoint(x) or laws.stage is Stage.BUFFER or not laws.initial:
                 of_each_step.add(value)
             part = self._varying if value in of_each_step else self._steady
-            if x:
+            if operation.opcode in DRAWS:
+                part.draws[value] = operation
+                part.steps.append((value, _undrawn, x))
+            elif x:
                 tensors = tuple(program.type(a).extent is Extent.TENSOR for a in x)
                 part.steps.append((value, arithmetic.function(operation.opcode, tensors), x))
             else:
@@ -149,12 +159,13 @@ class Code:
 
 @dataclass
 class _Part:
-    """Operations in their order."""
+    """Operations in their order, and those of them that draw random numbers."""
 
     leaves: list[tuple[Value, Operation]] = field(default_factory=list)
     steps: list[tuple[Value, Callable[..., Number], tuple[Value, ...]]] = field(
         default_factory=list
     )
+    draws: dict[Value, Operation] = field(default_factory=dict)
 
     def evaluate(self, at: Point, found: dict[Value, Number]) -> None:
         """Add the results to those that are there."""
@@ -164,10 +175,17 @@ class _Part:
         for value, function, x in self.steps:
             if len(x) == 2:
                 found[value] = function(found[x[0]], found[x[1]])
-            elif len(x) == 1:
-                found[value] = function(found[x[0]])
-            else:
+            elif len(x) != 1:
                 found[value] = function(*[found[a] for a in x])
+            elif value in self.draws:
+                found[value] = at.drawn(self.draws[value], found[x[0]])
+            else:
+                found[value] = function(found[x[0]])
+
+
+def _undrawn(*_: Number) -> Number:
+    """What an operation that draws does with its arguments alone; it is called nowhere."""
+    raise NotImplementedError
 
 
 def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
@@ -296,12 +314,28 @@ def _literal(x: float, sign: float) -> Bounded:
     return bounded.literal(math.copysign(x, sign))
 
 
-_FLOATS = Arithmetic(functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded)
+def _drawn(operation: Operation, counter: float, theta: Tensor) -> Any:
+    """Random numbers for a trial: those of the first tensor of an optimizer whose seed is 0."""
+    attribute = str(operation.attribute)
+    if operation.type.extent is not Extent.TENSOR:
+        return draws.number(attribute, counter, 0)
+    return tuple(draws.number(attribute, counter, index) for index in range(len(theta)))
+
+
+def _drawn_bounded(operation: Operation, counter: Bounded, theta: Any) -> Any:
+    found = _drawn(operation, counter.value, theta)
+    return tuple(map(bounded.exact, found)) if isinstance(found, tuple) else bounded.exact(found)
+
+
+_FLOATS = Arithmetic(
+    functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded, None, _drawn
+)
 _BOUNDED = replace(
     _FLOATS,
     function=functools.partial(_on_tuples, bounded.FUNCTIONS),
     literal=lambda x: _literal(x, math.copysign(1.0, x)),
     exact=bounded.exact,
+    drawn=_drawn_bounded,
 )
 _TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
 MATRICES = Arithmetic(
@@ -311,4 +345,5 @@ MATRICES = Arithmetic(
     arrays.size,
     arrays.expanded,
     arrays.of_shape,
+    arrays.drawn,
 )

@@ -22,6 +22,7 @@ class Stage(enum.Enum):
     BUFFER = "a tensor in memory, read at the start of a step"
     LENGTH = "a number that follows from the shape of a tensor"
     ELEMENTWISE = "computed for each element, or once where no argument is a tensor"
+    DRAW = "drawn at random, from a counter and from which element of which tensor it is"
     REDUCTION = "computed from all elements of a tensor"
     TOTAL = "computed from all tensors of the optimizer"
     INPUT = "whether an input is given to a step"
@@ -40,7 +41,7 @@ class Stage(enum.Enum):
     @property
     def mixes(self) -> bool:
         """Whether one number of the result depends on several elements of an argument."""
-        return not self.given and self is not Stage.ELEMENTWISE
+        return not self.given and self not in {Stage.ELEMENTWISE, Stage.DRAW}
 
     @property
     def of_matrices(self) -> bool:

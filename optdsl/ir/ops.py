@@ -46,6 +46,8 @@ class Row:
         meaning: what it is, for readers.
         attribute: the type of the attribute that it takes, if it takes one.
         function: the name by which the language calls it, if it is called like a function.
+        declared: whether its type is given, as that of a leaf is, and not inferred; its arguments
+            are uniform numbers then.
         of_equal: for a reduction, the opcode that computes its result if all elements are equal,
             from their number and that element; "" if the element itself is the result.
     """
@@ -60,6 +62,7 @@ class Row:
     meaning: str
     attribute: type | None = None
     function: str | None = None
+    declared: bool = False
     of_equal: str | None = None
 
     @property
@@ -138,6 +141,11 @@ _ROWS = (
         attribute=str),
     Row("stop_gradient", 1, signatures.same, derivatives.zero, lambda x: x, _itself, _ALIAS,
         "the value itself, a constant to differentiation", function="stop_gradient"),
+    # Draws. The largest normal number is that of the smallest uniform one, 2^-24.
+    Row("draw", 1, signatures.leaf(TENSOR), derivatives.zero, lambda x: Interval(-6.0, 6.0), None,
+        replace(_FLAT, stage=Stage.DRAW, replayable=False, jumps=True),
+        "random numbers: the distribution and the name, drawn at a counter", attribute=str,
+        declared=True),
     # Arithmetic.
     Row("neg", 1, signatures.elementwise, derivatives.negation, intervals.negate, operator.neg,
         replace(_ARITHMETIC, bounded=laws.always, selects=True, integral=True), "-x"),
@@ -254,6 +262,8 @@ LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
 OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
 # The operations that are computed between kernels, and not in one; see `optdsl.passes.totals`.
 TOTALS = frozenset(row.opcode for row in _ROWS if row.stage in {Stage.TOTAL, Stage.INPUT})
+# The operations that draw random numbers.
+DRAWS = frozenset(row.opcode for row in _ROWS if row.stage is Stage.DRAW)
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
     row.opcode: row.apply

@@ -67,7 +67,8 @@ class State:
 
     In a blend, `origins` has the names of the members' states that it is, as in ``Adam.m``.
     `sections` has the numbers of the sections whose tensors have it; empty for all. With `input`,
-    it is what was last given to a step.
+    it is what was last given to a step. `codec` says how it lies in memory (`optdsl.ir.storage`);
+    empty where it lies there as it is computed.
     """
 
     name: str
@@ -77,6 +78,7 @@ class State:
     origins: tuple[str, ...] = ()
     sections: tuple[int, ...] = ()
     input: bool = False
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ class Program:
     sections: tuple[str, ...] = ()
     kind: str = ""
     structure: tuple[tuple[str, float], ...] = ()
+    codec: str = ""
+    """How the parameter lies in memory; see `State`."""
 
     def hyper(self, name: str) -> Hyper:
         """The hyperparameter of that name; KeyError when there is none."""

@@ -45,9 +45,11 @@ def print_program(program: Program) -> str:
         line = f"  state {state.name} : {state.type} from %{state.initial} to %{state.next}"
         line += f" in {' '.join(map(str, state.sections))}" if state.sections else ""
         line += " given" if state.input else ""
+        line += f" as {state.codec}" if state.codec else ""
         out.append(line + (f" for {', '.join(state.origins)}" if state.origins else ""))
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
+    out += [f"  stored as {program.codec}"] if program.codec else []
     out += [f"  eval to %{value}" for value in program.points]
     return "\n".join(out) + "\n"
 
@@ -84,11 +86,11 @@ def parse_program(text: str) -> Program:
                 _read_line(line.strip(), found)
             except (ValueError, KeyError) as error:
                 raise IRSyntaxError(f"line {number}: {line.strip()!r}: {error}") from error
-    single = (found.pop(field) for field in ("name", "parameter", "kind", "evaluation"))
-    names, results, kinds, points = single
+    single = (found.pop(field) for field in ("name", "parameter", "kind", "evaluation", "codec"))
+    names, results, kinds, points, codecs = single
     parts = {field: tuple(values) for field, values in found.items()}
     kind, parameter = results[-1] if results else (TENSOR, Value(-1))
-    name, own = (x[-1] if x else "" for x in (names, kinds))
+    name, own, codec = (x[-1] if x else "" for x in (names, kinds, codecs))
     point = points[-1] if points else None
     return Program(
         name,
@@ -96,6 +98,7 @@ def parse_program(text: str) -> Program:
         parameter_type=kind,
         kind=own,
         evaluation=point,
+        codec=codec,
         **parts,
     )
 
@@ -146,9 +149,9 @@ def _read_operation(m: re.Match[str]) -> Operation:
 
 def _read_state(m: re.Match[str]) -> State:
     sections = tuple(map(int, m[5].split())) if m[5] else ()
-    origins = tuple(m[7].split(", ")) if m[7] else ()
+    origins = tuple(m[8].split(", ")) if m[8] else ()
     first, after = Value(int(m[3])), Value(int(m[4]))
-    return State(m[1], _read_type(m[2]), first, after, origins, sections, bool(m[6]))
+    return State(m[1], _read_type(m[2]), first, after, origins, sections, bool(m[6]), m[7] or "")
 
 
 def _read_type(text: str) -> Type:
@@ -205,7 +208,7 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         (
             "states",
             rf"state ({_NAME}) : ([a-z *]+) from %(\d+) to %(\d+)(?: in ([\d ]+))?( given)?"
-            r"(?: for (.*))?",
+            r"(?: as ([a-z0-9 ]+?))?(?: for (.*))?",
             _read_state,
         ),
         (
@@ -214,6 +217,7 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
             lambda m: (_read_type(m[1]), Value(int(m[2]))),
         ),
         ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),
+        ("codec", r"stored as ([a-z0-9 ]+)", lambda m: m[1]),
         ("evaluation", r"eval to %(\d+)", lambda m: Value(int(m[1]))),
     )
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optdsl.ir.domain import SUM_TOLERANCE, Choice
+from optdsl.ir.draws import DISTRIBUTIONS
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import ANY, TABLE, laws_of
+from optdsl.ir.ops import ANY, DRAWS, TABLE, laws_of
 from optdsl.ir.program import Operation, Program
-from optdsl.ir.types import AXES, TypeMismatch
+from optdsl.ir.storage import CODECS
+from optdsl.ir.types import AXES, UNIFORM, Extent, TypeMismatch
 from optdsl.words import SCOPES, SIGNALS
 
 
@@ -27,6 +29,8 @@ def verify(program: Program) -> Program:
     _unique("learned hyperparameter", (x.hyper for x in program.learned))
     _unique("tangent", (x.hyper for x in program.tangents))
     _unique("section", program.sections)
+    if program.codec and not getattr(CODECS.get(program.codec), "of_parameters", False):
+        raise InvalidProgram(f"no parameter is stored as {program.codec}")
     hypers = {h.name for h in program.hypers}
     states = {s.name: s.type for s in program.states}
     for index, operation in enumerate(program.operations):
@@ -95,9 +99,13 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
         raise InvalidProgram(f"%{index}: an argument is not defined before its use")
     if operation.opcode == "length" and operation.attribute not in AXES:
         raise InvalidProgram(f"%{index}: no axis {operation.attribute}")
-    if row.leaf:
+    if row.leaf or row.declared:
         if operation.type.condition:
             raise InvalidProgram(f"%{index}: {row.opcode} is a number, not a condition")
+        if any(program.type(a) != UNIFORM for a in operation.arguments):
+            raise InvalidProgram(f"%{index}: {row.opcode} takes uniform numbers")
+        if row.stage is Stage.DRAW:
+            _draw(index, operation)
         return
     try:
         kind = row.infer(tuple(program.type(a) for a in operation.arguments))
@@ -105,6 +113,15 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
         raise InvalidProgram(f"%{index}: {error.message}") from error
     if kind != operation.type:
         raise InvalidProgram(f"%{index}: {row.opcode} makes {kind}, not {operation.type}")
+
+
+def _draw(index: int, operation: Operation) -> None:
+    """Numbers are drawn from a known distribution, under a name, and for each tensor."""
+    distribution, _, name = str(operation.attribute).partition(" ")
+    if distribution not in DISTRIBUTIONS or not name:
+        raise InvalidProgram(f"%{index} draws no numbers: {operation.attribute}")
+    if operation.type.extent <= Extent.SHARED:
+        raise InvalidProgram(f"%{index} draws a number that is the same for all tensors")
 
 
 def _results(program: Program, hypers: set[str]) -> None:
@@ -117,6 +134,8 @@ def _results(program: Program, hypers: set[str]) -> None:
     for state in program.states:
         if any(not 0 <= n < len(program.sections) for n in state.sections):
             raise InvalidProgram(f"state {state.name} is of no section")
+        if state.codec and not getattr(CODECS.get(state.codec), "of_states", False):
+            raise InvalidProgram(f"state {state.name} is stored as no {state.codec}")
         for value in (state.initial, state.next):
             if not program.type(value).fits(state.type):
                 raise InvalidProgram(f"state {state.name} is a {state.type}")
@@ -126,6 +145,8 @@ def _results(program: Program, hypers: set[str]) -> None:
     for value in program.needed(program.points):
         if program.operations[value].opcode == "gradient":
             raise InvalidProgram(f"the point of evaluation reads the gradient: %{value}")
+        if program.operations[value].opcode in DRAWS:
+            raise InvalidProgram(f"the point of evaluation is drawn at random: %{value}")
     for learned in program.learned:
         if learned.hyper not in hypers:
             raise InvalidProgram(f"learns no hyperparameter: {learned.hyper}")

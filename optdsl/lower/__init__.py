@@ -17,10 +17,12 @@ from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.order import order
+from optdsl.lower.randoms import check_randoms
 from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.rest import completed
 from optdsl.lower.scope import Scope, check_states
 from optdsl.lower.sections import check_sections, joined
+from optdsl.lower.stores import stored
 from optdsl.lower.types import TYPES, named_type, state_type
 from optdsl.syntax import ast
 
@@ -46,8 +48,11 @@ def lower(
         SpecError: with every mistake in the report.
     """
     _blend_only(scope)
+    statements = scope.declaration.statements
     if not scope.sections:
-        return verify(_lowered(scope, rules, choices))
+        program = stored(_lowered(scope, rules, choices), statements, scope.report)
+        scope.report.check()
+        return verify(program)
     check_sections(scope)
     hypers = declared(scope)
     parts: list[Program | None] = []
@@ -60,12 +65,16 @@ def lower(
     kinds = [view.kind for view in scope.sections]
     nodes = [view.section for view in scope.sections if view.section is not None]
     labels = [node.kind if node.rule is None else node.rule.text for node in nodes]
-    return verify(joined(kinds, labels, [verify(p) for p in parts if p is not None]))
+    whole = joined(kinds, labels, [verify(p) for p in parts if p is not None])
+    program = stored(whole, statements, scope.report)
+    scope.report.check()
+    return verify(program)
 
 
 def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Program:
     """The program of a file without sections, or of one section."""
     check_states(scope)
+    check_randoms(scope)
     resolve(scope)
     hypers = declared(scope)
     learned = learning(scope, hypers.learnable, hypers.hypers, rules)

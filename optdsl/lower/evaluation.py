@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from optdsl.diagnostics import Report, Span
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Value, upstream
+from optdsl.ir.ops import DRAWS
+from optdsl.ir.program import Operation, Value, upstream
 
 EVALUATION = "eval"
 
@@ -22,6 +23,15 @@ def check_evaluation(builder: Builder, value: Value, span: Span, report: Report)
         hint = "write `where(condition, x, y)`"
         report.error("type", "`eval` is a number", span, label="a condition", hint=hint)
     used = _used(builder, value)
+    drawn = [str(o.hint) for v in upstream(builder.operations, (value,)) if _draws(o := builder[v])]
+    if drawn and used is None:
+        report.error(
+            "evaluation",
+            f"`eval` depends on `{drawn[0]}`",
+            span,
+            label="it is computed between two steps, where nothing is drawn",
+            hint="use `theta`, states, hyperparameters and `t`, the last step",
+        )
     if used is not None:
         after = f"write `{used.removesuffix(chr(39))}`, which is the value after the last step then"
         report.error(
@@ -33,6 +43,10 @@ def check_evaluation(builder: Builder, value: Value, span: Span, report: Report)
             if used == "g"
             else after,
         )
+
+
+def _draws(operation: Operation) -> bool:
+    return operation.opcode in DRAWS
 
 
 def _used(builder: Builder, value: Value) -> str | None:

@@ -24,6 +24,7 @@ from optdsl.lower.frame import (
     uses,
 )
 from optdsl.lower.numbers import compared_label
+from optdsl.lower.randoms import draw
 from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, Scope
 from optdsl.lower.types import accepted, state_type
 from optdsl.syntax import ast
@@ -57,8 +58,7 @@ class Lowering:
         self._full = False
         self._known: dict[tuple[str | Value | None, ...], Value] = {}
         self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
-        self._visits = 0
-        self._depth = 0
+        self._visits = self._depth = 0
 
     def expression(self, node: ast.Expression, environment: Environment) -> Value | None:
         """The value of an expression; None if it, or a value that it uses, has a mistake."""
@@ -88,10 +88,9 @@ class Lowering:
 
     def _endless(self, span: Span, function: ast.Function) -> None:
         self._full = True
-        name = function.name.text
         self._report.error(
             "recursion",
-            f"`{name}` calls itself more than {MAX_CALLS} times",
+            f"`{function.name.text}` calls itself more than {MAX_CALLS} times",
             span,
             label="the limit is reached here",
             notes=[Note("declared here", function.name.span)],
@@ -143,6 +142,8 @@ class Lowering:
             return emit("hyper", attribute=hyper, hint=hyper, span=span)
         if name in scope.inputs:
             return emit("state", attribute=name, type=TENSOR, hint=name, span=span)
+        if name in scope.randoms:
+            return draw(scope.randoms[name], lambda x: self.expression(x, {}), scope, self.builder)
         if name in scope.states:
             kind = state_type(scope.states[name])
             return emit("state", attribute=name, type=kind, hint=name, span=span)

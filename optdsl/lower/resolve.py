@@ -41,6 +41,9 @@ def resolve(scope: Scope) -> None:
         resolve_expression(equation.value, scope, names, own=own)
     for state in scope.states.values():
         resolve_initial(state, scope, {"g", "theta", *AXES, *scope.hypers, *scope.components})
+    for random in scope.randoms.values():
+        if random.counter is not None:
+            resolve_counter(random.counter, scope, {"t", *scope.hypers, *scope.components})
     resolve_functions(scope)
 
 
@@ -86,6 +89,22 @@ def resolve_initial(state: ast.State, scope: Scope, allowed: AbstractSet[str]) -
             )
             return
     resolve_expression(state.initial, scope, allowed)
+
+
+def resolve_counter(root: ast.Expression, scope: Scope, allowed: AbstractSet[str]) -> None:
+    """Report names in the counter of a draw that are not `allowed`, being no uniform numbers."""
+    for node in walk(root):
+        spelled = spelled_name(node)
+        if spelled in scope.values() - allowed - scope.broken:
+            scope.report.error(
+                "random",
+                f"a counter does not depend on `{spelled}`",
+                node.span,
+                label="the same for all elements: `t`, hyperparameters, and functions of them",
+                hint="write the expression out, as in `at floor((t - 1) / gap)`",
+            )
+            return
+    resolve_expression(root, scope, allowed)
 
 
 def spelled_name(node: ast.Expression) -> str | None:

@@ -40,6 +40,15 @@ def completed(
             label="after `otherwise` stands a rule that takes every tensor",
         )
         return None
+    if rule.codec:
+        scope.report.error(
+            "store",
+            f"`{node.rule.text}` stores the parameter as {rule.codec}",
+            node.rule.span,
+            label="a file stores the parameters of all its sections alike",
+            hint=f"take a rule without it, and write `store theta as {rule.codec}` here",
+        )
+        return None
     whole = [*scope.states, *(name for name, e in scope.equations.items() if e.primed)]
     if whole:
         scope.report.error(

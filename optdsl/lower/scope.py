@@ -39,11 +39,14 @@ _RESERVED_HYPERS = {
         "torch's optimizers choose among implementations by this name",
     ),
     "betas": "optimizers take beta1, beta2 and so on under this name",
+    "seed": "rules that draw random numbers have an argument of this name",
     **dict.fromkeys(("maximize", "process_group"), "every optimizer has an argument of this name"),
 }
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
-Definition = ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation | ast.Input
+Definition = (
+    ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation | ast.Input | ast.Random
+)
 D = TypeVar("D", bound=Definition)
 
 
@@ -75,6 +78,7 @@ class Scope:
         equations: the equations; the names have the prime, if there is one. Of a file with
             sections, these and the states are those before the first one.
         inputs: the inputs.
+        randoms: what is drawn at random; of a file with sections, as the states.
         sections: the sections, each as a scope with what holds in it.
         section: of a section, the statement that begins it.
     """
@@ -88,6 +92,7 @@ class Scope:
     functions: Mapping[str, ast.Function]
     equations: dict[str, ast.Equation]
     inputs: Mapping[str, ast.Input]
+    randoms: Mapping[str, ast.Random]
     sections: tuple[Scope, ...] = ()
     section: ast.Section | None = None
 
@@ -104,7 +109,7 @@ class Scope:
         """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
         own = {*self.hypers, *self.components, *self.states, *self.equations, *self.inputs}
-        return {*BUILTINS, *LENGTHS, *own, *after}
+        return {*BUILTINS, *LENGTHS, *own, *self.randoms, *after}
 
     @property
     def kind(self) -> str:
@@ -149,7 +154,7 @@ def collect(
             unknown.add(name)
             continue
         # A hyperparameter or a function is the file's, wherever it stands.
-        sectional = isinstance(statement, ast.State | ast.Equation)
+        sectional = isinstance(statement, ast.State | ast.Equation | ast.Random)
         known = [parts[0], parts[-1]] if sectional else parts
         first = next((p[spelled] for p in known if spelled in p), None)
         if first is None:
@@ -180,6 +185,7 @@ def collect(
         functions={**prelude, **all_of(ast.Function, parts[0])},
         equations=all_of(ast.Equation, parts[0]),
         inputs=all_of(ast.Input, parts[0]),
+        randoms=all_of(ast.Random, parts[0]),
     )
     _check_components(scope, {n: node.name.span for part in parts for n, node in part.items()})
     views = (
@@ -187,6 +193,7 @@ def collect(
             scope,
             states=scope.states | all_of(ast.State, part),
             equations=scope.equations | all_of(ast.Equation, part),
+            randoms={**scope.randoms, **all_of(ast.Random, part)},
             section=node,
         )
         for node, part in zip(kinds, parts[1:], strict=True)

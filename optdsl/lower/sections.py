@@ -42,7 +42,7 @@ def check_sections(scope: Scope) -> None:
             _check_kind(scope, node)
             seen.setdefault(node.kind, node.span)
             closed = node if node.rule is not None else None
-        elif closed is not None and isinstance(node, ast.State | ast.Equation):
+        elif closed is not None and isinstance(node, ast.State | ast.Equation | ast.Random):
             assert closed.rule is not None
             scope.report.error(
                 "section",
@@ -104,16 +104,17 @@ def joined(kinds: Sequence[str], labels: Sequence[str], parts: Sequence[Program]
 def _separated(labels: Sequence[str], parts: Sequence[Program]) -> list[Program]:
     """The parts with other names for states of one name that are not one state."""
     found: list[Program] = []
-    types: dict[str, Type] = {}
+    types: dict[str, tuple[Type, str]] = {}
     for label, part in zip(labels, parts, strict=True):
         renamed = {}
         for state in part.states:
-            first = types.setdefault(state.name, state.type)
-            if first != state.type:
+            own = state.type, state.codec
+            first = types.setdefault(state.name, own)
+            if first != own:
                 name = f"{label.replace(' ', '_').lower()}_{state.name}"
                 while name in types:
                     name += "_"
-                types[name] = state.type
+                types[name] = own
                 renamed[state.name] = name
         found.append(_renamed(part, renamed) if renamed else part)
     return found
@@ -173,6 +174,7 @@ class _Join:
             sections=tuple(self._kinds),
             evaluation=point,
             structure=tuple(structure.items()),
+            codec=first.codec,
         )
 
     def _point(self) -> Value | None:
@@ -194,6 +196,7 @@ class _Join:
             tuple(dict.fromkeys(o for state in own.values() for o in state.origins)),
             () if everywhere else tuple(own),
             first.input,
+            first.codec,
         )
 
     def _chosen(self, values: Mapping[int, Value]) -> Value:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from optdsl.blending.claims import Claim
 from optdsl.blending.structure import Again
-from optdsl.diagnostics import Report, Source
+from optdsl.diagnostics import Note, Report, Source
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, Value
@@ -20,6 +20,7 @@ from optdsl.lower.numbers import in_domain
 from optdsl.lower.resolve import resolve_expression, walk
 from optdsl.lower.scope import Scope
 from optdsl.lower.sections import joined
+from optdsl.lower.stores import stored
 from optdsl.modifying.bound import Settled, settled
 from optdsl.modifying.kinds import Part, parts
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
@@ -107,6 +108,10 @@ def combine(
     declared = Declared({h.name: h for h in program.hypers}, program.simplexes)
     learned = learning(scope, declared.learnable, declared.hypers, rules)
     report.check()
+    # What the combination says itself holds, whatever its modifiers say.
+    program = _stored(program, making.settled.applied, report)
+    program = stored(program, declaration.statements, report)
+    report.check()
     again_learned = {x.hyper for x in learned}
     kept = tuple(x for x in program.learned if x.hyper not in again_learned)
     program = verify(replace(program, learned=(*kept, *learned)))
@@ -178,6 +183,7 @@ def check(
     one = modifier(ast.Application(name, (), None), declaration, prelude, set(), report)
     for view in one.scope.sections or (one.scope,):
         values = [e.value for e in view.equations.values()]
+        values += [x.counter for x in view.randoms.values() if x.counter is not None]
         for value in (*values, *(s.initial for s in view.states.values())):
             of_base = {
                 n.spelled for n in walk(value) if isinstance(n, ast.Name) and n.owner == BASE
@@ -215,7 +221,7 @@ def _tree(
     report.include(own)
     if tree is None or not own.empty:
         return None
-    if not tree.slots:
+    if not tree.modifier:
         report.error(
             "unknown-rule",
             f"`{name.text}` is no modifier",
@@ -225,6 +231,29 @@ def _tree(
         )
         return None
     return tree
+
+
+def _stored(program: Program, applied: Sequence[Modifier], report: Report) -> Program:
+    """The program, stored as its modifiers say, of which no two speak of one name."""
+    said: dict[str, tuple[Modifier, ast.Store]] = {}
+    for one in applied:
+        span = one.application.modifier.span
+        for node in one.stores:
+            for name in node.names:
+                first, other = said.setdefault(name.text, (one, node))
+                if first is not one:
+                    report.error(
+                        "duplicate",
+                        f"`{name.text}` is stored twice",
+                        span,
+                        label=f"as {node.codec.text} by this modifier",
+                        notes=[
+                            Note(f"as {other.codec.text} by this", first.application.modifier.span)
+                        ],
+                        hint="leave out one of the two",
+                    )
+        program = stored(program, one.stores, report, span)
+    return program
 
 
 def _claims(making: _Making, program: Program) -> tuple[Claim, ...]:
@@ -293,7 +322,7 @@ def _without(declaration: ast.Declaration, place: int) -> str:
     return combination(replace(node, applications=others))
 
 
-_ALLOWED = (ast.Hyper, ast.Learn, ast.LearnAfter, ast.Claim)
+_ALLOWED = (ast.Hyper, ast.Learn, ast.LearnAfter, ast.Claim, ast.Store)
 
 
 def _check_statements(declaration: ast.Declaration, report: Report) -> None:

@@ -12,6 +12,7 @@ from optdsl.lower import check_types
 from optdsl.lower.declarations import declared
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.options import Bound
+from optdsl.lower.randoms import check_randoms
 from optdsl.lower.resolve import resolve_functions
 from optdsl.lower.scope import Scope, collect, reserved_hyper
 from optdsl.lower.sections import check_sections
@@ -35,6 +36,7 @@ class Modifier:
         values: what options bind the others to.
         state_names: the combination's names for its states, by its own.
         claims: what its file claims.
+        stores: what it says about storage.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Modifier:
     values: Mapping[str, Bound]
     state_names: Mapping[str, str]
     claims: tuple[ast.Claim, ...]
+    stores: tuple[ast.Store, ...] = ()
 
     def equation(self, name: str) -> ast.Equation:
         """An equation by its name, prime included."""
@@ -81,6 +84,7 @@ def modifier(
         if view.section is None or view.section.rule is None:
             _check_slots(tree, slots, view, report)
         check_types(view)
+        check_randoms(view)
     resolve_functions(scope)
     own = declared(scope)
     name = name_of(application, tree)
@@ -120,6 +124,7 @@ def modifier(
         {},
         states,
         tuple(s for s in tree.statements if isinstance(s, ast.Claim)),
+        tuple(s for s in tree.statements if isinstance(s, ast.Store)),
     )
 
 
@@ -134,7 +139,16 @@ def _about_base(claim: ast.Claim) -> bool:
     return claim.rule.text == BASE and not claim.options
 
 
-_ALLOWED = (ast.Hyper, ast.State, ast.Function, ast.Equation, ast.Claim, ast.Section)
+_ALLOWED = (
+    ast.Hyper,
+    ast.State,
+    ast.Function,
+    ast.Equation,
+    ast.Claim,
+    ast.Section,
+    ast.Random,
+    ast.Store,
+)
 
 
 def _check_statements(tree: ast.Declaration, report: Report) -> None:
@@ -180,8 +194,19 @@ def _check_slots(
 ) -> None:
     """Every slot has an equation, and so has every state; other primes belong to nothing.
 
-    A section defines every slot, by itself or before the first section.
+    A section defines every slot, by itself or before the first section. A modifier that redefines
+    nothing only stores.
     """
+    others = [s for s in tree.statements if not isinstance(s, ast.Store)]
+    if not slots and (others or not tree.statements):
+        report.error(
+            "no-update",
+            f"`{tree.name.text}` redefines nothing",
+            others[0].span if others else tree.name.span,
+            label="without `of` there are `store` statements only",
+            hint=f"write `modifier {tree.name.text} of update`, for instance",
+        )
+        return
     defined, section = scope.equations.keys(), scope.section
     for place, slot in enumerate(tree.slots):
         if slot.spelled in slots[:place]:

@@ -8,6 +8,7 @@ sees.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import TypeMismatch
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
+from optdsl.lower.randoms import draw
 from optdsl.lower.resolve import compared_labels, resolve_expression, resolve_initial, walk
 from optdsl.lower.scope import BUILTINS, LENGTHS, NUMBERS, Scope
 from optdsl.lower.types import state_type
@@ -64,10 +66,9 @@ class Weaver:
         """
         self._declaration, self._base = declaration, base
         self._applied, self._report = applied, report
-        self._builder = Builder()
         self._equations = {n: v for n, v in base.equations.items() if "." not in n}
         self._states = {s.name: s for s in base.states}
-        self._hypers = {h.name for h in base.hypers}
+        self._builder, self._hypers = Builder(), {h.name for h in base.hypers}
         # The modifiers that redefine each slot, by their places.
         self._definers: dict[str, list[int]] = {}
         for place, one in enumerate(applied):
@@ -121,6 +122,7 @@ class Weaver:
             kind=base.kind,
             structure=tuple(self._structure().items()),
             evaluation=point,
+            codec=base.codec,
         )
 
     def _structure(self) -> dict[str, float]:
@@ -270,6 +272,9 @@ class Weaver:
             return builder.emit("state", attribute=flat, type=kind, hint=flat)
         if spelled in one.scope.equations:
             return self._value(Node(spelled, place=place))
+        if spelled in one.scope.randoms:
+            counter = functools.partial(self._expression, place, own=spelled)
+            return draw(one.scope.randoms[spelled], counter, self._scope(one), builder, one.name)
         return builder.emit(BUILTINS[spelled], hint=spelled, span=name.span)
 
     def _scope(self, one: Modifier) -> Scope:
@@ -352,8 +357,7 @@ class Weaver:
 
     def _own_state(self, place: int, name: str) -> State | None:
         one = self._applied[place]
-        node, spelled = one.scope.states[name], f"{name}'"
-        before = self._report.count
+        node, spelled, before = one.scope.states[name], f"{name}'", self._report.count
         first_known = {GRADIENT, *self._hypers}
         allowed = {
             GRADIENT,

@@ -19,9 +19,10 @@ from optdsl.passes.rewrite import rewrite
 def scalarize(program: Program) -> Program:
     """The rule on a tensor of one element, as arithmetic on host numbers."""
     rewritten = rewrite(program, _scalarize)
-    states = tuple(replace(s, type=UNIFORM) for s in rewritten.states)
-    # A coefficient acts where it is trained.
-    return replace(rewritten, states=states, parameter_type=UNIFORM, evaluation=None)
+    # A coefficient is kept in double precision.
+    states = tuple(replace(s, type=UNIFORM, codec="") for s in rewritten.states)
+    # It acts where it is trained.
+    return replace(rewritten, states=states, parameter_type=UNIFORM, evaluation=None, codec="")
 
 
 def _scalarize(

@@ -15,7 +15,7 @@ from optdsl.ir.arrays import Shape
 from optdsl.ir.domain import Choice, hull
 from optdsl.ir.evaluate import Run, Tensor, Uniforms
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE, laws_of
+from optdsl.ir.ops import DRAWS, TABLE, laws_of
 from optdsl.ir.program import Hyper, Program, Value, depending, upstream
 from optdsl.ir.sections import STACKED, of_matrices
 
@@ -75,7 +75,9 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
         compared = [a for v in branching for a in _arguments(program, v)]
         numbers |= dict.fromkeys(_numbers(program, compared, hypers))
         of_step = _of_step(program, needed)
-        jumping = [v for v in needed if laws_of(program.operations[v]).jumps]
+        # A draw differs at every counter; what the counter is made of may turn.
+        own = ((v, program.operations[v]) for v in needed)
+        jumping = [v for v, o in own if laws_of(o).jumps and o.opcode not in DRAWS]
         turning = dict.fromkeys([*branching, *jumping])
         stepwise = [v for v in turning if of_step.issuperset(_arguments(program, v))]
         for value in stepwise[: max(1, _MAX_TURNS // len(program.operations))]:
@@ -125,8 +127,9 @@ def _of_step(program: Program, needed: Sequence[Value]) -> set[Value]:
     found: set[Value] = set()
     for value in needed:
         operation = program.operations[value]
-        given = TABLE[operation.opcode].stage in {Stage.LITERAL, Stage.HOST}
-        if given or (operation.arguments and found.issuperset(operation.arguments)):
+        stage = TABLE[operation.opcode].stage
+        made = operation.arguments and found.issuperset(operation.arguments)
+        if stage in {Stage.LITERAL, Stage.HOST} or (made and stage is not Stage.DRAW):
             found.add(value)
     return found
 

@@ -122,7 +122,7 @@ def checked(source: Source) -> tuple[Diagnostic, ...]:
     """
     report = Report()
     declaration = parse_partial(source, report).declaration
-    if declaration is None or not declaration.slots:
+    if declaration is None or not declaration.modifier:
         return specification(source).remarks
     check(declaration, prelude(), report)
     report.check()
@@ -224,7 +224,7 @@ def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Speci
         references.others_beside(source),
     )
     references.report_unknown(declaration, source, list_specs(), list_modifiers(), report)
-    if declaration.slots:
+    if declaration.modifier:
         refuse(declaration, prelude(), report)
     scope = collect(declaration, prelude(), report, broken)
     try:

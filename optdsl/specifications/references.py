@@ -153,7 +153,7 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
         for application in combination.applications:
             members.setdefault(f"{WITH}{application.modifier.text}", application.modifier)
     yield from members.items()
-    if declaration.slots:
+    if declaration.modifier:
         return  # what a modifier claims is about the rule that it is applied to
     for statement in declaration.statements:
         if isinstance(statement, ast.Claim) and statement.rule.text not in members:

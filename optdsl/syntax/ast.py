@@ -247,6 +247,27 @@ class Option:
     value: Expression
 
 
+@dataclass(frozen=True, slots=True)
+class Random(_Statement):
+    """``random name : type = distribution at counter``: numbers that are drawn anew at a counter.
+
+    Without a counter they are drawn at every step.
+    """
+
+    name: Identifier
+    type: Identifier | None
+    distribution: Identifier
+    counter: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
+class Store(_Statement):
+    """``store names as codec``: how states, or the parameter, lie in memory; two words at most."""
+
+    names: tuple[Identifier, ...]
+    codec: Identifier
+
+
 # The kind of the section of all tensors that no other one takes.
 OTHERWISE = "otherwise"
 
@@ -342,6 +363,8 @@ Statement = (
     | Claim
     | Section
     | Input
+    | Random
+    | Store
 )
 
 
@@ -350,7 +373,7 @@ class Declaration(_Statement):
     """A whole specification file.
 
     It is an ``optimizer``; a ``blend`` of several; the `combination` of a rule with modifiers; or a
-    ``modifier`` of some `slots`.
+    `modifier`, of some `slots` or of none.
     """
 
     name: Identifier
@@ -360,3 +383,4 @@ class Declaration(_Statement):
     blend: bool = False
     combination: Combination | None = None
     slots: tuple[Slot, ...] = ()
+    modifier: bool = False

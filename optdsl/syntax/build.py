@@ -80,9 +80,11 @@ class Builder:
                 documentation = tuple(str(self._token(s))[1:-1] for s in c[3:])
                 slots = tuple(
                     ast.Slot(self._name(s), self._token(s).type == "PRIMED")
-                    for s in self._tree(c[2]).children
+                    for s in (self._tree(c[2]).children if c[2] else ())
                 )
-                return ast.Declaration(self._name(c[1]), documentation, (), slots=slots, **around)
+                return ast.Declaration(
+                    self._name(c[1]), documentation, (), slots=slots, modifier=True, **around
+                )
             case "hyper":
                 domain = self._domain(self._tree(c[2])) if c[2] else None
                 return ast.Hyper(self._name(c[0]), self._expr(c[1]), domain, **around)
@@ -100,6 +102,16 @@ class Builder:
                 )
             case "input":
                 return ast.Input(self._name(c[0]), self._axes(c[1]), **around)
+            case "random":
+                counter = self._expr(c[3]) if c[3] else None
+                name, kind, drawn = self._name(c[0]), self._axes(c[1]), self._name(c[2])
+                return ast.Random(name, kind, drawn, counter, **around)
+            case "store":
+                words = [self._name(n) for n in c[1:]]
+                last = words[-1].span
+                span = Span(last.source, words[0].span.start, last.end)
+                codec = ast.Identifier(" ".join(w.text for w in words), span)
+                return ast.Store(self._names(c[0]), codec, **around)
             case "section":
                 return ast.Section(" ".join(self._name(n).text for n in c), **around)
             case "rest":

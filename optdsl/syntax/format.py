@@ -88,8 +88,9 @@ def format(declaration: ast.Declaration) -> str:
 def header(declaration: ast.Declaration) -> str:
     """The first line of a file, without its comment."""
     name = declaration.name.text
-    if declaration.slots:
-        return f"modifier {name} of {', '.join(s.spelled for s in declaration.slots)}"
+    if declaration.modifier:
+        slots = ", ".join(s.spelled for s in declaration.slots)
+        return f"modifier {name} of {slots}" if slots else f"modifier {name}"
     if declaration.combination is not None:
         line = f"optimizer {name} = {combination(declaration.combination)}"
         if len(line) <= WIDTH or not declaration.combination.applications:
@@ -175,6 +176,13 @@ def _columns(statement: ast.Statement) -> list[str]:
         case ast.Input():
             kind = f" : {statement.type.text}" if statement.type else ""
             return [f"input {statement.name.text}{kind}"]
+        case ast.Random():
+            kind = f" : {statement.type.text}" if statement.type else ""
+            counter = f" at {expression(statement.counter)}" if statement.counter else ""
+            head = f"random {statement.name.text}{kind}"
+            return [head, f"= {statement.distribution.text}{counter}"]
+        case ast.Store():
+            return [f"store {_names(statement.names)} as {statement.codec.text}"]
         case ast.Section():
             if statement.kind != ast.OTHERWISE:
                 return [f"for {statement.kind}"]

@@ -183,6 +183,7 @@ def _report_syntax(
 KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
     "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "INPUT", "PER", "SHARE", "AMONG",
+    "RANDOM", "STORE",
     "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
 }  # fmt: skip
 

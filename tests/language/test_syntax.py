@@ -22,7 +22,7 @@ NOWHERE = Span(Source("", ""), 0, 0)
 KEYWORDS = {
     "optimizer", "hyper", "state", "def", "learn", "in", "by", "after", "blend", "use", "as",
     "share", "among", "on", "simplex", "exponentiated", "recovers", "misses", "at",
-    "per",
+    "per", "of", "with", "for", "otherwise", "over", "input", "modifier", "random", "store",
 }  # fmt: skip
 
 
@@ -170,6 +170,17 @@ statements = st.one_of(
         trivia,
         st.none() | identifiers,
         st.none() | identifiers,
+    ),
+    st.builds(
+        lambda n, k, d, c, t: ast.Random(n, k, d, c, span=NOWHERE, trivia=t),
+        identifiers,
+        typed,
+        identifiers,
+        st.none() | comparisons,
+        trivia,
+    ),
+    st.builds(
+        lambda n, c, t: ast.Store(n, c, span=NOWHERE, trivia=t), several, identifiers, trivia
     ),
     st.builds(lambda n, t: ast.LearnAfter(n, span=NOWHERE, trivia=t), numbers, trivia),
 )

@@ -94,6 +94,7 @@ class CBackend:
     name = "c"
     plans: tuple[Kind, ...] = KINDS
     matrices = False
+    draws = False
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"

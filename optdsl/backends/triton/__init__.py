@@ -35,6 +35,7 @@ class TritonBackend:
     name = "triton"
     plans: tuple[Kind, ...] = KINDS
     matrices = False
+    draws = False
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"

@@ -28,6 +28,7 @@ class Function:
         hypers: dict[str, Any],
         t: float,
         out: Any = None,
+        draws: Any = None,
     ) -> dict[str, Any]:
         """Call it with the arguments that it takes; the results by name.
 
@@ -39,6 +40,10 @@ class Function:
             t: the number of the step.
             out: memory for the new parameter, or None; a function that does not write there
                 returns another tensor.
+            draws: what draws random numbers for the parameter.
+
+        Raises:
+            RuntimeError: where it draws random numbers and is not told of which tensor.
         """
         values = (hypers[name] for name in self.entry.hypers)
         keywords = dict(zip(self.entry.keywords, values, strict=True))
@@ -46,6 +51,13 @@ class Function:
             keywords["t"] = t
         if self.entry.writes:
             keywords["out"] = out
+        if self.entry.draws:
+            if draws is None:
+                raise RuntimeError(
+                    "random numbers are drawn, and it is not known for which tensor of which "
+                    "optimizer; this is a defect of optdsl"
+                )
+            keywords["draws"] = draws
         results = self.call(theta, g, *(state[s] for s in self.entry.states), **keywords)
         return dict(zip(self.entry.results, results, strict=True))
 

@@ -26,6 +26,7 @@ from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.learning.scopes import OWN
 
@@ -54,6 +55,7 @@ def materialize(optimizer: LearningOptimizer) -> None:
     groups, declared = optimizer.param_groups, optimizer.compiled.program.hypers
     pairs = [[(p, p) for p in group["params"] if p.requires_grad] for group in groups]
     rows = [{h.name: float(group[h.name]) for h in declared} for group in groups]
+    of_optimizer = drawing(optimizer)
     for group, trained, hypers in zip(groups, pairs, rows, strict=True):
         for parameter, _ in trained:
             scratch = parameter.detach().clone()
@@ -61,7 +63,8 @@ def materialize(optimizer: LearningOptimizer) -> None:
             part = optimizer.part_of(parameter, group)
             # Totals and what tensors share are measured in a step, and nothing is kept of them.
             values = dict.fromkeys((h.name for h in part.program.hypers), 0.0) | hypers
-            work = ParameterTask(scratch, torch.zeros_like(scratch), state, values)
+            drawn = of_optimizer(parameter)
+            work = ParameterTask(scratch, torch.zeros_like(scratch), state, values, drawn)
             part.of(parameter).advance([work], StepCache())
             for value in state.values():
                 value.zero_()

@@ -6,14 +6,16 @@ which would round the float32 moments of a bfloat16 parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set as AbstractSet
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 
+from optdsl.ir.program import Program
 from optdsl.ir.sections import state_shapes
+from optdsl.ir.storage import CODECS, PARAMETER, added, stored
 from optdsl.plan.keys import is_added, is_pending
 from optdsl.runtime.checkpoint import evaluated, observed
 from optdsl.runtime.checkpoint.foreign import check_native
@@ -97,12 +99,12 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
         part = program
         if index in own_parameters:
             part = optimizer.part_of(own_parameters[index]).program
-        states = {s.name for s in part.states} | {"step"}
+        states = {s.name for s in part.states} | {"step"} | added(part).keys()
         kept = {key for key in state if not (is_added(key) or str(key).startswith(OWN))}
         if state and kept != states:
             raise ValueError(
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
-                f"not {', '.join(sorted(states))}"
+                f"not {', '.join(sorted(states))}" + _stored_otherwise(kept ^ states, part)
             )
         noted = frozenset(str(key) for key in state if is_pending(key))
         if not is_whole(part, noted):
@@ -131,6 +133,19 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     check_groups(optimizer, state_dict["param_groups"])
     check_states(optimizer, state_dict["state"], held, _saved_hypers(own, state_dict))
     evaluated.check(optimizer, state_dict)
+
+
+def _stored_otherwise(keys: AbstractSet[str], program: Program) -> str:
+    """What to say of keys that only one of two states has, if they are of its storage."""
+    others = {b.key(PARAMETER) for codec in CODECS.values() for b in codec.buffers if b.name}
+    if not keys <= others:
+        return ""
+    how = stored(program).get(PARAMETER)
+    return (
+        f"; it was saved with other storage, and this one stores parameters "
+        f"{'as they are' if how is None else 'as ' + how.name}: load it with the storage that it "
+        f"was saved with"
+    )
 
 
 def _check_meaning(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:

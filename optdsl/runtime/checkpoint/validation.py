@@ -30,6 +30,8 @@ from optdsl.runtime.core.hyperparameters import (
 from optdsl.runtime.core.owned_numbers import is_fake, without_values
 from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import SEED, check_seed
+from optdsl.runtime.engines.storage import Storage
 from optdsl.runtime.learning.scopes import OWN, VALUE
 
 # The dtypes in which counts may have been saved, and the limit of counting in double precision.
@@ -89,6 +91,8 @@ def check_groups(optimizer: LearningOptimizer, groups: Sequence[Mapping[str, Any
             with _prefixed(where):
                 check_hints(name, group, [h.name for h in compiled.program.hypers])
                 check_maximize(name, group.get("maximize", False))
+                if SEED in group:
+                    check_seed(name, group[SEED])
                 check_sums(name, compiled.program.simplexes, group)
             _check_memory(where, group, compiled.scopes.of_groups)
             for key in (k for k in group if str(k).startswith(SHARED)):
@@ -133,11 +137,17 @@ def check_states(
     with _loading_into(name):
         for index, parameter in pairs:
             where, state = f"state[{index!r}]", states.get(index, {})
+            stored = Storage(optimizer.part_of(parameter).program).dtypes(parameter)
             for key, value in state.items():
                 if str(key).startswith(OWN):
                     continue
                 place = f"{where}[{key!r}]"
                 _check_tensor(place, value, parameter, _COUNTS if key == "step" else COMPUTE.keys())
+                if key in stored and value.dtype is not stored[key]:
+                    raise ValueError(
+                        f"{place} is of {value.dtype}, and is stored as {stored[key]} here; load "
+                        f"it with the storage that it was saved with"
+                    )
                 if key == "step" and not without_values(value):
                     _check_count(place, value)
                 elif key == PENDING_HYPERS and not without_values(value):

@@ -87,7 +87,9 @@ def meaning(program: Program) -> Meaning:
         simplexes=(),
         evaluation=None,
         hypers=tuple(replace(h, default=0.0, domain=EVERYTHING) for h in program.hypers),
-        states=tuple(replace(s, origins=()) for s in program.states),
+        # How a state lies in memory changes no equation.
+        states=tuple(replace(s, origins=(), codec="") for s in program.states),
+        codec="",
     )
     return Meaning(eliminate_dead(rewrite(bare, _unnamed)))
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
+from optdsl.ir.storage import added, stored
 from optdsl.learning import square_keys
 from optdsl.plan import Plan
 from optdsl.plan.keys import pending
+from optdsl.runtime.core.draws import Draws
 from optdsl.runtime.core.owned_numbers import without_values
 from optdsl.runtime.core.step_cache import StepCache
 
@@ -60,12 +62,14 @@ class ParameterTask(NamedTuple):
         gradient: of the same shape and device, strided.
         state: what the optimizer keeps for it.
         hypers: the hyperparameters of its group, by name; one object for all of a group.
+        draws: what draws random numbers for it; None where a rule draws none.
     """
 
     parameter: Tensor
     gradient: Tensor
     state: dict[str, Any]
     hypers: dict[str, float]
+    draws: Draws | None = None
 
 
 # The state of a task.
@@ -101,11 +105,13 @@ class Shape:
     Attributes:
         complete: the keys of a state with no step pending.
         pending: those of one with a step pending; None where no step is ever pending.
+        coded: those that are stored by a codec.
     """
 
     def __init__(self, plan: Plan) -> None:
         """See the class."""
-        names = {s.name for s in plan.states} | {"step"}
+        self.coded = frozenset({*stored(plan.advance), *added(plan.advance)})
+        names = {s.name for s in plan.states} | {"step"} | added(plan.advance).keys()
         self.pending: frozenset[str] | None = None
         self.complete = frozenset(names - set(plan.kept))
         if plan.kind == "stored":

@@ -14,6 +14,7 @@ from torch import Tensor
 from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
+from optdsl.ir.storage import draws
 from optdsl.learning import Block, Coefficient, blocks, square_keys
 from optdsl.passes.totals import SHARED
 from optdsl.runtime.build.python_modules import Function, function
@@ -103,6 +104,11 @@ class Compiled:
     def meaning(self) -> Meaning:
         """What the rule means, which is what checkpoints are known by."""
         return meaning(self.program)
+
+    @functools.cached_property
+    def draws(self) -> bool:
+        """Whether its steps draw random numbers."""
+        return draws(self.program)
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:

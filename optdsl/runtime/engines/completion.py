@@ -18,6 +18,7 @@ from optdsl import interpret
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
+from optdsl.ir.storage import added
 from optdsl.plan import Plan, completing, plans
 from optdsl.plan.keys import is_pending, pending, tangent
 from optdsl.runtime.core.tasks import (
@@ -49,7 +50,7 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
         state[name].copy_(value)
     sums: HyperGradients = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
     sums |= squares(program, work.gradient, tangents)
-    for name in state.keys() - {s.name for s in program.states} - {"step"}:
+    for name in state.keys() - {s.name for s in program.states} - {"step"} - added(program).keys():
         del state[name]
     return sums
 

@@ -74,7 +74,8 @@ class Deal:
                     if sends(part, at):
                         wanted[rank].append(tensors[name][box(part, at)])
             state = {key: tensors.get(f"state {key}", x) for key, x in work.state.items()}
-            whole.append(ParameterTask(tensors["theta"], tensors["g"], state, work.hypers))
+            both = tensors["theta"], tensors["g"]
+            whole.append(ParameterTask(*both, state, work.hypers, work.draws))
         exchange(given, wanted, self._group, self._device)
         return whole
 
@@ -156,7 +157,10 @@ def _is_settled(work: ParameterTask, shape: Shape) -> bool:
     return (
         work.state.keys() == (shape.complete if shape.pending is None else shape.pending)
         and PENDING_HYPERS not in work.state
-        and all(torch.promote_types(x.dtype, compute) is x.dtype for x in state.values())
+        and all(
+            key in shape.coded or torch.promote_types(x.dtype, compute) is x.dtype
+            for key, x in state.items()
+        )
         and all(is_dtensor(x) or not x.ndim for x in state.values())
     )
 

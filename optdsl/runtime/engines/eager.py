@@ -28,6 +28,7 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.reading import Reading
 from optdsl.runtime.engines.stacks import divided, stackable, stacked
+from optdsl.runtime.engines.storage import Storage
 
 
 class EagerEngine:
@@ -37,6 +38,7 @@ class EagerEngine:
         """Build what was compiled."""
         program, self.plan = artifact.program, artifact.plan
         self._reading, self._stacks = Reading(program), stackable(program)
+        self._storage = Storage(program)
         self.shape = Shape(self.plan)
         self._rule = build(artifact.module)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
@@ -110,34 +112,40 @@ class EagerEngine:
     def _start(self, work: ParameterTask) -> None:
         if work.state:
             return
-        compute = COMPUTE[work.parameter.dtype]
-        theta, gradient = self._inputs(work, compute)
+        theta, gradient = self._inputs(work)
         work.state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
-        initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0)
+        initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0, draws=work.draws)
         for name, start in initial.items():
             if name not in self.plan.kept:
-                keep(work.state, name, self._reading.written(start, work.parameter))
+                own = self._reading.written(start, work.parameter)
+                self._storage.write(name, own, work, 0.0)
+        self._storage.begin(work)
 
     def _advance(self, work: ParameterTask, t: float) -> None:
         if self._reading.nothing(work.parameter):
             return
-        compute, state = COMPUTE[work.parameter.dtype], work.state
-        theta, gradient = self._inputs(work, compute)
+        state, storage = work.state, self._storage
+        theta, gradient = self._inputs(work)
         for name, kept in state.items():
             # The model may have become more precise since (`model.double()`).
-            if torch.promote_types(kept.dtype, compute) is not kept.dtype:
-                state[name] = kept.to(compute)
-        held = self._reading.states(state, work.parameter)
+            least = storage.kept(name, work.parameter)
+            if torch.promote_types(kept.dtype, least) is not kept.dtype:
+                state[name] = kept.to(least)
+        decoded = storage.states(state, storage.compute(work.parameter))
+        held = self._reading.states(decoded, work.parameter)
         out = theta if _is_in_place(theta, work.parameter) else None
-        results = self._rule.step(theta, gradient, held, work.hypers, t, out)
+        results = self._rule.step(theta, gradient, held, work.hypers, t, out, work.draws)
         written, parameter = self._reading.written, results.pop("theta")
+        if storage.any:
+            # What a step leaves as it is keeps its buffers, to the bit.
+            results = {k: v for k, v in results.items() if v is not held.get(k)}
         # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
         inputs = {id(theta), id(gradient), *(id(v) for v in held.values())}
         results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
-        if parameter is not out:
-            work.parameter.copy_(written(parameter, work.parameter))
+        if parameter is not out and not (storage.any and parameter is theta):
+            storage.write_theta(written(parameter, work.parameter), work, t)
         for name, result in results.items():
-            keep(state, name, written(result, work.parameter))
+            storage.write(name, written(result, work.parameter), work, t)
 
     def _advance_together(self, works: Sequence[ParameterTask]) -> None:
         """A step of matrices that are alike."""
@@ -158,12 +166,11 @@ class EagerEngine:
                 keep(work.state, name, result[number])
             work.state["step"].fill_(t)
 
-    def _inputs(
-        self, work: ParameterTask, compute: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _inputs(self, work: ParameterTask) -> tuple[torch.Tensor, torch.Tensor]:
         """The parameter and the gradient as the rule reads them, in the precision of a step."""
-        read = self._reading.read
-        return read(work.parameter.detach()).to(compute), read(work.gradient).to(compute)
+        self._storage.check(work.parameter)
+        read, compute = self._reading.read, self._storage.compute(work.parameter)
+        return read(self._storage.theta(work, compute)), read(work.gradient).to(compute)
 
 
 def _is_in_place(theta: torch.Tensor, parameter: torch.Tensor) -> bool:

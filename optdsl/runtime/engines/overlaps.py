@@ -97,7 +97,7 @@ def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[Paramete
         works: what there is to do; states get memory of their own where they have to.
         known: what was found at the call before; replaced by what is found at this one.
     """
-    parameters, gradients, states, _ = zip(*works, strict=True)
+    parameters, gradients, states, *_ = zip(*works, strict=True)
     tensors = (*parameters, *(x for _, _, x in _held(states)))
     if not set(map(type, chain(tensors, gradients))).issubset(PLAIN):
         return works

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import draws, stored
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
@@ -54,8 +55,9 @@ class Engines:
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
-        # Compiled kernels have no norms of tangents, and do not read tensors as matrices.
-        elementwise = not of_matrices(program.kind)
+        # Compiled kernels have no norms of tangents, and do not read tensors as matrices; they draw
+        # nothing, and read and write states as they are computed.
+        elementwise = not (of_matrices(program.kind) or draws(program) or stored(program))
         self._compiles = backend != "eager" and not cosines(program) and elementwise
 
     def of(self, parameter: torch.Tensor) -> Engine:

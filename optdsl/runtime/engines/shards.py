@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from optdsl.ir.ops import TABLE, stages
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
+from optdsl.runtime.core.draws import Draws
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
@@ -178,7 +180,8 @@ def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
         if id(work.state) not in states:
             states[id(work.state)] = _state_of_shard(work, wrapped)
         theta, gradient = shard(work.parameter), shard(placed_gradient(work))
-        local.append(ParameterTask(theta, gradient, states[id(work.state)], work.hypers))
+        drawn = of_shard(work.draws, work.parameter)
+        local.append(ParameterTask(theta, gradient, states[id(work.state)], work.hypers, drawn))
     try:
         yield local
     finally:
@@ -245,6 +248,31 @@ def _wrapped(key: str, value: Any, work: ParameterTask, part: ParameterTask) -> 
         shape=parameter.shape,
         stride=parameter.stride(),
     )
+
+
+def of_shard(draws: Draws | None, parameter: Any) -> Draws | None:
+    """What draws the random numbers of the shard that this rank has of a DTensor.
+
+    Raises:
+        RuntimeError: where it is not known which elements of the whole tensor a shard has.
+    """
+    if draws is None or not is_dtensor(parameter):
+        return draws
+    from torch.distributed.tensor import Replicate, Shard
+
+    # A shard of a shard by another rule has elements that do not follow one another.
+    if any(type(p) not in {Replicate, Shard} for p in parameter.placements):
+        listed = ", ".join(map(str, parameter.placements))
+        raise RuntimeError(
+            f"random numbers are drawn by the index in the whole tensor, which is not known for "
+            f"shards placed as {listed}; shard dimensions in the order of the mesh, or take a "
+            f"rule that draws nothing"
+        )
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    placed = (parameter.shape, parameter.device_mesh, parameter.placements)
+    _, offset = compute_local_shape_and_global_offset(*placed)
+    return replace(draws, whole=tuple(parameter.shape), offset=tuple(offset))
 
 
 def shard(x: Any) -> Tensor:

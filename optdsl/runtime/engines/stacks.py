@@ -15,6 +15,7 @@ import torch
 
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import draws, stored
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import PLAIN, ParameterTask
 
@@ -29,7 +30,9 @@ def stackable(program: Program) -> bool:
     """
     whole = {o.opcode for o in program.operations if o.opcode.endswith("_tensor")}
     scalars = any(not s.type.spans for s in program.states)
-    return of_matrices(program.kind) and not whole and not scalars
+    # Each draws for itself, and is stored for itself.
+    apart = draws(program) or bool(stored(program))
+    return of_matrices(program.kind) and not (whole or scalars or apart)
 
 
 def divided(

@@ -109,7 +109,7 @@ class TensorTable:
     @classmethod
     def of(cls, works: Sequence[ParameterTask], layout: Layout) -> TensorTable:
         """Those of works."""
-        parameters, gradients, states, _ = zip(*works, strict=True)
+        parameters, gradients, states, *_ = zip(*works, strict=True)
         return cls(parameters, gradients, states, layout)
 
     @property

@@ -198,7 +198,7 @@ def _whole(works: Sequence[ParameterTask]) -> list[ParameterTask]:
         parameter: Any = work.parameter
         gradient: Any = placed_gradient(work)
         tensors = (parameter.detach().full_tensor(), gradient.full_tensor())
-        whole.append(ParameterTask(*tensors, state, work.hypers))
+        whole.append(ParameterTask(*tensors, state, work.hypers, work.draws))
     return whole
 
 

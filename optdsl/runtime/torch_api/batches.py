@@ -6,7 +6,7 @@ This is done for every parameter at every step, so it is cheap where all of them
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import attrgetter, itemgetter
@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from optdsl.ir.program import Program
+from optdsl.runtime.core.draws import Draws
 from optdsl.runtime.core.tasks import PLAIN, Engine, ParameterTask, Shape
 from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.scopes import Pairs, Part, add
+
+Drawing = Callable[[Tensor], Draws | None]
 
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 _PARAMETER = itemgetter(ParameterTask._fields.index("parameter"))
@@ -39,6 +42,7 @@ def batches(
     states: Mapping[Tensor, dict[str, Any]],
     part: Part,
     groups: Sequence[Mapping[str, Any]],
+    drawing: Drawing,
 ) -> dict[Engine, Batch]:
     """What there is to do for a part, by engine.
 
@@ -49,12 +53,13 @@ def batches(
         states: the state of each parameter.
         part: the part of the step.
         groups: all parameter groups.
+        drawing: what draws random numbers, for each parameter.
     """
     parts = compiled.parts
     if not parts.varied:
         any_of = next((p for pairs, _ in part.work for p, _ in pairs), None)
         own = parts.whole if any_of is None else parts.of(any_of, {})
-        return _batches(own, states, part, part.work)
+        return _batches(own, states, part, part.work, drawing)
     by_engines: dict[Engines, list[tuple[Pairs, dict[str, float]]]] = {}
     for place, (pairs, values) in enumerate(part.work):
         group = groups[place if part.group is None else part.group]
@@ -65,7 +70,7 @@ def batches(
             by_engines.setdefault(which, []).append((its, values))
     found: dict[Engine, Batch] = {}
     for which, work in by_engines.items():
-        found |= _batches(which, states, part, work)
+        found |= _batches(which, states, part, work, drawing)
     return found
 
 
@@ -74,6 +79,7 @@ def _batches(
     states: Mapping[Tensor, dict[str, Any]],
     part: Part,
     work: Sequence[tuple[Pairs, dict[str, float]]],
+    drawing: Drawing,
 ) -> dict[Engine, Batch]:
     pairs = list(chain.from_iterable(pairs for pairs, _ in work))
     if not pairs:
@@ -83,7 +89,7 @@ def _batches(
     if len(states) == len(parameters) and all(map(operator.is_, states, parameters)):
         kept = states.values()  # without the hashes of tensors, which take long
     hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in work)
-    fields = zip(parameters, gradients, kept, hypers, strict=True)
+    fields = zip(parameters, gradients, kept, hypers, map(drawing, parameters), strict=True)
     works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
     for some in alike(works):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optdsl.ir.storage import added
 from optdsl.plan.keys import TRAINED
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import shards
@@ -45,7 +46,7 @@ def completed(
     program = optimizer.part_of(parameter).program
     state = {k: v for k, v in optimizer.state.get(parameter, {}).items() if not k.startswith(OWN)}
     theta = state.pop(TRAINED, parameter.detach())
-    declared = {s.name for s in program.states} | {"step"}
+    declared = {s.name for s in program.states} | {"step"} | added(program).keys()
     if state.keys() - declared and float(state["step"]) > 0:
         state = {key: value.clone() for key, value in state.items()}
         shards.completed(program, ParameterTask(theta, torch.zeros_like(theta), state, hypers))

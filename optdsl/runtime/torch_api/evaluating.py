@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from optdsl.ir.storage import added
 from optdsl.plan.keys import TRAINED
 from optdsl.runtime.core.owned_numbers import number_of
-from optdsl.runtime.core.tasks import COMPUTE, ParameterTask
+from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.reading import Reading
+from optdsl.runtime.engines.storage import Storage
 from optdsl.runtime.engines.whole import evaluated
 from optdsl.runtime.learning.scopes import VALUE
 from optdsl.runtime.torch_api.completed_state import completed
@@ -91,9 +93,14 @@ def _evaluate(optimizer: LearningOptimizer, parameter: Tensor, hypers: dict[str,
     state = completed(optimizer, parameter, hypers)
     t = number_of(state.pop("step"))
 
+    storage = Storage(program)
+    state |= {k: x for k, x in optimizer.state[parameter].items() if k in added(program)}
+
     def of_plain(work: ParameterTask) -> Tensor:
-        theta = reading.read(work.gradient.to(COMPUTE[work.gradient.dtype]))
-        states = reading.states(work.state, work.gradient)
+        trained = work._replace(parameter=work.gradient, state=work.state | {"step": t})
+        dtype = storage.compute(work.gradient)
+        theta = reading.read(storage.theta(trained, dtype))
+        states = reading.states(storage.states(work.state, dtype), work.gradient)
         found: Tensor = point(theta, theta, states, work.hypers, t)["theta"]
         return found.reshape(work.gradient.shape)
 

@@ -30,8 +30,9 @@ def check_flattened(optimizer: LearningOptimizer) -> None:
         return
     compiled = optimizer.compiled
     found = stages(compiled.program.operations)
+    drawn = compiled.draws
     reduces = bool(compiled.program.sections) or any(stage.mixes for stage in found)
-    if not (compiled.coefficients or reduces):
+    if not (compiled.coefficients or reduces or drawn):
         return
     marks = {_is_flattened(p) for group in optimizer.param_groups for p in group["params"]}
     if True not in marks:
@@ -41,6 +42,11 @@ def check_flattened(optimizer: LearningOptimizer) -> None:
         raise RuntimeError(
             f"{name} looks at tensors as a whole, and FullyShardedDataParallel gives each "
             f"rank a part of several; use DistributedDataParallel, or another rule"
+        )
+    if drawn:
+        raise RuntimeError(
+            f"{name} draws random numbers by the index in a tensor, and FullyShardedDataParallel "
+            f"gives each rank a part of several; shard by fully_shard (FSDP2)"
         )
     learned = ", ".join(c.name for c in compiled.coefficients)
     remedy = "give the optimizer process_group=model.process_group, or shard by fully_shard (FSDP2)"

@@ -15,6 +15,7 @@ from optdsl.passes.totals import GIVEN
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.engines.whole import begun
 from optdsl.runtime.learning.scopes import Pairs
@@ -91,7 +92,9 @@ def _set(
         # What it has learned of its own may be there already.
         first: dict[str, Any] = {}
         hypers = optimizer._hypers(group)
-        begun(engines.eager, engines.program, ParameterTask(parameter, gradient, first, hypers))
+        drawn = drawing(optimizer)(parameter)
+        work = ParameterTask(parameter, gradient, first, hypers, drawn)
+        begun(engines.eager, engines.program, work)
         state.update(first)
     for key, values in found.items():
         if key in state:

@@ -11,6 +11,7 @@ from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import check_dense, check_dtype
 from optdsl.runtime.distributed import collectives
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.learning.scopes import Pairs, Part, add
 from optdsl.runtime.torch_api import observing, totals
 from optdsl.runtime.torch_api.batches import batches
@@ -80,10 +81,10 @@ def _take(
 ) -> None:
     """A step of all parts, which get their sums; coefficients learn."""
     states, groups = optimizer.state, optimizer.param_groups
-    jobs = []
+    jobs, drawn = [], drawing(optimizer)
     for part in parts:
         known = optimizer._known if part.key is None else optimizer._known.get(StepCache, part.key)
-        jobs.append((part, known, batches(optimizer.compiled, states, part, groups)))
+        jobs.append((part, known, batches(optimizer.compiled, states, part, groups, drawn)))
     if optimizer.compiled.order == "exact":
         for part, known, found in jobs:
             for engine, batch in found.items():

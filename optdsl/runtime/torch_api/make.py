@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from optdsl.ir.domain import Domain, spell_in
 from optdsl.ir.program import Program
+from optdsl.ir.storage import draws
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.engines.compiled import Compiled
@@ -57,6 +58,7 @@ def signature(program: Program) -> inspect.Signature:
         parameters.append(keyword("betas", kind | None, None))
     parameters.append(keyword("maximize", bool, False))
     parameters.append(keyword("process_group", Any, None))
+    parameters += [keyword("seed", int, 0)] if draws(program) else []
     names = {h.name for h in program.hypers}
     parameters += [keyword(n, bool | None, v) for n, v in HINTS.items() if n not in names]
     return inspect.Signature(parameters)
@@ -73,6 +75,7 @@ def documentation(program: Program) -> str:
     lines += [
         "With `maximize` it goes up the gradients.",
         "Optimizers of one `process_group` learn as one.",
+        *(["Random numbers are functions of `seed`, a whole number."] if draws(program) else []),
         f"{', '.join(hints[:-1])} and {hints[-1]} are kept and change nothing.",
         "`differentiable=True` is refused.",
         "",

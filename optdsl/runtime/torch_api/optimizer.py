@@ -26,6 +26,7 @@ from optdsl.runtime.core.tasks import PENDING_HYPERS
 from optdsl.runtime.device.coefficient_memory import on_the_host
 from optdsl.runtime.device.device_step import device_step_of
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import SEED, check_group, seeded
 from optdsl.runtime.torch_api import (
     completed_state as completing,
     evaluating,
@@ -76,6 +77,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         *positional: Any,
         maximize: bool = False,
         process_group: Any = None,
+        seed: Any = None,
         **hypers: Any,
     ) -> None:
         """Make an optimizer.
@@ -89,6 +91,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
                 their hyper-gradients are added up. It can also be set later. DTensors,
                 DistributedDataParallel and ZeroRedundancyOptimizer need none.
+            seed: of a rule that draws random numbers, a whole number in [0, 2^64), 0 by default, of
+                which they are functions; the groups keep it, and so does a checkpoint.
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
                 which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
@@ -96,7 +100,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
                 by rules without these.
 
         Raises:
-            TypeError: for an unknown hyperparameter, or a value that is no number.
+            TypeError: for an unknown hyperparameter, a value that is no number, or the seed of a
+                rule that draws none.
             ValueError: for a value out of bounds, weights that do not sum to one, a
                 hyperparameter that requires gradients, or ``differentiable=True``.
         """
@@ -118,7 +123,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         if betas:
             checked["betas"] = tuple(checked[beta] for beta in betas)
         checked["maximize"] = check_maximize(name, maximize)
-        checked |= hints
+        checked |= hints | seeded(name, seed, self.compiled.draws)
         self._known = StepCache()
         self.process_group = process_group
         join_partition(self)
@@ -153,6 +158,8 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         self.compiled.scopes.adopt(self.param_groups, self.state.values())
         for group in self.param_groups:
             group.setdefault("maximize", False)
+            if self.compiled.draws:
+                group.setdefault(SEED, self.defaults.get(SEED, 0))
         name = type(self).__name__
         self._betas = Betas(name, self.compiled.betas)
         self._overwritten = Overwritten(name, (c.name for c in self.compiled.coefficients))
@@ -179,6 +186,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         usual = ["params", "param_names", "maximize", "kind", *(["betas"] if betas else []), *HINTS]
         check_keys(name, param_group, [*hypers, *usual])
         check_hints(name, param_group, hypers)
+        check_group(name, param_group, self.defaults)
         if "maximize" in param_group:
             param_group["maximize"] = check_maximize(name, param_group["maximize"])
         for hyper in self.compiled.program.hypers:

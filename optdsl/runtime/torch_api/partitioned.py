@@ -39,6 +39,12 @@ def check_partitioned(optimizer: LearningOptimizer) -> None:
     Raises:
         RuntimeError: for such an optimizer; the message says what to do.
     """
+    if optimizer._partitioned and optimizer.compiled.draws and has_other_ranks():
+        raise RuntimeError(
+            f"{type(optimizer).__name__} draws random numbers by the number of a tensor, and "
+            f"ZeroRedundancyOptimizer numbers the share of each rank by itself; shard by "
+            f"fully_shard (FSDP2), or use DistributedDataParallel"
+        )
     if not (optimizer._partitioned and optimizer.process_group is None and has_other_ranks()):
         return
     scopes = optimizer.compiled.scopes
@@ -58,7 +64,8 @@ def check_partitioned(optimizer: LearningOptimizer) -> None:
 def _together(optimizer: LearningOptimizer) -> bool:
     """Whether a step of one tensor depends on the tensors of other ranks."""
     compiled = optimizer.compiled
-    return bool(compiled.scopes.of_groups) or compiled.parts.stages is not None
+    shared = compiled.parts.stages is not None or compiled.draws
+    return bool(compiled.scopes.of_groups) or shared
 
 
 def _maker(kind: type) -> Any:

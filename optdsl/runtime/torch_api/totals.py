@@ -19,6 +19,7 @@ from torch import Tensor
 
 from optdsl.ir.evaluate import Uniforms
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import added
 from optdsl.passes.totals import SHARED, Staged
 from optdsl.runtime.core.owned_numbers import counts, made, number_of
 from optdsl.runtime.core.step_cache import StepCache
@@ -32,8 +33,9 @@ from optdsl.runtime.distributed.collectives import (
     whole_prefix,
 )
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.engines.parts import Measure
-from optdsl.runtime.engines.shards import needs_whole, placed_gradient, shard
+from optdsl.runtime.engines.shards import needs_whole, of_shard, placed_gradient, shard
 from optdsl.runtime.engines.whole import gathered
 from optdsl.runtime.learning.scopes import Pairs, Part
 from optdsl.runtime.torch_api.batches import alike
@@ -202,6 +204,7 @@ def _measured(
     scratch = optimizer._known.get(Scratch, level)
     parts = optimizer.compiled.parts
     # Where all tensors are of one kind, it is asked for once.
+    of_optimizer = drawing(optimizer)
     which = parts.measure(level, pairs[0][0], group) if pairs and not parts.varied else None
     rest: Pairs = pairs
     if which is not None and set(map(type, map(itemgetter(0), pairs))).issubset(PLAIN):
@@ -214,7 +217,8 @@ def _measured(
         if type(parameter) in PLAIN or not is_dtensor(parameter):
             plain.setdefault(id(own), (own, []))[1].append((parameter, gradient))
             continue
-        task = ParameterTask(parameter, gradient, {}, values)
+        drawn = of_optimizer(parameter)
+        task = ParameterTask(parameter, gradient, {}, values, drawn)
         task = task._replace(gradient=placed_gradient(task))
         if own.wholes and needs_whole(own.engines.program, parameter):
             task.state.update(_whole_state(optimizer, own, parameter))
@@ -222,7 +226,8 @@ def _measured(
             wholes.setdefault(key, []).append(task)
         elif (start := prefix(parameter)) is not None:
             state = _state(optimizer, own, parameter, scratch)
-            task = ParameterTask(shard(parameter), shard(task.gradient), state, values)
+            own_draws = of_shard(drawn, parameter)
+            task = ParameterTask(shard(parameter), shard(task.gradient), state, values, own_draws)
             works.setdefault((own, start), []).append(task)
     for own, some in plain.values():
         yield from _of_plain(optimizer, own, some, values, known)
@@ -243,15 +248,16 @@ def _of_plain(
     known: StepCache,
 ) -> Iterator[tuple[str, float]]:
     """The sums of tensors that this rank has all of."""
+    of_optimizer = drawing(optimizer)
     for number, some in enumerate(alike(pairs)):
         kept = known.get(StepCache, id(which), number)
         parameters, gradients = zip(*some, strict=True)
         found = kept.get(_Plain)
         states = found.of(which, list(parameters))
-        if which.states or which.timed:
+        if which.states or which.timed or added(which.engines.program):
             given = map(optimizer.state.get, parameters)
             states = [_with(which, x, state) for x, state in zip(given, states, strict=True)]
-        fields = zip(parameters, gradients, states, repeat(values))
+        fields = zip(parameters, gradients, states, repeat(values), map(of_optimizer, parameters))
         tasks = list(map(tuple.__new__, repeat(ParameterTask), fields))
         which.engines.of(parameters[0]).advance(tasks, kept)
         for name in which.totals:
@@ -265,7 +271,7 @@ def _with(which: Measure, own: Mapping[str, Any] | None, scratch: dict[str, Any]
     """
     if own is None or "step" not in own:
         return {}
-    for name in which.states:
+    for name in (*which.states, *added(which.engines.program)):
         scratch[name] = own[name]
     if which.timed and number_of(scratch["step"]) != number_of(own["step"]):
         scratch["step"].fill_(number_of(own["step"]))
@@ -290,9 +296,10 @@ def _sums(
 def _whole_state(optimizer: LearningOptimizer, which: Measure, parameter: Tensor) -> dict[str, Any]:
     """The states that a whole tensor in shards is measured with; none before its first step."""
     own = optimizer.state.get(parameter, {})
-    if "step" not in own or not (which.states or which.timed):
+    beside = added(which.engines.program)
+    if "step" not in own or not (which.states or which.timed or beside):
         return {}
-    found: dict[str, Any] = {name: own[name] for name in which.states}
+    found: dict[str, Any] = {name: own[name] for name in (*which.states, *beside)}
     found["step"] = own["step"].clone()
     if not of_matrices(which.engines.program.kind):
         device = shard(parameter).device
@@ -314,13 +321,13 @@ def _state(
 
     Before the first step of a tensor the kernels make its first states, which are not kept.
     """
-    if not which.states and not which.timed:
+    if not (which.states or which.timed or added(which.engines.program)):
         return scratch.setdefault(parameter, {})
     own = optimizer.state.get(parameter, {})
     if "step" not in own:
         return {}
     found = scratch.setdefault(parameter, {})
-    for name in which.states:
+    for name in (*which.states, *added(which.engines.program)):
         found[name] = _plain(own[name])
     if "step" not in found:
         found["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
