@@ -100,6 +100,18 @@ def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
     assert names == ["RowScaled", "Standardized", "Shampoo", "Factored", "Powers", "MyMuon"]
 
 
+def test_the_rules_that_draw_and_store_in_the_documents_take_steps() -> None:
+    for name in ("NoisySGD", "SmallMomentum"):
+        text = next(b for b in blocks(LANGUAGE) if b.startswith(f"optimizer {name}"))
+        theta = torch.nn.Parameter(torch.ones(6, dtype=torch.bfloat16))
+        optimizer = optdsl.compile(text)([theta], seed=1)
+        theta.grad = torch.ones_like(theta)
+        optimizer.step()
+        assert torch.isfinite(theta).all()
+        assert optimizer.param_groups[0]["seed"] == 1
+    assert optimizer.state[theta]["b"].dtype is torch.bfloat16
+
+
 def test_the_sums_over_all_tensors_of_the_language_page_are_there() -> None:
     text = next(b for b in blocks(LANGUAGE) if b.startswith("optimizer GlobalAdaGrad"))
     parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 2)]

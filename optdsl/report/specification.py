@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import spell, spell_in
-from optdsl.ir.program import Program, State
+from optdsl.ir.ops import DRAWS
+from optdsl.ir.program import Operation, Program, State
 from optdsl.ir.sections import OTHERWISE
+from optdsl.ir.storage import CODECS, added, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.plan.keys import tangent
@@ -44,6 +46,7 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     if program.learned:
         blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
     blocks.append(_states(program, declaration, separate))
+    blocks += _eager(program)
     claims = [statement(s) for s in declaration.statements if isinstance(s, ast.Claim)]
     if claims:
         lines = [line for claim in claims for line in _wrapped(claim, "    ")]
@@ -69,7 +72,14 @@ def state_bytes(program: Program) -> int:
 
     Of a rule with sections, those of the section that has most.
     """
-    return BYTES * (_tensors(_most(program, program.states)) + len(program.learned))
+    most = sum(_bytes(s) for s in _most(program, program.states) if s.type.extent is Extent.TENSOR)
+    beside = BYTES * sum(1 for _ in added(program))
+    return most + beside + BYTES * len(program.learned)
+
+
+def _bytes(state: State) -> int:
+    """The bytes of a number of a state, of float32 parameters."""
+    return BYTES // 2 if state.codec and CODECS[state.codec].buffers[0].dtype else BYTES
 
 
 def _most(program: Program, states: Sequence[State]) -> list[State]:
@@ -163,7 +173,10 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
             start = f"= {spelled_value(program, s.initial)}"
         unit = unit_of(s.type)
         unit += f", {' and '.join(program.sections[n] for n in s.sections)}" if s.sections else ""
-        rows.append((s.name, start, str(s.type), f"{BYTES} bytes per {unit}"))
+        how = f", {s.codec}" if s.codec else ""
+        rows.append((s.name, start, str(s.type), f"{_bytes(s)} bytes per {unit}{how}"))
+    for key in added(program):
+        rows.append((key, "", "tensor", f"{BYTES} bytes per parameter, as large as the parameter"))
     for x in program.learned:
         rows.append((tangent(x.hyper), "", "tensor", f"{BYTES} bytes per parameter"))
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
@@ -177,6 +190,20 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
             f"sharing it would be {len(apart)} buffers, {BYTES * _tensors(apart)} bytes"
         )
     return [*textwrap.wrap(total, WIDTH), *table(rows)]
+
+
+def _eager(program: Program) -> list[list[str]]:
+    """What compiled kernels do not do, so that eager code runs; nothing where they do all."""
+    found = [f"{name} is stored as {codec.name}" for name, codec in stored(program).items()]
+    found += ["random numbers are drawn"] if any(map(_draws, program.operations)) else []
+    if not found:
+        return []
+    text = f'{", and ".join(found)}: PyTorch code runs this, with backend="auto" too.'
+    return [textwrap.wrap(text[0].upper() + text[1:], WIDTH)]
+
+
+def _draws(operation: Operation) -> bool:
+    return operation.opcode in DRAWS
 
 
 def _tensors(states: Sequence[State]) -> int:

@@ -182,7 +182,7 @@ def _columns(statement: ast.Statement) -> list[str]:
             head = f"random {statement.name.text}{kind}"
             return [head, f"= {statement.distribution.text}{counter}"]
         case ast.Store():
-            return [f"store {_names(statement.names)} as {statement.codec.text}"]
+            return [f"store {_names(statement.names)}", f"as {statement.codec.text}"]
         case ast.Section():
             if statement.kind != ast.OTHERWISE:
                 return [f"for {statement.kind}"]
