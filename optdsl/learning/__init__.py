@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import EVERYTHING
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Hyper, Learned, Program, Simplex, State, Value
 from optdsl.ir.sections import section_of
 from optdsl.ir.types import UNIFORM
@@ -263,8 +263,14 @@ def scalarized(rule: Program) -> Program:
     """A rule as it runs on a coefficient, of which it learns nothing itself.
 
     Raises:
-        OptionError: where no section of the rule is for single numbers.
+        OptionError: where no section of the rule is for single numbers, or where it draws random
+            numbers.
     """
+    if any(o.opcode in DRAWS for o in rule.operations):
+        raise OptionError(
+            f"{rule.name} draws random numbers for the elements of tensors, and cannot learn a "
+            f"coefficient"
+        )
     if rule.sections:
         section = section_of(rule.sections, ())
         if section is None:

@@ -253,6 +253,26 @@ def test_draws_of_one_name_are_one_value_to_the_prover(tmp_path: Path) -> None:
         library.read(library.open_source(both))
 
 
+def test_what_is_drawn_is_a_constant_to_derivatives(tmp_path: Path) -> None:
+    """theta' = theta - lr (g + P Q + U): the derivative by lr, against the last step by hand."""
+    cls = optdsl.compile(NOISY + "\nlearn lr in [0, 1] by SGD(lr = 1e-3)\n")
+    (theta,) = (Parameter(p) for p in shapes((4, 2)))
+    optimizer = cls([theta])
+    before = theta.detach().clone()
+    theta.grad = torch.ones_like(theta)
+    optimizer.step()
+    update = (theta.detach() - before) / 0.1
+    theta.grad = torch.full_like(theta, 0.5)
+    optimizer.step()
+    expected = 0.1 - 1e-3 * float((0.5 * update).sum())
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
+    (tmp_path / "noisy.opt").write_text(NOISY)
+    mine = tmp_path / "mine.opt"
+    mine.write_text(library.open_source("sgd").text + "\nlearn lr in [0, 1] by Noisy\n")
+    with pytest.raises(OptionError, match="Noisy draws random numbers"):
+        optdsl.load(mine)
+
+
 def test_programs_that_draw_and_store_read_as_printed() -> None:
     text = NOISY.replace("theta' =", "state m = 0\nstore m as bfloat16 stochastic\n"
                          "store theta as compensated\nm' = g\ntheta' =")  # fmt: skip
