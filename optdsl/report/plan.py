@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from optdsl.compiler import derive, parts
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
+from optdsl.ir.storage import added, stored
+from optdsl.ir.types import Extent
 from optdsl.options import LearnOption
 from optdsl.plan import KINDS, Plan, plans
-from optdsl.report.layout import BYTES, WIDTH, table, unit_of
+from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
 from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
 
 _WAYS = {
@@ -42,12 +44,18 @@ def _page(title: str, program: Program) -> list[list[str]]:
     candidates = plans(program, rounded=False)
     chosen = cheapest(candidates)
     way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
-    state = f"State: {BYTES * state_tensors(chosen)} bytes per parameter in float32"
+    own = (s for s in chosen.states if s.type.extent is Extent.TENSOR)
+    beside = BYTES * len(added(chosen.advance))
+    many = sum(bytes_of(s.codec) for s in own) + beside
+    state = f"State: {many} bytes per parameter in float32"
     blocks = [
         [program.name if title == "a step" else f"{program.name}, {title}", *way],
         [state, *table(_states(chosen))],
-        ["A step, in bytes per parameter", *table(_steps(chosen))],
     ]
+    if stored(program):
+        blocks.append(["What a step moves is not counted where something is stored by a codec."])
+    else:
+        blocks.append(["A step, in bytes per parameter", *table(_steps(chosen))])
     if len(candidates) > 1:
         blocks.append(["Possible plans", *table(_compared(candidates, chosen))])
     return blocks
@@ -58,7 +66,8 @@ def _states(plan: Plan) -> list[Sequence[str]]:
     for state in plan.states:
         unit = unit_of(state.type)
         why = "for the pending step" if state.name in plan.kept else ""
-        rows.append((state.name, f"{BYTES} per {unit}", why))
+        rows.append((state.name, f"{bytes_of(state.codec)} per {unit}", why or state.codec))
+    rows += [(key, f"{BYTES} per parameter", "beside the parameter") for key in added(plan.advance)]
     return rows or [("none",)]
 
 

@@ -10,12 +10,12 @@ from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Operation, Program, State
 from optdsl.ir.sections import OTHERWISE
-from optdsl.ir.storage import CODECS, added, stored
+from optdsl.ir.storage import added, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
-from optdsl.report.layout import BYTES, WIDTH, table, unit_of
+from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, expression, statement
 from optdsl.syntax.parse import parse
@@ -72,14 +72,9 @@ def state_bytes(program: Program) -> int:
 
     Of a rule with sections, those of the section that has most.
     """
-    most = sum(_bytes(s) for s in _most(program, program.states) if s.type.extent is Extent.TENSOR)
-    beside = BYTES * sum(1 for _ in added(program))
-    return most + beside + BYTES * len(program.learned)
-
-
-def _bytes(state: State) -> int:
-    """The bytes of a number of a state, of float32 parameters."""
-    return BYTES // 2 if state.codec and CODECS[state.codec].buffers[0].dtype else BYTES
+    own = (s for s in _most(program, program.states) if s.type.extent is Extent.TENSOR)
+    beside = len(added(program)) + len(program.learned)
+    return sum(bytes_of(s.codec) for s in own) + BYTES * beside
 
 
 def _most(program: Program, states: Sequence[State]) -> list[State]:
@@ -174,7 +169,7 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
         unit = unit_of(s.type)
         unit += f", {' and '.join(program.sections[n] for n in s.sections)}" if s.sections else ""
         how = f", {s.codec}" if s.codec else ""
-        rows.append((s.name, start, str(s.type), f"{_bytes(s)} bytes per {unit}{how}"))
+        rows.append((s.name, start, str(s.type), f"{bytes_of(s.codec)} bytes per {unit}{how}"))
     for key in added(program):
         rows.append((key, "", "tensor", f"{BYTES} bytes per parameter, as large as the parameter"))
     for x in program.learned:

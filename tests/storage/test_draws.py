@@ -253,6 +253,26 @@ def test_draws_of_one_name_are_one_value_to_the_prover(tmp_path: Path) -> None:
         library.read(library.open_source(both))
 
 
+def test_modifiers_draw_under_the_names_by_which_they_are_applied(tmp_path: Path) -> None:
+    noise = 'modifier Noise of g\n  "-"\n\nhyper gap = 2 in {1, ..., inf}\n\n'
+    noise += "random z = normal at floor((t - 1) / gap)\n\ng = base.g + z\n"
+    (tmp_path / "noise.opt").write_text(noise)
+    (tmp_path / "mine.opt").write_text("optimizer Mine = SGD with Noise, Noise as Other\n")
+    (theta,) = (Parameter(p) for p in shapes((3, 2)))
+    optimizer = optdsl.load(tmp_path / "mine.opt")([theta], lr=0.1, other_gap=1, seed=2)
+    expected = theta.detach().clone()
+    for t in range(4):
+        theta.grad = torch.ones_like(theta)
+        optimizer.step()
+        own = Draws(2, 0).normal("noise.z", t // 2, theta)
+        other = Draws(2, 0).normal("other.z", t, theta)
+        expected = expected - 0.1 * (1 + own + other)
+    torch.testing.assert_close(theta.detach(), expected, rtol=1e-12, atol=1e-12)
+    (tmp_path / "noise.opt").write_text(noise.replace("(t - 1) / gap", "base.g"))
+    with pytest.raises(SpecError, match="the counter of `z` is a tensor"):
+        optdsl.load(tmp_path / "mine.opt")
+
+
 def test_what_is_drawn_is_a_constant_to_derivatives(tmp_path: Path) -> None:
     """theta' = theta - lr (g + P Q + U): the derivative by lr, against the last step by hand."""
     cls = optdsl.compile(NOISY + "\nlearn lr in [0, 1] by SGD(lr = 1e-3)\n")

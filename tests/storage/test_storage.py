@@ -18,6 +18,8 @@ from optdsl.diagnostics import SpecError
 from optdsl.ir.storage import CODECS
 from optdsl.options import OptionError
 from optdsl.runtime.core.draws import Draws
+from optdsl.report.plan import describe_plan
+from optdsl.report.specification import describe
 from optdsl.specifications import library
 
 LR, STEPS = 1e-3, 200
@@ -316,3 +318,13 @@ def test_wishes_that_cannot_be_are_refused() -> None:
         "adamw", store={"m": "bfloat16"}
     )
     assert optdsl.load("adamw", store={"m": "bfloat16"}) is not optdsl.load("adamw")
+
+
+def test_pages_tell_what_is_stored_and_where_it_runs() -> None:
+    source = library.open_source("adamw with kahan")
+    page = describe(source, library.read(source))
+    assert "State: 12 bytes per parameter in float32" in page
+    assert (
+        'Theta is stored as compensated: PyTorch code runs this, with backend="auto" too.' in page
+    )
+    assert "compensation/theta  4 per parameter" in describe_plan(source)
