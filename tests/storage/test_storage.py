@@ -17,9 +17,9 @@ from optdsl.codecs import CODERS, stochastic
 from optdsl.diagnostics import SpecError
 from optdsl.ir.storage import CODECS
 from optdsl.options import OptionError
-from optdsl.runtime.core.draws import Draws
 from optdsl.report.plan import describe_plan
 from optdsl.report.specification import describe
+from optdsl.runtime.core.draws import Draws
 from optdsl.specifications import library
 
 LR, STEPS = 1e-3, 200

@@ -91,8 +91,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             process_group: the ranks whose optimizers are parts of one, such as those of a pipeline;
                 their hyper-gradients are added up. It can also be set later. DTensors,
                 DistributedDataParallel and ZeroRedundancyOptimizer need none.
-            seed: of a rule that draws random numbers, a whole number in [0, 2^64), 0 by default, of
-                which they are functions; the groups keep it, and so does a checkpoint.
+            seed: of what a rule draws at random, a whole number in [0, 2^64); 0 by default.
             **hypers: hyperparameters by their names in the specification; ``betas`` stands for
                 beta1, beta2 and so on. One that is not learned may be a tensor of one element,
                 which every step reads anew. ``foreach``, ``fused`` and ``capturable`` are kept in
