@@ -53,8 +53,7 @@ class Lowering:
         # The choices that decided what the operations are.
         self.structure: dict[str, float] = {}
         self._choices = choices
-        self._scope = scope
-        self._report = scope.report
+        self._scope, self._report = scope, scope.report
         self._full = False
         self._known: dict[tuple[str | Value | None, ...], Value] = {}
         self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
