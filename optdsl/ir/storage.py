@@ -2,7 +2,7 @@
 
 A codec has one or more buffers for a value. Equations see the value that they stand for, and what
 an equation gives is encoded after the step. The rule stays what it is: storage is no part of the
-meaning of a program, and derivatives take it for a constant. `optdsl.runtime.engines.codecs` has
+meaning of a program, and derivatives take it for a constant. `optdsl.codecs` has
 the arithmetic; a test fails if a codec has none there.
 """
 
