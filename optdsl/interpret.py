@@ -16,6 +16,7 @@ from optdsl import matrices
 from optdsl.codecs import CODERS, dtype_of
 from optdsl.ir import draws
 from optdsl.ir.evaluate import Arithmetic, Code, Point, first_states
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import DRAWS, LEAVES
 from optdsl.ir.program import Operation, Program
 from optdsl.ir.sections import of_matrices, read_as, section_of, value_shape
@@ -92,21 +93,28 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _of_shape(operation: Operation, theta: Tensor) -> Tensor:
+def _of_shape(operation: Operation, theta: Tensor, own: Mapping[str, int]) -> Tensor:
     """The value of a leaf that follows from the shape of a matrix."""
-    size = value_shape(operation.type, theta.shape)
+    size = value_shape(operation.type, theta.shape, own)
+    if operation.opcode == "indices":
+        return torch.arange(size[-2], dtype=torch.float64).unsqueeze(-1).expand(size)
     if operation.opcode == "identity":
         return torch.eye(size[-1], dtype=torch.float64).expand(size)
     return _double(theta.shape[-2 if operation.attribute == "rows" else -1])
 
 
 def _drawn(
-    origin: Origin, matrix: bool, operation: Operation, counter: Tensor, theta: Tensor
+    origin: Origin,
+    matrix: bool,
+    own: Mapping[str, int],
+    operation: Operation,
+    counter: Tensor,
+    theta: Tensor,
 ) -> Tensor:
     """Random numbers, one after the other."""
     size = theta.shape if operation.type.extent is Extent.TENSOR else torch.Size()
     if matrix:
-        size = torch.Size(value_shape(operation.type, theta.shape))
+        size = torch.Size(value_shape(operation.type, theta.shape, own))
     attribute, t = str(operation.attribute), float(counter)
     numbers = [draws.number(attribute, t, i, *origin) for i in range(size.numel())]
     return torch.tensor(numbers, dtype=torch.float64, device="cpu").reshape(size)
@@ -141,7 +149,8 @@ def initial_state(
         ValueError: for a parameter that no section of the program takes.
     """
     alone, theta, g = _read(program, parameter, gradient)
-    arithmetic = _arithmetic(alone, Tensor.detach, origin)
+    own = own_lengths(alone, parameter.shape, hypers)
+    arithmetic = _arithmetic(alone, Tensor.detach, own, origin)
     return first_states(alone, Point(theta, g, {}, hypers, 1, arithmetic))
 
 
@@ -162,7 +171,8 @@ def step(
     parameter, if the rule says how it is stored. What is stored is given as the next step sees it.
     """
     alone, theta, g = _read(program, parameter, gradient)
-    arithmetic = _arithmetic(alone, stop_gradient, origin)
+    own = own_lengths(alone, parameter.shape, hypers)
+    arithmetic = _arithmetic(alone, stop_gradient, own, origin)
     at = Point(theta, g, state, hypers, t, arithmetic)
     values = Code(alone, alone.step_values, arithmetic).evaluated(at)
     codecs = stored(alone)
@@ -195,7 +205,7 @@ def evaluation_point(
 ) -> Tensor:
     """The point at which the model is evaluated after step `t`; see `step` for the arguments."""
     alone, theta, _ = _read(program, parameter, parameter)
-    arithmetic = _arithmetic(alone, Tensor.detach)
+    arithmetic = _arithmetic(alone, Tensor.detach, own_lengths(alone, parameter.shape, hypers))
     at = Point(theta, theta, state, hypers, t, arithmetic)
     if alone.evaluation is None:
         return theta.reshape(parameter.shape)
@@ -218,9 +228,12 @@ def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Progra
 
 
 def _arithmetic(
-    program: Program, stop_gradient: Callable[[Tensor], Tensor], origin: Origin = (0, 0)
+    program: Program,
+    stop_gradient: Callable[[Tensor], Tensor],
+    own: Mapping[str, int],
+    origin: Origin = (0, 0),
 ) -> Arithmetic:
-    """The operations on the tensors of a program."""
+    """The operations on the tensors of a program; `own` has the lengths of its axes."""
     matrix = of_matrices(program.kind)
     functions = {
         **_APPLY,
@@ -232,9 +245,9 @@ def _arithmetic(
         _double,
         _double,
         (lambda x: x.shape[-2] * x.shape[-1]) if matrix else Tensor.numel,
-        _matrix_expanded if matrix else _expanded,
-        _of_shape,
-        functools.partial(_drawn, origin, matrix),
+        functools.partial(_matrix_expanded, own=own) if matrix else _expanded,
+        functools.partial(_of_shape, own=own),
+        functools.partial(_drawn, origin, matrix, own),
     )
 
 
@@ -242,8 +255,8 @@ def _expanded(value: Tensor, theta: Tensor, kind: Type) -> Tensor:
     return value.expand(theta.shape) if kind.extent is Extent.TENSOR else value
 
 
-def _matrix_expanded(value: Tensor, theta: Tensor, kind: Type) -> Tensor:
-    return value.expand(value_shape(kind, theta.shape))
+def _matrix_expanded(value: Tensor, theta: Tensor, kind: Type, own: Mapping[str, int]) -> Tensor:
+    return value.expand(value_shape(kind, theta.shape, own))
 
 
 def _double(value: object) -> Tensor:

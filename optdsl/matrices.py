@@ -49,6 +49,17 @@ def qr(x: Tensor, order: Tensor) -> Tensor:
     return found
 
 
+def singular_vectors(x: Tensor, indices: Tensor) -> Tensor:
+    """The left singular vectors of matrices as columns, the largest singular values' first.
+
+    Args:
+        x: the matrices.
+        indices: those of the axis of the result, of which there are as many.
+    """
+    found: Tensor = torch.linalg.svd(x, full_matrices=True).U
+    return found[..., : indices.shape[-2]]
+
+
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "sum": lambda x: x.sum((-2, -1), keepdim=True),
     "mean": lambda x: x.mean((-2, -1), keepdim=True),
@@ -56,6 +67,10 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "sum_cols": lambda x: x.sum(-1, keepdim=True),
     "mean_rows": lambda x: x.mean(-2, keepdim=True),
     "mean_cols": lambda x: x.mean(-1, keepdim=True),
+    "sum_first": lambda x: x.sum(-2, keepdim=True),
+    "sum_last": lambda x: x.sum(-1, keepdim=True),
+    "mean_first": lambda x: x.mean(-2, keepdim=True),
+    "mean_last": lambda x: x.mean(-1, keepdim=True),
     "sum_tensor": torch.sum,
     "mean_tensor": torch.mean,
     "spread": lambda x, y: x + torch.zeros_like(y),
@@ -63,9 +78,11 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "transpose": lambda x: x.mT,
     "diagonal_rows": lambda x: x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1),
     "diagonal_cols": lambda x: x.diagonal(dim1=-2, dim2=-1).unsqueeze(-2),
+    "diagonal_own": lambda x: x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1),
     "bfloat16": lambda x: x,
     "float32": lambda x: x,
     "eigenvectors": eigenvectors,
     "inverse_root": inverse_root,
     "qr": qr,
+    "singular_vectors": singular_vectors,
 }

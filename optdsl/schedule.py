@@ -262,6 +262,10 @@ def make_kernel(
 ) -> Kernel:
     """The kernel that computes some results of a program."""
     needed = program.needed(tuple(r.value for r in (*results, *dots)))
+    if program.axes:
+        along = {axis for r in results for axis in r.type.own_axes}
+        lengths = [v for name, v in program.axes if name in along]
+        needed = program.needed((*needed, *program.lengths_of(needed), *lengths))
     uniform = tuple(v for v in needed if program.type(v).extent is Extent.UNIFORM)
     body = tuple(v for v in needed if program.type(v).extent is not Extent.UNIFORM)
     return Kernel(name, program, uniform, body, results, dots)

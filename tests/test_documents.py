@@ -97,7 +97,15 @@ def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
         for p, old in zip(parameters, before, strict=True):
             assert torch.isfinite(p).all(), text
             assert not torch.equal(p, old), text
-    assert names == ["RowScaled", "Standardized", "Shampoo", "Factored", "Powers", "MyMuon"]
+    assert names == [
+        "RowScaled",
+        "Standardized",
+        "Shampoo",
+        "LowRank",
+        "Factored",
+        "Powers",
+        "MyMuon",
+    ]
 
 
 def test_the_rules_that_draw_and_store_in_the_documents_take_steps() -> None:
@@ -165,7 +173,7 @@ def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_pat
 
     texts = [b for text in (LANGUAGE, BLENDING, PAPER) for b in blocks(text)]
     found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
-    assert len(found) == 20
+    assert len(found) == 21
     files = [tmp_path / f"{number}.opt" for number in range(len(found))]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)

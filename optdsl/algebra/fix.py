@@ -17,7 +17,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.types import AXES, Extent, Type, along
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -114,10 +114,24 @@ def _example(builder: Builder, kind: Type) -> Value:
             return theta
         case ("cols", "rows"):
             return builder.emit("transpose", theta)
+        case (axis,) if axis in kind.own_axes:
+            return builder.emit("indices", type=kind)
         case (axis,):
             return builder.emit("sum_cols" if axis == "rows" else "sum_rows", theta)
+        case (first, second) if first != second:
+            left, right = (_by_columns(builder, axis) for axis in (first, second))
+            return builder.emit("matmul", left, builder.emit("transpose", right))
         case _:
             return builder.emit("identity", type=kind)
+
+
+def _by_columns(builder: Builder, axis: str) -> Value:
+    """Some matrix of an axis and the columns."""
+    theta = builder.emit("parameter")
+    if axis in AXES:
+        return theta if axis == "rows" else builder.emit("identity", type=along((axis, axis)))
+    indices = builder.emit("indices", type=along((axis,)))
+    return builder.emit("add", indices, builder.emit("sum_rows", theta))
 
 
 def live_states(program: Program) -> Program:

@@ -138,8 +138,8 @@ class Algebra:
         match operation.opcode:
             case "constant":
                 return self._constant(operation.attribute)
-            case "identity":
-                return self._opaque(True, "identity", str(operation.type))
+            case "identity" | "indices" as opcode:
+                return self._opaque(True, opcode, str(operation.type))
             case opcode if TABLE[opcode].leaf:
                 return self._opaque(step.fact.defined, operation.opcode, operation.attribute)
             case "draw":

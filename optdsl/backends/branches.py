@@ -70,6 +70,8 @@ def _regions(kernel: Kernel, choices: set[Value]) -> dict[Value, Region]:
     """The innermost region that holds every use of each value."""
     operations = kernel.program.operations
     found: dict[Value, Region] = {r.value: ROOT for r in (*kernel.results, *kernel.dots)}
+    # Shapes are made of lengths, wherever they are needed.
+    found |= {length: ROOT for _, length in kernel.program.axes}
     seen = set(found)
 
     def chain(region: Region) -> list[Region]:

@@ -13,7 +13,9 @@ from optdsl.schedule import Kernel
 
 # What may be another tensor, or a view of one, and so shares its memory.
 _SHARING = {"transpose", "bfloat16", "float32", "spread", "identity", "define", "stop_gradient"}
-_SHARING |= {"diagonal_rows", "diagonal_cols"}
+_SHARING |= {"indices", "diagonal_rows", "diagonal_cols", "diagonal_own"}
+# Columns of a matrix that has more.
+_SHARING |= {"singular_vectors"}
 
 
 class Lifetimes:

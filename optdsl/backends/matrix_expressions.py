@@ -17,19 +17,10 @@ from optdsl.backends.python_expressions import Printer
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.types import Extent, Type, side
 
 _DIMENSIONS = {"rows": "-2", "cols": "-1"}
 _ALL = "(-2, -1)"
-# Dimensions of the shape of a value of some axes, after those of the stack.
-_SHAPES = {
-    (): "1, 1",
-    ("rows",): "theta.shape[-2], 1",
-    ("cols",): "1, theta.shape[-1]",
-    ("rows", "rows"): "theta.shape[-2], theta.shape[-2]",
-    ("cols", "cols"): "theta.shape[-1], theta.shape[-1]",
-    ("cols", "rows"): "theta.shape[-1], theta.shape[-2]",
-}
 _PRODUCT, _ATOM = 3, 6
 # The methods of tensors that overwrite what they are called on.
 _OVERWRITING = {
@@ -40,12 +31,12 @@ _EXCHANGEABLE = {"add", "mul"}
 
 def spelled_operations() -> frozenset[str]:
     """The operations of matrices that have a spelling."""
-    along = {f"{r}_{axis}" for r in ("sum", "mean") for axis in (*_DIMENSIONS, "tensor")}
-    diagonals = {f"diagonal_{axis}" for axis in _DIMENSIONS}
-    others = {"length", "identity", "section", "spread", "matmul", "transpose"}
-    return frozenset(
-        {*along, *diagonals, *others, "bfloat16", "float32", "eigenvectors", "inverse_root", "qr"}
-    )
+    over = (*_DIMENSIONS, "tensor", "first", "last")
+    along = {f"{r}_{axis}" for r in ("sum", "mean") for axis in over}
+    diagonals = {f"diagonal_{axis}" for axis in (*_DIMENSIONS, "own")}
+    others = {"length", "identity", "indices", "section", "spread", "matmul", "transpose"}
+    factorizations = {"eigenvectors", "inverse_root", "qr", "singular_vectors"}
+    return frozenset({*along, *diagonals, *others, *factorizations, "bfloat16", "float32"})
 
 
 class MatrixPrinter(Printer):
@@ -96,15 +87,28 @@ class MatrixPrinter(Printer):
             if not number:
                 return f"{self._at(value, _ATOM)}.expand_as(theta)"
             return "torch.zeros_like(theta)" if text == "0" else f"torch.full_like(theta, {text})"
-        shape = f"*theta.shape[:-2], {_SHAPES[kind.axes]}"
+        shape = f"*theta.shape[:-2], {self._shape(kind)}"
         if number:
             return f"theta.new_full(({shape}), {self.text(value)})"
         return f"{self._at(value, _ATOM)}.expand({shape})"
 
+    def _length(self, axis: str) -> str:
+        """The number of indices of an axis, as a whole number."""
+        if axis in _DIMENSIONS:
+            return f"theta.shape[{_DIMENSIONS[axis]}]"
+        return f"int({self.text(dict(self._program.axes)[axis])})"
+
+    def _shape(self, kind: Type) -> str:
+        """The dimensions of a value of some axes, after those of the stack."""
+        lengths = [self._length(axis) for axis in kind.spans]
+        if len(kind.spans) == 1:
+            lengths.insert(1 - side(kind.spans[0]), "1")
+        return ", ".join(lengths or ["1", "1"])
+
     def _shape_of(self, kind: Type) -> str:
         if kind.extent is Extent.TENSOR:
             return ""
-        return f"(*theta.shape[:-2], {_SHAPES[kind.axes]})"
+        return f"(*theta.shape[:-2], {self._shape(kind)})"
 
     def _spell(self, value: Value) -> tuple[str, int]:
         if value in self._bound:
@@ -126,9 +130,17 @@ class MatrixPrinter(Printer):
             case "size":
                 return "(theta.shape[-2] * theta.shape[-1])", _ATOM
             case "identity":
-                length = f"theta.shape[{_DIMENSIONS[operation.type.axes[0]]}]"
                 self.helpers.add("identity")
-                return f"identity({length}, theta)", _ATOM
+                return f"identity({self._length(operation.type.axes[0])}, theta)", _ATOM
+            case "indices":
+                length = self._length(operation.type.axes[0])
+                indices = f"torch.arange({length}, dtype=theta.dtype, device=theta.device)"
+                shape = f"*theta.shape[:-2], {self._shape(operation.type)}"
+                return f"{indices}.unsqueeze(-1).expand({shape})", _ATOM
+            case "singular_vectors":
+                self.helpers.add("singular_vectors")
+                count = self._length(operation.type.axes[1])
+                return f"singular_vectors({self.text(x[0])}, {count})", _ATOM
             case "sum" | "mean" as opcode:
                 squares = self._of_squares(opcode, x[0], f", {_ALL}")
                 return (squares, _ATOM) if squares else self._reduced(opcode, x[0], _ALL)
@@ -139,6 +151,9 @@ class MatrixPrinter(Printer):
             case "sum_rows" | "sum_cols" | "mean_rows" | "mean_cols" as opcode:
                 name, _, axis = opcode.partition("_")
                 return self._reduced(name, x[0], _DIMENSIONS[axis])
+            case "sum_first" | "sum_last" | "mean_first" | "mean_last" as opcode:
+                name, _, which = opcode.partition("_")
+                return self._reduced(name, x[0], "-2" if which == "first" else "-1")
             case "spread":
                 return self._extended(x[0], operation.type, _ATOM), _ATOM
             case "matmul":
@@ -146,8 +161,8 @@ class MatrixPrinter(Printer):
                 return f"{left} @ {right}", _PRODUCT
             case "transpose":
                 return f"{self._at(x[0], _ATOM)}.mT", _ATOM
-            case "diagonal_rows" | "diagonal_cols" as opcode:
-                beside = "-1" if opcode == "diagonal_rows" else "-2"
+            case "diagonal_rows" | "diagonal_cols" | "diagonal_own" as opcode:
+                beside = "-2" if opcode == "diagonal_cols" else "-1"
                 inside = f"{self._at(x[0], _ATOM)}.diagonal(dim1=-2, dim2=-1)"
                 return f"{inside}.unsqueeze({beside})", _ATOM
             case "where" if value in self._host:

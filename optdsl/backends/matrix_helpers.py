@@ -23,6 +23,11 @@ def qr(x: Tensor, order: Tensor) -> Tensor:
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(x)
     return torch.empty_like(x).scatter_(-1, index, q * signs.unsqueeze(-2))'''
 
+_SINGULAR_VECTORS = '''\
+def singular_vectors(x: Tensor, count: int) -> Tensor:
+    """The left singular vectors of matrices as columns, the largest singular values' first."""
+    return torch.linalg.svd(x, full_matrices=count > x.shape[-1]).U[..., :count]'''
+
 _IDENTITY = '''\
 def identity(n: int, like: Tensor) -> Tensor:
     """The identity matrix of n rows, for each of a stack of matrices."""
@@ -49,6 +54,7 @@ MATRIX_HELPERS = {
     "eigenvectors": _EIGENVECTORS,
     "inverse_root": _INVERSE_ROOT,
     "qr": _QR,
+    "singular_vectors": _SINGULAR_VECTORS,
     "identity": _IDENTITY,
     "mean_of_squares": _MEAN_OF_SQUARES,
     "sum_of_squares": _SUM_OF_SQUARES,

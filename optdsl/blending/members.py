@@ -127,6 +127,15 @@ def members(
                 node.rule.span,
                 label="what is given to a step would have to be given to its member",
             )
+        elif name.text in rules and rules[name.text].axes:
+            axis = rules[name.text].axes[0][0]
+            report.error(
+                "axis",
+                f"`{node.rule.text}` declares axes, and such rules are not blended yet",
+                node.rule.span,
+                label=f"the length of `{axis}` follows from its hyperparameters",
+                hint="give tensors to one rule or the other by sections",
+            )
         elif name.text in rules:
             found[name.text] = Member(name.text, rules[name.text], name.span)
     if not uses:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, repeat
+from types import MappingProxyType
 from typing import Any
 
 from optdsl.ir import draws, host
@@ -90,18 +91,34 @@ def elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
 # --- shapes ---------------------------------------------------------------------------------------
 
 
-def of_shape(operation: Operation, theta: Array) -> Any:
-    """The value of a leaf that follows from the shape of the parameter."""
+def of_shape(
+    operation: Operation, theta: Array, own: Mapping[str, int] = MappingProxyType({})
+) -> Any:
+    """The value of a leaf that follows from the shape of the parameter.
+
+    Args:
+        operation: the leaf.
+        theta: the parameter.
+        own: the lengths of the axes that the rule declares.
+    """
     stack, rows, cols = theta.shape
+    if operation.opcode == "indices":
+        n = value_shape(operation.type, theta.shape, own)[-2]
+        return stacked([[[float(i)] for i in range(n)]] * stack)
     if operation.opcode == "identity":
-        n = value_shape(operation.type, theta.shape)[-1]
+        n = value_shape(operation.type, theta.shape, own)[-1]
         return stacked([[[float(i == j) for j in range(n)] for i in range(n)]] * stack)
     return float(rows if operation.attribute == "rows" else cols)
 
 
-def drawn(operation: Operation, counter: float, theta: Array) -> Array:
+def drawn(
+    operation: Operation,
+    counter: float,
+    theta: Array,
+    own: Mapping[str, int] = MappingProxyType({}),
+) -> Array:
     """Random numbers for a trial: those of the first tensor of an optimizer whose seed is 0."""
-    stack, rows, cols = value_shape(operation.type, theta.shape)
+    stack, rows, cols = value_shape(operation.type, theta.shape, own)
     attribute, count = str(operation.attribute), stack * rows * cols
     numbers = (draws.number(attribute, counter, index) for index in range(count))
     return Array((stack, rows, cols), tuple(numbers))
@@ -112,9 +129,11 @@ def size(theta: Array) -> int:
     return theta.shape[1] * theta.shape[2]
 
 
-def expanded(value: Any, theta: Array, kind: Type) -> Array:
-    """A value with the shape that its type has."""
-    stack, rows, cols = value_shape(kind, theta.shape)
+def expanded(
+    value: Any, theta: Array, kind: Type, own: Mapping[str, int] = MappingProxyType({})
+) -> Array:
+    """A value with the shape that its type has; see `of_shape` for the arguments."""
+    stack, rows, cols = value_shape(kind, theta.shape, own)
     shape = (stack, rows, cols)
     if isinstance(value, Array):
         return Array(shape, value.broadcast(shape))
@@ -213,6 +232,13 @@ def _rotate(a: Rows, q: Rows, i: int, j: int) -> None:
     a[i][j] = a[j][i] = 0.0
 
 
+def _singular_vectors(x: Array, indices: Array) -> Array:
+    """The eigenvectors of x times its transpose, as many as there are indices."""
+    count = indices.shape[1]
+    squares = (_times(m, _transposed(m)) for m in x.matrices)
+    return stacked([[row[:count] for row in _symmetric(s)[1]] for s in squares])
+
+
 def _inverse_root(s: Rows, p: float) -> Rows:
     values, q = _symmetric(s)
     # Eigenvalues that rounding may have made of zero.
@@ -254,7 +280,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         f"{opcode}{over}": make(reduce)
         for opcode, reduce in (("sum", host.total), ("mean", host.average))
         for over, make in (
-            ("", _whole), ("_rows", _over_rows), ("_cols", _over_cols), ("_tensor", _of_stack)
+            ("", _whole), ("_rows", _over_rows), ("_cols", _over_cols), ("_tensor", _of_stack),
+            ("_first", _over_rows), ("_last", _over_cols),
         )
     },
     "sum_all": _of_all,
@@ -263,9 +290,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "transpose": _each(_transposed),
     "diagonal_rows": _each(lambda m: [[row[i]] for i, row in enumerate(m)]),
     "diagonal_cols": _each(lambda m: [[row[i] for i, row in enumerate(m)]]),
+    "diagonal_own": _each(lambda m: [[row[i]] for i, row in enumerate(m)]),
     "bfloat16": lambda x: x,
     "float32": lambda x: x,
     "eigenvectors": _each(lambda m: _symmetric(m)[1]),
+    "singular_vectors": _singular_vectors,
     "inverse_root": _inverse_roots,
     "qr": _qr,
 }  # fmt: skip

@@ -270,6 +270,28 @@ def average_along(axis: str) -> Derivative:
     return derivative
 
 
+def total_of(place: int) -> Derivative:
+    """Of the sum along the first axis (0) or the last one (-1)."""
+    opcode = f"sum_{'last' if place else 'first'}"
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        whole = _whole(b, d[0], x[0])
+        return None if whole is None else b.emit(opcode, whole)
+
+    return derivative
+
+
+def average_of(place: int) -> Derivative:
+    """Of the mean along the first axis (0) or the last one (-1)."""
+    opcode = f"mean_{'last' if place else 'first'}"
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        whole = _whole(b, d[0], x[0])
+        return None if whole is None else b.emit(opcode, whole)
+
+    return derivative
+
+
 def _whole(b: Writer, tangent: Tangent, x: Value) -> Tangent:
     """A tangent that extends as far as the matrix that it is the tangent of."""
     if tangent is None or b[tangent].type.spans == b[x].type.spans:

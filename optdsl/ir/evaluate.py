@@ -17,6 +17,7 @@ from optdsl.ir import arrays, bounded, draws
 from optdsl.ir.arrays import Array, elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TENSOR, Extent, Type
@@ -243,6 +244,14 @@ def _followed(
     theta, *gradients = given if run.shape is None else (Array(run.shape, x) for x in given)
     hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
     code, steady = _code(program, program.carried_values, arithmetic), None
+    if program.axes and run.shape is not None:
+        own = own_lengths(program, run.shape, hypers)
+        arithmetic = replace(
+            arithmetic,
+            expanded=functools.partial(arrays.expanded, own=own),
+            of_shape=functools.partial(arrays.of_shape, own=own),
+            drawn=functools.partial(arrays.drawn, own=own),
+        )
     for t, g in enumerate(gradients, start=1):
         at = Point(theta, g, state, hypers, t, arithmetic)
         if t == 1:

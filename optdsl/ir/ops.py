@@ -216,6 +216,8 @@ _ROWS = (
         _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),
     Row("section", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: ANYTHING, None,
         _leaf(Stage.SHAPE, False), "the number of the section that holds for a tensor, from 0"),
+    Row("indices", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: Interval(0.0, math.inf),
+        None, _leaf(Stage.SHAPE, False), "the number of each index of a declared axis, from 0"),
     Row("identity", 0, signatures.leaf(along(("rows", "rows"))), derivatives.zero,
         lambda: Interval(0.0, 1.0), None, _leaf(Stage.SHAPE, False), "the identity matrix"),
     *(Row(f"{opcode}_{axis}", 1, signatures.reduction_along(axis), derivative, interval, None,
@@ -224,6 +226,12 @@ _ROWS = (
       for opcode, derivative, interval, meaning in (
         ("sum", derivatives.total_along(axis), lambda x: ANYTHING, "sum"),
         ("mean", derivatives.average_along(axis), lambda x: x, "arithmetic mean"))),
+    *(Row(f"{opcode}_{which}", 1, signatures.reduction_of(place), derivative, interval, None,
+          _ALONG, f"{meaning} over the {which} axis")
+      for which, place in (("first", 0), ("last", -1))
+      for opcode, derivative, interval, meaning in (
+        ("sum", derivatives.total_of(place), lambda x: ANYTHING, "sum"),
+        ("mean", derivatives.average_of(place), lambda x: x, "arithmetic mean"))),
     *(Row(f"{opcode}_tensor", 1, signatures.reduction, derivative, interval, None, _ALONG,
           f"{meaning} over all matrices of a stack")
       for opcode, derivative, interval, meaning in (
@@ -238,6 +246,8 @@ _ROWS = (
     *(Row(f"diagonal_{axis}", 1, signatures.diagonal(axis), derivatives.linear(f"diagonal_{axis}"),
           lambda x: x, None, _PRODUCT, f"the diagonal of a matrix of {axis} by {axis}")
       for axis in AXES),
+    Row("diagonal_own", 1, signatures.own_diagonal, derivatives.linear("diagonal_own"),
+        lambda x: x, None, _PRODUCT, "the diagonal of a square matrix of a declared axis"),
     Row("bfloat16", 1, signatures.elementwise, derivatives.identity, lambda x: x, None, _PRODUCT,
         "x, of which products may be taken in bfloat16", function="bfloat16"),
     Row("float32", 1, signatures.elementwise, derivatives.identity, lambda x: x, None, _PRODUCT,
@@ -246,6 +256,10 @@ _ROWS = (
         lambda x: Interval(-1.0, 1.0), None, _FACTORIZATION,
         "the eigenvectors of a symmetric matrix as columns, that of the largest eigenvalue first",
         function="eigenvectors"),
+    Row("singular_vectors", 2, signatures.vectors, derivatives.refused("singular_vectors"),
+        lambda x, y: Interval(-1.0, 1.0), None, _FACTORIZATION,
+        "the left singular vectors of a matrix as columns, those of the largest singular values "
+        "first, as many as there are indices y", function="singular_vectors"),
     Row("inverse_root", 2, signatures.square_and_number, derivatives.refused("inverse_root"),
         lambda x, y: ANYTHING, None, _FACTORIZATION,
         "x^(-1 / y) of a symmetric positive matrix", function="inverse_root"),

@@ -158,6 +158,8 @@ class Program:
     structure: tuple[tuple[str, float], ...] = ()
     codec: str = ""
     """How the parameter lies in memory; see `State`."""
+    axes: tuple[tuple[str, Value], ...] = ()
+    """The axes that it declares, each with the value that is its length."""
 
     def hyper(self, name: str) -> Hyper:
         """The hyperparameter of that name; KeyError when there is none."""
@@ -203,7 +205,7 @@ class Program:
     @property
     def results(self) -> tuple[Value, ...]:
         """All results of a program."""
-        return (*self.initial_values, *self.step_values, *self.points)
+        return (*self.initial_values, *self.step_values, *self.points, *(v for _, v in self.axes))
 
     @property
     def points(self) -> tuple[Value, ...]:
@@ -232,7 +234,15 @@ class Program:
             parameter=new[self.parameter],
             tangents=tuple(replace(t, value=new[t.value]) for t in self.tangents),
             evaluation=None if self.evaluation is None else new[self.evaluation],
+            axes=tuple((name, new[length]) for name, length in self.axes),
         )
+
+    def lengths_of(self, values: Iterable[Value]) -> tuple[Value, ...]:
+        """The lengths of the declared axes along which some values extend."""
+        if not self.axes:
+            return ()
+        used = {axis for v in values for axis in self.operations[v].type.own_axes}
+        return tuple(length for name, length in self.axes if name in used)
 
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         """The values that `roots` depend on, themselves included, in program order."""

@@ -8,10 +8,11 @@ one section.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from optdsl.ir.program import Program
-from optdsl.ir.types import Extent, Type
+from optdsl.ir.types import Extent, Type, side
 
 OTHERWISE = "otherwise"
 MATRICES, FLATTENED, STACKED = "matrices", "flattened matrices", "stacked matrices"
@@ -69,7 +70,9 @@ def of_matrices(kind: str) -> bool:
     return kind in {MATRICES, FLATTENED, STACKED}
 
 
-def value_shape(kind: Type, shape: Sequence[int]) -> tuple[int, ...]:
+def value_shape(
+    kind: Type, shape: Sequence[int], own: Mapping[str, int] = MappingProxyType({})
+) -> tuple[int, ...]:
     """The shape of a value of a tensor that is read as a matrix, or as a stack of matrices.
 
     A stack comes first. A value of one axis has length 1 along the other one, and one number for a
@@ -78,32 +81,36 @@ def value_shape(kind: Type, shape: Sequence[int]) -> tuple[int, ...]:
     Args:
         kind: its type, other than uniform.
         shape: as which the tensor is read.
+        own: the lengths of axes that the rule declares.
     """
     *stack, rows, cols = shape
     if kind.extent is Extent.TENSOR:
         return tuple(shape)
-    lengths = {"rows": rows, "cols": cols}
+    lengths = {"rows": rows, "cols": cols, **own}
     match kind.axes:
-        case ("rows",):
-            return (*stack, rows, 1)
-        case ("cols",):
-            return (*stack, 1, cols)
+        case (axis,):
+            return (*stack, 1, lengths[axis]) if side(axis) else (*stack, lengths[axis], 1)
         case _:
             square = [lengths[a] for a in kind.axes] or [1, 1]
             return (*stack, *square)
 
 
-def state_shapes(program: Program, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def state_shapes(
+    program: Program, shape: Sequence[int], own: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, tuple[int, ...]]:
     """The shapes of the states of a tensor, by their names, in a program that is of one section.
 
     Args:
         program: without sections, or specialized for one.
         shape: of the tensor.
+        own: the lengths of axes that the rule declares; see `optdsl.ir.lengths.own_lengths`.
     """
     if of_matrices(program.kind):
         whole = read_as(program.kind, shape)
         return {
-            s.name: tuple(shape) if s.type.extent is Extent.TENSOR else value_shape(s.type, whole)
+            s.name: tuple(shape)
+            if s.type.extent is Extent.TENSOR
+            else value_shape(s.type, whole, own)
             for s in program.states
         }
     return {s.name: tuple(shape) if s.type.extent is Extent.TENSOR else () for s in program.states}

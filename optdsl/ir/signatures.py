@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from optdsl.ir.types import AXES, SCALAR, SHARED, UNIFORM, Extent, Type, TypeMismatch, along
+from optdsl.ir.types import (
+    AXES,
+    SCALAR,
+    SHARED,
+    UNIFORM,
+    Extent,
+    Type,
+    TypeMismatch,
+    along,
+    side,
+)
 
 Infer = Callable[[tuple[Type, ...]], Type]
 
@@ -28,8 +38,8 @@ def _joined(types: tuple[Type, ...]) -> Type:
             continue
         if joined.fits(own):
             joined = own
-        elif len(own.axes) == len(joined.axes) == 1:
-            joined = along(AXES)
+        elif len(own.axes) == len(joined.axes) == 1 and side(*own.axes) != side(*joined.axes):
+            joined = along(tuple(sorted((*joined.axes, *own.axes), key=side)))
         else:
             raise TypeMismatch(position, *_apart(joined, own))
     return joined
@@ -38,7 +48,7 @@ def _joined(types: tuple[Type, ...]) -> Type:
 def _apart(joined: Type, own: Type) -> tuple[str, str]:
     """Why two types do not join, and what to do."""
     left, right = (" * ".join(t.spans) for t in (joined, own))
-    if joined.spans == own.spans[::-1]:
+    if len(joined.spans) == 2 and joined.spans == own.spans[::-1]:
         return f"`{left}` meets `{right}` only transposed", "write `transpose(...)` around one"
     return f"`{left}` does not meet `{right}`", (
         "an elementwise operation takes matrices with the same axes; `@` multiplies matrices"
@@ -79,6 +89,34 @@ def total(types: tuple[Type, ...]) -> Type:
     if types[0].extent <= Extent.SHARED:
         raise TypeMismatch(0, f"{types[0].noun} is one number for all tensors already")
     return SHARED
+
+
+def reduction_of(place: int) -> Infer:
+    """The elements along the first or the last axis give one number for each index of the other.
+
+    Args:
+        place: 0 for the first axis, -1 for the last one.
+    """
+
+    def infer(types: tuple[Type, ...]) -> Type:
+        _numbers(types)
+        spans = types[0].spans
+        if not spans or (len(spans) == 1 and side(*spans) != -place):
+            raise TypeMismatch(0, f"{types[0].noun} has no such axis")
+        axis, rest = spans[place], spans[:-1] if place else spans[1:]
+        if rest == (axis,):
+            raise TypeMismatch(
+                0, f"`{axis}` is twice an axis of {types[0].noun}", "reduce over both: `sum(x)`"
+            )
+        if rest and side(*rest) != 1 + place:
+            raise TypeMismatch(
+                0,
+                f"{types[0].noun} is not reduced over `{axis}` as it stands",
+                "write `transpose(...)` around it",
+            )
+        return along(rest)
+
+    return infer
 
 
 def reduction_along(axis: str) -> Infer:
@@ -147,6 +185,15 @@ def transposition(types: tuple[Type, ...]) -> Type:
     return along((cols, rows))
 
 
+def vectors(types: tuple[Type, ...]) -> Type:
+    """A matrix, and a value of one axis, give a matrix with as many columns as that is long."""
+    _numbers(types)
+    rows, _ = _matrix(types[0], 0)
+    if len(types[1].axes) != 1 or types[1].axes[0] in AXES:
+        raise TypeMismatch(1, f"{types[1].noun}, where the name of a declared axis is needed")
+    return along((rows, *types[1].axes))
+
+
 def diagonal(axis: str) -> Infer:
     """A square matrix of an axis gives a number for each of its indices."""
 
@@ -157,6 +204,12 @@ def diagonal(axis: str) -> Infer:
         return along((axis,))
 
     return infer
+
+
+def own_diagonal(types: tuple[Type, ...]) -> Type:
+    """A square matrix of an axis that a rule declares gives a number for each of its indices."""
+    _numbers(types)
+    return along((_square(types[0]),))
 
 
 def square(types: tuple[Type, ...]) -> Type:

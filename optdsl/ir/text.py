@@ -20,7 +20,7 @@ from optdsl.ir.program import (
     Tangent,
     Value,
 )
-from optdsl.ir.types import BY_NAME, TENSOR, Type
+from optdsl.ir.types import TENSOR, Type, read_type
 
 
 def print_program(program: Program) -> str:
@@ -50,6 +50,7 @@ def print_program(program: Program) -> str:
     out.append(f"  theta : {program.parameter_type} to %{program.parameter}")
     out += [f"  tangent {t.hyper} %{t.value}" for t in program.tangents]
     out += [f"  stored as {program.codec}"] if program.codec else []
+    out += [f"  axis {name} %{length}" for name, length in program.axes]
     out += [f"  eval to %{value}" for value in program.points]
     return "\n".join(out) + "\n"
 
@@ -156,9 +157,11 @@ def _read_state(m: re.Match[str]) -> State:
 
 def _read_type(text: str) -> Type:
     name = text.removesuffix(" condition")
-    if name not in BY_NAME:
+    # The names of declared axes stand after the operations, and are checked with the program.
+    kind = read_type(name, own=name.split(" * "))
+    if kind is None:
         raise ValueError(f"no type {text!r}")
-    return replace(BY_NAME[name], condition=name != text)
+    return replace(kind, condition=name != text)
 
 
 def _read_domain(text: str) -> Domain:
@@ -176,6 +179,7 @@ def _read_domain(text: str) -> Domain:
 
 # Plans make names with a slash, as in "pending/lr".
 _NAME = r"[\w/]+"
+_TYPE = r"\w+(?: \* \w+)*(?: condition)?"
 _NUMBER = r"[-+.\w]+"
 _DOMAIN = r"[\[({].*?[\])}]"
 # For each kind of line: the field of the program that it is for, its form, and what it says.
@@ -201,13 +205,13 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         (
             "operations",
             r'%(?P<index>\d+) = (?P<opcode>\w+)(?: (?P<attribute>"[^"]*"|[-+.\w]+))?'
-            r"(?P<arguments>(?: %\d+)*) : (?P<type>[a-z *]+?)(?:  # (?P<hint>.*))?",
+            rf"(?P<arguments>(?: %\d+)*) : (?P<type>{_TYPE})(?:  # (?P<hint>.*))?",
             _read_operation,
         ),
         ("simplexes", r"simplex (\S+) of (.*)", _read_simplex),
         (
             "states",
-            rf"state ({_NAME}) : ([a-z *]+) from %(\d+) to %(\d+)(?: in ([\d ]+))?( given)?"
+            rf"state ({_NAME}) : ({_TYPE}) from %(\d+) to %(\d+)(?: in ([\d ]+))?( given)?"
             r"(?: as ([a-z0-9 ]+?))?(?: for (.*))?",
             _read_state,
         ),
@@ -218,6 +222,7 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         ),
         ("tangents", r"tangent (\w+) %(\d+)", lambda m: Tangent(m[1], Value(int(m[2])))),
         ("codec", r"stored as ([a-z0-9 ]+)", lambda m: m[1]),
+        ("axes", r"axis (\w+) %(\d+)", lambda m: (m[1], Value(int(m[2])))),
         ("evaluation", r"eval to %(\d+)", lambda m: Value(int(m[1]))),
     )
 ]

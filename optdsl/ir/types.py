@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Container
 from dataclasses import dataclass
 
-# The axes of a matrix, as the language calls them.
+# The axes of a matrix, as the language calls them. Rules may declare others, with their lengths.
 AXES = ("rows", "cols")
 
 
@@ -34,8 +35,9 @@ class Type:
     Attributes:
         extent: how many values there are.
         condition: whether they are conditions, not numbers.
-        axes: the axes of a value of `Extent.AXES`, in order: ("rows",), or ("cols", "cols") for a
-            square matrix. ("rows", "cols") does not occur: that is `Extent.TENSOR`.
+        axes: the axes of a value of `Extent.AXES`, in order: ("rows",), ("cols", "cols") for a
+            square matrix, or ("k", "cols") with an axis that the rule declares. ("rows", "cols")
+            does not occur: that is `Extent.TENSOR`.
     """
 
     extent: Extent
@@ -64,15 +66,34 @@ class Type:
     def fits(self, other: Type) -> bool:
         """Whether a value of this type can be had at each index of another type."""
         if self.extent is Extent.AXES and self.axes != other.axes:
-            # A square or transposed matrix meets only its own type; a row is one of the tensor's.
-            return len(self.axes) == 1 and other.extent is Extent.TENSOR
+            # A square matrix meets only its own type; a number for each row, for each column of
+            # another matrix stands along that side of it.
+            first, second = other.spans if len(other.spans) == 2 else ("", "")
+            if len(self.axes) != 1 or first == second:
+                return False
+            (axis,) = self.axes
+            return axis == (first, second)[side(axis)]
         return self.extent <= other.extent
+
+    @property
+    def own_axes(self) -> tuple[str, ...]:
+        """The axes that a rule declares, among those of the type."""
+        return tuple(a for a in self.axes if a not in AXES)
 
 
 UNIFORM = Type(Extent.UNIFORM)
 SHARED = Type(Extent.SHARED)
 SCALAR = Type(Extent.SCALAR)
 TENSOR = Type(Extent.TENSOR)
+
+
+def side(axis: str) -> int:
+    """Along which side of a matrix the numbers of one axis alone stand: 0 for rows, 1 for columns.
+
+    Those of an axis that a rule declares stand as rows do, since it is the first axis of matrices
+    such as ``k * cols``.
+    """
+    return int(axis == "cols")
 
 
 def along(axes: tuple[str, ...]) -> Type:
@@ -94,6 +115,19 @@ BY_NAME = {
         *(along((a, b)) for a in AXES for b in AXES if (a, b) != AXES),
     )
 }
+
+
+def read_type(text: str, own: Container[str] = ()) -> Type | None:
+    """The type of a spelling such as ``k * cols``; None for another text.
+
+    Args:
+        text: the names of the axes, joined by ``*``, or the name of an extent.
+        own: the axes that the rule declares.
+    """
+    axes = tuple(text.split(" * "))
+    if text in BY_NAME or len(axes) > 2 or not all(a in AXES or a in own for a in axes):
+        return BY_NAME.get(text)
+    return along(axes)
 
 
 class TypeMismatch(Exception):

@@ -33,7 +33,11 @@ def verify(program: Program) -> Program:
         raise InvalidProgram(f"no parameter is stored as {program.codec}")
     hypers = {h.name for h in program.hypers}
     states = {s.name: s.type for s in program.states}
+    _unique("axis", (name for name, _ in program.axes))
+    own = {name for name, _ in program.axes}
     for index, operation in enumerate(program.operations):
+        if not own.issuperset(operation.type.own_axes):
+            raise InvalidProgram(f"%{index} extends along no axis: {operation.type}")
         _operation(program, index, operation)
         if operation.opcode == "hyper" and operation.attribute not in hypers:
             raise InvalidProgram(f"%{index} reads no hyperparameter: {operation.attribute}")
@@ -139,6 +143,10 @@ def _results(program: Program, hypers: set[str]) -> None:
         for value in (state.initial, state.next):
             if not program.type(value).fits(state.type):
                 raise InvalidProgram(f"state {state.name} is a {state.type}")
+    for value in program.needed(tuple(length for _, length in program.axes)):
+        operation = program.operations[value]
+        if operation.type.spans or TABLE[operation.opcode].stage is Stage.BUFFER:
+            raise InvalidProgram(f"the length of an axis is no number of the host: %{value}")
     for value in program.needed(program.initial_values):
         if not laws_of(program.operations[value]).initial:
             raise InvalidProgram(f"an initial value reads %{value}, which is not there yet")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from optdsl.diagnostics import Report, nearest
+from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import TOTALS
 from optdsl.ir.program import Learned, Program, State, Value, upstream
@@ -91,6 +92,8 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
     if point is not None:
         span = scope.equations[EVALUATION].value.span
         check_evaluation(lowering.builder, point, span, scope.report)
+    # Where nothing uses them, too, so that mistakes in them are reported.
+    lengths = {n: lowering.length(n) for n in scope.axes} if scope.matrices else {}
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
     updated = [state for state in states if state is not None]
@@ -99,7 +102,8 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
         start = lowering.builder.constant(0.0)
         updated.append(State(name, TENSOR, start, kept, input=True))
     parameter = environment["theta'"]
-    return assembled(scope, hypers, learned, lowering, updated, parameter, point)
+    found = assembled(scope, hypers, learned, lowering, updated, parameter, point)
+    return replace(found, axes=tuple((n, v) for n, v in lengths.items() if v is not None))
 
 
 def assembled(
@@ -149,9 +153,9 @@ def check_types(scope: Scope) -> None:
     """Report unknown types, and states that are declared uniform."""
     for function in scope.functions.values():
         for parameter in function.parameters:
-            _type(parameter.type, scope.report)
+            _type(parameter.type, scope)
     for given in scope.inputs.values():
-        kind = _type(given.type, scope.report)
+        kind = _type(given.type, scope)
         if given.type is not None and kind not in {TENSOR, None}:
             scope.report.error(
                 "type",
@@ -160,7 +164,15 @@ def check_types(scope: Scope) -> None:
                 label="no other inputs are there yet",
             )
     for state in scope.states.values():
-        kind = _type(state.type, scope.report)
+        kind = _type(state.type, scope)
+        if kind is not None and kind.axes and not scope.matrices and state.type is not None:
+            scope.report.error(
+                "type",
+                "a tensor need not be a matrix here",
+                state.type.span,
+                label="only matrices have such axes",
+                hint="declare it in a section, after `for matrices`",
+            )
         if kind is not None and kind.extent is Extent.UNIFORM and state.type is not None:
             scope.report.error(
                 "type",
@@ -172,16 +184,21 @@ def check_types(scope: Scope) -> None:
             )
 
 
-def _type(name: ast.Identifier | None, report: Report) -> Type | None:
-    if name is not None and name.text not in TYPES:
-        report.error(
+def _type(name: ast.Identifier | None, scope: Scope) -> Type | None:
+    found = named_type(name, scope.axes)
+    if name is not None and found is None:
+        own = scope.axes
+        listed = "products of the last two"
+        if own:
+            listed = f"{', '.join(own)}, and products of two axes"
+        scope.report.error(
             "unknown-type",
             f"unknown type `{name.text}`",
             name.span,
-            hint=nearest(name.text, TYPES)
-            or "the types are uniform, scalar, tensor, rows, cols, and products of the last two",
+            hint=nearest(name.text, (*TYPES, *own))
+            or f"the types are uniform, scalar, tensor, rows, cols, and {listed}",
         )
-    return named_type(name)
+    return found
 
 
 def _named(lowering: Lowering, equation: ast.Equation, value: Value, scope: Scope) -> Value | None:
@@ -199,7 +216,7 @@ def _named(lowering: Lowering, equation: ast.Equation, value: Value, scope: Scop
 
 
 def _assignable(state: ast.State, kind: Type, node: ast.Expression, scope: Scope) -> bool:
-    declared = state_type(state)
+    declared = state_type(state, scope.axes)
     if kind.condition:
         message, hint = "a state is a number", "write `where(condition, 1, 0)`"
     elif not kind.fits(declared):
@@ -240,4 +257,4 @@ def _state(
         )
         return None
     after = environment.get(f"{name}'")
-    return None if after is None else State(name, state_type(node), initial, after)
+    return None if after is None else State(name, state_type(node, scope.axes), initial, after)

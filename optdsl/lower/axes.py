@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, TypeMismatch, along
+from optdsl.ir.types import AXES, Type, TypeMismatch, along, side
 
-# What may stand after `over`; a call without it reduces all axes of its argument.
+# Its second argument is an axis that the file declares.
+VECTORS = "singular_vectors"
+# What may stand after `over`, beside the axes that the file declares; a call without it reduces all
+# axes of its argument.
 ALL = "all"
 OVER = (*AXES, "tensor", ALL)
 REDUCTIONS = ("sum", "mean")
@@ -21,13 +26,34 @@ IDENTITY = "identity"
 FUNCTIONS = (*OF_MATRICES, IDENTITY)
 
 
-def reduction(function: str, axis: str, matrices: bool) -> str:
-    """The opcode of a reduction over an axis; a tensor that is no stack is one reduction."""
+def reduction(function: str, axis: str, matrices: bool, kind: Type) -> str:
+    """The opcode of a reduction over an axis; a tensor that is no stack is one reduction.
+
+    Args:
+        function: its name.
+        axis: what stands after `over`.
+        matrices: whether tensors are read as matrices.
+        kind: the type of the argument.
+
+    Raises:
+        TypeMismatch: where the argument lacks the axis.
+    """
+    if kind.own_axes and axis in kind.spans:
+        place = kind.spans.index(axis) if len(kind.spans) > 1 else side(axis)
+        return f"{function}_{'last' if place else 'first'}"
+    if axis not in OVER:
+        raise TypeMismatch(0, f"{kind.noun} has no axis `{axis}`")
     return function if axis == "tensor" and not matrices else f"{function}_{axis}"
 
 
-def of_matrix(function: str, x: Value, builder: Builder) -> Value:
+def of_matrix(function: str, x: Value, builder: Builder, own: Mapping[str, Value]) -> Value:
     """The value of one of `OF_MATRICES`.
+
+    Args:
+        function: its name.
+        x: the matrix.
+        builder: receives the operations.
+        own: the lengths of the axes that the file declares.
 
     Raises:
         TypeMismatch: for what is no matrix, or has no diagonal.
@@ -36,14 +62,25 @@ def of_matrix(function: str, x: Value, builder: Builder) -> Value:
     if len(kind.spans) != 2 or kind.condition:
         raise TypeMismatch(0, f"{kind.noun} is not a matrix")
     if function == "diagonal":
-        return builder.emit(f"diagonal_{kind.spans[0]}", x)
+        which = kind.spans[0] if kind.spans[0] in AXES else "own"
+        return builder.emit(f"diagonal_{which}", x)
     axis = kind.spans[function == "cols"]
-    return length(axis, builder)
+    return own[axis] if axis in own else length(axis, builder)
 
 
 def length(axis: str, builder: Builder) -> Value:
     """The number of rows or of columns."""
     return builder.emit("length", attribute=axis, hint=axis)
+
+
+def reduced(function: str, axis: str, x: Value, builder: Builder, matrices: bool) -> Value:
+    """The reduction of a value over an axis; see `reduction`."""
+    return builder.emit(reduction(function, axis, matrices, builder[x].type), x)
+
+
+def indices(axis: str, builder: Builder) -> Value:
+    """The indices of an axis that the file declares."""
+    return builder.emit("indices", type=along((axis,)), hint=axis)
 
 
 def identity(axis: str, builder: Builder) -> Value:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from optdsl.diagnostics import Note, Span
-from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
-from optdsl.ir.ops import APPLY, COMPARE, FUNCTIONS, OPERATORS, TABLE
+from optdsl.ir.builder import Builder
+from optdsl.ir.ops import COMPARE, FUNCTIONS, OPERATORS
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, TENSOR, TypeMismatch
+from optdsl.ir.types import AXES, TENSOR
 from optdsl.lower import axes
+from optdsl.lower.deciding import checked_length, decided
+from optdsl.lower.emission import Emission
 from optdsl.lower.frame import (
     MAX_CALLS,
     MAX_DEPTH,
@@ -30,7 +32,7 @@ from optdsl.lower.types import accepted, state_type
 from optdsl.syntax import ast
 
 
-class Lowering:
+class Lowering(Emission):
     """Adds the operations of expressions to a builder."""
 
     def __init__(
@@ -48,13 +50,11 @@ class Lowering:
             choices: the values of hyperparameters at which recursion may be decided.
             whole: whether reductions without `over` are over all matrices of a stack.
         """
-        self._whole = whole
-        self.builder = builder
+        super().__init__(scope, builder, whole)
         # The choices that decided what the operations are.
         self.structure: dict[str, float] = {}
         self._choices = choices
-        self._scope, self._report = scope, scope.report
-        self._full = False
+        self._lengths: dict[str, Value | None] = {}
         self._known: dict[tuple[str | Value | None, ...], Value] = {}
         self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
         self._visits = self._depth = 0
@@ -73,17 +73,6 @@ class Lowering:
         value = self._dispatch(node, frame.site or node.span, frame)
         self._depth -= 1
         return value
-
-    def _too_large(self, span: Span) -> None:
-        self._full = True
-        self._report.error(
-            "too-large",
-            f"the rule needs more than {MAX_OPERATIONS:,} operations, or functions nested more "
-            f"than {MAX_DEPTH} deep",
-            span,
-            label="the limit is reached here",
-            hint="functions that call functions grow fast; name results in equations",
-        )
 
     def _endless(self, span: Span, function: ast.Function) -> None:
         self._full = True
@@ -105,8 +94,8 @@ class Lowering:
             case ast.Name():
                 if node.spelled in frame.names:
                     return frame.names[node.spelled]
-                if node.spelled in AXES:
-                    return self._checked(axes.length(node.spelled, self.builder), span)
+                if node.spelled in {*AXES, *self._scope.axes}:
+                    return self._checked(self.length(node.spelled), span)
                 return self._leaf(node.spelled, span)
             case ast.Negate():
                 # The sign of a literal is a part of it.
@@ -144,7 +133,7 @@ class Lowering:
         if name in scope.randoms:
             return draw(scope.randoms[name], lambda x: self.expression(x, {}), scope, self.builder)
         if name in scope.states:
-            kind = state_type(scope.states[name])
+            kind = state_type(scope.states[name], scope.axes)
             return emit("state", attribute=name, type=kind, hint=name, span=span)
         return emit(BUILTINS[name], hint=name, span=span) if name in BUILTINS else None
 
@@ -162,12 +151,14 @@ class Lowering:
             branch = self._branch(node, frame)
             if branch is not None:
                 return self._expression(branch, replace(frame, decided=True))
+        if name == axes.VECTORS:
+            return self._vectors(arguments, span, frame)
         axis = self._axis(node, frame)
         if self._whole and name in axes.REDUCTIONS and axis in {None, "tensor"}:
             return self._emit(f"{name}_tensor", arguments, span, frame)
         if axis is None:
             return self._emit(row.opcode, arguments, span, frame)
-        if name not in axes.REDUCTIONS or axis not in axes.OVER:
+        if name not in axes.REDUCTIONS or axis not in {*axes.OVER, *self._scope.axes}:
             return None
         if axis == axes.ALL and name != "sum":
             self._report.error(
@@ -178,8 +169,11 @@ class Lowering:
                 hint="divide a sum over all tensors by the sum of what counts, `sum(... over all)`",
             )
             return None
-        opcode = axes.reduction(name, axis, self._scope.matrices)
-        return self._emit(opcode, arguments, span, frame)
+        x = self._expression(arguments[0], frame)
+        if x is None:
+            return None
+        make = functools.partial(axes.reduced, name, axis, x, self.builder, self._scope.matrices)
+        return self._made(make, arguments, (x,), span, frame)
 
     def _given(self, arguments: tuple[ast.Expression, ...]) -> Value | None:
         """Whether an input is given to the step."""
@@ -201,17 +195,53 @@ class Lowering:
     ) -> Value | None:
         """A function of a matrix whose operation depends on its axes, or of an axis."""
         if name == axes.IDENTITY:
-            if isinstance(argument, ast.Name) and argument.spelled in AXES:
-                return self._checked(axes.identity(argument.spelled, self.builder), span)
-            self._report.error(
-                "type", "`identity` takes `rows` or `cols`", frame.site or argument.span
-            )
-            return None
+            axis = self._named_axis(argument, (*AXES, *self._scope.axes), name, frame)
+            if axis is None:
+                return None
+            return self._checked(axes.identity(axis, self.builder), span)
         x = self._expression(argument, frame)
         if x is None:
             return None
-        make = functools.partial(axes.of_matrix, name, x, self.builder)
+        own = {axis: found for axis in self._scope.axes if (found := self.length(axis)) is not None}
+        make = functools.partial(axes.of_matrix, name, x, self.builder, own)
         return self._made(make, (argument,), (x,), span, frame)
+
+    def _vectors(
+        self, arguments: tuple[ast.Expression, ...], span: Span, frame: Frame
+    ) -> Value | None:
+        """The singular vectors of a matrix, as many as an axis is long."""
+        x = self._expression(arguments[0], frame)
+        axis = self._named_axis(arguments[1], tuple(self._scope.axes), axes.VECTORS, frame)
+        if axis is None:
+            return None
+        values = (x, self._checked(axes.indices(axis, self.builder), span))
+        return self._emitted(axes.VECTORS, values, arguments, span, frame)
+
+    def _named_axis(
+        self, node: ast.Expression, known: tuple[str, ...], function: str, frame: Frame
+    ) -> str | None:
+        """The axis that an argument names; None, and a diagnostic, for another expression."""
+        if isinstance(node, ast.Name) and node.spelled in known:
+            return node.spelled
+        listed = " or ".join(f"`{name}`" for name in known) or "an axis that the file declares"
+        self._report.error(
+            "type",
+            f"`{function}` takes {listed}",
+            frame.site or node.span,
+            hint="" if known else "declare its length, as in `axis k = min(rank, rows)`",
+        )
+        return None
+
+    def length(self, axis: str) -> Value | None:
+        """The number of indices of an axis; None after a mistake."""
+        if axis in AXES:
+            return axes.length(axis, self.builder)
+        if axis not in self._lengths:
+            node = self._scope.axes[axis]
+            self._lengths[axis] = None
+            found = self.expression(node.length, {})
+            self._lengths[axis] = checked_length(found, node, self.builder, self._scope)
+        return self._lengths[axis]
 
     def _expanded(self, node: ast.Call, span: Span, frame: Frame) -> Value | None:
         """A call of a function that is written in the language.
@@ -293,32 +323,21 @@ class Lowering:
             return None
         compare = COMPARE.get(OPERATORS[condition.operator])
         sides = [self._expression(x, frame) for x in (condition.left, condition.right)]
-        numbers = [None if x is None else self._decided(x) for x in sides]
+        numbers = [
+            None if x is None else decided(self.builder, x, self._choices, self.structure)
+            for x in sides
+        ]
         if compare is None or any(n is None for n in numbers):
             return None
         return node.arguments[1 if compare(*numbers) else 2]
-
-    def _decided(self, value: Value) -> float | None:
-        """A value that is made of literals and choices, at which the program is made."""
-        operation = self.builder[value]
-        if isinstance(operation.attribute, float):
-            return operation.attribute
-        if operation.opcode == "hyper" and str(operation.attribute) in self._choices:
-            name = str(operation.attribute)
-            self.structure[name] = self._choices[name]
-            return self._choices[name]
-        apply = APPLY.get(operation.opcode)
-        numbers = [self._decided(a) for a in operation.arguments]
-        if apply is None or not numbers or any(n is None for n in numbers):
-            return None
-        return apply(*numbers)
 
     def _demand(
         self, value: Value, parameter: ast.Parameter, function: ast.Function, span: Span
     ) -> Value | None:
         """The value of an argument; None, and a diagnostic, if its type is not the parameter's."""
         kind = self.builder[value].type
-        return value if accepted(kind, parameter, function, span, self._report) else None
+        own = self._scope.axes
+        return value if accepted(kind, parameter, function, span, self._report, own) else None
 
     def _emit(
         self,
@@ -341,60 +360,3 @@ class Lowering:
         inner = self._emitted("where", [second, one, zero], here, span, frame)
         both = self._emitted("where", [first, inner, zero], here, span, frame)
         return self._emitted("gt", [both, zero], here, span, frame)
-
-    def _emitted(
-        self,
-        opcode: str,
-        values: Sequence[Value | None],
-        nodes: tuple[ast.Expression, ...],
-        span: Span,
-        frame: Frame,
-    ) -> Value | None:
-        """An operation on the values of some expressions; None if one of them has a mistake."""
-        arguments = tuple(v for v in values if v is not None)
-        if len(arguments) != len(values):
-            return None
-        return self._made(
-            lambda: self.builder.emit(opcode, *arguments, span=span), nodes, arguments, span, frame
-        )
-
-    def _made(
-        self,
-        make: Callable[[], Value],
-        nodes: tuple[ast.Expression, ...],
-        arguments: tuple[Value, ...],
-        span: Span,
-        frame: Frame,
-    ) -> Value | None:
-        """The value of an operation; None, and a diagnostic, if a type is wrong."""
-        try:
-            return self._checked(make(), span)
-        except TypeMismatch as error:
-            place, inside = nodes[error.position].span, frame.function
-            notes = [Note(f"in `{inside.name.text}`", place)] if inside else []
-            self._report.error(
-                "type",
-                error.message,
-                frame.site or place,
-                label=self.builder[arguments[error.position]].type.noun,
-                notes=notes,
-                hint=error.hint,
-            )
-        except TooManyOperations:
-            self._too_large(span)
-        return None
-
-    def _checked(self, value: Value, span: Span) -> Value | None:
-        """The value; None, and a diagnostic, if it needs a matrix where there is none."""
-        opcode = self.builder[value].opcode
-        inside = self._scope.matrices or (self._whole and opcode in axes.OF_STACKS)
-        if inside or not TABLE[opcode].stage.of_matrices:
-            return value
-        self._report.error(
-            "type",
-            "a tensor need not be a matrix here",
-            span,
-            label="only matrices have rows and columns",
-            hint="write this in a section, after `for matrices`",
-        )
-        return None

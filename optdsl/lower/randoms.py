@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
@@ -29,7 +29,7 @@ def check_randoms(scope: Scope) -> None:
             )
         if node.type is None:
             continue
-        kind = named_type(node.type)
+        kind = named_type(node.type, scope.axes)
         if kind is None:
             scope.report.error(
                 "unknown-type",
@@ -56,9 +56,9 @@ def check_randoms(scope: Scope) -> None:
             )
 
 
-def random_type(node: ast.Random) -> Type:
-    """The type of what is drawn, tensor where none is declared."""
-    return named_type(node.type) or TENSOR
+def random_type(node: ast.Random, own: Container[str] = ()) -> Type:
+    """The type of what is drawn, tensor where none is declared; `own` are the file's axes."""
+    return named_type(node.type, own) or TENSOR
 
 
 def draw(
@@ -96,5 +96,5 @@ def draw(
             )
         return None
     attribute = f"{node.distribution.text} {owner or scope.declaration.name.text}.{node.name.text}"
-    kind = random_type(node)
+    kind = random_type(node, scope.axes)
     return builder.emit("draw", value, attribute=attribute, type=kind, hint=node.name.text)

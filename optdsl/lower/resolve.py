@@ -39,8 +39,14 @@ def resolve(scope: Scope) -> None:
     names = scope.values() | {f"{name}'" for name in scope.broken}
     for own, equation in scope.equations.items():
         resolve_expression(equation.value, scope, names, own=own)
+    if not scope.kind or scope.matrices:
+        known = {*AXES, *BUILTINS, *scope.hypers, *scope.states}
+        for name, axis in scope.axes.items():
+            resolve_expression(axis.length, scope, known, own=name)
+            known.add(name)
     for state in scope.states.values():
-        resolve_initial(state, scope, {"g", "theta", *AXES, *scope.hypers, *scope.components})
+        allowed = {"g", "theta", *AXES, *scope.axes, *scope.hypers, *scope.components}
+        resolve_initial(state, scope, allowed)
     for random in scope.randoms.values():
         if random.counter is not None:
             resolve_counter(random.counter, scope, {"t", *scope.hypers, *scope.components})
@@ -51,7 +57,7 @@ def resolve_functions(scope: Scope) -> None:
     """Report names in the bodies of functions that are not parameters."""
     for function in scope.functions.values():
         parameters = _parameters(function, scope.report)
-        known = {*parameters, "t", *AXES}
+        known = {*parameters, "t", *AXES, *scope.axes}
         resolve_expression(function.body, scope, known, inside=function)
 
 
@@ -282,11 +288,12 @@ def _over(
             hint=f"write `{name}(...)`, or declare `def {name}(... over a) = ...`",
         )
     own = {inside.over.text} if inside is not None and inside.over is not None else set()
-    if axis.text not in {*axes.OVER, *own}:
+    known = (*axes.OVER, *scope.axes)
+    if axis.text not in {*known, *own}:
         scope.report.error(
             "over",
             f"`{axis.text}` is no axis",
             axis.span,
-            label=f"after `over` stands one of {', '.join(axes.OVER)}",
-            hint=nearest(axis.text, axes.OVER) or "",
+            label=f"after `over` stands one of {', '.join(known)}",
+            hint=nearest(axis.text, known) or "",
         )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.types import AXES
+from optdsl.ir.types import AXES, BY_NAME as TYPES
 from optdsl.lower import axes
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.syntax import ast
@@ -45,7 +45,14 @@ _RESERVED_HYPERS = {
 _RESERVED_STATES = {"step": "checkpoints keep the step `t` under this name"}
 
 Definition = (
-    ast.Hyper | ast.Weights | ast.State | ast.Function | ast.Equation | ast.Input | ast.Random
+    ast.Hyper
+    | ast.Weights
+    | ast.State
+    | ast.Function
+    | ast.Equation
+    | ast.Input
+    | ast.Random
+    | ast.Axis
 )
 D = TypeVar("D", bound=Definition)
 
@@ -79,6 +86,7 @@ class Scope:
             sections, these and the states are those before the first one.
         inputs: the inputs.
         randoms: what is drawn at random; of a file with sections, as the states.
+        axes: the axes that the file declares, in its order.
         sections: the sections, each as a scope with what holds in it.
         section: of a section, the statement that begins it.
     """
@@ -93,6 +101,7 @@ class Scope:
     equations: dict[str, ast.Equation]
     inputs: Mapping[str, ast.Input]
     randoms: Mapping[str, ast.Random]
+    axes: Mapping[str, ast.Axis]
     sections: tuple[Scope, ...] = ()
     section: ast.Section | None = None
 
@@ -109,6 +118,7 @@ class Scope:
         """The names of all values, as written, with owners and primes."""
         after = {f"{name}'" for name in (*self.states, "theta")}
         own = {*self.hypers, *self.components, *self.states, *self.equations, *self.inputs}
+        own |= self.axes.keys()
         return {*BUILTINS, *LENGTHS, *own, *self.randoms, *after}
 
     @property
@@ -153,7 +163,7 @@ def collect(
         if spelled == name and spelled not in redefined and _reserved(statement, report):
             unknown.add(name)
             continue
-        # A hyperparameter or a function is the file's, wherever it stands.
+        # A hyperparameter, an axis or a function is the file's, wherever it stands.
         sectional = isinstance(statement, ast.State | ast.Equation | ast.Random)
         known = [parts[0], parts[-1]] if sectional else parts
         first = next((p[spelled] for p in known if spelled in p), None)
@@ -186,6 +196,7 @@ def collect(
         equations=all_of(ast.Equation, parts[0]),
         inputs=all_of(ast.Input, parts[0]),
         randoms=all_of(ast.Random, parts[0]),
+        axes=all_of(ast.Axis, parts[0]),
     )
     _check_components(scope, {n: node.name.span for part in parts for n, node in part.items()})
     views = (
@@ -239,6 +250,8 @@ def _reserved(statement: Definition, report: Report) -> bool:
         reason = "a built-in function"
     if isinstance(statement, ast.Hyper | ast.Weights):
         reason = reserved_hyper(name) or reason
+    if isinstance(statement, ast.Axis) and name in {*TYPES, *axes.OVER, "condition"}:
+        reason = "types and reductions use this name"
     if isinstance(statement, ast.State | ast.Input):
         reason = reason or _RESERVED_STATES.get(name)
     if isinstance(statement, ast.Equation) and name == "theta":

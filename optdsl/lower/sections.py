@@ -157,6 +157,11 @@ class _Join:
         for number, equations in enumerate(self._equations):
             for value in equations.values():
                 self._copied(number, value)
+        lengths: dict[str, dict[int, Value]] = {}
+        for number, part in enumerate(self._parts):
+            for axis, length in part.axes:
+                lengths.setdefault(axis, {})[number] = length
+        axes = [(axis, self._chosen(own)) for axis, own in lengths.items()]
         first = self._parts[0]
         hypers = {h.name: h for part in self._parts for h in part.hypers}
         learned = {x.hyper: x for part in self._parts for x in part.learned}
@@ -175,6 +180,7 @@ class _Join:
             evaluation=point,
             structure=tuple(structure.items()),
             codec=first.codec,
+            axes=tuple(axes),
         )
 
     def _point(self) -> Value | None:

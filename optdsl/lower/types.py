@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from optdsl.diagnostics import Note, Report, Span
-from optdsl.ir.types import AXES, BY_NAME, TENSOR, Extent, Type
+from optdsl.ir.types import AXES, BY_NAME, TENSOR, Extent, Type, read_type
 from optdsl.syntax import ast
 
 # The types of the language by their names; a matrix of rows and columns is the tensor itself.
 TYPES = {**BY_NAME, " * ".join(AXES): TENSOR}
 
 
-def named_type(name: ast.Identifier | None) -> Type | None:
-    """The type of a declaration; None if none is declared, or it is unknown."""
-    return None if name is None else TYPES.get(name.text)
+def named_type(name: ast.Identifier | None, own: Container[str] = ()) -> Type | None:
+    """The type of a declaration; None if none is declared, or it is unknown.
+
+    Args:
+        name: what is written.
+        own: the axes that the file declares.
+    """
+    return None if name is None else read_type(name.text, own)
 
 
-def state_type(state: ast.State) -> Type:
-    """The type of a state, tensor where none is declared."""
-    return named_type(state.type) or TENSOR
+def state_type(state: ast.State, own: Container[str] = ()) -> Type:
+    """The type of a state, tensor where none is declared; `own` are the file's axes."""
+    return named_type(state.type, own) or TENSOR
 
 
 def accepted(
-    actual: Type, parameter: ast.Parameter, function: ast.Function, span: Span, report: Report
+    actual: Type,
+    parameter: ast.Parameter,
+    function: ast.Function,
+    span: Span,
+    report: Report,
+    own: Container[str] = (),
 ) -> bool:
     """Whether a parameter takes an argument of a type; it is reported if not."""
-    demanded = named_type(parameter.type)
+    demanded = named_type(parameter.type, own)
     if demanded is None or (actual.fits(demanded) and not actual.condition):
         return True
     what = f"`{parameter.name.text}` of `{function.name.text}`"

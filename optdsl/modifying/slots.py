@@ -9,6 +9,7 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.resolve import walk
+from optdsl.modifying.axes import check_axes
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.syntax import ast
 
@@ -26,7 +27,7 @@ def check_slots(
     applied: Sequence[Modifier],
     report: Report,
 ) -> None:
-    """Report what modifiers redefine and the rule does not have.
+    """Report what modifiers redefine and the rule does not have, or nothing may change.
 
     Args:
         node: the rule with its modifiers.
@@ -35,6 +36,7 @@ def check_slots(
         applied: the modifiers.
         report: receives the mistakes.
     """
+    check_axes(base, applied, report)
     parts = {h for s in base.simplexes for h in s.hypers}
     known = {*EVERYWHERE, *equations, *({h.name for h in base.hypers} - parts)}
     here = f", for tensors of the kind `{base.kind}`" if base.kind else ""

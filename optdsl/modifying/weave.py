@@ -23,6 +23,7 @@ from optdsl.lower.randoms import draw
 from optdsl.lower.resolve import compared_labels, resolve_expression, resolve_initial, walk
 from optdsl.lower.scope import BUILTINS, LENGTHS, NUMBERS, Scope
 from optdsl.lower.types import state_type
+from optdsl.modifying.axes import copied_axes
 from optdsl.modifying.initial import started
 from optdsl.modifying.mistakes import Node, misfit, report_cycle
 from optdsl.modifying.modifier import BASE, Modifier
@@ -85,8 +86,6 @@ class Weaver:
             for m in applied
         ]
 
-    # --- the program ------------------------------------------------------------------------------
-
     def program(self) -> Program:
         """The program.
 
@@ -109,10 +108,10 @@ class Weaver:
         states = started(declared, self._builder, self._refuse_start)
         self._report.check()
         assert parameter is not None
-        base, declaration = self._base, self._declaration
+        base, axes = self._base, copied_axes(self._base, self._builder)
         return Program(
-            declaration.name.text,
-            declaration.documentation or base.documentation,
+            self._declaration.name.text,
+            self._declaration.documentation or base.documentation,
             (*base.hypers, *(h for one in self._applied for h in one.hypers)),
             base.learned,
             self._builder.operations,
@@ -123,6 +122,7 @@ class Weaver:
             structure=tuple(self._structure().items()),
             evaluation=point,
             codec=base.codec,
+            axes=axes,
         )
 
     def _structure(self) -> dict[str, float]:
@@ -265,8 +265,8 @@ class Weaver:
         if spelled in one.values:
             return one.values[spelled].into(builder)
         if spelled in one.hyper_names:
-            flat = one.hyper_names[spelled]
-            return builder.emit("hyper", attribute=flat, hint=flat)
+            spelled = one.hyper_names[spelled]
+            return builder.emit("hyper", attribute=spelled, hint=spelled)
         if spelled in one.state_names:
             flat, kind = one.state_names[spelled], state_type(one.scope.states[spelled])
             return builder.emit("state", attribute=flat, type=kind, hint=flat)

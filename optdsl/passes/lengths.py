@@ -12,13 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from optdsl.ir.builder import Builder
-from optdsl.ir.ops import APPLY, COMPARE
+from optdsl.ir.lengths import COMPUTED, numbers
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.sections import of_matrices, read_as
+from optdsl.ir.sections import of_matrices
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
-
-_COMPUTED = {**APPLY, **COMPARE, "define": lambda x: x}
 
 
 def conditions_on_lengths(program: Program) -> tuple[Value, ...]:
@@ -30,7 +28,7 @@ def conditions_on_lengths(program: Program) -> tuple[Value, ...]:
     for index, operation in enumerate(program.operations):
         value, x = Value(index), operation.arguments
         leaf = operation.opcode in {"constant", "length"} or _structural(program, operation)
-        if leaf or (operation.opcode in _COMPUTED and given.issuperset(x)):
+        if leaf or (operation.opcode in COMPUTED and given.issuperset(x)):
             given.add(value)
         if operation.opcode == "length" or not measured.isdisjoint(x):
             measured.add(value)
@@ -59,21 +57,7 @@ def decided(
         shape: of the tensor.
         group: the values of the hyperparameters.
     """
-    rows, cols = read_as(program.kind, shape)[-2:]
-    lengths = {"rows": float(rows), "cols": float(cols)}
-    values: dict[Value, Any] = {}
-    for value in program.needed(tuple(conditions)):
-        operation = program.operations[value]
-        match operation.opcode:
-            case "constant":
-                values[value] = operation.attribute
-            case "length":
-                values[value] = lengths[str(operation.attribute)]
-            case "hyper":
-                values[value] = float(group[str(operation.attribute)])
-            case opcode:
-                values[value] = _COMPUTED[opcode](*(values[a] for a in operation.arguments))
-    return tuple(bool(values[c]) for c in conditions)
+    return tuple(bool(x) for x in numbers(program, conditions, shape, group))
 
 
 def without_conditions(

@@ -62,10 +62,23 @@ class Matching:
     @property
     def equal(self) -> bool:
         """Whether the new parameters are equal."""
+        if not self._same_axes():
+            return False
         # In the second pass, each program knows what the other one shows to be finite.
         for _ in range(2):
             after = [self.forms(i, (p.parameter,))[0] for i, p in enumerate(self._programs)]
         return after[0] == after[1]
+
+    def _same_axes(self) -> bool:
+        """Whether axes of one name have one length in both programs."""
+        left, right = (dict(program.axes) for program in self._programs)
+        shared = [name for name in left if name in right]
+        lengths = (
+            self.forms(side, [own[name] for name in shared])
+            for side, own in enumerate((left, right))
+        )
+        first, second = lengths
+        return first == second
 
     def forms(self, side: int, roots: Iterable[Value]) -> list[Polynomial]:
         """The normal forms of values of the left (0) or right (1) program."""

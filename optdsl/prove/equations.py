@@ -98,9 +98,15 @@ def _node(program: Program, value: Value) -> ast.Expression:
             return _name(str(operation.attribute))
         case "identity":
             return _call("identity", (_name(operation.type.axes[0]),))
+        case "indices":
+            return _name(operation.type.axes[0])
         case opcode:
             x = tuple(_node(program, a) for a in arguments)
             function, _, axis = opcode.partition("_")
+            if axis in {"first", "last"}:
+                return _call(function, x, program.type(arguments[0]).spans[-(axis == "last")])
+            if axis == "own":
+                return _call(function, x)
             if axis in {"rows", "cols", "tensor"}:
                 return _call(function, x, "" if function == "diagonal" else axis)
             return _call(TABLE[opcode].function or opcode, x)

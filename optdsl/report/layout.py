@@ -32,7 +32,7 @@ def unit_of(kind: Type) -> str:
     """What has one number of a state of a type."""
     if kind.extent is Extent.AXES:
         units = {"rows": "row", "cols": "column"}
-        return " and ".join(units[axis] for axis in kind.axes)
+        return " and ".join(units.get(axis, f"index of {axis}") for axis in kind.axes)
     if kind.extent is Extent.SHARED:
         return "parameter group"
     return "parameter" if kind.extent is Extent.TENSOR else "tensor"

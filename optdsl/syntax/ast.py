@@ -167,6 +167,14 @@ class Input(_Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Axis(_Statement):
+    """``axis name = length``: an axis that matrices of the rule's own have."""
+
+    name: Identifier
+    length: Expression
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """A parameter of a function, with the type it demands, if any."""
 
@@ -365,6 +373,7 @@ Statement = (
     | Input
     | Random
     | Store
+    | Axis
 )
 
 

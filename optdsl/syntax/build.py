@@ -112,6 +112,8 @@ class Builder:
                 span = Span(last.source, words[0].span.start, last.end)
                 codec = ast.Identifier(" ".join(w.text for w in words), span)
                 return ast.Store(self._names(c[0]), codec, **around)
+            case "axis":
+                return ast.Axis(self._name(c[0]), self._expr(c[1]), **around)
             case "section":
                 return ast.Section(" ".join(self._name(n).text for n in c), **around)
             case "rest":

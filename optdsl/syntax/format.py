@@ -183,6 +183,8 @@ def _columns(statement: ast.Statement) -> list[str]:
             return [head, f"= {statement.distribution.text}{counter}"]
         case ast.Store():
             return [f"store {_names(statement.names)}", f"as {statement.codec.text}"]
+        case ast.Axis():
+            return [f"axis {statement.name.text}", f"= {expression(statement.length)}"]
         case ast.Section():
             if statement.kind != ast.OTHERWISE:
                 return [f"for {statement.kind}"]

@@ -182,9 +182,8 @@ def _report_syntax(
 # The terminals of reserved words.
 KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
-    "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "INPUT", "PER", "SHARE", "AMONG",
-    "RANDOM", "STORE",
-    "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
+    "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "INPUT", "RANDOM", "STORE", "AXIS",
+    "PER", "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
 }  # fmt: skip
 
 

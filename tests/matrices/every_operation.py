@@ -34,3 +34,41 @@ otherwise
 
 theta' = theta - lr * g
 """
+
+# The same of an axis that the rule declares.
+OWN_AXES = """
+optimizer EveryOperationOfAnAxis
+  "no paper: a test"
+
+hyper lr   = 0.1 in [0, 1]
+hyper beta = 0.7 in [0, 1]
+hyper rank = 2   in {1, ..., inf}
+hyper gap  = 3   in {1, ..., inf}
+
+def length(x over a) = sqrt(sum(x^2 over a))
+
+for stacked matrices
+
+axis k = min(rank, rows)
+
+state P : rows * k = 0
+state m : k * cols = 0
+state n : cols * k = 1
+state d : k = 0
+state q : k * k = identity(k)
+
+P'     = where(mod(t - 1, gap) == 0, singular_vectors(g, k), P)
+h      = transpose(P') @ g
+m'     = ema(m, h, beta)
+n'     = n + transpose(h) * beta
+d'     = ema(d, sum(h^2 over cols), beta) + diagonal(q) / k + mean(transpose(n') over cols)
+q'     = q + h @ transpose(m') + rows(m') * identity(k)
+back   = P' @ (q' @ m' / (1 + d')) + length(h over k) + mean(m' over k) + mean(P' over k)
+alone  = mean(transpose(n') over cols) + sum(transpose(P') over rows)
+update = back + sum(alone) + mean(m') * cols(transpose(m'))
+theta' = theta - lr * update / (1 + rms(update))
+
+otherwise
+
+theta' = theta - lr * g
+"""

@@ -13,7 +13,7 @@ from optdsl.ir.ops import OF_MATRICES, TABLE
 from optdsl.ir.text import parse_program, print_program
 from optdsl.options import OptionError
 from optdsl.specifications import library
-from tests.matrices.every_operation import EVERY_OPERATION
+from tests.matrices.every_operation import EVERY_OPERATION, OWN_AXES
 
 SHAPES = [(4, 6), (6, 4), (3, 2, 5), (1, 1), (1, 4)]
 
@@ -23,12 +23,14 @@ def randn(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
-def test_the_rule_with_every_operation_has_every_operation_without_a_factorization() -> None:
-    program = library.read(Source("<text>", EVERY_OPERATION))
+def test_the_rules_with_every_operation_have_every_operation_without_a_factorization() -> None:
     factorizations = {"eigenvectors", "inverse_root", "qr"}
-    used = {o.opcode for o in program.operations}
+    used = set[str]()
+    for text in (EVERY_OPERATION, OWN_AXES):
+        program = library.read(Source("<text>", text))
+        used |= {o.opcode for o in program.operations}
+        assert parse_program(print_program(program)) == program
     assert OF_MATRICES - used <= factorizations | {"spread"}
-    assert parse_program(print_program(program)) == program
 
 
 def by_hand(

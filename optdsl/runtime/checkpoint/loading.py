@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.program import Program
 from optdsl.ir.sections import state_shapes
 from optdsl.ir.storage import CODECS, PARAMETER, added, stored
@@ -119,7 +120,12 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 )
     for index, parameter in held:
         own_program = optimizer.part_of(parameter).program
-        shapes = state_shapes(own_program, parameter.shape)
+        lengths = {}
+        if own_program.axes:
+            groups = state_dict["param_groups"]
+            saved_group = next(group for group in groups if index in group["params"])
+            lengths = own_lengths(own_program, parameter.shape, saved_group)
+        shapes = state_shapes(own_program, parameter.shape, lengths)
         for key, value in state_dict["state"].get(index, {}).items():
             one = key == "step" or str(key).startswith(OWN)
             expected = torch.Size() if one else torch.Size(shapes.get(key, parameter.shape))

@@ -53,7 +53,9 @@ def cost(program: Program, shape: Sequence[int]) -> float:
     if not of_matrices(program.kind) or not math.prod(shape):
         return total
     *stack, rows, cols = read_as(program.kind, shape)
+    # An axis that the rule declares is short; how long it is depends on hyperparameters.
     lengths = {"rows": float(rows), "cols": float(cols)}
+    lengths |= {name: float(min(rows, cols)) for name, _ in program.axes}
     each = sum(_cost(program, operation, lengths) for operation in program.operations)
     return total + math.prod(stack) * each
 

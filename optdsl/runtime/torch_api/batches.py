@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.program import Program
+from optdsl.ir.sections import state_shapes
 from optdsl.runtime.core.draws import Draws
 from optdsl.runtime.core.tasks import PLAIN, Engine, ParameterTask, Shape
 from optdsl.runtime.engines import shards
@@ -115,6 +117,8 @@ def alike(works: list[Work]) -> Iterable[list[Work]]:
 def _sort(
     program: Program, part: Part, shape: Shape, works: list[ParameterTask], batch: Batch
 ) -> None:
+    if program.axes:
+        _check_lengths(program, works)
     keys = [work[2].keys() for work in works]
     if shape.pending is not None and all(map(operator.eq, keys, repeat(shape.pending))):
         batch.pending.extend(works)
@@ -130,6 +134,30 @@ def _sort(
             _check_kept(program, work)
             add(part.sums, shards.completed(program, work))
         batch.fresh.append(work)
+
+
+def _check_lengths(program: Program, works: list[ParameterTask]) -> None:
+    """Refuse parameters whose states have other lengths than their axes have now.
+
+    Raises:
+        ValueError: with the state, and what may have changed; or as `own_lengths`.
+    """
+    for work in works:
+        own = own_lengths(program, work.parameter.shape, work.hypers)
+        if "step" not in work.state:
+            continue
+        shapes = state_shapes(program, work.parameter.shape, own)
+        for state in program.states:
+            axes, kept = state.type.own_axes, work.state.get(state.name)
+            if axes and kept is not None and tuple(kept.shape) != shapes[state.name]:
+                listed = " and ".join(f"{axis} = {own[axis]}" for axis in dict.fromkeys(axes))
+                raise ValueError(
+                    f"{program.name}: the state {state.name} of a parameter of shape "
+                    f"{tuple(work.parameter.shape)} has shape {tuple(kept.shape)}, and with "
+                    f"{listed} it would be {shapes[state.name]}; a hyperparameter that decides the "
+                    f"length of an axis cannot change after the first step: set it back, or delete "
+                    f"the parameter's entry of optimizer.state, which then starts anew"
+                )
 
 
 def _check_kept(program: Program, work: ParameterTask) -> None:
