@@ -6,6 +6,7 @@ has length 1 along the other one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -60,6 +61,10 @@ def singular_vectors(x: Tensor, indices: Tensor) -> Tensor:
     return found[..., : indices.shape[-2]]
 
 
+def _extremum(reduce: Callable[..., Tensor], dim: tuple[int, ...] | None, x: Tensor) -> Tensor:
+    return reduce(x) if dim is None else reduce(x, dim, keepdim=True)
+
+
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "sum": lambda x: x.sum((-2, -1), keepdim=True),
     "mean": lambda x: x.mean((-2, -1), keepdim=True),
@@ -73,6 +78,18 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "mean_last": lambda x: x.mean(-1, keepdim=True),
     "sum_tensor": torch.sum,
     "mean_tensor": torch.mean,
+    **{
+        f"{opcode}_{which}": functools.partial(_extremum, reduce, dim)
+        for opcode, reduce in (("max", torch.amax), ("min", torch.amin))
+        for which, dim in (
+            ("matrix", (-2, -1)),
+            ("rows", (-2,)),
+            ("cols", (-1,)),
+            ("first", (-2,)),
+            ("last", (-1,)),
+            ("tensor", None),
+        )
+    },
     "spread": lambda x, y: x + torch.zeros_like(y),
     "matmul": torch.matmul,
     "transpose": lambda x: x.mT,

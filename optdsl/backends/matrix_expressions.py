@@ -21,6 +21,8 @@ from optdsl.ir.types import Extent, Type, side
 
 _DIMENSIONS = {"rows": "-2", "cols": "-1"}
 _ALL = "(-2, -1)"
+# Along which dimensions a reduction of each name is.
+_ALONG = {**_DIMENSIONS, "first": "-2", "last": "-1", "matrix": _ALL}
 _PRODUCT, _ATOM = 3, 6
 # The methods of tensors that overwrite what they are called on.
 _OVERWRITING = {
@@ -33,6 +35,7 @@ def spelled_operations() -> frozenset[str]:
     """The operations of matrices that have a spelling."""
     over = (*_DIMENSIONS, "tensor", "first", "last")
     along = {f"{r}_{axis}" for r in ("sum", "mean") for axis in over}
+    along |= {f"{r}_{which}" for r in ("max", "min") for which in (*_ALONG, "tensor")}
     diagonals = {f"diagonal_{axis}" for axis in (*_DIMENSIONS, "own")}
     others = {"length", "identity", "indices", "section", "spread", "matmul", "transpose"}
     factorizations = {"eigenvectors", "inverse_root", "qr", "singular_vectors"}
@@ -148,6 +151,12 @@ class MatrixPrinter(Printer):
                 name = opcode.partition("_")[0]
                 text = self._of_squares(name, x[0], "") or f"torch.{name}({self.text(x[0])})"
                 return f"{text}.expand(*theta.shape[:-2], 1, 1)", _ATOM
+            case opcode if opcode.startswith(("max_", "min_")):
+                name, _, which = opcode.partition("_")
+                if which == "tensor":
+                    text = f"torch.a{name}({self.text(x[0])})"
+                    return f"{text}.expand(*theta.shape[:-2], 1, 1)", _ATOM
+                return self._reduced(f"a{name}", x[0], _ALONG[which])
             case "sum_rows" | "sum_cols" | "mean_rows" | "mean_cols" as opcode:
                 name, _, axis = opcode.partition("_")
                 return self._reduced(name, x[0], _DIMENSIONS[axis])

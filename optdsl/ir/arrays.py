@@ -284,6 +284,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
             ("_first", _over_rows), ("_last", _over_cols),
         )
     },
+    **{
+        f"{opcode}_{over}": make(functools.partial(functools.reduce, larger))
+        for opcode, larger in (("max", host.maximum), ("min", host.minimum))
+        for over, make in (
+            ("matrix", _whole), ("rows", _over_rows), ("cols", _over_cols), ("tensor", _of_stack),
+            ("first", _over_rows), ("last", _over_cols),
+        )
+    },
     "sum_all": _of_all,
     "spread": _spread,
     "matmul": _matmul,

@@ -299,6 +299,22 @@ def _whole(b: Writer, tangent: Tangent, x: Value) -> Tangent:
     return b.emit("spread", tangent, x)
 
 
+def extremum_along(which: str) -> Derivative:
+    """Of the largest or the smallest number: the mean of the tangents of those that are."""
+    opcode = "sum" if which == "matrix" else f"sum_{which}"
+
+    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+        whole = _whole(b, d[0], x[0])
+        if whole is None:
+            return None
+        here, zero = b.emit("eq", x[0], y), b.constant(0.0)
+        found = b.emit(opcode, b.emit("where", here, whole, zero))
+        count = b.emit(opcode, b.emit("where", here, b.constant(1.0), zero))
+        return b.emit("div", found, count)
+
+    return derivative
+
+
 def spread(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     """Of a value at each index of another one, which it does not depend on."""
     return d[0]

@@ -237,6 +237,15 @@ _ROWS = (
       for opcode, derivative, interval, meaning in (
         ("sum", derivatives.of_stack("sum"), lambda x: ANYTHING, "sum"),
         ("mean", derivatives.of_stack("mean"), lambda x: x, "arithmetic mean"))),
+    *(Row(f"{opcode}_{which}", 1, infer, derivatives.extremum_along(which), lambda x: x, None,
+          _ALONG, f"the {meaning} number {where}; NaN if one is")
+      for opcode, meaning in (("max", "largest"), ("min", "smallest"))
+      for which, infer, where in (
+        ("matrix", signatures.reduction, "of a matrix"),
+        ("tensor", signatures.reduction, "of all matrices of a stack"),
+        *((axis, signatures.reduction_along(axis), f"along {axis}") for axis in AXES),
+        ("first", signatures.reduction_of(0), "along the first axis"),
+        ("last", signatures.reduction_of(-1), "along the last axis"))),
     Row("spread", 2, signatures.spread, derivatives.spread, lambda x, y: x, None, _PRODUCT,
         "the value x at each index of y"),
     Row("matmul", 2, signatures.product, derivatives.matrix_product, lambda x, y: ANYTHING, None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, Type, TypeMismatch, along, side
+from optdsl.ir.types import AXES, Extent, Type, TypeMismatch, along, side
 
 # Its second argument is an axis that the file declares.
 VECTORS = "singular_vectors"
@@ -18,6 +18,8 @@ VECTORS = "singular_vectors"
 ALL = "all"
 OVER = (*AXES, "tensor", ALL)
 REDUCTIONS = ("sum", "mean")
+# Reductions if they have one argument, and functions of two else.
+EXTREMA = ("max", "min")
 # Reductions over all matrices of a stack.
 OF_STACKS = frozenset(f"{name}_tensor" for name in REDUCTIONS)
 # Functions of one matrix whose operations depend on its axes, and of one axis.
@@ -41,8 +43,10 @@ def reduction(function: str, axis: str, matrices: bool, kind: Type) -> str:
     if kind.own_axes and axis in kind.spans:
         place = kind.spans.index(axis) if len(kind.spans) > 1 else side(axis)
         return f"{function}_{'last' if place else 'first'}"
-    if axis not in OVER:
+    if axis not in (*OVER, "matrix"):
         raise TypeMismatch(0, f"{kind.noun} has no axis `{axis}`")
+    if function in EXTREMA:
+        return f"{function}_{axis}"
     return function if axis == "tensor" and not matrices else f"{function}_{axis}"
 
 
@@ -76,6 +80,22 @@ def length(axis: str, builder: Builder) -> Value:
 def reduced(function: str, axis: str, x: Value, builder: Builder, matrices: bool) -> Value:
     """The reduction of a value over an axis; see `reduction`."""
     return builder.emit(reduction(function, axis, matrices, builder[x].type), x)
+
+
+def mean_over_all(x: Value, builder: Builder) -> Value:
+    """The mean of the elements of all tensors: their sum, divided by that of their numbers.
+
+    Raises:
+        TypeMismatch: for what is one number for all tensors already.
+    """
+    total, kind = builder.emit("sum_all", x), builder[x].type
+    if kind.extent is Extent.TENSOR:
+        each = builder.emit("size")
+    elif kind.spans:
+        each = builder.emit("sum", builder.emit("spread", builder.constant(1.0), x))
+    else:
+        each = builder.emit("pow", builder.emit("size"), builder.constant(0.0))
+    return builder.emit("div", total, builder.emit("sum_all", each))
 
 
 def indices(axis: str, builder: Builder) -> Value:

@@ -145,7 +145,8 @@ class Lowering(Emission):
         if name in axes.FUNCTIONS and len(arguments) == 1:
             return self._of_axes(name, arguments[0], span, frame)
         row = FUNCTIONS.get(name)
-        if row is None or len(arguments) != row.arity:
+        extremum = name in axes.EXTREMA and len(arguments) == 1
+        if row is None or (len(arguments) != row.arity and not extremum):
             return None
         if row.opcode == "where" and frame.function is not None and recursive(frame.function):
             branch = self._branch(node, frame)
@@ -156,22 +157,29 @@ class Lowering(Emission):
         axis = self._axis(node, frame)
         if self._whole and name in axes.REDUCTIONS and axis in {None, "tensor"}:
             return self._emit(f"{name}_tensor", arguments, span, frame)
-        if axis is None:
+        if extremum:
+            axis = axis or "matrix"
+        elif axis is None:
             return self._emit(row.opcode, arguments, span, frame)
-        if name not in axes.REDUCTIONS or axis not in {*axes.OVER, *self._scope.axes}:
+        reduces = extremum or name in axes.REDUCTIONS
+        if not reduces or axis not in {*axes.OVER, *self._scope.axes, "matrix"}:
             return None
-        if axis == axes.ALL and name != "sum":
+        if axis == axes.ALL and extremum:
             self._report.error(
                 "over",
                 f"`{name}` is not taken over all tensors",
                 frame.site or span,
-                label="only sums are",
-                hint="divide a sum over all tensors by the sum of what counts, `sum(... over all)`",
+                label="only sums and means are",
+                hint="the largest number of a matrix is `max(x)`, and that of a row "
+                "`max(x over cols)`",
             )
             return None
         x = self._expression(arguments[0], frame)
         if x is None:
             return None
+        if axis == axes.ALL and name == "mean":
+            make = functools.partial(axes.mean_over_all, x, self.builder)
+            return self._made(make, arguments, (x,), span, frame)
         make = functools.partial(axes.reduced, name, axis, x, self.builder, self._scope.matrices)
         return self._made(make, arguments, (x,), span, frame)
 

@@ -243,7 +243,8 @@ def _call(node: ast.Call, scope: Scope, inside: ast.Function | None) -> None:
     else:
         arity, usage = row.arity, ", ".join("xyz"[: row.arity])
         usage = "condition, x, y" if name == "where" else usage
-    if len(node.arguments) != arity:
+    extremum = function is None and name in axes.EXTREMA and len(node.arguments) == 1
+    if len(node.arguments) != arity and not extremum:
         plural = "argument" if arity == 1 else "arguments"
         scope.report.error(
             "arity",
@@ -279,6 +280,7 @@ def _over(
     """Report an `over` that its function does not take, or after which no axis stands."""
     name = node.function.text
     takes = name in axes.REDUCTIONS if function is None else function.over is not None
+    takes = takes or (function is None and name in axes.EXTREMA and len(node.arguments) == 1)
     if not takes:
         scope.report.error(
             "over",

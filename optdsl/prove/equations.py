@@ -105,7 +105,7 @@ def _node(program: Program, value: Value) -> ast.Expression:
             function, _, axis = opcode.partition("_")
             if axis in {"first", "last"}:
                 return _call(function, x, program.type(arguments[0]).spans[-(axis == "last")])
-            if axis == "own":
+            if axis in {"own", "matrix"}:
                 return _call(function, x)
             if axis in {"rows", "cols", "tensor"}:
                 return _call(function, x, "" if function == "diagonal" else axis)

@@ -65,7 +65,10 @@ d'     = ema(d, sum(h^2 over cols), beta) + diagonal(q) / k + mean(transpose(n')
 q'     = q + h @ transpose(m') + rows(m') * identity(k)
 back   = P' @ (q' @ m' / (1 + d')) + length(h over k) + mean(m' over k) + mean(P' over k)
 alone  = mean(transpose(n') over cols) + sum(transpose(P') over rows)
-update = back + sum(alone) + mean(m') * cols(transpose(m'))
+large  = max(m') + min(n') + min(g over rows) + max(g over cols) + min(m' over k) + max(P' over k)
+whole  = max(g over tensor) - min(g over tensor) + max(m' over k) - min(P' over k)
+edges  = max(theta over rows) - min(theta over cols)
+update = back + large + whole + edges + sum(alone) + mean(m') * cols(transpose(m'))
 theta' = theta - lr * update / (1 + rms(update))
 
 otherwise

@@ -63,6 +63,11 @@ def by_hand(
     back = back + h.square().sum(-2, keepdim=True).sqrt() + p.mean(-1, keepdim=True)
     back = back + m.mean(-2, keepdim=True)
     alone = n.mean(-2).unsqueeze(-1) + p.sum(-2).unsqueeze(-1)
+    back = back + m.amax((-2, -1), keepdim=True) + g.amin(-2, keepdim=True)
+    back = back + g.amax(-1, keepdim=True) + m.amin(-2, keepdim=True) + p.amax(-1, keepdim=True)
+    back = back + n.amin((-2, -1), keepdim=True) + g.max() - g.min()
+    back = back + m.amax(-2, keepdim=True) - p.amin(-1, keepdim=True)
+    back = back + theta.amax(-2, keepdim=True) - theta.amin(-1, keepdim=True)
     update = back + alone.sum((-2, -1), keepdim=True) + m.mean((-2, -1), keepdim=True) * k
     size = update.square().mean((-2, -1), keepdim=True).sqrt()
     return theta - 0.1 * update / (1 + size), {"P": p, "m": m, "n": n, "d": d, "q": q}

@@ -249,3 +249,43 @@ def test_a_step_has_as_many_stages_as_totals_need() -> None:
     assert stages("prodigy with clip") == 2
     with pytest.raises(SpecError, match="shared number"):
         optdsl.compile(NESTED.replace("n'     = n + again", "n'     = n + sum(g)"))
+
+
+MEANS = """
+optimizer Means
+  "no paper: a test"
+
+hyper lr = 0.1 in [0, inf)
+
+update = g / (mean(abs(g) over all) + mean(norm(g) over all)) * part
+theta' = theta - lr * update
+
+for flattened matrices
+
+part = 1 + mean(max(g over cols) over all)
+
+otherwise
+
+part = 1
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_means_are_over_what_all_tensors_have(backend: str) -> None:
+    held = [*parameters(), torch.nn.Parameter(torch.zeros(0, dtype=torch.float64))]
+    optimizer: Any = optdsl.compile(MEANS, backend=backend)(held)
+    before = [p.detach().clone() for p in held]
+    for number, p in enumerate(held):
+        torch.manual_seed(number)
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    gs = [p.grad for p in held if p.grad is not None]
+    numbers = torch.cat([g.flatten() for g in gs]).abs().mean()
+    norms = torch.stack([g.norm() for g in gs]).mean()
+    rows = torch.cat([g.flatten(1).amax(1) for g in gs if g.ndim >= 2]).mean()
+    ours = [p.detach() for p in held]
+    theirs = [
+        old - 0.1 * g / (numbers + norms) * (1 + rows if g.ndim >= 2 else 1)
+        for old, g in zip(before, gs, strict=True)
+    ]
+    close(ours, theirs, 1e-12)
