@@ -10,7 +10,7 @@ from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import TOTALS
 from optdsl.ir.program import Learned, Program, State, Value, upstream
-from optdsl.ir.types import TENSOR, Extent, Type
+from optdsl.ir.types import SHARED, TENSOR, Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
@@ -97,10 +97,11 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
     states = [_state(lowering, state, environment, scope) for state in scope.states.values()]
     scope.report.check()
     updated = [state for state in states if state is not None]
-    for name in scope.inputs:
-        kept = lowering.builder.emit("state", attribute=name, type=TENSOR, hint=name)
+    for name, given in scope.inputs.items():
+        kind = named_type(given.type) or TENSOR
+        kept = lowering.builder.emit("state", attribute=name, type=kind, hint=name)
         start = lowering.builder.constant(0.0)
-        updated.append(State(name, TENSOR, start, kept, input=True))
+        updated.append(State(name, kind, start, kept, input=True))
     parameter = environment["theta'"]
     found = assembled(scope, hypers, learned, lowering, updated, parameter, point)
     return replace(found, axes=tuple((n, v) for n, v in lengths.items() if v is not None))
@@ -156,12 +157,13 @@ def check_types(scope: Scope) -> None:
             _type(parameter.type, scope)
     for given in scope.inputs.values():
         kind = _type(given.type, scope)
-        if given.type is not None and kind not in {TENSOR, None}:
+        if given.type is not None and kind not in {TENSOR, SHARED, None}:
             scope.report.error(
                 "type",
-                "an input is a tensor like the parameter",
+                "an input is a tensor like the parameter, or one number for all of them",
                 given.type.span,
                 label="no other inputs are there yet",
+                hint=f"write `input {given.name.text}`, or `input {given.name.text} : shared`",
             )
     for state in scope.states.values():
         kind = _type(state.type, scope)

@@ -28,7 +28,7 @@ from optdsl.lower.frame import (
 from optdsl.lower.numbers import compared_label
 from optdsl.lower.randoms import draw
 from optdsl.lower.scope import BUILTINS, GIVEN, NUMBERS, Scope
-from optdsl.lower.types import accepted, state_type
+from optdsl.lower.types import accepted, named_type, state_type
 from optdsl.syntax import ast
 
 
@@ -129,7 +129,8 @@ class Lowering(Emission):
             hyper = scope.components.get(name, name)
             return emit("hyper", attribute=hyper, hint=hyper, span=span)
         if name in scope.inputs:
-            return emit("state", attribute=name, type=TENSOR, hint=name, span=span)
+            kind = named_type(scope.inputs[name].type) or TENSOR
+            return emit("state", attribute=name, type=kind, hint=name, span=span)
         if name in scope.randoms:
             return draw(scope.randoms[name], lambda x: self.expression(x, {}), scope, self.builder)
         if name in scope.states:

@@ -119,3 +119,44 @@ def one(start: list[Tensor], gamma: float) -> list[Tensor]:
     held = [torch.nn.Parameter(p.detach().clone()) for p in start]
     train(optdsl.load("sophia_g")(held, lr=0.1, gamma=gamma, weight_decay=0), held, range(1))
     return held
+
+
+POLYAK = """
+optimizer Polyak
+  "Introduction to Optimization (Polyak, 1987), section 5.3"
+
+hyper least = 0    in (-inf, inf)
+hyper lr    = 0.01 in [0, inf)
+
+input loss : shared
+
+step_size = where(given(loss), (loss - least) / sum(g^2 over all), lr)
+theta'    = theta - step_size * g
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_input_may_be_one_number(backend: str) -> None:
+    """Polyak's step sizes, of a loss that is given in two steps of three."""
+    held, theirs = parameters(), parameters()
+    optimizer: Any = optdsl.compile(POLYAK, backend=backend)(held)
+    for step in range(6):
+        for p, q in zip(held, theirs, strict=True):
+            p.grad = randn(step, p)
+            q.grad = p.grad.clone()
+        loss = 1.5 + step
+        squares = sum(float(q.grad.square().sum()) for q in theirs if q.grad is not None)
+        size = 0.01 if step % 3 == 1 else loss / squares
+        number = torch.tensor(loss) if step % 2 else loss
+        optimizer.step(inputs=None if step % 3 == 1 else {"loss": number})
+        for p, q in zip(held, theirs, strict=True):
+            assert q.grad is not None
+            q.data -= size * q.grad
+            torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-12, atol=1e-12)
+    assert optimizer.param_groups[0]["shared/loss"] == 6.5
+    for wrong in (torch.ones(2), "1", True, {held[0]: 1.0}):
+        with pytest.raises(ValueError, match="it is one number for all parameters"):
+            optimizer.step(inputs={"loss": wrong})
+    required = POLYAK.replace("where(given(loss), (loss - least) / sum(g^2 over all), lr)", "loss")
+    with pytest.raises(ValueError, match=r"needs its input at every step.*'loss'"):
+        optdsl.compile(required, backend=backend)(held).step()

@@ -1,7 +1,7 @@
-"""Inputs: tensors that are given to a step beside the gradients, such as an estimate of a Hessian.
+"""Inputs: what is given to a step beside the gradients, such as estimates of a Hessian, or a loss.
 
-An input is a state that is set before the step. So every backend reads it as any state, and a
-checkpoint has what was last given.
+An input is a state that is set before the step, or one number that all tensors share. So every
+backend reads it as any state, and a checkpoint has what was last given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optdsl.passes.totals import GIVEN
+from optdsl.passes.totals import GIVEN, SHARED
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
@@ -20,8 +20,8 @@ from optdsl.runtime.engines.shards import shard
 from optdsl.runtime.engines.whole import begun
 from optdsl.runtime.learning.scopes import Pairs
 
-# By the input's name, a tensor for each parameter.
-Inputs = Mapping[str, Mapping[Tensor, Tensor]]
+# By the input's name, a tensor for each parameter, or one number.
+Inputs = Mapping[str, Mapping[Tensor, Tensor] | float | Tensor]
 
 
 def given(
@@ -36,14 +36,15 @@ def given(
 
     Returns:
         For each input of the rule, 1 if it is given and else 0, under the name by which programs
-        ask for it.
+        ask for it; and the inputs that are numbers.
 
     Raises:
-        ValueError: for an input that is missing, unknown, or of another shape; nothing has changed.
+        ValueError: for an input that is missing, unknown, of another shape, or no number where it
+            is one; nothing has changed.
     """
     name, stages = type(optimizer).__name__, optimizer.compiled.parts.stages
     known = () if stages is None else stages.inputs
-    found = dict(inputs or {})
+    found: dict[str, Any] = dict(inputs or {})
     for key in found:
         if key not in known:
             listed = f"its inputs are {', '.join(known)}" if known else "it has none"
@@ -51,6 +52,11 @@ def given(
     for key in () if stages is None else stages.required:
         if key not in found:
             raise ValueError(f"{name} needs its input at every step: step(inputs={{{key!r}: ...}})")
+    shared = set() if stages is None else {s.name for s in stages.shared if s.input}
+    numbers = {
+        f"{SHARED}{key}": _number(f"{name}: inputs[{key!r}]", found.pop(key))
+        for key in sorted(shared & found.keys())
+    }
     pairs = [pair for of_group in work for pair in of_group]
     for key, values in found.items():
         _check(f"{name}: inputs[{key!r}]", values, [p for p, _ in pairs])
@@ -58,7 +64,21 @@ def given(
         for group, of_group in zip(optimizer.param_groups, work, strict=True):
             for parameter, gradient in of_group:
                 _set(optimizer, group, parameter, gradient, found)
-    return {f"{GIVEN}{key}": float(key in found) for key in known}
+    asked = {f"{GIVEN}{key}": float(key in (inputs or {})) for key in known}
+    return asked | numbers
+
+
+def _number(where: str, value: Any) -> float:
+    """An input that is one number, given as one or as a tensor with one element."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise ValueError(
+            f"{where} is {type(value).__name__}{shape}; it is one number for all parameters, or a "
+            f"tensor of one"
+        )
+    return float(value)
 
 
 def _check(where: str, values: Any, parameters: Sequence[Tensor]) -> None:
@@ -83,7 +103,7 @@ def _set(
     group: Mapping[str, Any],
     parameter: Tensor,
     gradient: Tensor,
-    found: Inputs,
+    found: Mapping[str, Mapping[Tensor, Tensor]],
 ) -> None:
     """Set the states of a parameter to what is given; a first step has none yet."""
     engines = optimizer.part_of(parameter, group)

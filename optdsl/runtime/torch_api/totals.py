@@ -125,7 +125,8 @@ def begin(optimizer: LearningOptimizer, hypers: Sequence[dict[str, float]]) -> N
         start = {key: float(having[key]) for key in (*_keys(stages), STEPS)}
     for group, values in zip(groups, hypers, strict=True):
         group.update(start)
-        values.update((key, start[key]) for key in _keys(stages))
+        # An input that is one number is what is given now.
+        values.update((key, start[key]) for key in _keys(stages) if key not in optimizer._given)
 
 
 def show(optimizer: LearningOptimizer) -> None:
