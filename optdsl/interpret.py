@@ -19,7 +19,7 @@ from optdsl.ir.evaluate import Arithmetic, Code, Point, first_states
 from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import DRAWS, LEAVES
 from optdsl.ir.program import Operation, Program
-from optdsl.ir.sections import of_matrices, read_as, section_of, value_shape
+from optdsl.ir.sections import flattened, is_turned, of_matrices, section_of, value_shape
 from optdsl.ir.storage import PARAMETER, stored
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.passes.specialize import specialize
@@ -187,10 +187,10 @@ def step(
         return coder.decode(coder.encode(value, own, lambda _: drawn), torch.float64)
 
     return Step(
-        kept(PARAMETER, at.extended(values[alone.parameter], TENSOR)).reshape(parameter.shape),
+        _written(alone, kept(PARAMETER, at.extended(values[alone.parameter], TENSOR)), parameter),
         {s.name: kept(s.name, at.extended(values[s.next], s.type)) for s in alone.states},
         {
-            t.hyper: at.extended(values[t.value], TENSOR).reshape(parameter.shape)
+            t.hyper: _written(alone, at.extended(values[t.value], TENSOR), parameter)
             for t in alone.tangents
         },
     )
@@ -208,10 +208,10 @@ def evaluation_point(
     arithmetic = _arithmetic(alone, Tensor.detach, own_lengths(alone, parameter.shape, hypers))
     at = Point(theta, theta, state, hypers, t, arithmetic)
     if alone.evaluation is None:
-        return theta.reshape(parameter.shape)
+        return _written(alone, theta, parameter)
     found = Code(alone, alone.points, arithmetic).evaluated(at)
     point: Tensor = at.extended(found[alone.evaluation], TENSOR)
-    return point.reshape(parameter.shape)
+    return _written(alone, point, parameter)
 
 
 def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Program, Tensor, Tensor]:
@@ -223,8 +223,19 @@ def _read(program: Program, parameter: Tensor, gradient: Tensor) -> tuple[Progra
                 f"no section of {program.name} takes a tensor of shape {tuple(parameter.shape)}"
             )
         program = specialize(program, section)
-    shape = read_as(program.kind, parameter.shape)
-    return program, _double(parameter).reshape(shape), _double(gradient).reshape(shape)
+    theta, g = (_turned(program, _double(x), parameter) for x in (parameter, gradient))
+    return program, theta, g
+
+
+def _turned(program: Program, x: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor that is shaped like the parameter, as the program reads it."""
+    matrices = x.reshape(flattened(program.kind, parameter.shape))
+    return matrices.mT if is_turned(program.kind, parameter.shape) else matrices
+
+
+def _written(program: Program, x: Tensor, parameter: Tensor) -> Tensor:
+    """A value of the program in the place of the parameter, with its shape."""
+    return (x.mT if is_turned(program.kind, parameter.shape) else x).reshape(parameter.shape)
 
 
 def _arithmetic(

@@ -313,6 +313,48 @@ class Adaptivity(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class GaLoreAdamW(CompiledOptimizer):
+    """GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (Zhao et al., 2024),
+        arXiv:2403.03507
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        rank: 128 by default, in {1, ..., inf}
+        gap: 200 by default, in {1, ..., inf}
+        scale: 0.25 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.0,
+        rank: float | Tensor = 128.0,
+        gap: float | Tensor = 200.0,
+        scale: float | Tensor = 0.25,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class HyperAdam(CompiledOptimizer):
     """AdamW whose betas follow their hyper-gradients, as in Ozkara et al. (2024), arXiv:2401.08893
 

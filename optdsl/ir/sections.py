@@ -17,21 +17,36 @@ from optdsl.ir.types import Extent, Type, side
 OTHERWISE = "otherwise"
 MATRICES, FLATTENED, STACKED = "matrices", "flattened matrices", "stacked matrices"
 VECTORS = "vectors"
+FLAT_CONVOLUTIONS, STACKED_CONVOLUTIONS = "flattened convolutions", "stacked convolutions"
+WIDE, FLAT, STACK = "wide", "flattened", "stacked"
+_OF_MATRICES = (MATRICES, FLATTENED, STACKED, FLAT_CONVOLUTIONS, STACKED_CONVOLUTIONS)
 # The kinds that a shape alone can be of; a tensor comes to one of another name by its group.
-KINDS = (MATRICES, FLATTENED, STACKED, VECTORS)
+KINDS = (*_OF_MATRICES, *(f"{WIDE} {kind}" for kind in _OF_MATRICES), VECTORS)
+# Of a kind to which tensors come by their groups, where its equations have rows and columns.
+AS_MATRICES = " as matrices"
+
+
+def name_of(kind: str) -> str:
+    """What a group calls a kind."""
+    return kind.removesuffix(AS_MATRICES)
+
+
+def is_stacked(kind: str) -> bool:
+    """Whether tensors of three or more dimensions are read as stacks of matrices."""
+    return STACK in kind.split() and of_matrices(kind)
 
 
 def takes(kind: str, shape: Sequence[int]) -> bool:
     """Whether a section takes tensors of a shape, if no earlier one does."""
-    match kind:
+    if kind not in KINDS:
+        return kind == OTHERWISE
+    match kind.removeprefix(f"{WIDE} "):
         case "matrices":
             return len(shape) == 2
-        case "flattened matrices" | "stacked matrices":
-            return len(shape) >= 2
         case "vectors":
             return len(shape) <= 1
-        case _:
-            return kind == OTHERWISE
+        case own:
+            return len(shape) >= (3 if own.endswith("convolutions") else 2)
 
 
 def section_of(kinds: Sequence[str], shape: Sequence[int], kind: str | None = None) -> int | None:
@@ -44,21 +59,40 @@ def section_of(kinds: Sequence[str], shape: Sequence[int], kind: str | None = No
     """
     if kind is None:
         return next((n for n, own in enumerate(kinds) if takes(own, shape)), None)
-    fits = takes(kind, shape) or kind not in KINDS
-    return kinds.index(kind) if kind in kinds and fits else None
+    names = [name_of(own) for own in kinds]
+    if kind not in names:
+        return None
+    number = names.index(kind)
+    read = kinds[number] != kind
+    fits = len(shape) == 2 if read else takes(kind, shape) or kind not in KINDS
+    return number if fits else None
 
 
 def read_as(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape as which a section of a kind reads a tensor: the last two are rows and columns."""
-    if kind == FLATTENED and len(shape) > 2:
+    flat = flattened(kind, shape)
+    return (*flat[:-2], flat[-1], flat[-2]) if is_turned(kind, shape) else flat
+
+
+def flattened(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the matrices of a tensor, which a kind may read transposed."""
+    if FLAT in kind.split() and len(shape) > 2:
         return shape[0], math.prod(shape[1:])
     return tuple(shape)
+
+
+def is_turned(kind: str, shape: Sequence[int]) -> bool:
+    """Whether a kind reads a tensor transposed, as those with more rows than columns."""
+    if WIDE not in kind.split() or not of_matrices(kind):
+        return False
+    rows, cols = flattened(kind, shape)[-2:]
+    return rows > cols
 
 
 def example(kinds: Sequence[str], number: int) -> tuple[int, ...] | None:
     """Some shape of which the section of that number takes tensors; None if no shape says so."""
     shapes = [(2, 3, 2), (3, 4), (7,), (2, 2, 1, 2)]
-    if kinds[number] == MATRICES:
+    if kinds[number] in {MATRICES, f"{WIDE} {MATRICES}"}:
         shapes = [(3, 4)]
     elif not of_matrices(kinds[number]):
         shapes = [(7,), *shapes]
@@ -67,7 +101,7 @@ def example(kinds: Sequence[str], number: int) -> tuple[int, ...] | None:
 
 def of_matrices(kind: str) -> bool:
     """Whether the tensors of a section are read as matrices, or as stacks of matrices."""
-    return kind in {MATRICES, FLATTENED, STACKED}
+    return kind in KINDS[:-1] or kind.endswith(AS_MATRICES)
 
 
 def value_shape(

@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.ops import TOTALS
+from optdsl.ir.ops import TABLE, TOTALS
 from optdsl.ir.program import Learned, Program, State, Value, upstream
+from optdsl.ir.sections import AS_MATRICES, KINDS, OTHERWISE
 from optdsl.ir.types import SHARED, TENSOR, Extent, Type
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared, declared
@@ -59,17 +60,28 @@ def lower(
     parts: list[Program | None] = []
     for view in scope.sections:
         if view.section is None or view.section.rule is None:
-            parts.append(_lowered(view, rules, choices))
+            parts.append(_read_as_needed(_lowered(view, rules, choices)))
         else:
             parts.append(completed(view, view.section, hypers, members))
     scope.report.check()
-    kinds = [view.kind for view in scope.sections]
+    kinds = [part.kind for part in parts if part is not None]
     nodes = [view.section for view in scope.sections if view.section is not None]
     labels = [node.kind if node.rule is None else node.rule.text for node in nodes]
     whole = joined(kinds, labels, [verify(p) for p in parts if p is not None])
     program = stored(whole, statements, scope.report)
     scope.report.check()
     return verify(program)
+
+
+def _read_as_needed(program: Program) -> Program:
+    """A section of a kind of one's own: its tensors are matrices where its equations need that."""
+    if program.kind in {*KINDS, OTHERWISE}:
+        return program
+    whole = {"sum_tensor", "mean_tensor"}
+    rows = any(
+        TABLE[o.opcode].stage.of_matrices and o.opcode not in whole for o in program.operations
+    ) or any(s.type.axes for s in program.states)
+    return replace(program, kind=program.kind + AS_MATRICES) if rows else program
 
 
 def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Program:

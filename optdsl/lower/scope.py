@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
-from optdsl.ir.sections import of_matrices
+from optdsl.ir.sections import KINDS, OTHERWISE, of_matrices
 from optdsl.ir.types import AXES, BY_NAME as TYPES
 from optdsl.lower import axes
 from optdsl.lower.evaluation import EVALUATION
@@ -129,7 +129,9 @@ class Scope:
     @property
     def matrices(self) -> bool:
         """Whether this is a section whose tensors have rows and columns."""
-        return of_matrices(self.kind)
+        own = self.section is not None and self.kind not in {*KINDS, OTHERWISE}
+        # A group may send what it likes to a kind of one's own; those of modifiers follow the rule.
+        return of_matrices(self.kind) or (own and not self.declaration.slots)
 
     def callables(self) -> set[str]:
         """Every name that can be called."""

@@ -71,8 +71,9 @@ def _check_kind(scope: Scope, node: ast.Section) -> None:
         f"`{kind}` is no kind of tensor",
         node.span,
         hint=near
-        or f"the kinds are {', '.join(KINDS)}; a name of your own, such as "
-        f"`embeddings`, takes what parameter groups send there",
+        or "the kinds are matrices, flattened or stacked matrices, flattened or stacked "
+        "convolutions, these with `wide` before them, and vectors; a name of your own, such as "
+        "`embeddings`, takes what parameter groups send there",
     )
 
 

@@ -11,7 +11,7 @@ from optdsl.diagnostics import Note, Report, Source
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.domain import spell
 from optdsl.ir.program import Program, Value
-from optdsl.ir.sections import STACKED
+from optdsl.ir.sections import is_stacked
 from optdsl.ir.verify import verify
 from optdsl.lower.declarations import Declared
 from optdsl.lower.learn_request import Rules
@@ -158,9 +158,8 @@ class _Making:
             for n, (one, view) in enumerate(zip(self.settled.applied, part.views, strict=True))
             if view is not None and n != without
         ]
-        weaver = Weaver(
-            self.declaration, own, applied, self.report, self.settled.choices, STACKED in kinds
-        )
+        whole = any(map(is_stacked, kinds))
+        weaver = Weaver(self.declaration, own, applied, self.report, self.settled.choices, whole)
         try:
             return weaver.program()
         except TooManyOperations:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 from optdsl.diagnostics import Note, Report
 from optdsl.ir.sections import (
+    FLAT,
     FLATTENED,
     KINDS,
     MATRICES,
     OTHERWISE,
+    STACK,
     STACKED,
     VECTORS,
+    name_of,
     of_matrices,
     section_of,
     takes,
@@ -133,7 +136,7 @@ def _chosen(one: Modifier, kind: str) -> Scope | None:
     if kind in KINDS:
         return _of_shape(one, next(shape for shape in _SHAPES if takes(kind, shape)))
     by_kind = {view.kind: view for view in one.scope.sections}
-    return by_kind.get(kind) or by_kind.get(OTHERWISE)
+    return by_kind.get(name_of(kind)) or by_kind.get(OTHERWISE)
 
 
 def _check(
@@ -160,7 +163,7 @@ def _check(
     names = [part.kind for part in found]
     for part in found:
         readings = {v.kind: n for n, v in enumerate(part.views) if v is not None}
-        ways = {k for k in (part.kind, *readings) if k in {FLATTENED, STACKED}}
+        ways = {way for k in (part.kind, *readings) for way in (FLAT, STACK) if way in k.split()}
         twice = names.count(part.kind) > 1
         if (len(ways) == 1 or part.kind == MATRICES or not ways) and not twice:
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from optdsl.diagnostics import Report, nearest
 from optdsl.ir.program import Hyper
+from optdsl.ir.sections import KINDS, WIDE
 from optdsl.lower import check_types
 from optdsl.lower.declarations import declared
 from optdsl.lower.evaluation import EVALUATION
@@ -151,6 +152,11 @@ _ALLOWED = (
 )
 
 
+def _is_special(kind: str) -> bool:
+    """Whether a kind is of convolutions, or of matrices that are wide."""
+    return kind in KINDS and not {WIDE, "convolutions"}.isdisjoint(kind.split())
+
+
 def _check_statements(tree: ast.Declaration, report: Report) -> None:
     for statement in tree.statements:
         if not isinstance(statement, _ALLOWED):
@@ -160,6 +166,15 @@ def _check_statements(tree: ast.Declaration, report: Report) -> None:
                 statement.span,
                 label="this does not belong to a modifier",
                 hint="write it where the modifier is applied",
+            )
+        elif isinstance(statement, ast.Section) and _is_special(statement.kind):
+            report.error(
+                "section",
+                f"a modifier has no section for `{statement.kind}`",
+                statement.span,
+                label="how tensors are read is the rule's",
+                hint="a modifier's sections are for matrices, flattened or stacked matrices, "
+                "vectors, and kinds of one's own",
             )
         elif isinstance(statement, ast.Section) and statement.rule is not None:
             report.error(

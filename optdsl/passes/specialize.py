@@ -12,7 +12,7 @@ from dataclasses import replace
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import COMPARE, TOTALS
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.sections import STACKED, of_matrices
+from optdsl.ir.sections import is_stacked, of_matrices
 from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
@@ -44,7 +44,7 @@ def as_kind(program: Program, kind: str, section: int | None) -> Program:
     """
     if section is None:
         found = replace(program, kind=kind)
-        return _whole(found) if kind == STACKED else found
+        return _whole(found) if is_stacked(kind) else found
     own = program.sections[section]
     prefix = f"{own}."
 
@@ -55,7 +55,7 @@ def as_kind(program: Program, kind: str, section: int | None) -> Program:
         return builder.copy(replace(operation, attribute=name.removeprefix(prefix)), x)
 
     found = rewrite(specialize(program, section), rename)
-    if kind == STACKED and not of_matrices(own):
+    if is_stacked(kind) and not of_matrices(own):
         found = _whole(found)
     return replace(found, kind=kind)
 
@@ -68,7 +68,7 @@ def of_all_tensors(program: Program) -> bool:
 
 def of_one_matrix(program: Program) -> Program:
     """A rule of a kind whose tensors are one matrix each: sums of the tensor are of the matrix."""
-    if not of_matrices(program.kind) or program.kind == STACKED:
+    if not of_matrices(program.kind) or is_stacked(program.kind):
         return program
 
     def rule(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:

@@ -17,7 +17,7 @@ from optdsl.ir.evaluate import Run, Tensor, Uniforms
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import DRAWS, TABLE, laws_of
 from optdsl.ir.program import Hyper, Program, Value, depending, upstream
-from optdsl.ir.sections import STACKED, of_matrices
+from optdsl.ir.sections import WIDE, is_stacked, of_matrices
 
 RUNS = 24
 STEPS = 10
@@ -194,13 +194,15 @@ class _Draws:
     def __init__(self, program: Program, settings: Mapping[str, float]) -> None:
         self._program, self._settings, self._source = program, settings, random.Random(0)
         self.defaults = program.defaults | dict(settings)
-        self._stacks, self._read = program.kind == STACKED, 0
+        self._stacks, self._read = is_stacked(program.kind), 0
 
     def read(self, run: Run) -> Run:
         """A run of a program of matrices with its numbers read as such."""
         if not of_matrices(self._program.kind):
             return run
         shapes = _SHAPES[len(run.theta)]
+        if WIDE in self._program.kind.split():
+            shapes = tuple(s for s in shapes if s[1] <= s[2])
         self._read += 1
         return replace(run, shape=shapes[self._read % len(shapes)])
 

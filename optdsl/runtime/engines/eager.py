@@ -117,7 +117,7 @@ class EagerEngine:
         initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0, draws=work.draws)
         for name, start in initial.items():
             if name not in self.plan.kept:
-                own = self._reading.written(start, work.parameter)
+                own = self._reading.written(start, work.parameter, name)
                 self._storage.write(name, own, work, 0.0)
         self._storage.begin(work)
 
@@ -145,7 +145,7 @@ class EagerEngine:
         if parameter is not out and not (storage.any and parameter is theta):
             storage.write_theta(written(parameter, work.parameter), work, t)
         for name, result in results.items():
-            storage.write(name, written(result, work.parameter), work, t)
+            storage.write(name, written(result, work.parameter, name), work, t)
 
     def _advance_together(self, works: Sequence[ParameterTask]) -> None:
         """A step of matrices that are alike."""

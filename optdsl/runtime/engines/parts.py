@@ -19,7 +19,7 @@ import torch
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.sections import section_of
+from optdsl.ir.sections import name_of, section_of
 from optdsl.passes.lengths import conditions_on_lengths, decided, without_conditions
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
@@ -142,7 +142,7 @@ class Parts:
             ValueError: with the shape and the kinds.
         """
         program, kind = self.program, group.get("kind")
-        if kind is not None and kind not in program.sections:
+        if kind is not None and kind not in [*map(name_of, program.sections)]:
             raise ValueError(_refusal(program, (), kind))
         if not program.sections:
             return
@@ -197,10 +197,10 @@ def _refusal(
     program: Program, shape: tuple[int, ...], kind: object, parameter: str = "a parameter"
 ) -> str:
     """Why no section of a rule takes a tensor, and what to do."""
-    listed = ", ".join(program.sections)
+    listed = ", ".join(map(name_of, program.sections))
     if kind is not None and not program.sections:
         return f"{program.name} is one rule for all tensors, and has no kind {kind!r}"
-    if kind is not None and kind not in program.sections:
+    if kind is not None and kind not in [*map(name_of, program.sections)]:
         return f"{program.name} has no kind {kind!r}; its kinds are {listed}"
     if kind is not None:
         return f"{program.name} cannot read {parameter} of shape {shape} as {kind}"

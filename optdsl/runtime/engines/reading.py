@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from optdsl.ir.program import Program
-from optdsl.ir.sections import of_matrices, read_as
+from optdsl.ir.sections import flattened, is_turned, of_matrices, read_as
+from optdsl.ir.types import Extent
 
 
 class Reading:
@@ -16,6 +17,8 @@ class Reading:
     def __init__(self, program: Program) -> None:
         """See the class."""
         self._kind = program.kind if of_matrices(program.kind) else ""
+        # Their shapes do not tell them from the parameter's.
+        self._small = {s.name for s in program.states if s.type.extent is not Extent.TENSOR}
 
     def nothing(self, parameter: Tensor) -> bool:
         """Whether a parameter is a matrix without elements; `rows / cols` may be no number."""
@@ -23,17 +26,32 @@ class Reading:
 
     def read(self, x: Tensor) -> Tensor:
         """A parameter or a gradient as the program reads it."""
-        return x.reshape(read_as(self._kind, x.shape)) if self._kind else x
+        if not self._kind:
+            return x
+        matrices = x.reshape(flattened(self._kind, x.shape))
+        return matrices.mT if is_turned(self._kind, x.shape) else matrices
 
     def states(self, state: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         """The states of a parameter as the program reads them."""
         if not self._kind:
             return state
-        whole, shape = parameter.shape, read_as(self._kind, parameter.shape)
-        return {k: v.reshape(shape) if v.shape == whole else v for k, v in state.items()}
+        whole = parameter.shape
+        return {
+            k: self.read(v) if v.shape == whole and k not in self._small else v
+            for k, v in state.items()
+        }
 
-    def written(self, x: Tensor, parameter: Tensor) -> Tensor:
-        """A result of the program, with the shape of the parameter if it is read in its place."""
-        if self._kind and x.shape == read_as(self._kind, parameter.shape):
-            return x.reshape(parameter.shape)
-        return x
+    def written(self, x: Tensor, parameter: Tensor, name: str = "") -> Tensor:
+        """A result of the program, with the shape of the parameter if it is read in its place.
+
+        Args:
+            x: the result.
+            parameter: the parameter.
+            name: of the state that it is; empty for the new parameter.
+        """
+        if not self._kind or name in self._small:
+            return x
+        if x.shape != read_as(self._kind, parameter.shape):
+            return x
+        matrices = x.mT if is_turned(self._kind, parameter.shape) else x
+        return matrices.reshape(parameter.shape)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from optdsl.ir.program import Program
-from optdsl.ir.sections import of_matrices
+from optdsl.ir.sections import WIDE, of_matrices
 from optdsl.ir.storage import draws, stored
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.tasks import PLAIN, ParameterTask
@@ -32,6 +32,8 @@ def stackable(program: Program) -> bool:
     scalars = any(not s.type.spans for s in program.states)
     # Each draws for itself, and is stored for itself.
     apart = draws(program) or bool(stored(program))
+    # Matrices of a stack are not turned one by one.
+    apart = apart or WIDE in program.kind.split()
     return of_matrices(program.kind) and not (whole or scalars or apart)
 
 

@@ -349,8 +349,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         Args:
             closure: evaluates the model again and returns the loss.
             inputs: for a rule with inputs, by their names, a tensor like each parameter that has a
-                gradient, by parameter; or one number, where the input is one, which is the same
-                on all ranks.
+                gradient, by parameter; or a number, where the input is one, equal on all ranks.
 
         Raises:
             RuntimeError: in eval mode, for a sparse gradient, or where something is learned without
