@@ -313,6 +313,48 @@ class Adaptivity(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class CAME(CompiledOptimizer):
+    """CAME: Confidence-guided Adaptive Memory Efficient Optimization (Luo et al., 2023),
+        arXiv:2307.02047
+
+    `betas` may be given for beta1, beta2, beta3.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.0002 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        beta3: 0.9999 by default, in [0, 1)
+        eps1: 1e-30 by default, in [0, inf)
+        eps2: 1e-16 by default, in [0, inf)
+        clip_threshold: 1 by default, in (0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0002,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        beta3: float | Tensor = 0.9999,
+        eps1: float | Tensor = 1e-30,
+        eps2: float | Tensor = 1e-16,
+        clip_threshold: float | Tensor = 1.0,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class GaLoreAdamW(CompiledOptimizer):
     """GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (Zhao et al., 2024),
         arXiv:2403.03507

@@ -192,3 +192,43 @@ def test_galore_is_its_algorithm(shape: tuple[int, int], backend: str) -> None:
         w = w - lr * decay * w
         torch.testing.assert_close(p.detach(), w, rtol=1e-10, atol=1e-10)
     assert optimizer.state[p]["m"].shape == (rank, max(shape))
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("shape", [(4, 6), (3, 2, 5), (5,)])
+def test_came_is_its_algorithm(shape: tuple[int, ...], backend: str) -> None:
+    """Algorithm 2 of the paper; the clip is of the whole tensor, as in the authors' code."""
+    lr, beta1, beta2, beta3, eps1, eps2, decay = 0.01, 0.9, 0.99, 0.995, 1e-30, 1e-16, 0.1
+    p = torch.nn.Parameter(randn(1, *shape))
+    betas = (beta1, beta2, beta3)
+    optimizer = optdsl.load("came", backend=backend)([p], lr=lr, betas=betas, weight_decay=decay)
+    w, m = p.detach().clone(), torch.zeros(())
+    matrix = len(shape) > 1
+    rows, cols, full = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    unsteady_rows, unsteady_cols = torch.zeros(()), torch.zeros(())
+
+    def product(r: Tensor, c: Tensor) -> Tensor:
+        return torch.einsum("...i,...j->...ij", r / r.mean(-1, keepdim=True), c)
+
+    for t in range(1, 31):
+        g = randn(10 + t, *shape)
+        p.grad = g.clone()
+        optimizer.step()
+        squares = g * g + eps1
+        if matrix:
+            rows = beta2 * rows + (1 - beta2) * squares.mean(-1)
+            cols = beta2 * cols + (1 - beta2) * squares.mean(-2)
+            full = product(rows, cols)
+        else:
+            full = beta2 * full + (1 - beta2) * squares
+        u = g / full.sqrt()
+        u = u / max(1.0, float(u.square().mean().sqrt()))
+        m = beta1 * m + (1 - beta1) * u
+        step = m
+        if matrix:
+            distance = (u - m).square() + eps2
+            unsteady_rows = beta3 * unsteady_rows + (1 - beta3) * distance.mean(-1)
+            unsteady_cols = beta3 * unsteady_cols + (1 - beta3) * distance.mean(-2)
+            step = m / product(unsteady_rows, unsteady_cols).sqrt()
+        w = w * (1 - lr * decay) - lr * step
+        torch.testing.assert_close(p.detach(), w, rtol=1e-10, atol=1e-10)
