@@ -41,6 +41,9 @@ RULES: dict[str, tuple[Made, dict[str, float]]] = {
     # Only the side of five is rotated.
     "soap with warmup": (network, {"lr": 0.02, "interval": 2, "max_dim": 6}),
     "lamb": (network, {"lr": 0.02}),
+    # States along an axis of their own, of matrices that are read transposed; sums of a tensor.
+    "galore_adamw": (network, {"lr": 0.02, "rank": 2, "gap": 3}),
+    "came": (network, {"lr": 0.02}),
     "muon with clip(limit = 0.05), ema_weights": (network, {"lr": 0.02}),
 }
 KILLED: dict[str, tuple[Made, dict[str, float]]] = {
