@@ -179,3 +179,39 @@ def test_overlap_is_what_a_look_at_every_byte_finds(
     if own is not None:
         touched = any(set(range(b, b + n)) & s for b, n in gradients for s in sets)
         assert overlaps.meets(own, [b for b, _ in gradients]) == touched
+
+
+MIRRORED = """
+optimizer Mirrored
+hyper lr = 0.1 in [0, inf)
+for matrices
+state before : cols * rows = 0
+before' = transpose(theta)
+theta'  = theta - lr * (g + 0.5 * transpose(before))
+otherwise
+state last : scalar = 0
+state before = 0
+last'   = sum(g)
+before' = last
+theta'  = theta - lr * (g + 0.5 * before)
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_state_that_reads_the_memory_of_another_value_is_as_before_the_step(
+    backend: str,
+) -> None:
+    """A transpose of the parameter, and one number for every element, are views."""
+    matrix, vector = (nn.Parameter(numbers(torch.float64, 6).reshape(s)) for s in ((3, 2), (6,)))
+    optimizer = optdsl.compile(MIRRORED, backend=backend)([matrix, vector])
+    expected, other = matrix.detach().clone(), vector.detach().clone()
+    before, (late, last) = torch.zeros(3, 2).double(), (0.0, 0.0)
+    for step in range(4):
+        matrix.grad = numbers(torch.float64, 6).reshape(3, 2) + step
+        vector.grad = numbers(torch.float64, 6) * step + 1
+        optimizer.step()
+        expected, before = expected - 0.1 * (matrix.grad + 0.5 * before), expected
+        other = other - 0.1 * (vector.grad + 0.5 * late)
+        late, last = last, float(vector.grad.sum())
+        torch.testing.assert_close(matrix.detach(), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(vector.detach(), other, rtol=1e-12, atol=1e-12)

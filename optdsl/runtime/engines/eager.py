@@ -139,9 +139,10 @@ class EagerEngine:
         if storage.any:
             # What a step leaves as it is keeps its buffers, to the bit.
             results = {k: v for k, v in results.items() if v is not held.get(k)}
-        # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap).
-        inputs = {id(theta), id(gradient), *(id(v) for v in held.values())}
-        results = {k: v.clone() if id(v) in inputs else v for k, v in results.items()}
+        # A result may be one of the inputs itself (`g_prev' = g`, or two states that swap), or read
+        # the memory of one (`L' = transpose(theta)`, or one number for every element).
+        memory = set(map(_memory, (theta, gradient, *held.values())))
+        results = {k: v.clone() if _memory(v) in memory else v for k, v in results.items()}
         if parameter is not out and not (storage.any and parameter is theta):
             storage.write_theta(written(parameter, work.parameter), work, t)
         for name, result in results.items():
@@ -182,6 +183,11 @@ def _is_in_place(theta: torch.Tensor, parameter: torch.Tensor) -> bool:
         and theta.dtype is parameter.dtype
         and theta.data_ptr() == parameter.data_ptr()
     )
+
+
+def _memory(x: torch.Tensor) -> int | None:
+    """What tensors that share memory have in common; None, of all that wrap others."""
+    return x.untyped_storage().data_ptr() if type(x) in PLAIN and not without_values(x) else None
 
 
 def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
