@@ -52,3 +52,22 @@ def test_a_stack_is_as_its_matrices(
         assert state.keys() == expected.keys()
         for key in state:
             torch.testing.assert_close(state[key], expected[key], rtol=1e-9, atol=1e-11)
+
+
+def test_coefficients_learn_from_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tangents of a stack are those of its matrices, from the first step on."""
+    found = []
+    for apart in (False, True):
+        if apart:
+            monkeypatch.setattr("optdsl.runtime.engines.eager.divided", lambda works: ([], works))
+        generator = torch.Generator().manual_seed(1)
+        held = [torch.nn.Parameter(torch.randn(6, 4).double()) for _ in range(5)]
+        learn = {"momentum": optdsl.Learn("sgd", lr=1e-3, bounds=(0.5, 0.99))}
+        optimizer = optdsl.load("muon", learn=learn)(held, lr=0.1)
+        for _ in range(4):
+            for parameter in held:
+                parameter.grad = torch.randn(6, 4, generator=generator).double()
+            optimizer.step()
+        found.append(optimizer.metrics())
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0]["hypergradient/momentum"]

@@ -162,7 +162,8 @@ class EagerEngine:
         for number, work in enumerate(works):
             work.parameter.copy_(parameters[number])
             for name, result in results.items():
-                if work.state[name].dtype is not held[name].dtype:
+                # A tangent is not there before the first step.
+                if name in held and work.state[name].dtype is not held[name].dtype:
                     work.state[name] = work.state[name].to(held[name].dtype)
                 keep(work.state, name, result[number])
             work.state["step"].fill_(t)
