@@ -328,3 +328,14 @@ def test_pages_tell_what_is_stored_and_where_it_runs() -> None:
         'Theta is stored as compensated: PyTorch code runs this, with backend="auto" too.' in page
     )
     assert "compensation/theta  4 per parameter" in describe_plan(source)
+
+
+@pytest.mark.parametrize("rule", ["soap", "shampoo", "muon"])
+def test_products_of_a_compensated_float32_parameter_are_taken_in_float64(rule: str) -> None:
+    """Its states are float32, and a product of matrices takes one precision only."""
+    found = []
+    for name, dtype in ((rule, torch.float64), (f"{rule} with kahan", torch.float32)):
+        theta = start(dtype, (5, 5))
+        found.append(steps(optdsl.load(name)([theta], lr=1e-3), theta, 8).double())
+        assert theta.dtype is dtype
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)

@@ -26,6 +26,7 @@ class Storage:
         self._theta = self._coders.get(PARAMETER)
         # The states that lie in memory as they are computed need no look.
         self._states = [name for name in self._codecs if name != PARAMETER]
+        self._others = [s.name for s in program.states if s.name not in self._codecs]
         self.any = bool(self._codecs)
 
     def compute(self, parameter: Tensor) -> torch.dtype:
@@ -56,9 +57,11 @@ class Storage:
 
     def states(self, state: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
         """The state of a parameter with the values that equations see."""
-        if not self._states:
-            return state
-        return state | {n: self._decoded(n, state, dtype) for n in self._states if n in state}
+        decoded = {n: self._decoded(n, state, dtype) for n in self._states if n in state}
+        if self._theta is not None and self._theta.widens:
+            # Products take no matrices of two precisions.
+            decoded |= {n: state[n].to(dtype) for n in self._others if n in state}
+        return state | decoded if decoded else state
 
     def begin(self, work: ParameterTask) -> None:
         """Make the buffers beside a parameter, before its first step."""
