@@ -289,3 +289,13 @@ def test_means_are_over_what_all_tensors_have(backend: str) -> None:
         for old, g in zip(before, gs, strict=True)
     ]
     close(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize("rule", ["muon with clip", "adamw with clip"])
+def test_tensors_without_elements_add_nothing_to_a_total(rule: str) -> None:
+    found = []
+    for shapes in ([(4, 6), (5,)], [(0, 6), (4, 6), (5,), (0,)], [(0, 6)]):
+        held = [torch.nn.Parameter(torch.ones(s).double()) for s in shapes]
+        train(optdsl.load(rule)(held), held, range(3))
+        found.append([p.detach() for p in held if p.numel()])
+    close(found[0], found[1], 1e-15)

@@ -86,8 +86,11 @@ class _Plain:
 
     def total(self, name: str, states: Sequence[dict[str, Any]]) -> float:
         """The sum of the parts of a total that measured tensors have in their states."""
-        measured = [state[name] for state in states]
+        # A matrix without elements has no part.
+        measured = [state[name] for state in states if name in state]
         memory, parts = self.parts.get(name, (None, []))
+        if not measured:
+            return 0.0
         if memory is None or not all(map(operator.is_, measured, parts)):
             # One for each tensor, or of a stack for each matrix.
             if any(x.ndim for x in measured):
@@ -287,11 +290,10 @@ def _sums(
         engine = which.engines.of(some[0].parameter)
         engine.advance(some, known.get(StepCache, level, id(engine)))
         for name in which.totals:
-            # One for each tensor, or of a stack for each matrix.
-            measured = [task.state[name] for task in some]
-            if any(x.ndim for x in measured):
-                measured = [x.sum() for x in measured]
-            yield start + name, float(torch.stack(measured).double().sum())
+            # One for each tensor, or of a stack for each matrix; none of one without elements.
+            measured = [task.state[name].sum() for task in some if name in task.state]
+            if measured:
+                yield start + name, float(torch.stack(measured).double().sum())
 
 
 def _whole_state(optimizer: LearningOptimizer, which: Measure, parameter: Tensor) -> dict[str, Any]:
