@@ -213,6 +213,10 @@ class _Comparison:
             gap = max(abs(a - b) for a, b in zip(x, y, strict=True))
             if gap <= ALIKE * moved + _STORED * max(map(abs, (*run.theta, *x, *y))):
                 return False
+        elif all(math.isfinite(a) == math.isfinite(b) for a, b in zip(x, y, strict=True)):
+            # Where numbers have overflowed, a factor of zero makes NaN of an infinity.
+            self.doubts.add("parted")
+            return False
         self._work -= 4 * self._size * len(run.gradients) * len(run.theta)
         if self._work < 0:
             self.doubts.add("unexplained")

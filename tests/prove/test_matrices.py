@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+import optdsl
 from optdsl.algebra.facts import facts
 from optdsl.algebra.fix import fix
 from optdsl.algebra.normal_form import Algebra
@@ -267,3 +268,9 @@ def test_values_with_one_form_are_equal(seed: int) -> None:
     for first, *others in several:
         for other in others:
             assert other == pytest.approx(first, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("modifier", ["radial_brake", "ema_nesterov"])
+def test_infinities_of_which_a_factor_of_zero_makes_nan_refute_no_claim(modifier: str) -> None:
+    """Muon's coefficients may be such that its matrices overflow."""
+    optdsl.load(f"muon with {modifier}")
