@@ -9,7 +9,7 @@ from optdsl.blending.merge import identities, partition
 from optdsl.blending.weave import UPDATE, Weaver
 from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report
-from optdsl.ir.domain import EVERYTHING, closed, hull
+from optdsl.ir.domain import EVERYTHING, closed, hull, labels_of, relabelled
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Hyper, Program, upstream
@@ -154,7 +154,16 @@ def check_bindings(
         if not isinstance(bound.value, ast.Name):
             # Arithmetic closes the ends of intervals, which rounding may reach.
             allowed, actual = closed(allowed), closed(actual)
-        if not allowed.includes(actual):
+        own = bound.value.spelled if isinstance(bound.value, ast.Name) else ""
+        if own in hypers and relabelled(hypers[own].domain, member.program.hyper(hyper).domain):
+            report.error(
+                "out-of-bounds",
+                f"`{name}.{hyper}` has other labels, or in another order",
+                bound.value.span,
+                label=f"`{own}` is one of {', '.join(labels_of(hypers[own].domain))}",
+                hint=f"write `hyper {own} = ... in {member.program.hyper(hyper).domain}`",
+            )
+        elif not allowed.includes(actual):
             report.error(
                 "out-of-bounds",
                 f"`{name}.{hyper}` can leave its bounds",

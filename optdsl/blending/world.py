@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optdsl.blending.members import Member
 from optdsl.diagnostics import Note, Span, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Choice, Domain
+from optdsl.ir.domain import Choice, Domain, relabelled
 from optdsl.ir.program import Hyper, Simplex, Value, upstream
 from optdsl.lower.declarations import Declared
 from optdsl.lower.expressions import Lowering
@@ -329,5 +329,5 @@ def acting(places: Mapping[str, Sequence[str]]) -> str:
 def includes(outer: Domain, inner: Domain) -> bool:
     """Whether a domain holds every number of another one."""
     if isinstance(inner, Choice):
-        return all(v in outer for v in inner.values)
+        return all(v in outer for v in inner.values) and not relabelled(inner, outer)
     return not isinstance(outer, Choice) and outer.includes(inner)

@@ -96,9 +96,20 @@ class Choice:
 Domain = Interval | Choice
 
 
+def labels_of(domain: Domain) -> tuple[str, ...]:
+    """The labels of the numbers of a domain, from 0 on; empty for one that has none."""
+    return domain.labels if isinstance(domain, Choice) else ()
+
+
+def relabelled(inner: Domain, outer: Domain) -> bool:
+    """Whether the numbers of a domain have labels, and in another one have other labels."""
+    mine, theirs = labels_of(inner), labels_of(outer)
+    return bool(mine and theirs) and mine != theirs
+
+
 def spell_in(domain: Domain, value: float) -> str:
     """A number of a domain as the language writes it: by its label, if it has one."""
-    labels = domain.labels if isinstance(domain, Choice) else ()
+    labels = labels_of(domain)
     return labels[int(value)] if labels else spell(value)
 
 
@@ -141,6 +152,5 @@ def hull(domain: Domain) -> Interval:
 def within(inner: Domain, outer: Domain) -> bool:
     """Whether every number of a domain lies in another one, under the same label if it has one."""
     if isinstance(inner, Choice):
-        labels = outer.labels if isinstance(outer, Choice) else ()
-        return all(x in outer for x in inner.values) and inner.labels == labels
+        return all(x in outer for x in inner.values) and inner.labels == labels_of(outer)
     return isinstance(outer, Interval) and outer.includes(inner)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Choice, Domain, closed, hull
+from optdsl.ir.domain import EVERYTHING, Domain, closed, hull, labels_of, relabelled
 from optdsl.ir.evaluate import number as evaluated
 from optdsl.ir.program import Hyper, Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
@@ -94,7 +94,7 @@ def _value(
     """What an option binds a hyperparameter to; None after a mistake."""
     node, report, before = option.value, scope.report, scope.report.count
     what, builder = f"`{option.name.text}` of `{owner.text}`", Builder()
-    labels = domain.labels if isinstance(domain, Choice) else ()
+    labels = labels_of(domain)
     value: Value | None
     if _literal(node) or (isinstance(node, ast.Name) and node.spelled in labels):
         fixed = in_domain(node, f"`{option.name.text}`", domain, scope)
@@ -103,6 +103,15 @@ def _value(
         label, hint = f"must be one of {', '.join(labels)}", nearest(node.spelled, labels)
         report.error(
             "out-of-bounds", f"{what} has no such label", node.span, label=label, hint=hint
+        )
+        return None
+    elif isinstance(node, ast.Name) and relabelled(given := _domain_of(node, names), domain):
+        report.error(
+            "out-of-bounds",
+            f"{what} has other labels, or in another order",
+            node.span,
+            label=f"`{node.spelled}` is one of {', '.join(labels_of(given))}",
+            hint=f"write `hyper {node.spelled} = ... in {domain}`",
         )
         return None
     else:
@@ -135,6 +144,11 @@ def _value(
         report.error("out-of-bounds", f"{what} is out of bounds", node.span, label=label)
         return None
     return found
+
+
+def _domain_of(node: ast.Name, names: Mapping[str, Hyper]) -> Domain:
+    """Where a hyperparameter lies; a name that is not known may be any number."""
+    return names[node.spelled].domain if node.spelled in names else EVERYTHING
 
 
 def _literal(node: ast.Expression) -> bool:
