@@ -223,10 +223,11 @@ def test_bfloat16_autocast_trains_as_torchs_adam_does(backend: str, order: str) 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_step_within_autocast_is_the_step_outside(backend: str) -> None:
+@pytest.mark.parametrize("rule", ["mada", "muon with clip", "shampoo"])
+def test_a_step_within_autocast_is_the_step_outside(rule: str, backend: str) -> None:
     """Lightning and others step in the context; no operation of the rule is cast."""
     nets = [model(), model()]
-    cls = optdsl.load("mada", backend=backend)
+    cls = optdsl.load(rule, backend=backend)
     optimizers = [cls(n.parameters()) for n in nets]
     for step in range(5):
         for net, optimizer in zip(nets, optimizers, strict=True):

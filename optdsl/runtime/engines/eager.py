@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -72,7 +73,12 @@ class EagerEngine:
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """A step of each."""
-        works = apart(_plain(works), known) if works else works
+        if not works:
+            return
+        with _in_its_precision(works[0].parameter):
+            self._advance_all(apart(_plain(works), known))
+
+    def _advance_all(self, works: Sequence[ParameterTask]) -> None:
         self.begin(works)
         stacks, works = divided(works) if self._stacks else ([], works)
         for some in stacks:
@@ -86,7 +92,9 @@ class EagerEngine:
     def begin(self, works: Sequence[ParameterTask]) -> None:
         """Give each parameter that has no state the states before its first step."""
         for work in works:
-            self._start(work)
+            if not work.state:
+                with _in_its_precision(work.parameter):
+                    self._start(work)
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One after the other."""
@@ -110,8 +118,6 @@ class EagerEngine:
         return torch.stack(products)
 
     def _start(self, work: ParameterTask) -> None:
-        if work.state:
-            return
         theta, gradient = self._inputs(work)
         work.state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")
         initial = self._rule.initialize(theta, gradient, {}, work.hypers, 1.0, draws=work.draws)
@@ -184,6 +190,14 @@ def _is_in_place(theta: torch.Tensor, parameter: torch.Tensor) -> bool:
         and theta.dtype is parameter.dtype
         and theta.data_ptr() == parameter.data_ptr()
     )
+
+
+def _in_its_precision(parameter: torch.Tensor) -> AbstractContextManager[object]:
+    """Within, products on the device of a parameter are not taken in what autocast chooses."""
+    device = parameter.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _memory(x: torch.Tensor) -> int | None:
