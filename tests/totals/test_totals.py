@@ -272,7 +272,8 @@ part = 1
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_means_are_over_what_all_tensors_have(backend: str) -> None:
-    held = [*parameters(), torch.nn.Parameter(torch.zeros(0, dtype=torch.float64))]
+    empty = [torch.zeros(s, dtype=torch.float64) for s in ((0,), (0, 3))]
+    held = [*parameters(), *map(torch.nn.Parameter, empty)]
     optimizer: Any = optdsl.compile(MEANS, backend=backend)(held)
     before = [p.detach().clone() for p in held]
     for number, p in enumerate(held):
@@ -281,8 +282,9 @@ def test_means_are_over_what_all_tensors_have(backend: str) -> None:
     optimizer.step()
     gs = [p.grad for p in held if p.grad is not None]
     numbers = torch.cat([g.flatten() for g in gs]).abs().mean()
-    norms = torch.stack([g.norm() for g in gs]).mean()
-    rows = torch.cat([g.flatten(1).amax(1) for g in gs if g.ndim >= 2]).mean()
+    # The tensor without elements is none of those that the mean is taken of.
+    norms = torch.stack([g.norm() for g in gs if g.numel()]).mean()
+    rows = torch.cat([g.flatten(1).amax(1) for g in gs if g.ndim >= 2 and g.numel()]).mean()
     ours = [p.detach() for p in held]
     theirs = [
         old - 0.1 * g / (numbers + norms) * (1 + rows if g.ndim >= 2 else 1)

@@ -202,6 +202,9 @@ def _measured(
     known: StepCache,
 ) -> Iterator[tuple[str, float]]:
     """The parts of a group's tensors in the totals of a stage, one for each kind and device."""
+    # A tensor without elements adds nothing, and is none of those that a mean is taken of.
+    if not all(map(Tensor.numel, map(itemgetter(0), pairs))):
+        pairs = [pair for pair in pairs if pair[0].numel()]
     plain: dict[int, tuple[Measure, Pairs]] = {}
     works: dict[tuple[Measure, str], list[ParameterTask]] = {}
     wholes: dict[tuple[Measure, Any], list[ParameterTask]] = {}
