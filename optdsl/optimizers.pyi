@@ -46,6 +46,40 @@ class AMSGrad(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class ASGD(CompiledOptimizer):
+    """Acceleration of Stochastic Approximation by Averaging (Polyak & Juditsky, 1992)
+    With the step sizes of Bottou's averaged SGD, as in torch.optim.ASGD
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        lambd: 0.0001 by default, in [0, inf)
+        alpha: 0.75 by default, in [0, inf)
+        t0: 1000000 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        lambd: float | Tensor = 0.0001,
+        alpha: float | Tensor = 0.75,
+        t0: float | Tensor = 1000000.0,
+        weight_decay: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class AVGrad(CompiledOptimizer):
     """MADA: Meta-Adaptive Optimizers (Ozkara et al., ICML 2024), arXiv:2401.08893, section 4
 
@@ -73,6 +107,37 @@ class AVGrad(CompiledOptimizer):
         eps: float | Tensor = 1e-08,
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Adadelta(CompiledOptimizer):
+    """ADADELTA: An Adaptive Learning Rate Method (Zeiler, 2012), arXiv:1212.5701
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        rho: 0.9 by default, in [0, 1]
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        rho: float | Tensor = 0.9,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.0,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -110,6 +175,40 @@ class Adafactor(CompiledOptimizer):
         eps2: float | Tensor = 0.001,
         d: float | Tensor = 1.0,
         weight_decay: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Adagrad(CompiledOptimizer):
+    """Adaptive Subgradient Methods for Online Learning and Stochastic Optimization (Duchi et al.,
+        JMLR 2011)
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        lr_decay: 0 by default, in [0, inf)
+        eps: 1e-10 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        initial_accumulator_value: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        lr_decay: float | Tensor = 0.0,
+        eps: float | Tensor = 1e-10,
+        weight_decay: float | Tensor = 0.0,
+        initial_accumulator_value: float | Tensor = 0.0,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -216,6 +315,41 @@ class AdamW(CompiledOptimizer):
         beta2: float | Tensor = 0.999,
         eps: float | Tensor = 1e-08,
         weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Adamax(CompiledOptimizer):
+    """Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980, section 7.1
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.002 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.002,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
@@ -729,6 +863,45 @@ class Muon(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class NAdam(CompiledOptimizer):
+    """Incorporating Nesterov Momentum into Adam (Dozat, ICLR workshop 2016)
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.002 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        momentum_decay: 0.004 by default, in [0, inf)
+        decoupled_weight_decay: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.002,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        momentum_decay: float | Tensor = 0.004,
+        decoupled_weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class NorMuon(CompiledOptimizer):
     """NorMuon: Making Muon more efficient and scalable (Li et al., 2025), arXiv:2510.05491
 
@@ -810,6 +983,113 @@ class Prodigy(CompiledOptimizer):
         d_coef: float | Tensor = 1.0,
         growth_rate: float | Tensor = 1e999,
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class RAdam(CompiledOptimizer):
+    """On the Variance of the Adaptive Learning Rate and Beyond (Liu et al., 2020), arXiv:1908.03265
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        decoupled_weight_decay: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        decoupled_weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class RMSprop(CompiledOptimizer):
+    """Neural Networks for Machine Learning, lecture 6e (Tieleman & Hinton, 2012)
+    Centered: Generating Sequences With Recurrent Neural Networks (Graves, 2013), arXiv:1308.0850
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        alpha: 0.99 by default, in [0, 1]
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        momentum: 0 by default, in [0, inf)
+        centered: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        alpha: float | Tensor = 0.99,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        momentum: float | Tensor = 0.0,
+        centered: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Rprop(CompiledOptimizer):
+    """A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm (Riedmiller
+        & Braun, 1993)
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        etaminus: 0.5 by default, in (0, 1)
+        etaplus: 1.2 by default, in (1, inf)
+        step_size_min: 1e-06 by default, in [0, inf)
+        step_size_max: 50 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        etaminus: float | Tensor = 0.5,
+        etaplus: float | Tensor = 1.2,
+        step_size_min: float | Tensor = 1e-06,
+        step_size_max: float | Tensor = 50.0,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
