@@ -11,6 +11,42 @@ from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 def names() -> dict[str, str]:
     """The specifications of the library by the names of their classes, sorted."""
 
+class ADOPT(CompiledOptimizer):
+    """ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate (Taniguchi et al.,
+        2024), arXiv:2411.02853
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.9999 by default, in [0, 1)
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.9999,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class AMSGrad(CompiledOptimizer):
     """On the Convergence of Adam and Beyond (Reddi et al., 2018), arXiv:1904.09237
 
@@ -107,6 +143,128 @@ class AVGrad(CompiledOptimizer):
         eps: float | Tensor = 1e-08,
         weight_decay: float | Tensor = 0.0,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class AdEMAMix(CompiledOptimizer):
+    """The AdEMAMix Optimizer: Better, Faster, Older (Pagliardini et al., 2024), arXiv:2409.03137
+
+    `betas` may be given for beta1, beta2, beta3.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        beta3: 0.9999 by default, in [0, 1)
+        alpha: 5 by default, in [0, inf)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        warmup: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        beta3: float | Tensor = 0.9999,
+        alpha: float | Tensor = 5.0,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        warmup: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class AdaBelief(CompiledOptimizer):
+    """AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients (Zhuang et al.,
+        2020), arXiv:2010.07468
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-16 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-16,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class AdaMuon(CompiledOptimizer):
+    """AdaMuon: Adaptive Muon Optimizer (Si et al., 2025), arXiv:2507.11005
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta: 0.95 by default, in [0, 1)
+        beta2: 0.95 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.1 by default, in [0, inf)
+        ns_steps: 5 by default, in {0, ..., 99}
+        signs: 1 by default, in {0, 1}
+        lr_ratio: 1 by default, in [0, inf)
+        adamw_beta1: 0.9 by default, in [0, 1)
+        adamw_beta2: 0.999 by default, in [0, 1)
+        adamw_eps: 1e-08 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta: float | Tensor = 0.95,
+        beta2: float | Tensor = 0.95,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.1,
+        ns_steps: float | Tensor = 5.0,
+        signs: float | Tensor = 1.0,
+        lr_ratio: float | Tensor = 1.0,
+        adamw_beta1: float | Tensor = 0.9,
+        adamw_beta2: float | Tensor = 0.999,
+        adamw_eps: float | Tensor = 1e-08,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -489,6 +647,49 @@ class CAME(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class DAdaptAdam(CompiledOptimizer):
+    """Learning-Rate-Free Learning by D-Adaptation (Defazio & Mishchenko, 2023), arXiv:2301.07733
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        decouple: 0 by default, in {0, 1}
+        use_bias_correction: 0 by default, in {0, 1}
+        d0: 1e-06 by default, in (0, inf)
+        growth_rate: inf by default, in (1, inf]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        decouple: float | Tensor = 0.0,
+        use_bias_correction: float | Tensor = 0.0,
+        d0: float | Tensor = 1e-06,
+        growth_rate: float | Tensor = 1e999,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class GaLoreAdamW(CompiledOptimizer):
     """GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (Zhao et al., 2024),
         arXiv:2403.03507
@@ -633,6 +834,41 @@ class LARS(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class LaProp(CompiledOptimizer):
+    """LaProp: Separating Momentum and Adaptivity in Adam (Ziyin et al., 2020), arXiv:2002.04839
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.0004 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-15 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0004,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-15,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Lion(CompiledOptimizer):
     """Symbolic Discovery of Optimization Algorithms (Chen et al., 2023), arXiv:2302.06675
 
@@ -758,6 +994,53 @@ class MADALegacy(CompiledOptimizer):
         v0: float | Tensor = 1e-15,
         difference: float | Tensor = 1.0,
         betas: tuple[float | Tensor, float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class MARS(CompiledOptimizer):
+    """MARS: Unleashing the Power of Variance Reduction for Training Large Models (Yuan et al.,
+        2024), arXiv:2411.10438
+    MARS-AdamW with approximate differences; other tensors get AdamW
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.003 by default, in [0, inf)
+        beta1: 0.95 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        gamma: 0.025 by default, in [0, inf)
+        lr_ratio: 1 by default, in [0, inf)
+        adamw_beta1: 0.9 by default, in [0, 1)
+        adamw_beta2: 0.999 by default, in [0, 1)
+        adamw_weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.003,
+        *,
+        beta1: float | Tensor = 0.95,
+        beta2: float | Tensor = 0.99,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        gamma: float | Tensor = 0.025,
+        lr_ratio: float | Tensor = 1.0,
+        adamw_beta1: float | Tensor = 0.9,
+        adamw_beta2: float | Tensor = 0.999,
+        adamw_weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -933,6 +1216,44 @@ class NorMuon(CompiledOptimizer):
         ns_steps: float | Tensor = 5.0,
         lr_ratio: float | Tensor = 0.015,
         adamw_beta1: float | Tensor = 0.9,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class NovoGrad(CompiledOptimizer):
+    """Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks
+        (Ginsburg et al., 2019), arXiv:1905.11286
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        beta1: 0.95 by default, in [0, 1)
+        beta2: 0.98 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        grad_averaging: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        beta1: float | Tensor = 0.95,
+        beta2: float | Tensor = 0.98,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        grad_averaging: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -1211,6 +1532,75 @@ class ScheduleFreeAdamW(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class ScheduleFreeSGD(CompiledOptimizer):
+    """The Road Less Scheduled (Defazio et al., 2024), arXiv:2405.15682
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        momentum: 0.9 by default, in (0, 1)
+        weight_decay: 0 by default, in [0, inf)
+        warmup_steps: 0 by default, in [0, inf)
+        r: 0 by default, in [0, inf)
+        weight_lr_power: 2 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        momentum: float | Tensor = 0.9,
+        weight_decay: float | Tensor = 0.0,
+        warmup_steps: float | Tensor = 0.0,
+        r: float | Tensor = 0.0,
+        weight_lr_power: float | Tensor = 2.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Scion(CompiledOptimizer):
+    """Training Deep Learning Models with Norm-Constrained LMOs (Pethick et al., 2025),
+        arXiv:2502.07529
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        momentum: 0.1 by default, in (0, 1]
+        scale: 1 by default, in (0, inf)
+        unconstrained: 0 by default, in {0, 1}
+        ns_steps: 5 by default, in {0, ..., 99}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        momentum: float | Tensor = 0.1,
+        scale: float | Tensor = 1.0,
+        unconstrained: float | Tensor = 0.0,
+        ns_steps: float | Tensor = 5.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Shampoo(CompiledOptimizer):
     """Shampoo: Preconditioned Stochastic Tensor Optimization (Gupta et al., 2018), arXiv:1802.09568
     With grafting and refreshed roots: Anil et al. (2020), arXiv:2002.09018; Shi et al. (2023),
@@ -1256,6 +1646,36 @@ class Shampoo(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class Signum(CompiledOptimizer):
+    """signSGD: Compressed Optimisation for Non-Convex Problems (Bernstein et al., 2018),
+        arXiv:1802.04434
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        momentum: 0.9 by default, in [0, 1)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        momentum: float | Tensor = 0.9,
+        weight_decay: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class SophiaG(CompiledOptimizer):
     """Sophia: A Scalable Stochastic Second-order Optimizer (Liu et al., 2023), arXiv:2305.14342
 
@@ -1285,6 +1705,71 @@ class SophiaG(CompiledOptimizer):
         eps: float | Tensor = 1e-15,
         weight_decay: float | Tensor = 0.1,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class StableAdamW(CompiledOptimizer):
+    """Stable and low-precision training for large-scale vision-language models (Wortsman et al.,
+        2023), arXiv:2304.13013
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.99,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class Tiger(CompiledOptimizer):
+    """Tiger: A Tight-fisted Optimizer (Su, 2023), github.com/bojone/tiger
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta: 0.965 by default, in [0, 1)
+        weight_decay: 0.01 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta: float | Tensor = 0.965,
+        weight_decay: float | Tensor = 0.01,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,

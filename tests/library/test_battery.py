@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import optdsl
 from optdsl.differentiate import differentiate
 from tests.oracles import problems
-from tests.oracles.rules import OTHERS, PROGRAMS
+from tests.oracles.rules import OTHERS, PROGRAMS, SECTIONED, STAGED
 from tests.oracles.running import Eager, Interpreter, jacobian, read_spec, warmed_up
 
 pytestmark = pytest.mark.broad(6)
@@ -66,7 +66,7 @@ def test_steps_are_those_of_the_interpreter(rule: str, backend: str, dtype: torc
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rule", OTHERS)
+@pytest.mark.parametrize("rule", [*OTHERS, *SECTIONED, *STAGED])
 def test_a_training_that_is_resumed_goes_on_to_the_bit(rule: str, backend: str) -> None:
     cls = optdsl.load(rule, backend=backend)
     whole = train(cls(parameters(torch.float32)), range(STEPS))
