@@ -767,6 +767,46 @@ class HyperAdam(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class KLSOAP(CompiledOptimizer):
+    """Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization (Lin et al.,
+        2025), arXiv:2509.03378
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.98 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0.01 by default, in [0, inf)
+        interval: 10 by default, in {1, ..., inf}
+        d0: 0.1 by default, in (0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.98,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        interval: float | Tensor = 10.0,
+        d0: float | Tensor = 0.1,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class LAMB(CompiledOptimizer):
     """Large Batch Optimization for Deep Learning: Training BERT in 76 minutes (You et al., 2019),
         arXiv:1904.00962
