@@ -23,6 +23,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # another process, which makes the suite many times slower; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# One thread for each of several test processes: their tensors are small, and threads that wait for
+# one another on cores that are taken cost more than they give. Tests of threads ask for them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
 # Kernels for GPUs run in Triton's interpreter where there is none; Triton reads this when it is
 # imported.
 if not torch.cuda.is_available():
