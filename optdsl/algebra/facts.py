@@ -92,7 +92,8 @@ def _steady(program: Program, given: Mapping[str, float], sizes: Magnitudes) -> 
     for _ in range(max(4, min(64, _MAX_WORK // (len(program.operations) + 1)))):
         found = _found(program, given, known, sizes, found)
         if known is None:
-            known = {s.name: found[s.initial] for s in program.states}
+            # What is given to a step may be any number, as gradients may.
+            known = {s.name: _LEAF if s.input else found[s.initial] for s in program.states}
             known |= {name: replace(known[name], defined=False) for name in sizes.growing}
             found = _found(program, given, known, sizes, found)
         wider = {s.name: _widened(known[s.name], found[s.next]) for s in program.states}

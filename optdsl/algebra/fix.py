@@ -135,10 +135,10 @@ def _by_columns(builder: Builder, axis: str) -> Value:
 
 
 def live_states(program: Program) -> Program:
-    """The program without states on which neither the parameter nor its evaluation depends."""
+    """The program without states on which neither parameter, evaluation nor tangents depend."""
     states = {s.name: s for s in program.states}
     live: set[str] = set()
-    waiting = [program.parameter, *program.points]
+    waiting = [program.parameter, *program.points, *(t.value for t in program.tangents)]
     while waiting:
         for value in program.needed((waiting.pop(),)):
             operation = program.operations[value]

@@ -104,7 +104,8 @@ def magnitudes(
     growing: set[str] = set()
     work = (len(program.operations) + 1) * (1 + len(program.states) // 16)
     rounds = max(3, min(_ROUNDS, _MAX_WORK // work)) if len(program.states) <= _MAX_STATES else 0
-    known = {s.name: Magnitude(-math.inf, -MODERATE, 0.0, True) for s in program.states}
+    zero = Magnitude(-math.inf, -MODERATE, 0.0, True)
+    known = {s.name: Magnitude() if s.input else zero for s in program.states}
     changed = set[str]()
     for _ in range(2):
         for _ in range(rounds):

@@ -21,6 +21,7 @@ from optdsl.algebra.facts import Fact
 from optdsl.algebra.polynomial import ONE, Polynomial, constant, decimal, square_root, variable
 from optdsl.algebra.step import Step
 from optdsl.algebra.undefined import Sum
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import COMPARE, TABLE
 from optdsl.ir.program import Program, Value, upstream
 from optdsl.ir.types import Extent
@@ -86,6 +87,7 @@ class Algebra:
         opaque: Collection[Value] = (),
         facts: Sequence[Fact] | None = None,
         written: Sequence[Hashable] | None = None,
+        totals: Mapping[str, Hashable] | None = None,
     ) -> dict[Value, Polynomial]:
         """The normal forms of some values and of all values that they depend on.
 
@@ -102,6 +104,8 @@ class Algebra:
             written: a key for each value; values with equal keys are computed by the same
                 operations, so that their zeros have the same sign. Without it, no two quotients
                 are equal for which the sign of a zero matters.
+            totals: a key for each sum over all tensors, where values alone do not tell which are
+                equal: those of other kinds of tensors count, too.
 
         Raises:
             TooMuchWork: when all forms together outgrow the limit.
@@ -124,6 +128,8 @@ class Algebra:
             if operation.opcode == "state":
                 known = name if states is None else states[name]
                 found[value] = self._opaque(step.fact.defined, "state", known)
+            elif totals is not None and TABLE[operation.opcode].stage is Stage.TOTAL:
+                found[value] = self._opaque(step.fact.defined, "total", totals[name])
             else:
                 found[value] = self._limited(step, self._form(step))
             self._work -= sum(1 + len(monomial) for monomial, _ in found[value])

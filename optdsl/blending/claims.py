@@ -10,9 +10,9 @@ from optdsl.blending.structure import Again, Undecided, check_kinds, check_made,
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, spell
+from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, relabelled, spell
 from optdsl.ir.evaluate import number as evaluated
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import TABLE, unaliased
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
@@ -329,6 +329,16 @@ def _check_bindings(
             possible = closed(hull(allowed)).includes(closed(actual))
         else:
             possible = _overlap(actual, allowed)
+        given_by = bound.operations[unaliased(bound.operations, value)]
+        own = given_by.attribute if given_by.opcode == "hyper" else None
+        if own is not None and relabelled(bound.hyper(str(own)).domain, allowed):
+            report.error(
+                "labels",
+                f"`{name}` of `{rule.name}` is given a choice with other labels",
+                node.rule.span if option is None else option.value.span,
+                label=f"must be a choice from {allowed}",
+                hint=f"give it another value as an option, {rule.name}({name} = ...)",
+            )
         if possible:
             continue
         given = "can leave its bounds" if fixed is None else f"cannot be {spell(fixed)}"

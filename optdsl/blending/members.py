@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.program import Hyper, Program, Value, upstream
-from optdsl.passes.specialize import in_kind, of_all_tensors
+from optdsl.passes.specialize import in_kind
 from optdsl.syntax import ast
 
 
@@ -70,15 +70,6 @@ def kinds(found: Mapping[str, Member], report: Report) -> tuple[str, ...]:
                 ],
                 hint="members with sections have the same ones; one without takes part in each",
             )
-    for member in found.values():
-        if of_all_tensors(member.program):
-            report.error(
-                "section",
-                f"`{member.name}` sums over all tensors, and `{first.name}` tells kinds apart",
-                member.span,
-                label="over which of them is not known in a blend that is made kind by kind",
-                hint="blend it with rules that have no sections",
-            )
     return first.program.sections
 
 
@@ -120,14 +111,7 @@ def members(
             )
             continue
         folded[name.text.lower()] = name
-        if name.text in rules and any(s.input for s in rules[name.text].states):
-            report.error(
-                "input",
-                f"`{node.rule.text}` has inputs, and rules with inputs are not blended yet",
-                node.rule.span,
-                label="what is given to a step would have to be given to its member",
-            )
-        elif name.text in rules and rules[name.text].axes:
+        if name.text in rules and rules[name.text].axes:
             axis = rules[name.text].axes[0][0]
             report.error(
                 "axis",

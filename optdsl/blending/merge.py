@@ -13,7 +13,9 @@ from dataclasses import replace
 
 from optdsl.algebra.fix import live_states
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
 from optdsl.ir.numbering import coarsest
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, State, Value
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
@@ -35,7 +37,10 @@ def partition(program: Program, names: Mapping[str, str] | None = None) -> Parti
     def after(classes: list[int]) -> list[int]:
         return identities(program, named(classes), [s.next for s in program.states], names)
 
-    start = ((s.type, s.codec, i) for s, i in zip(program.states, initial, strict=True))
+    start = (
+        (s.type, s.codec, s.name if s.input else "", i)
+        for s, i in zip(program.states, initial, strict=True)
+    )
     found = coarsest(start, after)
     assert found is not None
     return named(found)
@@ -65,6 +70,9 @@ def identities(
             name = names.get(str(operation.attribute), operation.attribute)
         elif operation.opcode == "state":
             name = classes[str(operation.attribute)]
+        elif TABLE[operation.opcode].stage is Stage.TOTAL and not program.kind:
+            # Where there are other kinds, what is equal in this one may differ in those.
+            name = ""
         key = (operation.opcode, name, operation.type, *arguments)
         found.append(known.setdefault(key, len(known)))
     return [found[r] for r in roots]
@@ -117,10 +125,12 @@ def _names(blocks: Mapping[int, Sequence[State]], program: Program) -> dict[int,
     several members share, if it is the only one.
     """
     wanted: dict[str, list[int]] = defaultdict(list)
+    # What is given to a step is given under the name of the input.
+    names = {c: block[0].name for c, block in blocks.items() if block[0].input}
     for c, block in blocks.items():
-        wanted[_plain(block[0].name)].append(c)
-    names: dict[int, str] = {}
-    taken = {h.name for h in program.hypers}
+        if c not in names:
+            wanted[_plain(block[0].name)].append(c)
+    taken = {h.name for h in program.hypers} | {*names.values()}
     for plain, claims in wanted.items():
         shared = [c for c in claims if len(blocks[c]) > 1]
         for c in claims:

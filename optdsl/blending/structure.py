@@ -17,7 +17,6 @@ from optdsl.ir.domain import spell
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.lower.expressions import Lowering
-from optdsl.passes.specialize import of_all_tensors
 from optdsl.syntax import ast
 
 # Makes a rule, by its name, for other values of what decides what its operations are.
@@ -146,13 +145,6 @@ def check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) ->
             node.rule.span,
             label=f"it is for {', '.join(rule.sections)}",
             hint=f"this file is for {', '.join(own.sections)}; a claim is settled kind by kind",
-        )
-    elif (own.sections or rule.sections) and (of_all_tensors(own) or of_all_tensors(rule)):
-        report.error(
-            "section",
-            "a claim that is settled kind by kind knows no sums over all tensors",
-            node.rule.span,
-            label="of which kinds the tensors are is not known",
         )
 
 

@@ -14,6 +14,8 @@ from optdsl.blending.world import World
 from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import SUM_TOLERANCE, hull
 from optdsl.ir.evaluate import number
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.types import TypeMismatch
 from optdsl.lower.expressions import Lowering
@@ -76,10 +78,13 @@ class Weaver:
         return self._values.get(("", name) if name in self._slots else (member, name))
 
     def states(self) -> list[State]:
-        """The members' states under their qualified names."""
-        found = []
+        """The members' states under their qualified names, and inputs under their own."""
+        found, inputs = list[State](), dict[str, State]()
         for member in self._members.values():
             for state in member.program.states:
+                if state.input:
+                    inputs[state.name] = self._input(state)
+                    continue
                 after = self._copied(member, state.next)
                 initial = self._copied(member, state.initial)
                 if after is not None and initial is not None:
@@ -89,7 +94,12 @@ class Weaver:
                     origins = tuple(qualified(member.name, o) for o in own)
                     kept = State(name, state.type, initial, after, origins, codec=state.codec)
                     found.append(kept)
-        return found
+        return [*found, *inputs.values()]
+
+    def _input(self, state: State) -> State:
+        """An input, which members that call theirs by the same name have in common."""
+        kept = self._builder.emit("state", attribute=state.name, type=state.type, hint=state.name)
+        return replace(state, initial=self._builder.constant(0.0), next=kept)
 
     def _check_type(self, member: Member, state: State, after: Value) -> None:
         """Report a slot of larger extent than the state that it updates."""
@@ -209,7 +219,9 @@ class Weaver:
         found = tuple(a for a in arguments if a is not None)
         if len(found) < len(arguments):
             return None
-        if operation.opcode in {"state", "define"}:
+        inputs = {s.name for s in member.program.states if s.input}
+        named = operation.opcode in {"state", "define"} and operation.attribute not in inputs
+        if named or TABLE[operation.opcode].stage is Stage.TOTAL:
             name = qualified(member.name, str(operation.attribute))
             operation = replace(operation, attribute=name)
         try:

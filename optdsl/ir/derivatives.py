@@ -240,12 +240,12 @@ def total_of_all(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
         return None
     kind, own = b[d[0]].type, b[x[0]].type
     if kind.spans == own.spans and kind.extent > Extent.SHARED:
-        return b.emit("sum_all", d[0])
+        return b.emit("sum_all", d[0], attribute="")
     if own.spans and own.extent is not Extent.TENSOR:
-        return b.emit("sum_all", b.emit("spread", d[0], x[0]))
+        return b.emit("sum_all", b.emit("spread", d[0], x[0]), attribute="")
     size = b.emit("size")
     count = size if own.extent is Extent.TENSOR else b.emit("div", size, size)
-    return b.emit("sum_all", b.emit("mul", d[0], count))
+    return b.emit("sum_all", b.emit("mul", d[0], count), attribute="")
 
 
 def total_along(axis: str) -> Derivative:

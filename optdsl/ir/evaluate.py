@@ -8,41 +8,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
 from optdsl.ir import arrays, bounded, draws
-from optdsl.ir.arrays import Array, elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
-from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import TENSOR, Extent, Type
+from optdsl.ir.types import Extent, Type
 
 Tensor = tuple[float, ...]
 # A number of some arithmetic, or a tensor of them.
 Number = Any
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of a program: where it starts, and its gradients.
-
-    Attributes:
-        hypers: a value for each hyperparameter.
-        theta: the parameter at the start.
-        gradients: the gradient of each step, with the length of the parameter.
-        shape: of a parameter that is read as matrices, how many there are, of how many rows and
-            columns; the numbers stand row after row.
-    """
-
-    hypers: tuple[tuple[str, float], ...]
-    theta: Tensor
-    gradients: tuple[Tensor, ...]
-    shape: arrays.Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +56,7 @@ Watch = Callable[[Value, Number], None]
 
 @dataclass(frozen=True)
 class Point:
-    """The inputs of a step; `t` counts from 1."""
+    """The inputs of a step; `t` counts from 1, and the inputs of a rule are among its states."""
 
     theta: Any
     g: Any
@@ -84,6 +64,8 @@ class Point:
     hypers: Mapping[str, Any]
     t: int
     arithmetic: Arithmetic
+    given: Container[str] | None = None
+    """The names of the inputs that are given to the step; None for all of them."""
 
     def leaf(self, operation: Operation) -> Number:
         """The value of an operation without arguments."""
@@ -101,7 +83,8 @@ class Point:
             case "size":
                 return self.arithmetic.exact(float(self.arithmetic.size(self.theta)))
             case "given":
-                return self.arithmetic.exact(1.0)
+                known = self.given is None or operation.attribute in self.given
+                return self.arithmetic.exact(float(known))
             case "state":
                 return self.state[str(operation.attribute)]
             case _:
@@ -124,6 +107,8 @@ class Code:
     def __init__(self, program: Program, roots: Sequence[Value], arithmetic: Arithmetic) -> None:
         """Look up the function of each operation."""
         self._steady, self._varying = _Part(), _Part()
+        self._totals = set[Value]()
+        self._add = arithmetic.function("add", (False, False))
         of_each_step = set[Value]()
         for value in program.needed(tuple(roots)):
             operation = program.operations[value]
@@ -131,6 +116,8 @@ class Code:
             if not of_each_step.isdisjoint(x) or laws.stage is Stage.BUFFER or not laws.initial:
                 of_each_step.add(value)
             part = self._varying if value in of_each_step else self._steady
+            if laws.stage is Stage.TOTAL:
+                self._totals.add(value)
             if operation.opcode in DRAWS:
                 part.draws[value] = operation
                 part.steps.append((value, _undrawn, x))
@@ -155,6 +142,28 @@ class Code:
         if watch is not None:
             for value, _, _ in (*self._steady.steps, *self._varying.steps):
                 watch(value, found[value])
+        return found
+
+    def together(
+        self, points: Sequence[Point], watch: Watch | None = None
+    ) -> list[dict[Value, Number]]:
+        """The results for several tensors, among them sums over all of these."""
+        found = [dict[Value, Number]() for _ in points]
+        for part in (self._steady, self._varying):
+            for at, values in zip(points, found, strict=True):
+                for value, operation in part.leaves:
+                    values[value] = at.leaf(operation)
+            for value, function, x in part.steps:
+                for values in found:
+                    values[value] = function(*[values[a] for a in x])
+                if value in self._totals:
+                    total = functools.reduce(self._add, (values[value] for values in found))
+                    for values in found:
+                        values[value] = total
+        if watch is not None:
+            for values in found:
+                for value, _, _ in (*self._steady.steps, *self._varying.steps):
+                    watch(value, values[value])
         return found
 
 
@@ -191,77 +200,12 @@ def _undrawn(*_: Number) -> Number:
 
 def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
     """The states before the first step."""
-    found = _code(program, program.initial_values, at.arithmetic).evaluated(at, watch)
+    found = prepared(program, program.initial_values, at.arithmetic).evaluated(at, watch)
     return {s.name: at.extended(found[s.initial], s.type) for s in program.states}
 
 
 # Trials run a few programs many times.
-_code = functools.lru_cache(maxsize=16)(Code)
-
-
-def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
-    """The parameter after each step."""
-    return _followed(program, run, _FLOATS if run.shape is None else MATRICES, watch)
-
-
-def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
-    """The parameter after each step, as `trajectory` gives it, with bounds on its rounding errors.
-
-    The run is not one of matrices, for which there is no such analysis.
-    With `trusting`, the bounds hold only if rounding has not decided any condition.
-    """
-    return _followed(program, run, _TRUSTING if trusting else _BOUNDED, None)
-
-
-def changed(program: Program, run: Run, change: Callable[[float], float]) -> list[Tensor]:
-    """A run of matrices in which what is rounded is changed, by a function of the number."""
-
-    def function(opcode: str, tensors: tuple[bool, ...]) -> Callable[..., Any]:
-        row, exact = TABLE[opcode], arrays.FUNCTIONS[opcode]
-        laws = row.laws
-        if laws.selects or laws.jumps:
-            return exact
-
-        def number(x: float) -> float:
-            return x if laws.integral and x.is_integer() else change(x)
-
-        after, before = arrays.elementwise(number), arrays.elementwise(change)
-        if row.stage.mixes:
-            return lambda *x: after(exact(*map(before, x)))
-        return lambda *x: after(exact(*x))
-
-    def literal(x: float) -> float:
-        # Double precision has numbers such as 2 and 0.25.
-        return x if not math.isfinite(x) or (x * 1024).is_integer() else change(x)
-
-    return _followed(program, run, replace(MATRICES, function=function, literal=literal), None)
-
-
-def _followed(
-    program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
-) -> list[tuple[Any, ...]]:
-    given = (tuple(map(arithmetic.exact, x)) for x in (run.theta, *run.gradients))
-    theta, *gradients = given if run.shape is None else (Array(run.shape, x) for x in given)
-    hypers, state, found = dict(run.hypers), dict[str, Number](), list[tuple[Any, ...]]()
-    code, steady = _code(program, program.carried_values, arithmetic), None
-    if program.axes and run.shape is not None:
-        own = own_lengths(program, run.shape, hypers)
-        arithmetic = replace(
-            arithmetic,
-            expanded=functools.partial(arrays.expanded, own=own),
-            of_shape=functools.partial(arrays.of_shape, own=own),
-            drawn=functools.partial(arrays.drawn, own=own),
-        )
-    for t, g in enumerate(gradients, start=1):
-        at = Point(theta, g, state, hypers, t, arithmetic)
-        if t == 1:
-            at = replace(at, state=first_states(program, at, watch))
-        steady = code.steady(at) if steady is None else steady
-        values = code.evaluated(at, watch, steady)
-        state = {s.name: at.extended(values[s.next], s.type) for s in program.states}
-        theta = at.extended(values[program.parameter], TENSOR)
-        found.append(elements(theta))
-    return found
+prepared = functools.lru_cache(maxsize=16)(Code)
 
 
 class Uniforms:
@@ -269,14 +213,14 @@ class Uniforms:
 
     def __init__(self, program: Program, values: tuple[Value, ...]) -> None:
         """Look up what the values are made from."""
-        self._roots, self._code = values, Code(program, values, _FLOATS)
+        self._roots, self.prepared = values, Code(program, values, FLOATS)
         opcodes = {program.operations[v].opcode for v in program.needed(values)}
         self.steady = "step" not in opcodes
         """Whether they are the same at every step."""
 
     def at(self, hypers: Mapping[str, float], t: int) -> tuple[float, ...]:
         """The values at a step."""
-        found = self._code.evaluated(Point((), (), {}, hypers, t, _FLOATS))
+        found = self.prepared.evaluated(Point((), (), {}, hypers, t, FLOATS))
         return tuple(float(found[v]) for v in self._roots)
 
 
@@ -336,17 +280,17 @@ def _drawn_bounded(operation: Operation, counter: Bounded, theta: Any) -> Any:
     return tuple(map(bounded.exact, found)) if isinstance(found, tuple) else bounded.exact(found)
 
 
-_FLOATS = Arithmetic(
+FLOATS = Arithmetic(
     functools.partial(_on_tuples, _FUNCTIONS), float, float, len, _expanded, None, _drawn
 )
-_BOUNDED = replace(
-    _FLOATS,
+BOUNDED = replace(
+    FLOATS,
     function=functools.partial(_on_tuples, bounded.FUNCTIONS),
     literal=lambda x: _literal(x, math.copysign(1.0, x)),
     exact=bounded.exact,
     drawn=_drawn_bounded,
 )
-_TRUSTING = replace(_BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
+TRUSTING = replace(BOUNDED, function=functools.partial(_on_tuples, bounded.TRUSTING))
 MATRICES = Arithmetic(
     lambda opcode, _: arrays.FUNCTIONS[opcode],
     float,

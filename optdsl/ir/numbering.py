@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import laws_of
 from optdsl.ir.program import Operation
 
@@ -19,6 +20,7 @@ def alike(
     operations: Sequence[Operation],
     numbers: dict[Hashable, int],
     state: Callable[[str], Hashable] = str,
+    total: Callable[[str], Hashable | None] | None = None,
 ) -> list[int]:
     """A number for each value; values with equal numbers have the same bits.
 
@@ -26,6 +28,8 @@ def alike(
         operations: the operations of a program.
         numbers: numbers that are given already, for instance to another program; others are added.
         state: gives a key for the name of a state; states with equal keys are equal.
+        total: the same for sums over all tensors; None where those of equal values are equal.
+            Without it, they are equal if they have one name, too.
     """
     found: list[int] = []
     for operation in operations:
@@ -36,6 +40,9 @@ def alike(
         name: Hashable = repr(operation.attribute)
         if operation.opcode == "state":
             name = state(str(operation.attribute))
+        elif total is not None and laws.stage is Stage.TOTAL:
+            name = total(str(operation.attribute))
+            arguments = arguments if name is None else []
         # Identity matrices of different axes are one operation with different types.
         kind = str(operation.type)
         key = (

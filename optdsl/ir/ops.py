@@ -210,7 +210,8 @@ _ROWS = (
         _REDUCTION, "arithmetic mean", function="mean", of_equal=""),
     Row("sum_all", 1, signatures.total, derivatives.total_of_all, lambda x: ANYTHING,
         host.total_of_all, replace(_REDUCTION, stage=Stage.TOTAL),
-        "sum over all tensors"),
+        "sum over all tensors, those of the sections in whose programs it is by its name",
+        attribute=str),
     # Matrices. They have no meaning on single numbers, and so no `apply`.
     Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
         _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -24,6 +24,7 @@ from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.rest import completed
 from optdsl.lower.scope import Scope, check_states
 from optdsl.lower.sections import check_sections, joined
+from optdsl.lower.shared import check_counts
 from optdsl.lower.stores import stored
 from optdsl.lower.types import TYPES, named_type, state_type
 from optdsl.syntax import ast
@@ -60,7 +61,8 @@ def lower(
     parts: list[Program | None] = []
     for view in scope.sections:
         if view.section is None or view.section.rule is None:
-            parts.append(_read_as_needed(_lowered(view, rules, choices)))
+            lowered = _lowered(view, rules, choices, scope.equations)
+            parts.append(_read_as_needed(lowered))
         else:
             parts.append(completed(view, view.section, hypers, members))
     scope.report.check()
@@ -84,8 +86,16 @@ def _read_as_needed(program: Program) -> Program:
     return replace(program, kind=program.kind + AS_MATRICES) if rows else program
 
 
-def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Program:
-    """The program of a file without sections, or of one section."""
+def _lowered(
+    scope: Scope,
+    rules: Rules,
+    choices: Mapping[str, float],
+    common: Container[str] = frozenset(),
+) -> Program:
+    """The program of a file without sections, or of one section.
+
+    `common` has the names of the equations that sections have in common.
+    """
     check_states(scope)
     check_randoms(scope)
     resolve(scope)
@@ -96,7 +106,9 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
     lowering = Lowering(scope, Builder(), decided)
     environment: dict[str, Value | None] = {}
     for equation in order(scope):
-        value = lowering.expression(equation.value, environment)
+        own = scope.kind and equation.spelled not in common
+        owner = f"{scope.kind}.{equation.spelled}" if own else equation.spelled
+        value = lowering.expression(equation.value, environment, owner)
         if value is not None:
             value = _named(lowering, equation, value, scope)
         environment[equation.spelled] = value
@@ -115,6 +127,9 @@ def _lowered(scope: Scope, rules: Rules, choices: Mapping[str, float]) -> Progra
         start = lowering.builder.constant(0.0)
         updated.append(State(name, kind, start, kept, input=True))
     parameter = environment["theta'"]
+    points = [v for v in (parameter, point) if v is not None]
+    check_counts(scope, lowering.builder, updated, points)
+    scope.report.check()
     found = assembled(scope, hypers, learned, lowering, updated, parameter, point)
     return replace(found, axes=tuple((n, v) for n, v in lengths.items() if v is not None))
 

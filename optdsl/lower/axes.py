@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from optdsl.diagnostics import Report, Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Value
 from optdsl.ir.types import AXES, Extent, Type, TypeMismatch, along, side
@@ -82,20 +83,32 @@ def reduced(function: str, axis: str, x: Value, builder: Builder, matrices: bool
     return builder.emit(reduction(function, axis, matrices, builder[x].type), x)
 
 
-def mean_over_all(x: Value, builder: Builder) -> Value:
-    """The mean of the elements of all tensors: their sum, divided by that of their numbers.
+def over_all(
+    function: str, x: Value, builder: Builder, name: Callable[[], str], span: Span
+) -> Value:
+    """The sum or the mean of the elements of all tensors; a mean is the quotient of two sums.
+
+    Args:
+        function: "sum" or "mean".
+        x: what is summed up.
+        builder: receives the operations.
+        name: gives each sum a name of its own.
+        span: where it is written.
 
     Raises:
         TypeMismatch: for what is one number for all tensors already.
     """
-    total, kind = builder.emit("sum_all", x), builder[x].type
+    total, kind = builder.emit("sum_all", x, attribute=name(), span=span), builder[x].type
+    if function == "sum":
+        return total
     if kind.extent is Extent.TENSOR:
         each = builder.emit("size")
     elif kind.spans:
         each = builder.emit("sum", builder.emit("spread", builder.constant(1.0), x))
     else:
         each = builder.emit("pow", builder.emit("size"), builder.constant(0.0))
-    return builder.emit("div", total, builder.emit("sum_all", each))
+    count = builder.emit("sum_all", each, attribute=name(), span=span)
+    return builder.emit("div", total, count)
 
 
 def indices(axis: str, builder: Builder) -> Value:
@@ -106,3 +119,14 @@ def indices(axis: str, builder: Builder) -> Value:
 def identity(axis: str, builder: Builder) -> Value:
     """The identity matrix of an axis."""
     return builder.emit("identity", type=along((axis, axis)))
+
+
+def no_total(function: str, span: Span, report: Report) -> None:
+    """Report a reduction over all tensors that is neither a sum nor a mean."""
+    report.error(
+        "over",
+        f"`{function}` is not taken over all tensors",
+        span,
+        label="only sums and means are",
+        hint="the largest number of a matrix is `max(x)`, and that of a row `max(x over cols)`",
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from optdsl.diagnostics import Note, Span
-from optdsl.ir.builder import MAX_OPERATIONS, Builder, TooManyOperations
+from optdsl.ir.builder import Builder, TooManyOperations
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import TypeMismatch
 from optdsl.lower import axes
-from optdsl.lower.frame import MAX_DEPTH, Frame
+from optdsl.lower.frame import Frame, report_too_large
 from optdsl.lower.scope import Scope
 from optdsl.syntax import ast
 
@@ -28,14 +28,7 @@ class Emission:
 
     def _too_large(self, span: Span) -> None:
         self._full = True
-        self._report.error(
-            "too-large",
-            f"the rule needs more than {MAX_OPERATIONS:,} operations, or functions nested more "
-            f"than {MAX_DEPTH} deep",
-            span,
-            label="the limit is reached here",
-            hint="functions that call functions grow fast; name results in equations",
-        )
+        report_too_large(span, self._report)
 
     def _emitted(
         self,

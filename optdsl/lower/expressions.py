@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from optdsl.diagnostics import Note, Span
+from optdsl.diagnostics import Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import COMPARE, FUNCTIONS, OPERATORS
 from optdsl.ir.program import Value
@@ -23,6 +23,7 @@ from optdsl.lower.frame import (
     Frame,
     calls_itself,
     recursive,
+    report_endless,
     uses,
 )
 from optdsl.lower.numbers import compared_label
@@ -54,13 +55,21 @@ class Lowering(Emission):
         # The choices that decided what the operations are.
         self.structure: dict[str, float] = {}
         self._choices = choices
+        # The equation that is lowered, and how many totals each one has.
+        self._owner, self._totals = "", dict[str, int]()
         self._lengths: dict[str, Value | None] = {}
         self._known: dict[tuple[str | Value | None, ...], Value] = {}
         self._mistaken: set[tuple[Span, tuple[str | Value | None, ...]]] = set()
         self._visits = self._depth = 0
 
-    def expression(self, node: ast.Expression, environment: Environment) -> Value | None:
-        """The value of an expression; None if it, or a value that it uses, has a mistake."""
+    def expression(
+        self, node: ast.Expression, environment: Environment, owner: str = ""
+    ) -> Value | None:
+        """The value of an expression; None if it, or a value that it uses, has a mistake.
+
+        `owner` is a name of its own for the equation, of which sums over all tensors have theirs.
+        """
+        self._owner = owner
         return self._expression(node, Frame(environment))
 
     def _expression(self, node: ast.Expression, frame: Frame) -> Value | None:
@@ -76,14 +85,7 @@ class Lowering(Emission):
 
     def _endless(self, span: Span, function: ast.Function) -> None:
         self._full = True
-        self._report.error(
-            "recursion",
-            f"`{function.name.text}` calls itself more than {MAX_CALLS} times",
-            span,
-            label="the limit is reached here",
-            notes=[Note("declared here", function.name.span)],
-            hint="check that the condition of its `where` changes at some call",
-        )
+        report_endless(span, function, self._report)
 
     def _dispatch(self, node: ast.Expression, span: Span, frame: Frame) -> Value | None:
         match node:
@@ -166,23 +168,26 @@ class Lowering(Emission):
         if not reduces or axis not in {*axes.OVER, *self._scope.axes, "matrix"}:
             return None
         if axis == axes.ALL and extremum:
-            self._report.error(
-                "over",
-                f"`{name}` is not taken over all tensors",
-                frame.site or span,
-                label="only sums and means are",
-                hint="the largest number of a matrix is `max(x)`, and that of a row "
-                "`max(x over cols)`",
-            )
+            axes.no_total(name, frame.site or span, self._report)
             return None
         x = self._expression(arguments[0], frame)
         if x is None:
             return None
-        if axis == axes.ALL and name == "mean":
-            make = functools.partial(axes.mean_over_all, x, self.builder)
+        if axis == axes.ALL:
+            make = functools.partial(axes.over_all, name, x, self.builder, self._total, span)
             return self._made(make, arguments, (x,), span, frame)
         make = functools.partial(axes.reduced, name, axis, x, self.builder, self._scope.matrices)
         return self._made(make, arguments, (x,), span, frame)
+
+    def _total(self) -> str:
+        """The name of the next sum over all tensors, by its place in the equation.
+
+        An equation that several sections have in common is lowered for each of them, and what is
+        summed up in all of these is one total.
+        """
+        count = self._totals.setdefault(self._owner, 0)
+        self._totals[self._owner] += 1
+        return f"{self._owner}/{count}"
 
     def _given(self, arguments: tuple[ast.Expression, ...]) -> Value | None:
         """Whether an input is given to the step."""
@@ -279,10 +284,12 @@ class Lowering(Emission):
             return self._known[key]
         if (span, key) in self._mistaken:
             return None
-        body = replace(bound, site=span)
-        found = self._body(function, body)
+        before = sum(self._totals.values())
+        found = self._body(function, replace(bound, site=span))
         if found is not None:
-            self._known[key] = found
+            # A total belongs to one place.
+            if sum(self._totals.values()) == before:
+                self._known[key] = found
         else:
             self._mistaken.add((span, key))
         return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optdsl.diagnostics import Span
+from optdsl.diagnostics import Note, Report, Span
+from optdsl.ir.builder import MAX_OPERATIONS
 from optdsl.ir.program import Value
 from optdsl.lower.resolve import walk
 from optdsl.syntax import ast
@@ -56,3 +57,27 @@ def uses(function: ast.Function, name: str) -> int:
     """How often a name stands in the body of a function."""
     found = (node for node in walk(function.body) if isinstance(node, ast.Name))
     return sum(node.spelled == name for node in found)
+
+
+def report_endless(span: Span, function: ast.Function, report: Report) -> None:
+    """Report a function that calls itself too often."""
+    report.error(
+        "recursion",
+        f"`{function.name.text}` calls itself more than {MAX_CALLS} times",
+        span,
+        label="the limit is reached here",
+        notes=[Note("declared here", function.name.span)],
+        hint="check that the condition of its `where` changes at some call",
+    )
+
+
+def report_too_large(span: Span, report: Report) -> None:
+    """Report a rule that grows beyond what one optimizer may have."""
+    report.error(
+        "too-large",
+        f"the rule needs more than {MAX_OPERATIONS:,} operations, or functions nested more "
+        f"than {MAX_DEPTH} deep",
+        span,
+        label="the limit is reached here",
+        hint="functions that call functions grow fast; name results in equations",
+    )

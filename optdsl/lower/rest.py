@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Hyper, Operation, Program, Value
 from optdsl.ir.sections import OTHERWISE
 from optdsl.lower.declarations import Declared
@@ -66,6 +68,9 @@ def completed(
     names = {h.name: f"{prefix}_{h.name}" for h in rule.hypers if h.name not in bound}
 
     def rebind(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if TABLE[operation.opcode].stage is Stage.TOTAL:
+            label = f"{prefix}.{operation.attribute}"
+            return builder.copy(replace(operation, attribute=label), x)
         if operation.opcode != "hyper":
             return None
         name = str(operation.attribute)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from optdsl.diagnostics import Note, Span, nearest
+from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.builder import Builder
-from optdsl.ir.program import Program, State, Value, upstream
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.sections import KINDS, OTHERWISE
 from optdsl.ir.types import Type
 from optdsl.lower.scope import Scope
@@ -85,6 +87,20 @@ class _Cycle(Exception):
         self.name = name
 
 
+def _report_circle(total: Operation) -> None:
+    """Report a sum over all tensors that depends on itself by way of several sections."""
+    report = Report()
+    assert total.span is not None
+    report.error(
+        "cycle",
+        "a sum over all tensors depends on itself",
+        total.span,
+        label="what tensors of one section add to it depends on those of another one",
+        hint="use a state, which has the sum of the step before",
+    )
+    report.check()
+
+
 def joined(kinds: Sequence[str], labels: Sequence[str], parts: Sequence[Program]) -> Program:
     """The program of a rule with sections.
 
@@ -144,7 +160,11 @@ class _Join:
         self._copies: list[dict[Value, Value]] = [{} for _ in parts]
         self._joint: dict[str, Value] = {}
         self._making: list[str] = []
-        self._labels: set[str] = set()
+        self._sums: dict[str, Value] = {}
+        self._totals = [
+            [Value(v) for v, o in enumerate(p.operations) if TABLE[o.opcode].stage is Stage.TOTAL]
+            for p in parts
+        ]
 
     def program(self) -> Program:
         """The program."""
@@ -230,10 +250,45 @@ class _Join:
             operation = part.operations[value]
             if value in named:
                 copies[value] = self._equation(number, named[value])
+            elif TABLE[operation.opcode].stage is Stage.TOTAL:
+                copies[value] = self._total(str(operation.attribute), operation)
             else:
                 arguments = tuple(copies[a] for a in operation.arguments)
                 copies[value] = self._builder.copy(operation, arguments)
         return copies[root]
+
+    def _total(self, name: str, operation: Operation) -> Value:
+        """A sum over the tensors of all sections that have it; those of others add nothing."""
+        if name in self._sums:
+            return self._sums[name]
+        place = f"{name} over all"
+        if place in self._making:
+            inside = self._making[self._making.index(place) :]
+            circle = next((n for n in reversed(inside) if not n.endswith(" over all")), None)
+            if circle is not None:
+                raise _Cycle(circle)
+            _report_circle(operation)
+        self._making.append(place)
+        having: dict[int, Value] = {}
+        for number, part in enumerate(self._parts):
+            found = [v for v in self._totals[number] if part.operations[v].attribute == name]
+            if found:
+                (argument,) = part.operations[found[0]].arguments
+                having[number] = self._copied(number, argument)
+        kinds = {self._builder[v].type for v in having.values()}
+        if len(kinds) > 1:
+            # What extends along other axes in another section is added up first.
+            having = {n: self._summed(v) for n, v in having.items()}
+        if len(having) < len(self._parts):
+            nothing = self._builder.constant(0.0)
+            having |= {n: nothing for n in range(len(self._parts)) if n not in having}
+        found_sum = self._among(dict(sorted(having.items())))
+        self._making.pop()
+        self._sums[name] = self._builder.copy(operation, (found_sum,))
+        return self._sums[name]
+
+    def _summed(self, value: Value) -> Value:
+        return self._builder.emit("sum", value) if self._builder[value].type.spans else value
 
     def _equation(self, number: int, name: str) -> Value:
         """An equation of a section: one for all sections that have it, if the types agree."""

@@ -25,7 +25,7 @@ from optdsl.modifying.bound import Settled, settled
 from optdsl.modifying.kinds import Part, parts
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
-from optdsl.passes.specialize import as_kind, of_all_tensors
+from optdsl.passes.specialize import as_kind
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, statement
 from optdsl.syntax.parse import parse_partial
@@ -260,9 +260,7 @@ def _claims(making: _Making, program: Program) -> tuple[Claim, ...]:
     declaration, report = making.declaration, making.report
     applied = making.settled.applied
     found: list[Claim] = []
-    # Claims that are settled kind by kind know no sums over all tensors.
-    settled = not (program.sections and of_all_tensors(program))
-    for place, one in enumerate(applied if settled else ()):
+    for place, one in enumerate(applied):
         for node in one.claims:
             settings: dict[str, float] = {}
             for setting in node.settings:

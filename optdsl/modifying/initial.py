@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import State, Value, upstream
 from optdsl.ir.types import TypeMismatch
 
@@ -71,6 +73,8 @@ class _Start:
             elif operation.opcode == "define":
                 new[value] = new[operation.arguments[0]]
             else:
+                if TABLE[operation.opcode].stage is Stage.TOTAL:
+                    operation = replace(operation, attribute=f"{operation.attribute}/start")
                 try:
                     new[value] = builder.copy(operation, tuple(new[a] for a in operation.arguments))
                 except TypeMismatch as error:

@@ -217,13 +217,12 @@ class Weaver:
         """An equation of a modifier that is not a slot."""
         one = self._applied[node.place]
         found = self._expression(node.place, one.equation(node.name).value, node.name)
-        label = f"{one.name}.{node.name}"
-        return None if found is None else self._named(found, label, node.name)
+        return None if found is None else self._named(found, f"{one.name}.{node.name}", node.name)
 
     def _expression(self, place: int, node: ast.Expression, own: str) -> Value | None:
         """An expression of a modifier; None after a mistake."""
-        one, names = self._applied[place], self._names(self._applied[place])
-        before, modifier = self._report.count, one.application.modifier
+        one, before = self._applied[place], self._report.count
+        names, modifier = self._names(one), one.application.modifier
         check_base(node, names, self._base, self._equations, modifier, self._report)
         if self._report.count > before:
             return None
@@ -239,7 +238,8 @@ class Weaver:
                 environment[name.spelled] = self._named_value(place, name)
         if None in environment.values():
             return None
-        return self._lowerings[place].expression(node, environment)
+        owner = f"{one.name}.{one.scope.kind}.{own}"
+        return self._lowerings[place].expression(node, environment, owner)
 
     def _names(self, one: Modifier) -> set[str]:
         """The names that the equations of a modifier may use."""

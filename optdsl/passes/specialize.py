@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optdsl.ir.builder import Builder
-from optdsl.ir.ops import COMPARE, TOTALS
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import COMPARE, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import is_stacked, of_matrices
 from optdsl.ir.types import Extent
@@ -60,12 +61,6 @@ def as_kind(program: Program, kind: str, section: int | None) -> Program:
     return replace(found, kind=kind)
 
 
-def of_all_tensors(program: Program) -> bool:
-    """Whether a rule sums over all tensors, or has numbers that all of them share."""
-    operations = program.operations
-    return any(o.opcode in TOTALS or o.type.extent is Extent.SHARED for o in operations)
-
-
 def of_one_matrix(program: Program) -> Program:
     """A rule of a kind whose tensors are one matrix each: sums of the tensor are of the matrix."""
     if not of_matrices(program.kind) or is_stacked(program.kind):
@@ -105,6 +100,10 @@ def specialize(program: Program, section: int) -> Program:
     def choose(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
         if operation.opcode == "section":
             return builder.constant(number)
+        whole = operation.opcode == "sum" or TABLE[operation.opcode].stage is Stage.TOTAL
+        if whole and builder[x[0]].type.extent <= Extent.SHARED:
+            # A sum over the tensors of other sections, to which this one adds nothing.
+            return builder.constant(0.0)
         if operation.opcode in {"sum_tensor", "mean_tensor"} and not matrices:
             # Where a tensor is no stack of matrices.
             return builder.emit(operation.opcode.partition("_")[0], *x)

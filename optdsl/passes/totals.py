@@ -72,6 +72,7 @@ def staged(program: Program) -> Staged | None:
     new: list[Value] = []
     levels: dict[Value, int] = {}
     summed: list[tuple[str, Value, int]] = []
+    known: dict[Value, int] = {}
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
         level = max((levels[a] for a in arguments), default=0)
@@ -79,9 +80,12 @@ def staged(program: Program) -> Staged | None:
             name = f"{GIVEN}{operation.attribute}"
             value = builder.emit("hyper", attribute=name, hint=operation.hint)
         elif operation.opcode in TOTALS:
-            name = f"{TOTAL}{len(summed)}"
-            summed.append((name, arguments[0], level))
-            value = builder.emit("hyper", attribute=name, hint=f"total_{len(summed) - 1}")
+            # Equal sums in different places are one.
+            place = known.setdefault(arguments[0], len(summed))
+            name = f"{TOTAL}{place}"
+            if place == len(summed):
+                summed.append((name, arguments[0], level))
+            value = builder.emit("hyper", attribute=name, hint=f"total_{place}")
             level += 1
         elif operation.opcode == "state" and operation.attribute in shared:
             name = f"{SHARED}{operation.attribute}"
@@ -104,14 +108,44 @@ def staged(program: Program) -> Staged | None:
         _measure(step, [(n, x) for n, x, own in summed if own == level])
         for level in sorted({own for _, _, own in summed})
     )
-    asked = {str(o.attribute) for o in program.operations if o.opcode == "given"}
-    return Staged(step, tuple(measures), found, inputs, tuple(n for n in inputs if n not in asked))
+    return Staged(step, tuple(measures), found, inputs, required_inputs(program))
+
+
+def required_inputs(program: Program) -> tuple[str, ...]:
+    """The inputs of a rule that every step needs.
+
+    They are used elsewhere than in a branch of a `where` whose condition depends on whether they
+    are given.
+    """
+    inputs = tuple(s.name for s in program.states if s.input)
+    own = {s.next for s in program.states if s.input}
+    roots = [program.parameter, *(s.next for s in program.states if s.next not in own)]
+    return tuple(name for name in inputs if _unguarded(program, roots, name))
+
+
+def _unguarded(program: Program, roots: Sequence[Value], name: str) -> bool:
+    """Whether some values use an input where nothing asks whether it is given."""
+    operations = program.operations
+    asked: list[bool] = []
+    for operation in operations:
+        given = operation.opcode == "given" and operation.attribute == name
+        asked.append(given or any(asked[a] for a in operation.arguments))
+    wanted = set(roots)
+    for index in range(max(wanted, default=-1), -1, -1):
+        operation = operations[index]
+        if index not in wanted:
+            continue
+        if operation.opcode == "state" and operation.attribute == name:
+            return True
+        x = operation.arguments
+        wanted.update(x[:1] if operation.opcode == "where" and asked[x[0]] else x)
+    return False
 
 
 def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
     """The program that measures some totals, which changes nothing else."""
     builder = Builder(step.operations)
-    sections = {name: _sections(step, name) for name, _ in summed}
+    sections = {name: _sections(step, x) for name, x in summed}
     totals = []
     for name, x in summed:
         part = builder.emit("sum", x) if builder[x].type.spans else x
@@ -138,11 +172,14 @@ def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
     )
 
 
-def _sections(step: Program, total: str) -> tuple[int, ...]:
-    """The sections whose tensors a total is for: those in which something reads it; () for all."""
-    found = tuple(
-        n
-        for n in range(len(step.sections))
-        if any(o.opcode == "hyper" and o.attribute == total for o in specialize(step, n).operations)
-    )
+def _sections(step: Program, summed: Value) -> tuple[int, ...]:
+    """The sections whose tensors add something to a total; () for all."""
+    alone = replace(step, states=(), tangents=(), evaluation=None, parameter=summed)
+
+    def adds(section: int) -> bool:
+        found = specialize(alone, section)
+        operation = found.operations[found.parameter]
+        return operation.opcode != "constant" or operation.attribute != 0.0
+
+    found = tuple(n for n in range(len(step.sections)) if adds(n))
     return () if len(found) == len(step.sections) else found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,14 +10,17 @@ from optdsl.algebra import normal_form
 from optdsl.algebra.fix import fix
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
-from optdsl.ir.domain import Choice, Domain, spell, spell_in
-from optdsl.ir.evaluate import Uniforms, number
+from optdsl.ir.domain import spell
+from optdsl.ir.evaluate import Uniforms
 from optdsl.ir.program import Program
-from optdsl.ir.sections import of_matrices, read_as, section_of
+from optdsl.ir.sections import of_matrices
+from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.specialize import in_kind, of_one_matrix
 from optdsl.prove.equality import equal
 from optdsl.prove.equations import differences
+from optdsl.prove.kinds import equal_kinds, fixed, with_totals
 from optdsl.prove.shaken import ALIKE
+from optdsl.prove.snippets import snippet
 from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, trial
 from optdsl.words import counted
 
@@ -67,10 +68,18 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     kinds, found = program.sections or claim.reference.sections, list[Settlement]()
     if not kinds:
         return _settled(program, claim.reference, claim, share)
-    for section, kind in enumerate(kinds):
-        both = (in_kind(p, kinds, section) for p in (program, claim.reference))
-        left, right = map(of_one_matrix, both)
-        found.append(_settled(left, right, claim, share * len(kinds)))
+    share *= len(kinds)
+    both = [with_totals(p) for p in (program, claim.reference)]
+    mine, theirs = ([of_one_matrix(in_kind(p, kinds, n)) for n in range(len(kinds))] for p in both)
+    pairs = list(zip(mine, theirs, strict=True))
+    known: list[bool | None] = [None] * len(kinds)
+    if any(p.tangents for p in both):
+        settings = dict(_structure(program, claim)) | dict(claim.settings)
+        together = [(fixed(left, settings), fixed(right, settings)) for left, right in pairs]
+        known = [*equal_kinds(together, normal_form.MAX_WORK // share)]
+    for kind, (left, right), proved in zip(kinds, pairs, known, strict=True):
+        left, right = (eliminate_dead(replace(p, tangents=())) for p in (left, right))
+        found.append(_settled(left, right, claim, share, proved))
         if found[-1].verdict is Verdict.REFUTED:
             return replace(found[-1], reason=f"for {kind}, {found[-1].reason}", kind=kind)
     doubtful = [s for s in found if s.verdict is Verdict.TESTED]
@@ -83,12 +92,18 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     return replace((doubtful or found)[0], reason=reason)
 
 
-def _settled(program: Program, reference: Program, claim: Claim, share: int) -> Settlement:
-    """How a claim is settled of a program and a rule without sections."""
+def _settled(
+    program: Program, reference: Program, claim: Claim, share: int, proved: bool | None = None
+) -> Settlement:
+    """How a claim is settled of a program and a rule without sections.
+
+    `proved` says whether they are known to be equal over the reals; None where that is to be found.
+    """
     settings = dict(_structure(program, claim)) | dict(claim.settings)
     left, right = fix(program, settings), fix(reference, settings)
     work = normal_form.MAX_WORK // share
-    proved = equal(left, right, work)
+    if proved is None:
+        proved = equal(left, right, work)
 
     domains = [claim.domains[name] for name, _ in claim.bindings]
     bound = Uniforms(claim.reference, tuple(value for _, value in claim.bindings))
@@ -199,91 +214,3 @@ def explanation(program: Program, settlement: Settlement) -> list[str]:
             f"{claim.rule}({claim.defaults[0]} = ...)"
         )
     return found
-
-
-def snippet(program: Program, settlement: Settlement) -> list[str]:
-    """Python that takes the steps of a counterexample with both optimizers, ready to be run."""
-    claim, found = settlement.claim, settlement.difference
-    assert found is not None
-    hypers = dict(found.run.hypers)
-    steps = range(1, len(found.run.gradients) + 1)
-    bound: dict[str, object] = {}
-    for name, value in claim.bindings:
-        values = [number(claim.reference, value, hypers, t) for t in steps]
-        # A value that changes from step to step is given as a list.
-        bound[name] = values[0] if len(set(values)) == 1 else values
-    gradients = str([list(g) for g in found.run.gradients])
-    if len(steps) > 2 and len(set(found.run.gradients)) == 1:
-        gradients = f"[{list(found.run.gradients[0])}] * {len(steps)}"
-    source, rule = claim.source or claim.span.source.loadable, claim.rule_source
-    shape, chosen = _tensor(program, settlement)
-    reshaped = f".reshape{shape}" if shape else ""
-    group = f'{{"params": [p], "kind": {settlement.kind!r}}}' if chosen else "p"
-    return [
-        "import optdsl",
-        "import torch",
-        "",
-        "def run(name, **hypers):",
-        "    def at(t):",
-        "        return {k: v[t] if isinstance(v, list) else v for k, v in hypers.items()}",
-        "",
-        *_parameter(list(found.run.theta), reshaped),
-        f"    optimizer = optdsl.load(name, learn=False, verify=False)([{group}], **at(0))",
-        f"    for t, g in enumerate({gradients}):",
-        "        optimizer.param_groups[0].update(at(t))",
-        f"        p.grad = torch.tensor(g, dtype=torch.float64){reshaped}",
-        "        optimizer.step()",
-        f"    return p.detach(){'.flatten()' if reshaped else ''}",
-        "",
-        *_called("x", source, hypers, {h.name: h.domain for h in program.hypers}),
-        *_called("y", rule, bound, claim.domains),
-        f"# x is {', '.join(map(repr, found.left))}",
-        f"# y is {', '.join(map(repr, found.right))}",
-        f"torch.testing.assert_close(x, y, rtol={found.tolerance:g}, atol={found.tolerance:g})",
-    ]
-
-
-def _spelled(value: object, domain: Domain) -> str:
-    """The value of a hyperparameter in Python, where labels are strings."""
-    labelled = isinstance(domain, Choice) and domain.labels and isinstance(value, float)
-    return repr(spell_in(domain, value) if labelled else value)  # type: ignore[arg-type]
-
-
-def _parameter(numbers: list[float], reshaped: str) -> list[str]:
-    """The lines that make the parameter."""
-    if not reshaped:
-        return [f"    p = torch.nn.Parameter(torch.tensor({numbers}, dtype=torch.float64))"]
-    return [
-        f"    x = torch.tensor({numbers}, dtype=torch.float64)",
-        f"    p = torch.nn.Parameter(x{reshaped})",
-    ]
-
-
-def _tensor(program: Program, settlement: Settlement) -> tuple[tuple[int, ...], bool]:
-    """A shape for the parameter of a counterexample, () for a row of numbers.
-
-    The second result is whether its group must choose the kind, which no shape alone is of.
-    """
-    assert settlement.difference is not None
-    run, kinds = settlement.difference.run, program.sections or settlement.claim.reference.sections
-    if not kinds:
-        return (), False
-    shapes: list[tuple[int, ...]] = [(n := len(run.theta),), (n, 1), (n, 1, 1)]
-    if run.shape is not None:
-        rows, cols = run.shape[1:]
-        shapes = [(rows, cols), run.shape, (rows, cols, 1)]
-    wanted = kinds.index(settlement.kind)
-    for shape in shapes:
-        read = read_as(settlement.kind, shape)[-2:]
-        fits = run.shape is None or (math.prod(shape) == len(run.theta) and read == run.shape[1:])
-        if fits and section_of(kinds, shape) == wanted:
-            return (shape if len(shape) > 1 else ()), False
-    return (shapes[0] if len(shapes[0]) > 1 else ()), True
-
-
-def _called(
-    result: str, name: str, hypers: Mapping[str, object], domains: Mapping[str, Domain]
-) -> list[str]:
-    arguments = ", ".join(f"{h}={_spelled(x, domains[h])}" for h, x in hypers.items())
-    indented = textwrap.wrap(f"{arguments},", 80, initial_indent="    ", subsequent_indent="    ")
-    return [f"{result} = run(", f"    {name!r},", *indented, ")"]

@@ -102,7 +102,8 @@ class Matching:
         numbers: dict[Hashable, int] = {}
 
         def written(side: int, classes: Classes) -> list[int]:
-            return alike(self._programs[side].operations, numbers, classes.__getitem__)
+            operations = self._programs[side].operations
+            return alike(operations, numbers, classes.__getitem__, lambda name: None)
 
         def forms(side: int, roots: Sequence[Value], classes: Classes) -> list[int]:
             found = written(side, classes)
@@ -121,7 +122,8 @@ def _matched(
     programs: Sequence[Program], forms: _Forms, rounds: int | None = None
 ) -> list[Classes] | None:
     """The coarsest classes of states that start and stay equal; None if that takes more rounds."""
-    types = [s.type for p in programs for s in p.states]
+    # An input is what is given under its name, and equal to no other state.
+    types = [(s.type, s.name if s.input else "") for p in programs for s in p.states]
     start = _all_forms(forms, [p.initial_values for p in programs], _distinct(programs))
 
     def by_name(numbers: Sequence[int]) -> list[Classes]:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 
 from optdsl.ir.arrays import Shape
 from optdsl.ir.domain import Choice, hull
-from optdsl.ir.evaluate import Run, Tensor, Uniforms
+from optdsl.ir.evaluate import Tensor, Uniforms
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import DRAWS, TABLE, laws_of
-from optdsl.ir.program import Hyper, Program, Value, depending, upstream
+from optdsl.ir.program import Hyper, Program, State, Value, depending, upstream
 from optdsl.ir.sections import WIDE, is_stacked, of_matrices
+from optdsl.ir.trajectories import Run
+from optdsl.ir.types import Extent
+from optdsl.passes.totals import required_inputs
 
 RUNS = 24
 STEPS = 10
@@ -170,7 +173,7 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
     size = sum(len(p.operations) for p in programs)
     if of_matrices(programs[0].kind):
         work //= _MATRICES
-    draws = _Draws(programs[0], settings)
+    draws = _Draws(programs, settings)
     known = landmarks(programs, draws.defaults)
     for number, run in enumerate((*draws.plain(), *draws.at_ends(), *draws.near(known.numbers))):
         work -= size * len(run.gradients) * len(run.theta)
@@ -191,20 +194,50 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
 class _Draws:
     """Draws runs of a program at random, with some hyperparameters fixed by `settings`."""
 
-    def __init__(self, program: Program, settings: Mapping[str, float]) -> None:
+    def __init__(self, programs: Sequence[Program], settings: Mapping[str, float]) -> None:
+        program = programs[0]
         self._program, self._settings, self._source = program, settings, random.Random(0)
         self.defaults = program.defaults | dict(settings)
         self._stacks, self._read = is_stacked(program.kind), 0
+        self._several = any(
+            TABLE[p.operations[v].opcode].stage is Stage.TOTAL
+            for p in programs
+            for v in p.needed(p.carried_values)
+        )
+        # The inputs of the programs, and whether every step needs them.
+        self._inputs: dict[State, bool] = {}
+        for p in programs:
+            for state in (s for s in p.states if s.input):
+                one = State(state.name, state.type, Value(0), Value(0), input=True)
+                own = state.name in required_inputs(p)
+                self._inputs[one] = own or self._inputs.get(one, False)
 
     def read(self, run: Run) -> Run:
-        """A run of a program of matrices with its numbers read as such."""
-        if not of_matrices(self._program.kind):
-            return run
-        shapes = _SHAPES[len(run.theta)]
-        if WIDE in self._program.kind.split():
-            shapes = tuple(s for s in shapes if s[1] <= s[2])
-        self._read += 1
-        return replace(run, shape=shapes[self._read % len(shapes)])
+        """A run with its numbers read as the programs take them.
+
+        That is as matrices, or as several tensors where programs sum over all of them; and with
+        inputs.
+        """
+        count = len(run.theta)
+        if self._several:
+            run = replace(run, tensors=next((n for n in (2, 3) if count % n == 0), 1))
+        if of_matrices(self._program.kind):
+            shapes = _SHAPES[count // run.tensors]
+            if WIDE in self._program.kind.split():
+                shapes = tuple(s for s in shapes if s[1] <= s[2])
+            self._read += 1
+            run = replace(run, shape=shapes[self._read % len(shapes)])
+        return replace(run, inputs=tuple(self._given(run))) if self._inputs else run
+
+    def _given(self, run: Run) -> Iterator[tuple[str, tuple[Tensor | None, ...]]]:
+        """What is given to the steps of a run; some go without what they do not need."""
+        for place, (state, needed) in enumerate(self._inputs.items()):
+            like = run.theta if state.type.extent is Extent.TENSOR else (0.0,)
+            values: list[Tensor | None] = []
+            for step in range(len(run.gradients)):
+                drawn = tuple(self.number(1.0) for _ in like)
+                values.append(drawn if needed or (step + place) % 3 != 1 else None)
+            yield state.name, tuple(values)
 
     def plain(self) -> Iterator[Run]:
         """Runs at the defaults, then at random hyperparameters, with gradients of many scales."""
@@ -216,7 +249,8 @@ class _Draws:
 
     def _elements(self, index: int) -> int:
         if not of_matrices(self._program.kind):
-            return 1 if index < RUNS // 3 else 3
+            several = 4 if self._several else 3
+            return 1 if index < RUNS // 3 else several
         sizes = (6, 12, 1, 4, 6) if self._stacks else (6, 1, 6, 4)
         return sizes[index % len(sizes)]
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import random
 
-from optdsl.ir.evaluate import Run, Tensor, changed
+from optdsl.ir.evaluate import Tensor
 from optdsl.ir.program import Program
+from optdsl.ir.trajectories import Run, changed
 
 # Results that differ by less than this, relative to how far the parameter moved, count as equal.
 ALIKE = 1e-9

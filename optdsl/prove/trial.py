@@ -9,9 +9,10 @@ from typing import Literal
 
 from optdsl.ir.arrays import elements
 from optdsl.ir.bounded import Bounded
-from optdsl.ir.evaluate import Run, Tensor, Watch, rounded, trajectory
+from optdsl.ir.evaluate import Tensor, Watch
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
+from optdsl.ir.trajectories import Run, rounded, trajectory
 from optdsl.prove.runs import landmarks, runs
 from optdsl.prove.shaken import ALIKE, shaken
 

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from optdsl import SpecError
 from optdsl.blending.convexity import MAX_CORNERS
 from optdsl.diagnostics import Source
-from optdsl.ir.evaluate import Run, trajectory
+from optdsl.ir.trajectories import Run, trajectory
 from optdsl.specifications import library
 from optdsl.specifications.library import Specification
 from tests.sampling import examples

@@ -10,10 +10,10 @@ from optdsl import interpret, matrices
 from optdsl.diagnostics import Source
 from optdsl.ir import arrays
 from optdsl.ir.arrays import Array, Shape
-from optdsl.ir.evaluate import Run, trajectory
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import DRAWS, TABLE
 from optdsl.ir.program import Program
+from optdsl.ir.trajectories import Run, trajectory
 from optdsl.passes.specialize import specialize
 from optdsl.specifications import library
 from tests.matrices.every_operation import EVERY_OPERATION

@@ -12,10 +12,11 @@ from hypothesis import example, given, strategies as st
 
 from optdsl.ir import evaluate
 from optdsl.ir.builder import Builder
-from optdsl.ir.evaluate import Run, number, rounded, trajectory
+from optdsl.ir.evaluate import number
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import DRAWS, OF_MATRICES, TABLE
 from optdsl.ir.program import Program, Value
+from optdsl.ir.trajectories import Run, rounded, trajectory
 from optdsl.ir.types import Type
 from tests.oracles import every_operation, problems
 from tests.oracles.rounding import INEXACT

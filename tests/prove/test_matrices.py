@@ -16,9 +16,10 @@ from optdsl.api import blend_source
 from optdsl.diagnostics import Source
 from optdsl.ir.arrays import Array, elements
 from optdsl.ir.builder import Builder
-from optdsl.ir.evaluate import MATRICES, Code, Point, Run, trajectory
+from optdsl.ir.evaluate import MATRICES, Code, Point
 from optdsl.ir.numbering import alike
 from optdsl.ir.program import Program, Value
+from optdsl.ir.trajectories import Run, trajectory
 from optdsl.ir.types import TENSOR, TypeMismatch, along
 from optdsl.passes.specialize import in_kind
 from optdsl.prove import Settlement, Verdict, settle, snippet

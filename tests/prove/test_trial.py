@@ -15,8 +15,9 @@ import optdsl
 from optdsl import SpecError, SpecWarning
 from optdsl.diagnostics import Source
 from optdsl.ir.domain import Choice
-from optdsl.ir.evaluate import Run, number, trajectory
+from optdsl.ir.evaluate import number
 from optdsl.ir.program import Program
+from optdsl.ir.trajectories import Run, trajectory
 from optdsl.prove import Settlement, Verdict, explanation, runs, settle, snippet
 from optdsl.prove.runs import RUNS, STEPS
 from optdsl.prove.trial import Counterexample, trial

@@ -17,8 +17,8 @@ from optdsl import interpret
 from optdsl.compiler import emit
 from optdsl.diagnostics import Source, SpecError
 from optdsl.ir import draws
-from optdsl.ir.evaluate import Run, trajectory
 from optdsl.ir.text import parse_program, print_program
+from optdsl.ir.trajectories import Run, trajectory
 from optdsl.options import OptionError
 from optdsl.passes.specialize import specialize
 from optdsl.prove import Verdict, settle
