@@ -228,7 +228,7 @@ def _derived(program: Program) -> Program:
     except NoDerivative as error:
         raise OptionError(
             f"{program.name}: the function {error} has no derivative, so that nothing can be "
-            f"learned on which its argument depends"
+            f"learned that moves the parameter through it alone"
         ) from None
     except TooManyOperations:
         raise OptionError(

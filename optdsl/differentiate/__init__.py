@@ -11,26 +11,31 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from optdsl.differentiate import forward, reverse
+from optdsl.differentiate.factorizations import check, held
 from optdsl.ir.builder import Builder
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Program, Tangent
 
-__all__ = ["differentiate", "moves"]
+__all__ = ["differentiate", "held", "moves"]
 
 
 def differentiate(program: Program, hypers: Iterable[str]) -> Program:
     """The program with the tangents of its new parameter by `hypers` as further results.
 
-    A tangent that is always zero (see `moves`) is the constant 0. Several tangents of a step that
+    A tangent that is always zero (see `moves`) is the constant 0. Arguments of factorizations are
+    held constant, as the old state is. Several tangents of a step that
     is smooth and elementwise are computed by reverse accumulation, which shares nearly all of their
     work; other tangents are computed in forward mode.
 
     Raises:
         KeyError: for a name that is no hyperparameter.
+        NoDerivative: for one that moves the parameter only through factorizations, of the tensors
+            of some section at least.
     """
     names = tuple(hypers)
     for name in names:
         program.hyper(name)
+        check(program, name)
     builder = Builder(program.operations)
     backward = len(names) > 1 and reverse.applies(program, names)
     found = (reverse if backward else forward).tangents(builder, program, names)

@@ -349,13 +349,13 @@ def linear(opcode: str) -> Derivative:
 
 
 class NoDerivative(Exception):
-    """The function of that name has no derivative that can be computed."""
+    """The new parameter moves only through the function of that name, whose argument is held."""
 
 
-def refused(function: str) -> Derivative:
-    """Of a factorization, which has none where eigenvalues are equal: `NoDerivative`."""
+def held(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of a factorization, which has no derivative where eigenvalues are equal.
 
-    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
-        raise NoDerivative(function)
-
-    return derivative
+    Its argument is held constant, as states are; `optdsl.differentiate` refuses to learn what
+    moves the parameter in no other way.
+    """
+    return None

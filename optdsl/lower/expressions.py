@@ -65,10 +65,7 @@ class Lowering(Emission):
     def expression(
         self, node: ast.Expression, environment: Environment, owner: str = ""
     ) -> Value | None:
-        """The value of an expression; None if it, or a value that it uses, has a mistake.
-
-        `owner` is a name of its own for the equation, of which sums over all tensors have theirs.
-        """
+        """The value, or None after a mistake; `owner` names the equation, for sums over all."""
         self._owner = owner
         return self._expression(node, Frame(environment))
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from optdsl.diagnostics import Source
+from optdsl.differentiate import held
 from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Operation, Program, State
@@ -142,7 +143,7 @@ def _hypers(program: Program) -> list[str]:
 
 
 def _learned(program: Program) -> list[str]:
-    rows = []
+    rows, notes = [], list[str]()
     for learned in program.learned:
         options = [f"{name} = {spell(value)}" for name, value in learned.options]
         options += [] if learned.clip is None else [f"clip = {spell(learned.clip)}"]
@@ -152,7 +153,13 @@ def _learned(program: Program) -> list[str]:
         rule += "" if learned.signal == "raw" else f" on {learned.signal}"
         scope = "" if learned.scope == "optimizer" else f"per {learned.scope} "
         rows.append((learned.hyper, f"{scope}in {learned.bounds}", rule, after))
-    return table(rows)
+        constant = held(program, learned.hyper)
+        if constant:
+            notes.append(
+                f"The hyper-gradient of {learned.hyper} holds the argument of "
+                f"{' and of '.join(constant)} constant, as states are."
+            )
+    return [*table(rows), *notes]
 
 
 def _states(program: Program, declaration: ast.Declaration, separate: Sequence[State]) -> list[str]:

@@ -305,8 +305,8 @@ def _check_learned(program: Program, declaration: ast.Declaration, report: Repor
             "flat",
             f"the function `{error}` has no derivative",
             next(iter(spans.values()), declaration.name.span),
-            label="theta' depends through it on something that is learned",
-            hint="learn what does not act on its argument, or put `stop_gradient` around that",
+            label="theta' depends on something that is learned through it alone",
+            hint="learn what acts on theta' in another way, too, for tensors of every kind",
         )
     for name in flat(program):
         report.error(
