@@ -18,6 +18,7 @@ from optdsl.algebra.normal_form import Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
 from optdsl.ir.builder import Builder, TooManyOperations
 from optdsl.ir.domain import EVERYTHING
+from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value, upstream
 from optdsl.ir.text import IRSyntaxError, parse_program, print_program
@@ -147,8 +148,10 @@ def shortened(lines: list[str]) -> list[str]:
     return [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} lines more"]
 
 
-def _unnamed(_: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
-    # A barrier changes hyper-gradients, and no step.
+def _unnamed(builder: Builder, operation: Operation, arguments: tuple[Value, ...]) -> Value | None:
+    # A barrier changes hyper-gradients, and no step; equal values have equal sums over all tensors.
+    if TABLE[operation.opcode].stage is Stage.TOTAL:
+        return builder.copy(replace(operation, attribute=""), arguments)
     return arguments[0] if TABLE[operation.opcode].laws.alias else None
 
 

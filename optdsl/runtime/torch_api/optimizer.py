@@ -250,7 +250,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
 
         Raises:
             TypeError: for what is no state dict, such as an optimizer.
-            ValueError: when the states of the two rules have other names or extents.
+            ValueError: when a parameter's states have other names or extents in the two rules.
         """
         return migration.migrated(self, state_dict)
 
