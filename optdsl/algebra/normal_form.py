@@ -34,7 +34,7 @@ MAX_POWER = 8
 MAX_BITS = 4096
 MAX_ATOMS = 512
 MAX_EXPONENT = 1 << 20
-# The limit on the size of all normal forms of one algebra together.
+# The size of all normal forms of one algebra together, at most.
 MAX_WORK = 500_000
 
 # The arguments at which functions have rational values, with these values.
@@ -94,18 +94,13 @@ class Algebra:
         Args:
             program: the program.
             roots: its values.
-            states: a key for each state before the step; states with equal keys are equal. By
-                default, all states are different.
-            opaque: values that are atoms whatever they are computed from; their attributes are
-                the keys of the atoms.
-            facts: the facts about each value. Without them, all but infinite literals are taken
-                to be finite and all divisors to be nonzero: values with equal forms are then
-                equal wherever both are defined.
-            written: a key for each value; values with equal keys are computed by the same
-                operations, so that their zeros have the same sign. Without it, no two quotients
-                are equal for which the sign of a zero matters.
-            totals: a key for each sum over all tensors, where values alone do not tell which are
-                equal: those of other kinds of tensors count, too.
+            states: a key for each state before the step; by default, all states are different.
+            opaque: values that are atoms whatever they are computed from, by their attributes.
+            facts: the facts about each value. Without them, all but infinite literals are taken to
+                be finite, and divisors nonzero: equal forms are equal wherever both are defined.
+            written: a key for each value, equal if values are computed by the same operations, so
+                that zeros have one sign. Without it, no quotients are equal where that matters.
+            totals: a key for each sum over all tensors, if its argument does not tell which it is.
 
         Raises:
             TooMuchWork: when all forms together outgrow the limit.

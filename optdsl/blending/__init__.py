@@ -13,7 +13,7 @@ from optdsl.blending.checks import (
 )
 from optdsl.blending.convexity import Combination
 from optdsl.blending.evaluation import check_points, with_points
-from optdsl.blending.members import Member, kinds, listed, members, of_kind
+from optdsl.blending.members import Member, check_inputs, kinds, listed, members, of_kind
 from optdsl.blending.merge import merge_states
 from optdsl.blending.structure import Again, made_members
 from optdsl.blending.weave import UPDATE, Weaver
@@ -91,6 +91,7 @@ def blend(
     mistaken = {*listed(declaration) - found.keys(), *scope.hypers.keys() - own.hypers.keys()}
     scope = replace(scope, broken=scope.broken | mistaken)
     settled = world(scope, found, own)
+    check_inputs(found, settled.declared.hypers, report)
     resolve_functions(scope)
     before = report.count
     together = kinds(found, report)

@@ -26,7 +26,7 @@ from optdsl.syntax import ast
 from optdsl.syntax.format import statement
 
 MAX_CLAIMS = 100
-# How many operations the claims of a file may be about, those of a rule for every claim.
+# How many operations the claims of a file may be about, those of a rule for each.
 MAX_CLAIMED = 200_000
 
 
@@ -321,8 +321,8 @@ def _check_bindings(
     options = {option.name.text: option for option in node.options}
     for name, value in bindings.items():
         allowed, actual = rule.hyper(name).domain, found[value]
-        option = options.get(name)
-        fixed = _fixed(bound, value, settings)
+        option, fixed = options.get(name), _fixed(bound, value, settings)
+        span = option.value.span if option else node.rule.span
         if fixed is not None:
             possible = fixed in allowed
         elif option is not None:
@@ -330,26 +330,25 @@ def _check_bindings(
         else:
             possible = _overlap(actual, allowed)
         given_by = bound.operations[unaliased(bound.operations, value)]
-        own = given_by.attribute if given_by.opcode == "hyper" else None
-        if own is not None and relabelled(bound.hyper(str(own)).domain, allowed):
+        own = str(given_by.attribute) if given_by.opcode == "hyper" else ""
+        if own and relabelled(bound.hyper(own).domain, allowed):
             report.error(
                 "labels",
                 f"`{name}` of `{rule.name}` is given a choice with other labels",
-                node.rule.span if option is None else option.value.span,
+                span,
                 label=f"must be a choice from {allowed}",
                 hint=f"give it another value as an option, {rule.name}({name} = ...)",
             )
         if possible:
             continue
-        given = "can leave its bounds" if fixed is None else f"cannot be {spell(fixed)}"
-        if fixed is None and option is None:
-            given = f"cannot lie in {actual}"
+        leaves = f"cannot lie in {actual}" if option is None else "can leave its bounds"
+        given = leaves if fixed is None else f"cannot be {spell(fixed)}"
         report.error(
             "out-of-bounds",
             f"`{name}` of `{rule.name}` {given}",
-            node.rule.span if option is None else option.value.span,
+            span,
             label=f"must lie in {allowed}",
-            hint="" if option is not None else f"give it as an option, {rule.name}({name} = ...)",
+            hint="" if option else f"give it as an option, {rule.name}({name} = ...)",
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.program import Hyper, Program, Value, upstream
+from optdsl.ir.types import Type
 from optdsl.passes.specialize import in_kind
 from optdsl.syntax import ast
 
@@ -131,3 +132,22 @@ def members(
             hint="write `use Adam, Lion`, for instance",
         )
     return found
+
+
+def check_inputs(found: Mapping[str, Member], hypers: Container[str], report: Report) -> None:
+    """Report inputs that are called as a hyperparameter, or as another member's of another type."""
+    known: dict[str, tuple[str, Type]] = {}
+    for member in found.values():
+        for state in (s for s in member.program.states if s.input):
+            first, kind = known.setdefault(state.name, (member.name, state.type))
+            other = "a hyperparameter here" if state.name in hypers else ""
+            if kind != state.type:
+                other = f"{kind.noun} of `{first}`"
+            if other:
+                report.error(
+                    "duplicate",
+                    f"`{state.name}` is an input of `{member.name}`, and {other}",
+                    member.span,
+                    label="an input keeps its name in a blend",
+                    hint="rename one of the two",
+                )
