@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optdsl.api import blend, compile, load
     from optdsl.diagnostics import SpecError, SpecWarning
+    from optdsl.ejection import eject
     from optdsl.options import Learn, OptionError
     from optdsl.resources import UnknownSpecError
     from optdsl.runtime.torch_api.rank_consistency import check_ranks
@@ -29,6 +30,7 @@ __all__ = [
     "blend",
     "check_ranks",
     "compile",
+    "eject",
     "from_torch",
     "list_specs",
     "load",
@@ -45,6 +47,7 @@ _HOMES = {
     "blend": "optdsl.api",
     "check_ranks": "optdsl.runtime.torch_api.rank_consistency",
     "compile": "optdsl.api",
+    "eject": "optdsl.ejection",
     "from_torch": "optdsl.torch_states",
     "list_specs": "optdsl.specifications.library",
     "load": "optdsl.api",

@@ -6,8 +6,8 @@ done, in its order; nothing is reassociated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.branches import ROOT, Region, branches
@@ -27,6 +27,12 @@ from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Result, Role
 
 WIDTH = 96
+# What functions that are no roles of a step compute, by the first word of their names.
+_DOCUMENTATION = {
+    "measure": "The tensor's part of sums over all tensors.",
+    "begin": "What all tensors share before the first step.",
+    "finish": "What all tensors share after a step.",
+}
 # An unnamed value longer than this gets a line of its own.
 _INLINE = 56
 
@@ -44,12 +50,10 @@ class EagerBackend:
     ) -> SourceModule:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
         emitted = (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
-        functions = [_Function(kernels[name]) for name in emitted if name in kernels]
+        functions = [emit_function(kernels[name]) for name in emitted if name in kernels]
         program = next(iter(kernels.values())).program
-        bodies = [f.text() for f in functions]
-        needed = {name for f in functions for name in f.printer.helpers}
-        known = HELPERS | MATRIX_HELPERS
-        helpers = [known[name] for name in known if name in needed]
+        bodies = [f.text for f in functions]
+        helpers = list(helpers_of(functions).values())
         text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
         entries = {f.entry.name: f.entry for f in functions}
         return SourceModule(program.name, "python", text + "\n", entries)
@@ -58,6 +62,42 @@ class EagerBackend:
     def spellings() -> frozenset[str]:
         """The operations that it can emit."""
         return spelled_operations() | matrix_operations()
+
+
+@dataclass(frozen=True)
+class EmittedFunction:
+    """A kernel as the text of a Python function.
+
+    Attributes:
+        text: the function.
+        entry: what it takes and returns.
+        helpers: the names of the functions that it calls.
+    """
+
+    text: str
+    entry: EntryPoint
+    helpers: frozenset[str]
+
+
+def emit_function(
+    kernel: Kernel, name: str | None = None, numbers: bool = False
+) -> EmittedFunction:
+    """The text of one kernel.
+
+    Args:
+        kernel: the kernel.
+        name: what the function is called; by default as the kernel.
+        numbers: whether it computes numbers only, and takes no tensors.
+    """
+    function = _Function(kernel, name or kernel.name, numbers)
+    text = function.text()
+    return EmittedFunction(text, function.entry, frozenset(function.printer.helpers))
+
+
+def helpers_of(functions: Iterable[EmittedFunction]) -> dict[str, str]:
+    """The texts of the functions that some functions call, by name."""
+    needed = {name for f in functions for name in f.helpers}
+    return {name: text for name, text in (HELPERS | MATRIX_HELPERS).items() if name in needed}
 
 
 def _header(program: Program, code: str) -> str:
@@ -77,8 +117,8 @@ def _header(program: Program, code: str) -> str:
 class _Function:
     """The text of one kernel as a Python function; `printer` spells its values."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Kernel, name: str, numbers: bool = False) -> None:
+        self._kernel, self._name, self._numbers = kernel, name, numbers
         self._program = kernel.program
         read = set(kernel.reads("state"))
         states = tuple(s.name for s in self._program.states if s.name in read)
@@ -93,7 +133,7 @@ class _Function:
         keywords = tuple(self._names.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._names.fresh(identifier(s)) for s in states}
         self.entry = EntryPoint(
-            kernel.name, states, hypers, keywords, takes_step, results, draws=kernel.draws
+            name, states, hypers, keywords, takes_step, results, draws=kernel.draws
         )
         named = dict(zip(hypers, keywords, strict=True))
         make = MatrixPrinter if matrices else Printer
@@ -120,7 +160,7 @@ class _Function:
         if len(results) == 1:
             returned = [f"    return ({results[0]},)"]
         elif len(returned[0]) > WIDTH:
-            returned = _wrapped("    return (", results, ")")
+            returned = wrapped("    return (", results, ")")
         writes = any(line.endswith(f", {OUT}={OUT})") for line in lines)
         self.entry = replace(self.entry, writes=writes)
         documentation = "The parameter after the step, then the states."
@@ -130,18 +170,21 @@ class _Function:
             documentation = "The states before the first step, whose gradient is g."
         elif self._kernel.name == Role.EVALUATE:
             documentation = "The point at which the model is evaluated, after the last step."
+        elif self._kernel.name not in set(Role):
+            documentation = str(_DOCUMENTATION.get(self._kernel.name.partition("_")[0], ""))
         return "\n".join([*self._signature(), f'    """{documentation}"""', *lines, *returned])
 
     def _signature(self) -> list[str]:
         uniform = self._program.parameter_type.extent is Extent.UNIFORM
-        kind = "float" if uniform else "Tensor"
-        positional = [f"{name}: {kind}" for name in ("theta", "g", *self._states.values())]
+        kind = "float" if uniform or self._numbers else "Tensor"
+        inputs = () if self._numbers else ("theta", "g")
+        positional = [f"{name}: {kind}" for name in (*inputs, *self._states.values())]
         keywords = ["t: float"] if self.entry.takes_step else []
         keywords += [f"{name}: float" for name in self.entry.keywords]
         keywords += [f"{OUT}: Tensor | None = None"] if self.entry.writes else []
         keywords += ["draws: object"] if self.entry.draws else []
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
-        return _wrapped(f"def {self._kernel.name}(", arguments, f") -> tuple[{kind}, ...]:")
+        return wrapped(f"def {self._name}(", arguments, f") -> tuple[{kind}, ...]:")
 
     def _assignments(self, region: Region, last: Value | None = None) -> list[str]:
         """The statements of a region: of the function, or of a branch of an `if`.
@@ -288,7 +331,7 @@ class _Function:
         return f"{text}.clone()" if leaf and tensor else text
 
 
-def _wrapped(opening: str, parts: Sequence[str], closing: str) -> list[str]:
+def wrapped(opening: str, parts: Sequence[str], closing: str) -> list[str]:
     """A bracketed list on one line, or on several when it is too long."""
     line = f"{opening}{', '.join(parts)}{closing}"
     if len(line) <= WIDTH:

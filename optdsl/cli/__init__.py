@@ -113,6 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     flag("--force", "replace the file of --output if it exists")
     command.set_defaults(run=commands.blend)
 
+    command = add("eject", "write an optimizer as one file that needs only PyTorch", texts.EJECT)
+    command.add_argument(
+        "name", metavar="NAME", help=f"{_RULE}, or either with options and modifiers"
+    )
+    command.add_argument(
+        "-o", "--output", metavar="FILE", help="write to this .py file (default: print)"
+    )
+    flag("--learn", "refuse a rule that learns, rather than keeping its coefficients fixed")
+    flag("--force", "replace the file of --output if it exists")
+    command.set_defaults(run=commands.eject)
+
     summary = "train a small model on real text and compare optimizers"
     command = add("train", summary, train.DESCRIPTION, train.EPILOG)
     train.add_arguments(command)

@@ -202,13 +202,7 @@ def blend(options: argparse.Namespace) -> int:
     output = options.output
     directory = None
     if output is not None:
-        directory = os.path.dirname(output) or os.curdir
-        if not output.endswith(".opt"):
-            raise UsageError(f"{output} must end in .opt")
-        if os.path.exists(output) and not options.force:
-            raise UsageError(f"{output} exists already; --force replaces it")
-        if not os.path.isdir(directory):
-            raise UsageError(f"cannot write {output}: there is no directory {directory}")
+        directory = _check_output(output, ".opt", options.force)
     if len(options.rules) < 2:
         raise UsageError("a blend needs two rules or more, as in `optdsl blend adam lion`")
     for rule in options.rules:
@@ -221,17 +215,54 @@ def blend(options: argparse.Namespace) -> int:
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
-    if output is None:
-        print(source.text, end="")
-    else:
-        try:
-            Path(output).write_text(source.text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write {output}: {error.strerror}") from None
-        print(f"wrote {output}")
+    _output(source.text, output)
     for remark in remarks:
         print(render(remark), file=sys.stderr, end="\n\n")
     return 0
+
+
+def eject(options: argparse.Namespace) -> int:
+    """``optdsl eject NAME``: an optimizer as a Python file of its own, printed or written."""
+    from optdsl.ejection import eject as ejected
+    from optdsl.options import OptionError
+
+    output = options.output
+    if output is not None:
+        _check_output(output, ".py", options.force)
+    _named(options.name)
+    try:
+        text = ejected(options.name, learn=options.learn)
+    except OptionError as error:
+        raise UsageError(str(error)) from None
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 1
+    _output(text, output)
+    return 0
+
+
+def _check_output(output: str, ending: str, force: bool) -> str:
+    """The directory of a file that is to be written."""
+    directory = os.path.dirname(output) or os.curdir
+    if not output.endswith(ending):
+        raise UsageError(f"{output} must end in {ending}")
+    if os.path.exists(output) and not force:
+        raise UsageError(f"{output} exists already; --force replaces it")
+    if not os.path.isdir(directory):
+        raise UsageError(f"cannot write {output}: there is no directory {directory}")
+    return directory
+
+
+def _output(text: str, output: str | None) -> None:
+    """Print a text, or write it to a file."""
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    print(f"wrote {output}")
 
 
 def _replace(path: Path, text: str) -> None:

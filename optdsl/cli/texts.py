@@ -21,6 +21,11 @@ VERIFY = """\
 Decide the claims of specifications, `recovers` and `misses`: each one is proved, or refuted with an
 example, or else tested on examples. The exit status is 1 when a claim is refuted."""
 
+EJECT = """\
+Print or write an optimizer as one Python file: a torch.optim.Optimizer class that imports nothing
+but PyTorch and the standard library, and takes the same steps. The file is yours. What a file
+cannot bring along, such as random numbers, is refused with the reason."""
+
 BLEND = """\
 Print or write a specification that mixes the updates of two rules or more, with weights that add up
 to 1 and are learned while training. The text is a start, to be edited."""

@@ -1,0 +1,173 @@
+"""The optimizer class of a standalone file."""
+
+from __future__ import annotations
+
+import textwrap
+
+from optdsl.backends.eager import wrapped
+from optdsl.backends.naming import Names
+from optdsl.backends.standalone import texts
+from optdsl.backends.standalone.checks import default, given
+from optdsl.backends.standalone.rule import Rule
+from optdsl.ir.domain import Choice
+from optdsl.ir.program import Hyper
+
+_WIDTH = 92
+
+
+def optimizer(rule: Rule) -> str:
+    """The text of the class."""
+    parts = [_head(rule), _constructor(rule), _add_param_group(rule), texts.STATE]
+    if rule.evaluates:
+        part = 'POINT[part_of(p, group.get("kind"), hypers)]' if len(rule.parts) > 1 else "point"
+        point = f"p.copy_({part}(p, self.state[p], hypers))"
+        parts.append(texts.EVALUATION.replace("@POINT@", point))
+    parts.append(_step(rule))
+    return "\n".join(parts)
+
+
+def _head(rule: Rule) -> str:
+    program = rule.program
+    lines: list[str] = []
+    for line in program.documentation or (program.name,):
+        lines += textwrap.wrap(line, _WIDTH, break_on_hyphens=False)
+    if rule.fixed:
+        listed = ", ".join(rule.fixed)
+        lines += ["", *textwrap.wrap(f"The specification learns {listed}; here they are fixed.")]
+    lines += ["", "Args:"]
+    lines += _argument("params", "parameters, named parameters, or parameter groups")
+    for hyper in given(rule):
+        vector = program.simplex_of(hyper.name)
+        text = f"{default(hyper.domain, hyper.default)} by default, in {hyper.domain}"
+        text += f"; one of the weights {vector.name}, which sum to 1" if vector else ""
+        lines += _argument(_names(rule)[hyper.name], text)
+    lines += _argument("maximize", "whether to go up the gradients")
+    if program.sections:
+        text = f"A parameter group may choose a kind by its entry `kind`: {_listed(rule)}."
+        lines += ["", *textwrap.wrap(text, _WIDTH)]
+    lines += [
+        "",
+        "Raises:",
+        "    TypeError: for a hyperparameter that is no number.",
+        "    ValueError: for one that is out of bounds.",
+    ]
+    text = "\n".join(f"    {line}".rstrip() for line in lines).replace("\\", "\\\\")
+    text = text.replace('"""', "'''")
+    return f'class {program.name}(torch.optim.Optimizer):\n    """{text.lstrip()}\n    """'
+
+
+def _listed(rule: Rule) -> str:
+    return ", ".join(rule.program.sections)
+
+
+def _argument(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        f"{name}: {text}", _WIDTH, initial_indent="    ", subsequent_indent="        "
+    )
+
+
+def _names(rule: Rule) -> dict[str, str]:
+    """The arguments of the constructor by hyperparameter."""
+    names = Names(["self", "params", "maximize", "param_group"])
+    return {h.name: names.fresh(h.name) for h in given(rule)}
+
+
+def _constructor(rule: Rule) -> str:
+    names = _names(rule)
+    ordered = sorted(given(rule), key=lambda h: h.name != "lr")
+
+    def argument(hyper: Hyper) -> str:
+        label = isinstance(hyper.domain, Choice) and hyper.domain.labels
+        kind = "str | float" if label else "float | Tensor"
+        return f"{names[hyper.name]}: {kind} = {default(hyper.domain, hyper.default)}"
+
+    first = [argument(h) for h in ordered if h.name == "lr"]
+    rest = [argument(h) for h in ordered if h.name != "lr"]
+    arguments = ["self", "params: Any", *first, "*", *rest, "maximize: bool = False"]
+    lines = wrapped("def __init__(", arguments, ") -> None:")
+    rows = [f'"{h.name}": {names[h.name]}' for h in ordered] + ['"maximize": bool(maximize)']
+    lines += [f"    {line}" for line in wrapped("defaults = {", rows, "}")]
+    if ordered:
+        lines.append("    numbers(defaults)")
+    lines.append("    super().__init__(params, defaults)")
+    return "\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def _add_param_group(rule: Rule) -> str:
+    checked = ["numbers(param_group)"] if given(rule) else []
+    kinds = ""
+    if rule.program.sections:
+        checked += ['for p in param_group["params"]:']
+        checked += ['    kind_of(p, param_group.get("kind"))']
+        kinds = ", or a parameter that is of no kind"
+    if not checked:
+        return ""
+    text = texts.ADD_PARAM_GROUP.replace("@KINDS@", kinds)
+    return text.replace("@CHECKS@", f"\n{' ' * 12}".join(checked))
+
+
+def _step(rule: Rule) -> str:
+    lines = _STEP_HEAD.splitlines()
+    if rule.evaluates:
+        lines += _IN_EVAL.splitlines()
+    lines += _CLOSURE.splitlines()
+    hypers = "numbers(group)" if given(rule) else "{}"
+    lines += ["        work = []"]
+    if rule.shared:
+        lines += [f"        groups = [{hypers} for group in self.param_groups]"]
+        lines += ["        share(self.param_groups, groups)"]
+        lines += ["        for group, hypers in zip(self.param_groups, groups, strict=True):"]
+    else:
+        lines += ["        for group in self.param_groups:", f"            hypers = {hypers}"]
+    lines += _GATHER.splitlines()
+    kind = 'part_of(p, group.get("kind"), hypers), ' if len(rule.parts) > 1 else ""
+    lines.append(f"                    work.append(({kind}p, g, hypers))")
+    names = "part, p, g, hypers" if kind else "p, g, hypers"
+    for level, totals in enumerate(rule.totals):
+        call = f"MEASURED_{level}[part]" if kind else f"measured_{level}"
+        listed = "{" + ", ".join(f'"{name}": 0.0' for name in totals) + "}"
+        lines += [
+            f"        totals = {listed}",
+            f"        for {names} in work:",
+            f"            parts = {call}(p, g, self.state.get(p, {{}}), hypers)",
+            "            for name, value in parts.items():",
+            "                totals[name] += value",
+            f"        for {'*' if kind else ''}_, hypers in work:"
+            if kind
+            else "        for _, _, hypers in work:",
+            "            hypers.update(totals)",
+        ]
+    call = "UPDATE[part]" if kind else "update"
+    lines += [f"        for {names} in work:", f"            {call}(p, g, self.state[p], hypers)"]
+    if rule.shared:
+        lines += ["        if work:", "            advance(self.param_groups, work[0][-1])"]
+    lines.append("        return loss")
+    return "\n" + "\n".join(lines)
+
+
+_STEP_HEAD = '''\
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step with the gradients that the parameters hold.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Raises:
+            RuntimeError: for a sparse gradient; nothing has changed.
+            ValueError: for a hyperparameter that was set out of bounds, or a parameter of a
+                dtype that is not updated; nothing has changed.
+        """'''
+_IN_EVAL = """\
+        if self._evaluating:
+            raise RuntimeError(f"{NAME} is in eval mode; call train() before step()")"""
+_CLOSURE = """\
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()"""
+_GATHER = """\
+            for p in group["params"]:
+                if p.grad is not None:
+                    check(p)
+                    g = -p.grad if group["maximize"] else p.grad"""

@@ -1,0 +1,182 @@
+"""The functions of a standalone file that work on the tensors of one kind."""
+
+from __future__ import annotations
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.eager import EmittedFunction, emit_function, wrapped
+from optdsl.backends.naming import Names, identifier
+from optdsl.backends.standalone.rule import Part, Rule
+from optdsl.ir.program import Program, State, Value
+from optdsl.ir.sections import FLATTENED, of_matrices
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel, Role
+
+# Operations whose result may share memory with an argument.
+_PASSING = {"where", "mix", "transpose", "bfloat16", "float32", "spread", "define"}
+_PASSING |= {"stop_gradient", "diagonal_rows", "diagonal_cols"}
+# What the functions around the emitted ones call their own.
+_OWN = ("p", "g", "t", "state", "hypers", "theta", "theta_next", "point", "precise", "kept", "own")
+_FUNCTIONS = ("begin", "initialize", "step", "evaluate")
+_LEAVES = {"parameter", "gradient", "state"}
+
+
+def functions_of(rule: Rule, part: Part) -> tuple[list[EmittedFunction], list[str]]:
+    """The emitted functions of a part, and those that call them for its tensors."""
+    emitted = {
+        role: emit_function(part.kernels[role], f"{role}{part.name}")
+        for role in (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
+        if role in part.kernels
+    }
+    found = list(emitted.values())
+    driving = [_begin(part, emitted[Role.INITIALIZE].entry)]
+    driving.append(_update(part, emitted[Role.STEP].entry))
+    for kernel in part.measures:
+        if kernel is not None:
+            found.append(emit_function(kernel, f"{kernel.name}{part.name}"))
+            driving.append(_measured(part, kernel, found[-1].entry))
+    if rule.evaluates:
+        driving.append(_point(part, emitted.get(Role.EVALUATE)))
+    return found, driving
+
+
+def _begin(part: Part, entry: EntryPoint) -> str:
+    states = part.program.states
+    head = f"def begin{part.name}(\n    p: Tensor, g: Tensor, state: dict[str, Any], "
+    head += 'hypers: dict[str, float]\n) -> None:\n    """The states of a tensor before its first '
+    head += 'step."""'
+    lines: list[str] = []
+    if states:
+        lines += _read(part)
+        names = [name for _, name in _pairs(part)]
+        lines += _call(part, names, f"initialize{part.name}", entry, "theta", "g")
+        lines += [f'state["{s.name}"] = {_written(part, s.name, n)}' for s, n in _pairs(part)]
+    lines.append('state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")')
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _update(part: Part, entry: EntryPoint) -> str:
+    kind = f" for {part.kind}" if part.kind else ""
+    head = (
+        f"def update{part.name}(\n    p: Tensor, g: Tensor, state: dict[str, Any], "
+        f'hypers: dict[str, float]\n) -> None:\n    """A step of a tensor{kind}."""'
+    )
+    lines = []
+    if of_matrices(part.kind):
+        lines += ["if not p.numel():", "    return"]
+    lines += ["if not state:", f"    begin{part.name}(p, g, state, hypers)"]
+    lines += _read(part)
+    lines += _kept(part, entry)
+    lines += ['t = state["step"].item() + 1']
+    names = {s.name: name for s, name in _pairs(part)}
+    results = ["theta_next", *(names[r] for r in entry.results[1:])]
+    lines += _call(part, results, f"step{part.name}", entry, "theta", "g")
+    kernel = part.kernels[Role.STEP]
+    shared = {r.name for r in kernel.results if _passes(part.program, r.value)}
+    for state, name in _pairs(part):
+        text = f"own({name}, theta, g)" if state.name in shared else name
+        lines.append(f'state["{state.name}"] = {_written(part, state.name, text)}')
+    flattened = part.kind == FLATTENED
+    lines.append(f"p.copy_(theta_next{'.reshape(p.shape)' if flattened else ''})")
+    lines.append('state["step"].fill_(t)')
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _measured(part: Part, kernel: Kernel, entry: EntryPoint) -> str:
+    head = (
+        f"def {kernel.name.replace('measure', 'measured')}{part.name}(\n"
+        f"    p: Tensor, g: Tensor, state: dict[str, Any], hypers: dict[str, float]\n"
+        f') -> dict[str, float]:\n    """The tensor\'s part of sums over all tensors, by name."""'
+    )
+    lines = []
+    if of_matrices(part.kind):
+        lines += ["if not p.numel():", "    return {}"]
+    if entry.states:
+        lines += ["if not state:", "    state = {}", f"    begin{part.name}(p, g, state, hypers)"]
+    lines += _read(part)
+    lines += _kept(part, entry)
+    if entry.takes_step:
+        lines += ['t = state["step"].item() + 1 if state else 1.0']
+    names = [identifier(r.replace("/", "_")) for r in entry.results]
+    lines += _call(part, names, entry.name, entry, "theta", "g")
+    rows = [
+        f'"{r}": {n}.sum(dtype=torch.float64).item()'
+        for r, n in zip(entry.results, names, strict=True)
+    ]
+    lines += wrapped("return {", rows, "}")
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _point(part: Part, emitted: EmittedFunction | None) -> str:
+    head = (
+        f"def point{part.name}(p: Tensor, state: dict[str, Any], hypers: dict[str, float]) -> "
+        f'Tensor:\n    """Where the model is evaluated, of a tensor as it is trained."""'
+    )
+    if emitted is None:
+        return f"{head}\n    return p"
+    lines = _read(part, gradient=False)
+    lines += _kept(part, emitted.entry)
+    if emitted.entry.takes_step:
+        lines += ['t = state["step"].item()']
+    lines += _call(part, ["point"], emitted.entry.name, emitted.entry, "theta", "theta")
+    lines.append("return point.reshape(p.shape)")
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _read(part: Part, gradient: bool = True) -> list[str]:
+    reshaped = ".reshape(p.shape[0], -1)" if part.kind == FLATTENED else ""
+    lines = [f"theta = precise(p, p){reshaped}"]
+    return lines + ([f"g = precise(g, p){reshaped}"] if gradient else [])
+
+
+def _kept(part: Part, entry: EntryPoint) -> list[str]:
+    """The statements that take the states that a function reads from those that are kept."""
+    if not entry.states:
+        return []
+    names = {s.name: n for s, n in _pairs(part)}
+    listed = [f'"{name}"' for name in entry.states]
+    assigned = ", ".join(names[name] for name in entry.states)
+    assigned += "," if len(entry.states) == 1 else ""
+    lines = wrapped(f"{assigned} = kept(p, state, ", listed, ")")
+    if part.kind == FLATTENED:
+        whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
+        names = {n: x for n, x in names.items() if n in whole and n in entry.states}
+        lines += [f"{x} = {x}.reshape(theta.shape)" for x in names.values()]
+    return lines
+
+
+def _call(
+    part: Part, results: list[str], name: str, entry: EntryPoint, theta: str, gradient: str
+) -> list[str]:
+    """The statement that calls an emitted function."""
+    known = {s.name: name for s, name in _pairs(part)}
+    states = [known[name] for name in entry.states]
+    keywords = ["t=t"] if entry.takes_step else []
+    keywords += [
+        f'{keyword}=hypers["{hyper}"]'
+        for keyword, hyper in zip(entry.keywords, entry.hypers, strict=True)
+    ]
+    assigned = ", ".join(results) + ("," if len(results) == 1 else "")
+    return wrapped(f"{assigned} = {name}(", [theta, gradient, *states, *keywords], ")")
+
+
+def _pairs(part: Part) -> list[tuple[State, str]]:
+    """The states of a part with the variables that hold them."""
+    names = Names([*_OWN, *(f"{word}{part.name}" for word in _FUNCTIONS)])
+    return [(s, names.fresh(identifier(s.name))) for s in part.program.states]
+
+
+def _written(part: Part, name: str, text: str) -> str:
+    """A state as it is kept: in the shape of the parameter if it is read in its place."""
+    whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
+    if name in whole:
+        return f"{text}.reshape(p.shape)" if part.kind == FLATTENED else text
+    # A transposed matrix, say, is laid out in memory as it is read.
+    return f"{text}.contiguous()" if of_matrices(part.kind) else text
+
+
+def _passes(program: Program, value: Value) -> bool:
+    """Whether a result may be the parameter or the gradient, or share its memory."""
+    operation = program.operations[value]
+    if operation.opcode in _LEAVES:
+        return operation.opcode != "state"
+    return operation.opcode in _PASSING and any(_passes(program, a) for a in operation.arguments)

@@ -1,0 +1,87 @@
+"""What the standalone target emits: a rule with its kernels for each kind of tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Program, State, Value
+from optdsl.ir.sections import of_matrices
+from optdsl.schedule import Kernel
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rule for tensors of one kind, and of lengths for which some conditions hold.
+
+    Attributes:
+        name: ends the names of its functions; empty where there is one part only.
+        kind: the kind of section; empty for a rule without sections.
+        program: the rule for such tensors.
+        kernels: its kernels by role.
+        measures: for each stage of a step, what measures its part of totals; None if it has none.
+        holds: which of the conditions on lengths hold, in order.
+    """
+
+    name: str
+    kind: str
+    program: Program
+    kernels: Mapping[str, Kernel]
+    measures: tuple[Kernel | None, ...] = ()
+    holds: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions on lengths that divide the tensors of one kind.
+
+    Attributes:
+        program: the rule for the kind, before it is divided.
+        values: the conditions.
+    """
+
+    program: Program
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule as it is ejected.
+
+    Attributes:
+        program: the whole rule; in a rule with stages, totals are hyperparameters of it.
+        parts: the rule for each kind of tensor.
+        conditions: the conditions on lengths by kind, of kinds that have any.
+        totals: for each stage of a step, the names of the totals that are measured before it.
+        shared: the states that all tensors share.
+        shared_kernels: what computes their values before the first step, and after a step.
+        read_by_shared: the hyperparameters on which the shared states depend.
+        origin: the specification, as a user would name it.
+        version: of this package.
+        fixed: the hyperparameters that the specification learns, and this file keeps fixed.
+    """
+
+    program: Program
+    parts: tuple[Part, ...]
+    conditions: Mapping[str, Conditions]
+    totals: tuple[tuple[str, ...], ...]
+    shared: tuple[State, ...]
+    shared_kernels: tuple[Kernel, ...]
+    origin: str
+    version: str
+    read_by_shared: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def wholes(self) -> bool:
+        """Whether steps look at whole tensors, and not at each element by itself."""
+        programs = (part.program for part in self.parts)
+        stages = {TABLE[o.opcode].stage for program in programs for o in program.operations}
+        kinds = any(of_matrices(part.kind) for part in self.parts)
+        return kinds or bool(self.totals) or any(s.mixes or s.of_matrices for s in stages)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the model is evaluated at a point of the rule's own."""
+        return any("evaluate" in part.kernels for part in self.parts)

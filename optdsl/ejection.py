@@ -1,0 +1,193 @@
+"""Makes a standalone file of a specification: one Python file that needs nothing but PyTorch.
+
+The stages are those of the compiler, up to kernels; `optdsl.backends.standalone` writes the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from optdsl import __version__
+from optdsl.backends.standalone import emit
+from optdsl.backends.standalone.dispatch import BEGIN, FINISH
+from optdsl.backends.standalone.rule import Conditions, Part, Rule
+from optdsl.compiler import derive
+from optdsl.diagnostics import Source
+from optdsl.ir.ops import DRAWS
+from optdsl.ir.program import Program
+from optdsl.ir.storage import stored
+from optdsl.ir.types import UNIFORM
+from optdsl.options import OptionError
+from optdsl.passes.lengths import conditions_on_lengths, without_conditions
+from optdsl.passes.pipeline import run_passes
+from optdsl.passes.specialize import specialize
+from optdsl.passes.totals import TOTAL, Staged, staged
+from optdsl.plan import Plan
+from optdsl.schedule import Kernel, Result, Role, evaluating, make_kernel, schedule
+from optdsl.specifications import library
+
+# Of so many conditions on lengths a file has the rule for each combination.
+_MAX_CONDITIONS = 3
+
+
+def eject(name: str | os.PathLike[str], *, learn: bool = False) -> str:
+    """An optimizer as the text of one Python file that needs nothing but PyTorch.
+
+    The file has a `torch.optim.Optimizer` class of the rule's name. It takes the steps of
+    ``load(name, backend="eager", learn=False)``, and belongs to the user, who may change it.
+
+    Args:
+        name: as of `optdsl.load`; options decide what the file fixes, as in
+            ``"muon(ns_steps = 3)"``.
+        learn: whether it is to learn what the specification says; that is not possible yet, so
+            that True is an error for a rule that learns.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        UnknownSpecError, OSError, SpecError: as `optdsl.load`.
+        OptionError: (a ValueError) for a rule that needs more than the file could bring along:
+            random numbers, storage by codecs, inputs.
+    """
+    return ejected(library.open_source(name), learn)
+
+
+def ejected(source: Source, learn: bool = False) -> str:
+    """The text of a standalone file.
+
+    Args:
+        source: the specification.
+        learn: whether the file is to learn what the specification says.
+
+    Raises:
+        SpecError: with every mistake of the specification.
+        OptionError: for a rule that needs more than the file could bring along, with the reason.
+    """
+    learned = tuple(x.hyper for x in library.read(source).learned)
+    whole = derive(source, learn=False)
+    if learn and learned:
+        raise OptionError(
+            f"{whole.name} cannot be ejected with what it learns ({', '.join(learned)}): ejected "
+            f"files do not learn; eject it without --learn (learn=False), which keeps "
+            f"coefficients fixed, or use it with optdsl.load"
+        )
+    stages = staged(whole)
+    _refuse(whole, stages)
+    step = stages.program if stages is not None else whole
+    parts: list[Part] = []
+    conditions: dict[str, Conditions] = {}
+    for number in range(len(step.sections) or 1):
+        found, divided = _of_section(step, stages, number)
+        parts += found
+        if divided is not None:
+            conditions[found[0].kind] = divided
+    if len(parts) == 1:
+        parts = [replace(parts[0], name="")]
+    rule = Rule(
+        program=whole,
+        parts=tuple(parts),
+        conditions=conditions,
+        totals=stages.totals if stages is not None else (),
+        shared=stages.shared if stages is not None else (),
+        shared_kernels=_shared(stages),
+        origin=_origin(source),
+        version=__version__,
+        read_by_shared=stages.read_by_shared() if stages is not None else (),
+        fixed=learned,
+    )
+    return emit(rule)
+
+
+def _origin(source: Source) -> str:
+    """The specification by its name, or that of its file."""
+    return os.path.basename(source.name).removesuffix(".opt")
+
+
+def _refuse(program: Program, stages: Staged | None) -> None:
+    """Refuse what a standalone file cannot do.
+
+    Raises:
+        OptionError: with the reason and what to do.
+    """
+    reason = ""
+    if any(o.opcode in DRAWS for o in program.operations):
+        reason = "draws random numbers, whose generator is part of optdsl"
+    for name, codec in stored(program).items():
+        reason = f"stores {name} as {codec.name}, whose arithmetic is part of optdsl"
+    if stages is not None and stages.inputs:
+        reason = f"is given {', '.join(stages.inputs)} with each step"
+    if reason:
+        raise OptionError(
+            f"{program.name} cannot be ejected, since it {reason}; use it with optdsl.load"
+        )
+
+
+def _of_section(
+    step: Program, stages: Staged | None, number: int
+) -> tuple[list[Part], Conditions | None]:
+    """The parts for the tensors of a section, and the conditions that tell them apart."""
+    program = _specialized(step, number)
+    kind = program.kind if step.sections else ""
+    name = "_" + "_".join(kind.split()) if kind else ""
+    conditions = conditions_on_lengths(program)
+    if len(conditions) > _MAX_CONDITIONS:
+        raise OptionError(
+            f"{program.name} cannot be ejected, since {len(conditions)} conditions on lengths "
+            f"divide its {kind}, of which a file has {_MAX_CONDITIONS} at most; use it with "
+            f"optdsl.load"
+        )
+    measures = _measures(stages, number)
+    if not conditions:
+        return [_part(name, kind, program, measures)], None
+    parts = []
+    for holds in itertools.product((True, False), repeat=len(conditions)):
+        own = run_passes(without_conditions(program, conditions, holds))
+        ending = "".join(str(int(x)) for x in holds)
+        part = _part(f"{name}_{ending}", kind, own, measures)
+        parts.append(replace(part, holds=holds))
+    return parts, Conditions(program, conditions)
+
+
+def _specialized(step: Program, number: int) -> Program:
+    return run_passes(replace(specialize(step, number), structure=()))
+
+
+def _part(name: str, kind: str, program: Program, measures: tuple[Kernel | None, ...]) -> Part:
+    kernels: Mapping[str, Kernel] = schedule(Plan("none", program))
+    if program.points:
+        kernels = {**kernels, **evaluating(program)}
+    begun = kernels[Role.INITIALIZE].reads("hyper")
+    if any(str(n).startswith(TOTAL) for n in begun) and any(
+        m is not None and m.reads("state") for m in measures
+    ):
+        raise OptionError(
+            f"{program.name} cannot be ejected, since its states start at sums over all tensors, "
+            f"and it also sums states; use it with optdsl.load"
+        )
+    return Part(name, kind, program, kernels, measures)
+
+
+def _measures(stages: Staged | None, number: int) -> tuple[Kernel | None, ...]:
+    """For each stage, what measures a section's part of its totals."""
+    found: list[Kernel | None] = []
+    for level, measure in enumerate(stages.measures if stages is not None else ()):
+        program = _specialized(measure, number)
+        totals = [s for s in program.states if s.name.startswith(TOTAL)]
+        results = tuple(Result(s.name, s.next, s.type) for s in totals)
+        kernel = make_kernel(f"measure_{level}", program, results) if totals else None
+        found.append(kernel)
+    return tuple(found)
+
+
+def _shared(stages: Staged | None) -> tuple[Kernel, ...]:
+    """What computes the numbers that all tensors share: before the first step, and after one."""
+    if stages is None or not stages.shared:
+        return ()
+    program = stages.program
+    first = tuple(Result(s.name, s.initial, UNIFORM) for s in stages.shared)
+    after = tuple(Result(s.name, s.next, UNIFORM) for s in stages.shared)
+    return make_kernel(BEGIN, program, first), make_kernel(FINISH, program, after)

@@ -1,0 +1,254 @@
+"""Standalone files: what they import, the steps that they take, what they keep and refuse."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import optdsl
+from optdsl.cli import main
+from optdsl.specifications import library
+
+pytestmark = pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
+
+USUAL = (
+    "adam", "amsgrad", "lion", "lamb", "adam_avgrad", "muon(ns_steps = 3)", "adafactor", "soap",
+    "shampoo", "prodigy", "schedule_free_adamw", "adamw with cautious", "adamw with clip, cosine",
+    "adamw with row_floor",
+)  # fmt: skip
+# They are refused, or need what a file cannot bring along.
+REFUSED = {"sophia_g": "hessian", "adamw with kahan": "compensated"}
+MODIFIED = [f"adamw with {m}" for m in library.list_modifiers()]
+OTHERS = sorted({*optdsl.list_specs(), *MODIFIED} - {*USUAL, *REFUSED})
+OTHERS.remove("adamw with stochastic_rounding")
+SHAPES = ((6, 4), (5,), (3, 2, 2), ())
+
+
+def allowed(name: str, *more: Any) -> Any:
+    """Imports nothing but torch and what these files need of the standard library."""
+    assert name.partition(".")[0] in {"torch", "math", "collections", "typing"}, name
+    return __import__(name, *more)
+
+
+def executed(text: str) -> dict[str, Any]:
+    """What a file defines, run where only torch and the standard library can be imported."""
+    namespace = {"__builtins__": vars(builtins) | {"__import__": allowed}, "__name__": "ejected"}
+    exec(compile(text, "ejected.py", "exec"), namespace)
+    return namespace
+
+
+def ejected(name: str) -> Any:
+    """The class of an ejected file."""
+    namespace = executed(optdsl.eject(name))
+    return namespace[namespace["NAME"]]
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    """Some parameters, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    made = (torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES)
+    return [torch.nn.Parameter(x) for x in made]
+
+
+def train(optimizer: Any, held: list[torch.nn.Parameter], steps: int, seed: int = 1) -> None:
+    """Steps down a noisy slope."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in held:
+            noise = torch.randn(p.shape, generator=generator).to(p.dtype)
+            p.grad = 0.3 * p.detach() + 0.1 * noise
+        optimizer.step()
+
+
+def compare(name: str, dtype: torch.dtype, steps: int) -> None:
+    """An ejected file and the eager optimizer are the same to the bit, states included."""
+    ours, theirs = parameters(dtype), parameters(dtype)
+    reference = optdsl.load(name, backend="eager", learn=False)(ours)
+    optimizer = ejected(name)(theirs)
+    train(reference, ours, steps)
+    train(optimizer, theirs, steps)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(q, p, rtol=0, atol=0)
+        torch.testing.assert_close(optimizer.state[q], reference.state[p], rtol=0, atol=0)
+    if hasattr(optimizer, "eval"):
+        before = [q.detach().clone() for q in theirs]
+        reference.eval()
+        optimizer.eval()
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(q, p, rtol=0, atol=0)
+        with pytest.raises(RuntimeError, match="eval mode"):
+            optimizer.step()
+        optimizer.train()
+        for q, x in zip(theirs, before, strict=True):
+            torch.testing.assert_close(q.detach(), x, rtol=0, atol=0)
+
+
+@pytest.mark.broad(3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", USUAL)
+def test_takes_the_same_steps(name: str, dtype: torch.dtype) -> None:
+    heavy = name in {"soap", "shampoo", "muon(ns_steps = 3)"}
+    compare(name, dtype, 20 if heavy else 100)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_rule_and_modifier_takes_the_same_steps(name: str) -> None:
+    compare(name, torch.float32, 100)
+
+
+@pytest.mark.parametrize("name", ["adam", "prodigy", "adaptivity", "soap"])
+def test_the_text_is_tidy(name: str) -> None:
+    text = optdsl.eject(name)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "optdsl" not in "\n".join(re.findall(r"^(?:import|from) .*", text, re.M))
+    for imported in re.findall(r"^(?:import|from .* import) (\w+)", text, re.M):
+        assert len(re.findall(rf"\b{imported}\b", text)) > 1, imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile(text, "ejected.py", "exec")
+    documentation = library.read(library.open_source(name)).documentation
+    words = " ".join(text.split())
+    assert all(" ".join(line.split()) in words for line in documentation)
+    assert f"`{name}` by optdsl {optdsl.__version__}" in text
+    assert "SPDX-License-Identifier: Apache-2.0" in text
+
+
+def test_against_torch() -> None:
+    """A reference that is not ours, with a schedule, two groups, and a closure."""
+
+    def run(cls: Any, **options: Any) -> list[torch.nn.Parameter]:
+        held = parameters(torch.float64)
+        optimizer = cls(held[:2], lr=0.05, weight_decay=0.1, maximize=True, **options)
+        optimizer.add_param_group({"params": held[2:], "lr": 0.01})
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        for _ in range(20):
+
+            def closure() -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = -sum((p**2).sum() for p in held)
+                loss.backward()
+                return loss
+
+            assert optimizer.step(closure) < 0
+            schedule.step()
+        return held
+
+    expected = run(torch.optim.AdamW)
+    for p, q in zip(run(ejected("adamw")), expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adam", "muon(ns_steps = 1)", "prodigy"])
+def test_a_run_goes_on_from_its_state(name: str) -> None:
+    cls = ejected(name)
+    held = parameters(torch.bfloat16)
+    optimizer = cls(held)
+    train(optimizer, held, 3)
+    saved = copy.deepcopy(optimizer.state_dict())
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in held]
+    other = cls(copies)
+    other.load_state_dict(saved)
+    assert other.state[copies[0]]["m"].dtype is torch.float32
+    # The state of our own optimizer has the same names.
+    ours = [torch.nn.Parameter(p.detach().clone()) for p in held]
+    own = optdsl.load(name, backend="eager", learn=False)(ours)
+    own.load_state_dict(own.state_dict() | {k: saved[k] for k in ("state", "param_groups")})
+    for some, its in ((optimizer, held), (other, copies), (own, ours)):
+        train(some, its, 3, seed=2)
+    for p, q, r in zip(held, copies, ours, strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(p, r)
+
+
+def test_hyperparameters_are_checked() -> None:
+    adam, muon = ejected("adam"), ejected("muon(ns_steps = 1)")
+    with pytest.raises(ValueError, match=r"Adam: beta1 = 1 is out of bounds, .* in \[0, 1\)"):
+        adam(parameters(), beta1=1.0)
+    with pytest.raises(TypeError, match=r"lr must be a real number, not '0\.1'"):
+        adam(parameters(), lr="0.1")
+    with pytest.raises(ValueError, match="lr = nan is out of bounds"):
+        adam(parameters(), lr=float("nan"))
+    with pytest.raises(ValueError, match="lr = -1 is out of bounds"):
+        adam([{"params": parameters(), "lr": -1}])
+    with pytest.raises(TypeError, match=r"must be one of .*'match_rms_adamw'.*, not 'rms'"):
+        muon(parameters(), adjust_lr_fn="rms")
+    with pytest.raises(ValueError, match=r"nesterov = 2 is out of bounds, .* in \{0, 1\}"):
+        muon(parameters(), nesterov=2)
+    held = parameters()
+    optimizer = adam(held, lr=torch.tensor(0.1))
+    optimizer.param_groups[0]["lr"] = -4.4e-21  # rounding, as at the end of a schedule
+    train(optimizer, held, 1)
+    assert torch.equal(held[0], parameters()[0])
+    optimizer.param_groups[0]["lr"] = -0.1
+    with pytest.raises(ValueError, match="out of bounds"):
+        optimizer.step()
+    blend = ejected("adam_avgrad")
+    with pytest.raises(ValueError, match="out of bounds"):
+        blend(parameters(), rho=2)
+
+
+def test_gradients_and_parameters_that_no_step_takes() -> None:
+    for p, grad, error, match in (
+        (torch.zeros(3), torch.zeros(3).to_sparse(), RuntimeError, "sparse"),
+        (torch.zeros(3, dtype=torch.complex64), torch.zeros(3) * 1j, ValueError, "complex"),
+    ):
+        held = [*parameters(), torch.nn.Parameter(p)]
+        for q in held[:-1]:
+            q.grad = torch.ones_like(q)
+        held[-1].grad = grad
+        optimizer = ejected("adam")(held)
+        with pytest.raises(error, match=match):
+            optimizer.step()
+        assert torch.equal(held[0], parameters()[0])
+
+
+def test_kinds() -> None:
+    cls = ejected("muon(ns_steps = 1)")
+    reference = optdsl.load("muon(ns_steps = 1)", backend="eager")
+    runs = []
+    for made in (cls, reference):
+        held = parameters()
+        groups = [{"params": held[1:]}, {"params": held[:1], "kind": "otherwise"}]
+        train(made(groups, lr=0.02), held, 3)
+        runs.append(held)
+    assert all(torch.equal(p, q) for p, q in zip(*runs, strict=True))
+    with pytest.raises(ValueError, match="no kind 'head'; its kinds are matrices, otherwise"):
+        cls([{"params": parameters(), "kind": "head"}])
+    with pytest.raises(ValueError, match=r"cannot read a parameter of shape \(5,\) as matrices"):
+        cls([{"params": parameters()[1], "kind": "matrices"}])
+    # A changed kind leaves states behind.
+    optimizer = ejected("soap")(held := parameters())
+    train(optimizer, held, 1)
+    optimizer.param_groups[0]["kind"] = "otherwise"
+    train(optimizer, held, 1)
+    optimizer = ejected("soap")([{"params": held, "kind": "otherwise"}])
+    train(optimizer, held, 1)
+    del optimizer.param_groups[0]["kind"]
+    with pytest.raises(ValueError, match="without the states"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_refused(name: str, reason: str) -> None:
+    with pytest.raises(optdsl.OptionError, match=f"cannot be ejected, since .*{reason}"):
+        optdsl.eject(name)
+
+
+def test_the_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "my_adam.py"
+    assert main(["eject", "adam", "-o", str(output)]) == 0
+    assert output.read_text() == optdsl.eject("adam")
+    assert main(["eject", "adam", "-o", str(output)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["eject", "hyperadam", "--learn"]) == 2
+    assert "do not learn" in capsys.readouterr().err
+    assert main(["eject", "sophia_g"]) == 2
+    assert "hessian" in capsys.readouterr().err
+    assert "learns beta1" in " ".join(optdsl.eject("hyperadam").split())
