@@ -168,6 +168,12 @@ def _part(name: str, kind: str, program: Program, measures: tuple[Kernel | None,
             f"{program.name} cannot be ejected, since its states start at sums over all tensors, "
             f"and it also sums states; use it with optdsl.load"
         )
+    kept = {s.name for s in program.states}
+    if any(m is not None and not kept.issuperset(m.reads("state")) for m in measures):
+        raise OptionError(
+            f"{program.name} cannot be ejected, since it sums states over all tensors that not all "
+            f"{kind} have; use it with optdsl.load"
+        )
     return Part(name, kind, program, kernels, measures)
 
 

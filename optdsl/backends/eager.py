@@ -94,10 +94,18 @@ def emit_function(
     return EmittedFunction(text, function.entry, frozenset(function.printer.helpers))
 
 
-def helpers_of(functions: Iterable[EmittedFunction]) -> dict[str, str]:
-    """The texts of the functions that some functions call, by name."""
+def helpers_of(
+    functions: Iterable[EmittedFunction], more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The texts of the functions that some functions call, by name.
+
+    Args:
+        functions: the functions.
+        more: functions that may be called besides those of this backend.
+    """
     needed = {name for f in functions for name in f.helpers}
-    return {name: text for name, text in (HELPERS | MATRIX_HELPERS).items() if name in needed}
+    known = HELPERS | MATRIX_HELPERS | dict(more or {})
+    return {name: text for name, text in known.items() if name in needed}
 
 
 def _header(program: Program, code: str) -> str:

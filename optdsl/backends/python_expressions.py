@@ -106,6 +106,10 @@ class Printer:
         """From now on spell `value` as the variable `name`."""
         self._bound[value] = name
 
+    def range(self, value: Value) -> Interval:
+        """The numbers that a value may be."""
+        return self._ranges[value]
+
     def absorbed(self, uses: Mapping[Value, int]) -> frozenset[Value]:
         """The values that others spell together with themselves, so that they need no variable.
 

@@ -12,7 +12,8 @@ import textwrap
 from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
 from optdsl.backends.standalone import texts
 from optdsl.backends.standalone.checks import checks, default
-from optdsl.backends.standalone.dispatch import dispatch, sharing
+from optdsl.backends.standalone.dispatch import dispatch, gathering, sharing
+from optdsl.backends.standalone.grouped import ADD_FINITE
 from optdsl.backends.standalone.lines import broken
 from optdsl.backends.standalone.optimizer import optimizer
 from optdsl.backends.standalone.parts import functions_of
@@ -38,8 +39,8 @@ def emit(rule: Rule) -> str:
     for kernel in rule.shared_kernels:
         emitted.append(emit_function(kernel, numbers=True))
         bodies.append(emitted[-1].text)
-    helpers = list(helpers_of(emitted).values())
-    bodies += [*sharing(rule, [f.entry for f in emitted]), *dispatch(rule)]
+    helpers = list(helpers_of(emitted, {"add_finite": ADD_FINITE}).values())
+    bodies += [*sharing(rule, [f.entry for f in emitted]), *dispatch(rule), *gathering(rule)]
     texts_of_file = [*checks(rule), *helpers, *bodies, optimizer(rule)]
     body = "\n\n\n".join(text.strip("\n") for text in texts_of_file)
     if " own(" in body:
@@ -67,6 +68,6 @@ def _header(rule: Rule) -> str:
 
 
 def _imports(body: str) -> str:
-    library = ["import math"] if "math." in body else []
+    library = [f"import {name}" for name in ("contextlib", "math") if f"{name}." in body]
     library += ["from collections.abc import Callable", "from typing import Any"]
     return "\n".join([*library, "", "import torch", "from torch import Tensor"])

@@ -10,7 +10,7 @@ from optdsl.backends.standalone import texts
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.program import Hyper
-from optdsl.ir.sections import FLATTENED, MATRICES, OTHERWISE, STACKED, VECTORS
+from optdsl.ir.sections import FLATTENED, MATRICES, OTHERWISE, STACKED, VECTORS, of_matrices
 
 # How many dimensions the tensors of a kind may have.
 _DIMENSIONS = {
@@ -62,8 +62,12 @@ def checks(rule: Rule) -> list[str]:
     functions = [inside, number, numbers] if hypers else []
     if not hypers:
         tables = tables[:1]
+    tables.append(texts.PRECISION)
     functions += [texts.CHECK.replace("@WHOLE@", texts.WHOLE if rule.wholes else "")]
     functions += [texts.PRECISE]
+    functions += [texts.ALL_PRECISE] if rule.grouped else []
+    if any(of_matrices(part.kind) for part in rule.parts):
+        functions.append(texts.IN_ITS_PRECISION)
     if rule.program.sections:
         rows = [f'"{k}": {_DIMENSIONS.get(k, "()")}' for k in rule.program.sections]
         comment = "# By kind: the least and most dimensions of its tensors; () for groups only."
@@ -71,6 +75,7 @@ def checks(rule: Rule) -> list[str]:
         functions.append(texts.KINDS)
     if any(part.program.states for part in rule.parts):
         functions.append(texts.KEPT)
+        functions += [texts.ALL_KEPT] if rule.grouped else []
     return ["\n\n".join(tables), *functions]
 
 

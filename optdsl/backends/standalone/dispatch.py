@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.eager import wrapped
 from optdsl.backends.matrix_expressions import MatrixPrinter
+from optdsl.backends.standalone import texts
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.ir.sections import FLATTENED
 
@@ -38,6 +39,15 @@ def dispatch(rule: Rule) -> list[str]:
         lines += [f"    {x}" for x in wrapped("return {", rows, "}[holds]")]
     lines.append("return kind")
     return ["\n\n".join(tables), "\n".join([*head, *(f"    {line}" for line in lines)])]
+
+
+def gathering(rule: Rule) -> list[str]:
+    """The function that gathers the tensors on which one call works; none if there is none."""
+    if not rule.grouped:
+        return []
+    several = len(rule.parts) > 1
+    text = texts.ALIKE.replace("@PART@", "part, " if several else "")
+    return [text.replace("@FOR@", " by each part" if several else "")]
 
 
 def label(part: Part) -> str:

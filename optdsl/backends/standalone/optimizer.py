@@ -138,7 +138,13 @@ def _step(rule: Rule) -> str:
             "            hypers.update(totals)",
         ]
     call = "UPDATE[part]" if kind else "update"
-    lines += [f"        for {names} in work:", f"            {call}(p, g, self.state[p], hypers)"]
+    if rule.grouped:
+        names = "part, hypers, tensors" if kind else "hypers, tensors"
+        lines += [f"        for {names} in alike(work, self.state):"]
+        lines += [f"            {call}(tensors, hypers)"]
+    else:
+        lines += [f"        for {names} in work:"]
+        lines += [f"            {call}(p, g, self.state[p], hypers)"]
     if rule.shared:
         lines += ["        if work:", "            advance(self.param_groups, work[0][-1])"]
     lines.append("        return loss")

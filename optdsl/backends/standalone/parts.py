@@ -15,7 +15,24 @@ from optdsl.schedule import Kernel, Role
 _PASSING = {"where", "mix", "transpose", "bfloat16", "float32", "spread", "define"}
 _PASSING |= {"stop_gradient", "diagonal_rows", "diagonal_cols"}
 # What the functions around the emitted ones call their own.
-_OWN = ("p", "g", "t", "state", "hypers", "theta", "theta_next", "point", "precise", "kept", "own")
+_OWN = (
+    "tensors",
+    "held",
+    "steps",
+    "states",
+    "x",
+    "p",
+    "g",
+    "t",
+    "state",
+    "hypers",
+    "theta",
+    "theta_next",
+    "point",
+    "precise",
+    "kept",
+    "own",
+)
 _FUNCTIONS = ("begin", "initialize", "step", "evaluate")
 _LEAVES = {"parameter", "gradient", "state"}
 
@@ -27,9 +44,16 @@ def functions_of(rule: Rule, part: Part) -> tuple[list[EmittedFunction], list[st
         for role in (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
         if role in part.kernels
     }
+    grouped = rule.grouped.get(part.name)
+    if grouped is not None:
+        emitted[Role.STEP] = grouped
     found = list(emitted.values())
     driving = [_begin(part, emitted[Role.INITIALIZE].entry)]
-    driving.append(_update(part, emitted[Role.STEP].entry))
+    step = emitted[Role.STEP].entry
+    if grouped is not None:
+        driving.append(_update_all(part, step))
+    else:
+        driving.append(_update(part, step, bool(rule.grouped)))
     for kernel in part.measures:
         if kernel is not None:
             found.append(emit_function(kernel, f"{kernel.name}{part.name}"))
@@ -54,15 +78,54 @@ def _begin(part: Part, entry: EntryPoint) -> str:
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
 
-def _update(part: Part, entry: EntryPoint) -> str:
-    kind = f" for {part.kind}" if part.kind else ""
-    head = (
-        f"def update{part.name}(\n    p: Tensor, g: Tensor, state: dict[str, Any], "
-        f'hypers: dict[str, float]\n) -> None:\n    """A step of a tensor{kind}."""'
+_MANY = "tensors: list[tuple[Tensor, Tensor, dict[str, Any]]]"
+
+
+def _update_all(part: Part, entry: EntryPoint) -> str:
+    """A step of tensors that are alike, by the function that takes lists of them."""
+    head = _defined(f"update{part.name}") + (
+        f'\n    """A step of tensors that are alike{_of(part)}, with their gradients and states."""'
     )
+    pairs = {s.name: name for s, name in _pairs(part)}
+    lines = [
+        "for p, g, state in tensors:",
+        "    if not state:",
+        f"        begin{part.name}(p, g, state, hypers)",
+        'held, steps = [p for p, _, _ in tensors], [state["step"] for _, _, state in tensors]',
+        "theta = all_precise(held, held[0])",
+        "g = all_precise([g for _, g, _ in tensors], held[0])",
+    ]
+    lines += [f'{pairs[name]} = all_kept(tensors, "{name}")' for name in entry.states]
+    lines.append("t = steps[0].item() + 1")
+    results = ["theta_next", *(pairs[r] for r in entry.results[1:])]
+    lines += _call(part, results, entry.name, entry, "theta", "g")
+    for name, variable in pairs.items():
+        lines += [f"for (_, _, state), x in zip(tensors, {variable}, strict=True):"]
+        lines += [f'    state["{name}"] = x']
+    lines += ["if theta_next[0] is not held[0]:", "    torch._foreach_copy_(held, theta_next)"]
+    lines.append("torch._foreach_add_(steps, 1)")
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _defined(name: str) -> str:
+    arguments = [_MANY, "hypers: dict[str, float]"]
+    return "\n".join(wrapped(f"def {name}(", arguments, ") -> None:"))
+
+
+def _of(part: Part) -> str:
+    return f" for {part.kind}" if part.kind else ""
+
+
+def _update(part: Part, entry: EntryPoint, many: bool) -> str:
+    """A step of a tensor, or of each of some tensors."""
+    given = "\n    p: Tensor, g: Tensor, state: dict[str, Any], hypers: dict[str, float]\n"
+    head, what = f"def update{part.name}({given}) -> None:", "a tensor"
+    if many:
+        head, what = _defined(f"update{part.name}"), "tensors, one after the other"
+    head += f'\n    """A step of {what}{_of(part)}."""'
     lines = []
     if of_matrices(part.kind):
-        lines += ["if not p.numel():", "    return"]
+        lines += ["if not p.numel():", "    continue" if many else "    return"]
     lines += ["if not state:", f"    begin{part.name}(p, g, state, hypers)"]
     lines += _read(part)
     lines += _kept(part, entry)
@@ -78,6 +141,8 @@ def _update(part: Part, entry: EntryPoint) -> str:
     flattened = part.kind == FLATTENED
     lines.append(f"p.copy_(theta_next{'.reshape(p.shape)' if flattened else ''})")
     lines.append('state["step"].fill_(t)')
+    if many:
+        lines = ["for p, g, state in tensors:", *(f"    {line}" for line in lines)]
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
 
@@ -88,8 +153,7 @@ def _measured(part: Part, kernel: Kernel, entry: EntryPoint) -> str:
         f') -> dict[str, float]:\n    """The tensor\'s part of sums over all tensors, by name."""'
     )
     lines = []
-    if of_matrices(part.kind):
-        lines += ["if not p.numel():", "    return {}"]
+    lines += ["if not p.numel():", "    return {}"]
     if entry.states:
         lines += ["if not state:", "    state = {}", f"    begin{part.name}(p, g, state, hypers)"]
     lines += _read(part)
@@ -156,7 +220,11 @@ def _call(
         for keyword, hyper in zip(entry.keywords, entry.hypers, strict=True)
     ]
     assigned = ", ".join(results) + ("," if len(results) == 1 else "")
-    return wrapped(f"{assigned} = {name}(", [theta, gradient, *states, *keywords], ")")
+    lines = wrapped(f"{assigned} = {name}(", [theta, gradient, *states, *keywords], ")")
+    if of_matrices(part.kind):
+        # Nothing else has products, which autocast would take in 16 bits.
+        return ["with in_its_precision(p):", *(f"    {line}" for line in lines)]
+    return lines
 
 
 def _pairs(part: Part) -> list[tuple[State, str]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+from optdsl.backends.eager import EmittedFunction
+from optdsl.backends.standalone.grouped import emit_grouped
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
-from optdsl.schedule import Kernel
+from optdsl.schedule import Kernel, Role
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,12 @@ class Rule:
     version: str
     read_by_shared: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+
+    @cached_property
+    def grouped(self) -> dict[str, EmittedFunction]:
+        """The steps of parts that are spelled for many tensors at once, by the parts' names."""
+        found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in self.parts}
+        return {name: function for name, function in found.items() if function is not None}
 
     @property
     def wholes(self) -> bool:

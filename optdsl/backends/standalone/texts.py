@@ -78,12 +78,12 @@ def check(p: Tensor) -> None:
         raise RuntimeError(
             f"{NAME} does not take sparse gradients; make the layer with sparse=False"
         )
-    if p.is_complex():
-        raise ValueError(
-            f"{NAME} cannot step complex parameters; optimize torch.view_as_real(p), "
-            f"or freeze them with requires_grad_(False)"
-        )
-    if p.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if p.dtype not in PRECISION:
+        if p.is_complex():
+            raise ValueError(
+                f"{NAME} cannot step complex parameters; optimize torch.view_as_real(p), "
+                f"or freeze them with requires_grad_(False)"
+            )
         raise ValueError(
             f"{NAME} steps parameters of float16, bfloat16, float32 and float64, not {p.dtype}"
         )@WHOLE@'''
@@ -111,10 +111,38 @@ def kind_of(p: Tensor, kind: str | None) -> str:
         raise ValueError(f"{NAME} cannot read a parameter of shape {shape} as {kind}")
     return kind'''
 
+PRECISION = """\
+# In which precision the parameters of a dtype are updated, and their states are kept.
+PRECISION = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}"""
+
 PRECISE = '''\
 def precise(x: Tensor, p: Tensor) -> Tensor:
     """x in the precision of the steps of p, which is float32 for 16-bit parameters."""
-    return x.to(torch.float64 if p.dtype is torch.float64 else torch.float32)'''
+    return x.to(PRECISION[p.dtype])'''
+
+ALL_PRECISE = '''\
+def all_precise(tensors: list[Tensor], like: Tensor) -> list[Tensor]:
+    """The tensors in the precision of the steps of a parameter."""
+    dtype = PRECISION[like.dtype]
+    if all(x.dtype is dtype for x in tensors):
+        return tensors
+    return [x.to(dtype) for x in tensors]'''
+
+ALL_KEPT = '''\
+def all_kept(tensors: list[Any], name: str) -> list[Tensor]:
+    """A state of all tensors."""
+    try:
+        found = [state[name] for _, _, state in tensors]
+    except KeyError:
+        for p, _, state in tensors:
+            kept(p, state, name)
+        raise
+    return all_precise(found, tensors[0][0])'''
 
 KEPT = '''\
 def kept(p: Tensor, state: dict[str, Any], *names: str) -> list[Tensor]:
@@ -132,6 +160,30 @@ def own(x: Tensor, *others: Tensor) -> Tensor:
     """x, or a copy of it where it shares memory with others."""
     shared = any(x.data_ptr() == other.data_ptr() for other in others)
     return x.clone(memory_format=torch.contiguous_format) if shared else x'''
+
+ALIKE = '''\
+def alike(work: list[Any], states: dict[Tensor, dict[str, Any]]) -> Any:
+    """What there is to do@FOR@, by hyperparameters, device, dtype and number of steps.
+
+    One call works on all tensors of a list, which have their gradients and states with them.
+    """
+    found: dict[Any, Any] = {}
+    for @PART@p, g, hypers in work:
+        state = states[p]
+        steps = state["step"].item() if state else 0.0
+        key = (@PART@id(hypers), p.device, p.dtype, steps)
+        if key not in found:
+            found[key] = (@PART@hypers, [])
+        found[key][-1].append((p, g, state))
+    return found.values()'''
+
+IN_ITS_PRECISION = '''\
+def in_its_precision(p: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Within, products on the device of a parameter are not taken in what autocast chooses."""
+    device = p.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)'''
 
 ADD_PARAM_GROUP = '''
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -1,0 +1,588 @@
+"""Steps of many tensors at once: the step of an elementwise rule in `torch._foreach_` calls.
+
+Products with numbers, products and quotients become parts of the sums that use them (``alpha=``,
+``addcmul``, ``addcdiv``, ``lerp``), and a result is computed in memory that nothing needs any more.
+So the numbers are those of the eager backend up to rounding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from optdsl.backends.base import EntryPoint
+from optdsl.backends.eager import EmittedFunction, wrapped
+from optdsl.backends.naming import Names, identifier
+from optdsl.backends.python_expressions import HELPERS, Printer
+from optdsl.ir.intervals import excludes_zero
+from optdsl.ir.program import Operation, Value
+from optdsl.ir.types import Extent
+from optdsl.schedule import Kernel
+
+# A number that is used once has a statement of its own if its text is longer.
+_INLINE = 32
+_UNARY = {"sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", "neg"}
+_BINARY = {"add", "sub", "mul", "div"}
+_EXTREMA = {"max": ("maximum", "clamp_min"), "min": ("minimum", "clamp_max")}
+
+ADD_FINITE = '''\
+def add_finite(x: list[Tensor], y: list[Tensor], scale: float) -> list[Tensor]:
+    """x + scale * y, where what is not finite in y is left out; x itself if the scale is 0."""
+    if scale == 0:
+        return x
+    finite = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in y]
+    return torch._foreach_add(x, finite, alpha=scale)'''
+
+
+def _groupable(kernel: Kernel) -> bool:
+    """Whether a step can be spelled for many tensors at once."""
+    program = kernel.program
+    for value in kernel.body:
+        operation = program.operations[value]
+        if operation.type.extent is not Extent.TENSOR:
+            return False
+        if not operation.arguments or operation.opcode in _UNARY | _BINARY | {"sign"}:
+            continue
+        if operation.opcode in _EXTREMA:
+            continue
+        if operation.opcode == "pow" and _uniform(kernel, operation.arguments[1]):
+            continue
+        if not _in_finite(kernel, value):
+            return False
+    return _results_apart(kernel)
+
+
+def _results_apart(kernel: Kernel) -> bool:
+    """Whether results have memory of their own: they are computed, or are what they were."""
+    seen = set[Value]()
+    for result in kernel.results:
+        operation = kernel.program.operations[result.value]
+        if _uniform(kernel, result.value) or result.value in seen:
+            return False
+        seen.add(result.value)
+        if not operation.arguments and operation.attribute != result.name:
+            return False
+    return True
+
+
+def _uniform(kernel: Kernel, value: Value) -> bool:
+    return kernel.program.type(value).extent is Extent.UNIFORM
+
+
+def _finite_part(kernel: Kernel, value: Value) -> bool:
+    """Whether a value is 0 where its argument is not finite, and only scaled and added."""
+    operation = kernel.program.operations[value]
+    found = kernel.program.is_finite_part(operation)
+    if not found or kernel.program.operations[operation.arguments[2]].attribute != 0.0:
+        return False
+    products = list(_users(kernel, value))
+    if len(products) != 1 or kernel.program.operations[products[0]].opcode != "mul":
+        return False
+    product = products[0]
+    scaled = any(_uniform(kernel, a) for a in kernel.program.operations[product].arguments)
+    sums = list(_users(kernel, product))
+    added = len(sums) == 1 and kernel.program.operations[sums[0]].opcode == "add"
+    return scaled and added and product not in {r.value for r in kernel.results}
+
+
+def _in_finite(kernel: Kernel, value: Value) -> bool:
+    """Whether a value is a finite part, or the condition of one."""
+    if kernel.program.operations[value].opcode == "where":
+        return _finite_part(kernel, value)
+    users = list(_users(kernel, value))
+    return bool(users) and all(_finite_part(kernel, u) for u in users)
+
+
+def _users(kernel: Kernel, value: Value) -> Iterator[Value]:
+    for user in kernel.body:
+        if value in kernel.program.operations[user].arguments:
+            yield user
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A value as scale * left, scale * left * right or scale * left / right.
+
+    The scale is a text, empty for 1; the kind is "", "mul", "div", "finite" for the finite part of
+    left, or "decay" for left plus the scaled finite part right.
+    """
+
+    scale: str
+    kind: str
+    left: Value
+    right: Value | None = None
+
+
+class _Unspelled(Exception):
+    """A step that has no spelling for many tensors at once."""
+
+
+def emit_grouped(kernel: Kernel, name: str) -> EmittedFunction | None:
+    """The step of an elementwise rule, as a function of lists of tensors; None of other rules.
+
+    Args:
+        kernel: the step.
+        name: what the function is called.
+    """
+    if not _groupable(kernel):
+        return None
+    try:
+        return _Grouped(kernel, name).emitted()
+    except _Unspelled:
+        return None
+
+
+class _Grouped:
+    def __init__(self, kernel: Kernel, name: str) -> None:
+        self._kernel, self._program = kernel, kernel.program
+        read = set(kernel.reads("state"))
+        states = tuple(s.name for s in self._program.states if s.name in read)
+        used = set(kernel.reads("hyper"))
+        hypers = tuple(h.name for h in self._program.hypers if h.name in used)
+        self._taken = Names(["theta", "g", "t", "add_finite", *HELPERS])
+        keywords = tuple(self._taken.fresh(identifier(h)) for h in hypers)
+        self._states = {s: self._taken.fresh(identifier(s)) for s in states}
+        results = tuple(r.name for r in kernel.results)
+        takes_step = bool(kernel.reads("step"))
+        self._entry = EntryPoint(name, states, hypers, keywords, takes_step, results)
+        self._printer = Printer(
+            self._program, dict(zip(hypers, keywords, strict=True)), self._states
+        )
+        self._uses = kernel.uses()
+        self._results = {r.value: r for r in kernel.results}
+        self._lazy: dict[Value, _Term] = {}
+        self._variables: dict[Value, str] = {}
+        self._computed: set[Value] = set()
+        self._unowned: set[Value] = set()
+        self._lines: list[str] = []
+        self._helpers: set[str] = set()
+
+    def emitted(self) -> EmittedFunction:
+        for value in self._kernel.uniform:
+            self._number(value)
+        for value in self._kernel.body:
+            if self._skipped(value):
+                # Of a finite part, what reads its argument is the choice, which is noted.
+                self._computed |= set() if value in self._lazy else {value}
+            else:
+                self._value(value)
+        results = [self._variable(r.value) for r in self._kernel.results]
+        returned = (
+            wrapped("return (", results, ")") if len(results) > 1 else [f"return ({results[0]},)"]
+        )
+        documentation = '"""The parameters after the step, then the states, in their memory."""'
+        lines = [documentation, *self._lines, *returned]
+        text = "\n".join([*self._signature(), *(f"    {line}" for line in lines)])
+        helpers = frozenset(self._helpers | self._printer.helpers)
+        return EmittedFunction(text, self._entry, helpers)
+
+    def _signature(self) -> list[str]:
+        lists = [f"{name}: list[Tensor]" for name in ("theta", "g", *self._states.values())]
+        keywords = ["t: float"] if self._entry.takes_step else []
+        keywords += [f"{name}: float" for name in self._entry.keywords]
+        arguments = [*lists, *(["*", *keywords] if keywords else [])]
+        return wrapped(f"def {self._entry.name}(", arguments, ") -> tuple[list[Tensor], ...]:")
+
+    def _number(self, value: Value) -> None:
+        """A statement for a number that is used more than once, or has a long text."""
+        text = self._printer.text(value)
+        if self._printer.leaf(value) or (self._uses[value] < 2 and len(text) <= _INLINE):
+            return
+        hint = self._operation(value).hint
+        wanted = self._printer.description(value) if hint is None else identifier(hint)
+        name = self._taken.fresh(wanted)
+        self._lines.append(f"{name} = {text}")
+        self._printer.bind(value, name)
+
+    def _operation(self, value: Value) -> Operation:
+        return self._program.operations[value]
+
+    def _skipped(self, value: Value) -> bool:
+        """Whether a value is spelled as a part of a finite part, or needs no statement."""
+        opcode = self._operation(value).opcode
+        if not self._operation(value).arguments:
+            return True
+        if opcode == "where":
+            self._lazy[value] = _Term("", "finite", self._operation(value).arguments[1])
+            return True
+        users = list(_users(self._kernel, value))
+        return bool(users) and all(
+            self._operation(u).opcode == "where" or self._condition(u) for u in users
+        )
+
+    def _condition(self, value: Value) -> bool:
+        return self._operation(value).type.condition
+
+    def _value(self, value: Value) -> None:
+        """Note a product or quotient for the sum that uses it; compute anything else."""
+        operation = self._operation(value)
+        user = self._only_user(value)
+        decay = self._decay(value) if user is not None else None
+        if decay is not None:
+            self._lazy[value] = decay
+            return
+        if user is not None and self._joins(value, user):
+            self._lazy[value] = self._term(operation)
+            return
+        self._compute(value)
+
+    def _only_user(self, value: Value) -> Value | None:
+        if self._uses[value] != 1 or value in self._results:
+            return None
+        return next(_users(self._kernel, value), None)
+
+    def _decay(self, value: Value) -> _Term | None:
+        """The term of a + w * finite(theta) that is only scaled and subtracted from theta."""
+        product = self._only_user(value)
+        if self._operation(value).opcode != "add" or product is None:
+            return None
+        result = self._only_user(product)
+        x = self._operation(product).arguments
+        scaled = self._operation(product).opcode == "mul" and any(
+            _uniform(self._kernel, a) for a in x
+        )
+        if not scaled or result is None or result not in self._results:
+            return None
+        last = self._operation(result)
+        if last.opcode != "sub" or self._operation(last.arguments[0]).opcode != "parameter":
+            return None
+        x = self._operation(value).arguments
+        for update, part in (x, x[::-1]):
+            term = self._lazy.get(part)
+            if term is not None and term.kind == "finite" and term.left == last.arguments[0]:
+                other = self._lazy.get(update)
+                alike = other is not None and other.kind == "finite"
+                return None if alike else _Term("", "decay", update, part)
+        return None
+
+    def _joins(self, value: Value, user: Value) -> bool:
+        """Whether the statement of a user computes a product, quotient or square, too."""
+        opcode, of_user = self._operation(value).opcode, self._operation(user).opcode
+        if opcode == "pow":
+            if self._operation(self._operation(value).arguments[1]).attribute != 2.0:
+                return False
+        elif opcode not in {"mul", "div"}:
+            return False
+        term = self._term(self._operation(value))
+        if opcode == "div" and _uniform(self._kernel, self._operation(value).arguments[0]):
+            return False
+        if of_user in {"add", "sub"}:
+            return not any(_uniform(self._kernel, a) for a in self._operation(user).arguments)
+        # A product with a number joins another product or quotient, as its numerator.
+        if of_user == "mul":
+            others = [a for a in self._operation(user).arguments if a != value]
+            return bool(others) and (not term.kind or _uniform(self._kernel, others[0]))
+        numerator = of_user == "div" and self._operation(user).arguments[0] == value
+        divisor = self._operation(user).arguments[-1]
+        return numerator and (not term.kind or _uniform(self._kernel, divisor))
+
+    def _term(self, operation: Operation) -> _Term:
+        """A product, quotient or square as a term, with the scales of what it is made of."""
+        x = operation.arguments
+        if operation.opcode == "pow":
+            return _Term("", "mul", x[0], x[0])
+        if operation.opcode == "mul":
+            for number, other in ((x[0], x[1]), (x[1], x[0])):
+                if _uniform(self._kernel, number):
+                    inner = self._noted(other)
+                    scale = _times(self._factor(number), inner.scale)
+                    return _Term(scale, inner.kind, inner.left, inner.right)
+        if operation.opcode == "div" and _uniform(self._kernel, x[1]):
+            inner = self._noted(x[0])
+            return _Term(self._over(inner.scale, x[1]), inner.kind, inner.left, inner.right)
+        left, right = self._noted(x[0]), self._noted(x[1])
+        if left.kind or right.kind:
+            left, right = (
+                t if not t.kind else _Term("", "", a) for t, a in zip((left, right), x, strict=True)
+            )
+        scale = left.scale
+        if right.scale:
+            if operation.opcode == "mul":
+                scale = _times(scale, right.scale)
+            else:
+                right = _Term("", "", x[1])
+        return _Term(scale, operation.opcode, left.left, right.left)
+
+    def _factor(self, value: Value) -> str:
+        text = self._printer.text(value)
+        return text if re.fullmatch(r"[\w.]+(\([^()]*\))?", text) else f"({text})"
+
+    def _over(self, scale: str, divisor: Value) -> str:
+        """A scale over a number; infinite or NaN where Python raises."""
+        if excludes_zero(self._printer.range(divisor)):
+            return f"{scale or '1'} / {self._factor(divisor)}"
+        self._helpers.add("divide")
+        return f"divide({scale or '1'}, {self._printer.text(divisor)})"
+
+    def _noted(self, value: Value) -> _Term:
+        return self._lazy.get(value, _Term("", "", value))
+
+    def _compute(self, value: Value) -> None:
+        """The statements that compute a value."""
+        operation = self._operation(value)
+        inside = self._inside(value)
+        match operation.opcode:
+            case "add" | "sub":
+                self._sum(value, operation, inside)
+            case "mul" | "div" | "pow" if self._is_term(operation):
+                term = self._term(operation)
+                self._assign(value, term.kind or "mul", term, inside)
+            case _:
+                self._call(value, operation, inside)
+        self._computed |= inside | {value}
+
+    def _is_term(self, operation: Operation) -> bool:
+        if operation.opcode == "pow":
+            return self._operation(operation.arguments[1]).attribute == 2.0
+        return not (operation.opcode == "div" and _uniform(self._kernel, operation.arguments[0]))
+
+    def _assign(self, value: Value, call: str, term: _Term, inside: set[Value]) -> None:
+        """A product or quotient, and then its scale."""
+        if term.kind == "finite":
+            raise _Unspelled
+        if term.kind:
+            assert term.right is not None
+            name = self._into(value, call, term.left, [self._variable(term.right)], inside)
+            if term.scale:
+                self._lines.append(f"torch._foreach_mul_({name}, {term.scale})")
+        else:
+            one, slash, divisor = term.scale.partition(" / ")
+            if slash and one == "1" and " " not in divisor:
+                self._into(value, "div", term.left, [divisor], inside)
+            else:
+                self._into(value, "mul", term.left, [term.scale or "1"], inside)
+
+    def _sum(self, value: Value, operation: Operation, inside: set[Value]) -> None:
+        x, negative = operation.arguments, operation.opcode == "sub"
+        numbers = [_uniform(self._kernel, a) for a in x]
+        if any(numbers):
+            self._with_number(value, x, numbers[0], negative, inside)
+            return
+        first, second = self._noted(x[0]), self._noted(x[1])
+        if not negative and self._lerps(value, x, inside):
+            return
+        plain = not second.kind and (first.kind or (first.scale and not second.scale))
+        swap = not negative and (plain or first.kind == "finite")
+        if swap:
+            first, second = second, first
+        if first.kind == "finite":
+            raise _Unspelled
+        if second.kind == "finite":
+            if first.kind or first.scale:
+                first = _Term("", "", self._materialized(x[1] if swap else x[0]))
+            self._finite(value, first, second)
+            return
+        if second.kind == "decay":
+            second = self._decayed(value, second, inside)
+        for part in (second.left, second.right):
+            if part is not None:
+                self._variable(part)  # before anything is overwritten
+        name = self._base(value, first, second, inside)
+        target, ending = (name, "_") if name else (self._variable(first.left), "")
+        scale = second.scale or "1"
+        if negative:
+            scale = f"-({scale})" if " " in scale else f"-{scale}"
+        call, rest = "add", [self._variable(second.left)]
+        keyword = "alpha"
+        if second.kind:
+            assert second.right is not None
+            call, keyword = f"addc{second.kind}", "value"
+            rest.append(self._variable(second.right))
+        if scale == "-1" and not second.kind:
+            call, scale = "sub", "1"
+        rest += [f"{keyword}={scale}"] if scale != "1" else []
+        text = f"torch._foreach_{call}{ending}({', '.join([target, *rest])})"
+        if name:
+            self._lines.append(text)
+            self._variables[value] = name
+        else:
+            self._lines.append(f"{self._fresh(value)} = {text}")
+
+    def _decayed(self, value: Value, term: _Term, inside: set[Value]) -> _Term:
+        """What is subtracted from the parameter, which has lost its decay before."""
+        assert term.right is not None
+        update, decay = self._noted(term.left), self._lazy[term.right]
+        theta = decay.left
+        for part in (update.left, update.right):
+            if part is not None:
+                self._variable(part)
+        if theta in {update.left, update.right} or not self._consumable(theta, value, inside):
+            raise _Unspelled
+        weight = decay.scale or "1"
+        self._lines += [
+            f"if {weight} != 0:",
+            f"    torch._foreach_mul_(theta, 1 - {_times(term.scale, weight)})",
+        ]
+        return _Term(_times(term.scale, update.scale), update.kind, update.left, update.right)
+
+    def _base(self, value: Value, first: _Term, second: _Term, inside: set[Value]) -> str | None:
+        """The variable of the first summand if the sum may be computed in it."""
+        others = {second.left, second.right}
+        if first.kind or first.scale:
+            apart = first.left not in others
+            if apart and not first.kind and self._consumable(first.left, value, inside):
+                name = self._variable(first.left)
+                self._lines.append(f"torch._foreach_mul_({name}, {first.scale})")
+                return name
+            if first.kind:
+                right = self._variable(first.right) if first.right is not None else ""
+                text = f"torch._foreach_{first.kind}({self._variable(first.left)}, {right})"
+            else:
+                text = f"torch._foreach_mul({self._variable(first.left)}, {first.scale})"
+            name = self._fresh(value)
+            self._lines.append(f"{name} = {text}")
+            if first.kind and first.scale:
+                self._lines.append(f"torch._foreach_mul_({name}, {first.scale})")
+            return name
+        if first.left not in others and self._consumable(first.left, value, inside):
+            return self._variable(first.left)
+        return None
+
+    def _lerps(self, value: Value, x: tuple[Value, ...], inside: set[Value]) -> bool:
+        """Spell u * x + (1 - u) * y as an interpolation."""
+        for one, other in (x, x[::-1]):
+            if one not in self._lazy or other not in self._lazy:
+                return False
+            if self._lazy[one].kind or self._lazy[other].kind:
+                continue
+            u, a = self._split(one)
+            v, b = self._split(other)
+            if u is None or v is None or self._lazy.get(a) or self._lazy.get(b):
+                continue
+            share = self._operation(v)
+            if share.opcode != "sub" or share.arguments[1] != u:
+                continue
+            if self._operation(share.arguments[0]).attribute == 1.0 and a != b:
+                arguments = [self._variable(b), self._printer.text(v)]
+                self._into(value, "lerp", a, arguments, inside)
+                return True
+        return False
+
+    def _split(self, value: Value) -> tuple[Value | None, Value]:
+        operation = self._operation(value)
+        if operation.opcode == "mul":
+            for number, other in (operation.arguments, operation.arguments[::-1]):
+                if _uniform(self._kernel, number):
+                    return number, other
+        return None, value
+
+    def _finite(self, value: Value, first: _Term, second: _Term) -> None:
+        self._helpers.add("add_finite")
+        left = self._variable(first.left)
+        text = f"add_finite({left}, {self._variable(second.left)}, {second.scale})"
+        self._lines.append(f"{self._fresh(value)} = {text}")
+        # It may be the first summand itself.
+        self._unowned |= {first.left, value}
+
+    def _with_number(
+        self, value: Value, x: tuple[Value, ...], first: bool, negative: bool, inside: set[Value]
+    ) -> None:
+        number, other = (x[0], x[1]) if first else (x[1], x[0])
+        text = self._printer.text(number)
+        if first and negative:
+            name = self._into(value, "neg", self._materialized(other), [], inside)
+            self._lines.append(f"torch._foreach_add_({name}, {text})")
+            return
+        call = "sub" if negative else "add"
+        self._into(value, call, self._materialized(other), [text], inside)
+
+    def _call(self, value: Value, operation: Operation, inside: set[Value]) -> None:
+        x = operation.arguments
+        match operation.opcode:
+            case "sign":
+                self._helpers_of_sign(value, x[0])
+            case "div":
+                name = self._into(value, "reciprocal", self._materialized(x[1]), [], inside)
+                if self._operation(x[0]).attribute != 1.0:
+                    self._lines.append(f"torch._foreach_mul_({name}, {self._printer.text(x[0])})")
+            case "pow":
+                exponent = self._printer.text(x[1])
+                self._into(value, "pow", self._materialized(x[0]), [exponent], inside)
+            case "max" | "min" as opcode:
+                of_two, of_number = _EXTREMA[opcode]
+                if _uniform(self._kernel, x[0]):
+                    x = x[::-1]
+                if _uniform(self._kernel, x[1]):
+                    bound = self._printer.text(x[1])
+                    self._into(value, of_number, self._materialized(x[0]), [bound], inside)
+                else:
+                    other = self._variable(self._materialized(x[1]))
+                    self._into(value, of_two, self._materialized(x[0]), [other], inside)
+            case opcode:
+                self._into(value, opcode, self._materialized(x[0]), [], inside)
+
+    def _helpers_of_sign(self, value: Value, x: Value) -> None:
+        self._helpers.add("sign")
+        inner = self._variable(self._materialized(x))
+        self._lines.append(f"{self._fresh(value)} = [sign(x) for x in {inner}]")
+
+    def _into(
+        self, value: Value, call: str, first: Value, rest: list[str], inside: set[Value]
+    ) -> str:
+        """A call, in the memory of its first argument if nothing else needs that."""
+        target = self._variable(first)
+        arguments = ", ".join([target, *rest])
+        if target not in rest and self._consumable(first, value, inside):
+            self._lines.append(f"torch._foreach_{call}_({arguments})")
+            self._variables[value] = target
+            return target
+        name = self._fresh(value)
+        self._lines.append(f"{name} = torch._foreach_{call}({arguments})")
+        return name
+
+    def _materialized(self, value: Value) -> Value:
+        """A value that has a variable now."""
+        if value in self._lazy:
+            del self._lazy[value]
+            self._compute(value)
+        return value
+
+    def _variable(self, value: Value) -> str:
+        operation = self._operation(value)
+        if value in self._lazy:
+            self._materialized(value)
+        if value in self._variables:
+            return self._variables[value]
+        match operation.opcode:
+            case "parameter":
+                return "theta"
+            case "gradient":
+                return "g"
+            case _:
+                return self._states[str(operation.attribute)]
+
+    def _fresh(self, value: Value) -> str:
+        hint = self._operation(value).hint
+        wanted = identifier(hint) if hint is not None else self._printer.description(value)
+        self._variables[value] = self._taken.fresh(wanted)
+        return self._variables[value]
+
+    def _consumable(self, value: Value, user: Value, inside: set[Value]) -> bool:
+        """Whether a value's memory may be overwritten by one that uses it."""
+        operation = self._operation(value)
+        if value in self._unowned or value in self._results:
+            return False
+        if operation.opcode == "gradient":
+            return False
+        result = self._results.get(user)
+        if operation.opcode == "parameter" and (result is None or result.name != "theta"):
+            return False
+        if operation.opcode == "state" and (result is None or result.name == "theta"):
+            return False
+        done = self._computed | inside | {user}
+        return all(u in done for u in _users(self._kernel, value))
+
+    def _inside(self, value: Value) -> set[Value]:
+        """What the statement of a value computes besides it."""
+        found = set[Value]()
+        for argument in self._operation(value).arguments:
+            if argument in self._lazy and argument not in found:
+                found |= {argument} | self._inside(argument)
+        return found
+
+
+def _times(first: str, second: str) -> str:
+    if second.startswith("1 / "):
+        return f"{first or '1'} / {second.removeprefix('1 / ')}"
+    return f"{first} * {second}" if first and second else first or second
