@@ -13,6 +13,7 @@ from dataclasses import replace
 from optdsl import __version__
 from optdsl.backends.standalone import emit
 from optdsl.backends.standalone.dispatch import BEGIN, FINISH
+from optdsl.backends.standalone.reading import slug
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.compiler import derive
 from optdsl.diagnostics import Source
@@ -51,7 +52,7 @@ def eject(name: str | os.PathLike[str], *, learn: bool = False) -> str:
     Raises:
         UnknownSpecError, OSError, SpecError: as `optdsl.load`.
         OptionError: (a ValueError) for a rule that needs more than the file could bring along:
-            random numbers, storage by codecs, inputs.
+            random numbers, storage by codecs.
     """
     return ejected(library.open_source(name), learn)
 
@@ -76,7 +77,7 @@ def ejected(source: Source, learn: bool = False) -> str:
             f"coefficients fixed, or use it with optdsl.load"
         )
     stages = staged(whole)
-    _refuse(whole, stages)
+    _refuse(whole)
     step = stages.program if stages is not None else whole
     parts: list[Part] = []
     conditions: dict[str, Conditions] = {}
@@ -98,6 +99,8 @@ def ejected(source: Source, learn: bool = False) -> str:
         version=__version__,
         read_by_shared=stages.read_by_shared() if stages is not None else (),
         fixed=learned,
+        inputs=stages.inputs if stages is not None else (),
+        required=stages.required if stages is not None else (),
     )
     return emit(rule)
 
@@ -107,7 +110,7 @@ def _origin(source: Source) -> str:
     return os.path.basename(source.name).removesuffix(".opt")
 
 
-def _refuse(program: Program, stages: Staged | None) -> None:
+def _refuse(program: Program) -> None:
     """Refuse what a standalone file cannot do.
 
     Raises:
@@ -118,8 +121,6 @@ def _refuse(program: Program, stages: Staged | None) -> None:
         reason = "draws random numbers, whose generator is part of optdsl"
     for name, codec in stored(program).items():
         reason = f"stores {name} as {codec.name}, whose arithmetic is part of optdsl"
-    if stages is not None and stages.inputs:
-        reason = f"is given {', '.join(stages.inputs)} with each step"
     if reason:
         raise OptionError(
             f"{program.name} cannot be ejected, since it {reason}; use it with optdsl.load"
@@ -132,7 +133,7 @@ def _of_section(
     """The parts for the tensors of a section, and the conditions that tell them apart."""
     program = _specialized(step, number)
     kind = program.kind if step.sections else ""
-    name = "_" + "_".join(kind.split()) if kind else ""
+    name = f"_{slug(kind)}" if kind else ""
     conditions = conditions_on_lengths(program)
     if len(conditions) > _MAX_CONDITIONS:
         raise OptionError(
@@ -161,12 +162,12 @@ def _part(name: str, kind: str, program: Program, measures: tuple[Kernel | None,
     if program.points:
         kernels = {**kernels, **evaluating(program)}
     begun = kernels[Role.INITIALIZE].reads("hyper")
-    if any(str(n).startswith(TOTAL) for n in begun) and any(
-        m is not None and m.reads("state") for m in measures
-    ):
+    early = any(s.input for s in program.states)
+    early = early or any(m is not None and m.reads("state") for m in measures)
+    if early and any(str(n).startswith(TOTAL) for n in begun):
         raise OptionError(
             f"{program.name} cannot be ejected, since its states start at sums over all tensors, "
-            f"and it also sums states; use it with optdsl.load"
+            f"and states are needed to measure them; use it with optdsl.load"
         )
     kept = {s.name for s in program.states}
     if any(m is not None and not kept.issuperset(m.reads("state")) for m in measures):

@@ -12,7 +12,7 @@ import textwrap
 from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
 from optdsl.backends.standalone import texts
 from optdsl.backends.standalone.checks import checks, default
-from optdsl.backends.standalone.dispatch import dispatch, gathering, sharing
+from optdsl.backends.standalone.dispatch import dispatch, gathering, giving, sharing
 from optdsl.backends.standalone.grouped import ADD_FINITE
 from optdsl.backends.standalone.lines import broken
 from optdsl.backends.standalone.optimizer import optimizer
@@ -40,7 +40,12 @@ def emit(rule: Rule) -> str:
         emitted.append(emit_function(kernel, numbers=True))
         bodies.append(emitted[-1].text)
     helpers = list(helpers_of(emitted, {"add_finite": ADD_FINITE}).values())
-    bodies += [*sharing(rule, [f.entry for f in emitted]), *dispatch(rule), *gathering(rule)]
+    bodies += [
+        *sharing(rule, [f.entry for f in emitted]),
+        *dispatch(rule),
+        *gathering(rule),
+        *giving(rule),
+    ]
     texts_of_file = [*checks(rule), *helpers, *bodies, optimizer(rule)]
     body = "\n\n\n".join(text.strip("\n") for text in texts_of_file)
     if " own(" in body:

@@ -6,20 +6,11 @@ from collections.abc import Iterable
 
 from optdsl.backends.eager import wrapped
 from optdsl.backends.python_expressions import literal
-from optdsl.backends.standalone import texts
+from optdsl.backends.standalone import reading, texts
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.program import Hyper
-from optdsl.ir.sections import FLATTENED, MATRICES, OTHERWISE, STACKED, VECTORS, of_matrices
-
-# How many dimensions the tensors of a kind may have.
-_DIMENSIONS = {
-    MATRICES: "(2, 2)",
-    FLATTENED: "(2, math.inf)",
-    STACKED: "(2, math.inf)",
-    VECTORS: "(0, 1)",
-    OTHERWISE: "(0, math.inf)",
-}
+from optdsl.ir.sections import name_of, of_matrices
 
 
 def given(rule: Rule) -> list[Hyper]:
@@ -69,10 +60,13 @@ def checks(rule: Rule) -> list[str]:
     if any(of_matrices(part.kind) for part in rule.parts):
         functions.append(texts.IN_ITS_PRECISION)
     if rule.program.sections:
-        rows = [f'"{k}": {_DIMENSIONS.get(k, "()")}' for k in rule.program.sections]
-        comment = "# By kind: the least and most dimensions of its tensors; () for groups only."
+        rows = [f'"{name_of(k)}": {reading.dimensions(k)}' for k in rule.program.sections]
+        comment = (
+            "# By kind: the least and most dimensions, and whether tensors need no group for it."
+        )
         tables.append("\n".join([comment, *wrapped("DIMENSIONS = {", rows, "}")]))
         functions.append(texts.KINDS)
+        functions += reading.functions(rule.program.sections)
     if any(part.program.states for part in rule.parts):
         functions.append(texts.KEPT)
         functions += [texts.ALL_KEPT] if rule.grouped else []

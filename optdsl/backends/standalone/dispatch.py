@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.eager import wrapped
 from optdsl.backends.matrix_expressions import MatrixPrinter
-from optdsl.backends.standalone import texts
+from optdsl.backends.standalone import reading, texts
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
-from optdsl.ir.sections import FLATTENED
+from optdsl.ir.sections import name_of
 
 BEGIN, FINISH = "begin_shared", "finish_shared"
 
@@ -32,8 +32,8 @@ def dispatch(rule: Rule) -> list[str]:
     ]
     lines: list[str] = []
     for kind, conditions in rule.conditions.items():
-        reshaped = ".reshape(p.shape[0], -1)" if kind == FLATTENED else ""
-        lines += [f'if kind == "{kind}":', f"    theta = p{reshaped}"]
+        lines += [f'if kind == "{name_of(kind)}":']
+        lines += [f"    theta = {reading.read(kind, 'p')}"]
         lines += [f"    {x}" for x in wrapped("holds = (", _spelled(conditions), ",)")]
         rows = [f'{p.holds}: "{label(p)}"' for p in rule.parts if p.kind == kind]
         lines += [f"    {x}" for x in wrapped("return {", rows, "}[holds]")]
@@ -50,11 +50,30 @@ def gathering(rule: Rule) -> list[str]:
     return [text.replace("@FOR@", " by each part" if several else "")]
 
 
+def giving(rule: Rule) -> list[str]:
+    """The function for what is given to a step, and its tables; none without inputs."""
+    if not rule.inputs:
+        return []
+    several = len(rule.parts) > 1
+    names = [f"INPUTS = {_names(rule.inputs)}", f"REQUIRED = {_names(rule.required)}"]
+    if several:
+        names.append(_table("BEGIN", "begin", rule.parts))
+    text = texts.GIVEN.replace("@SKIPPED@", "_, " if several else "")
+    text = text.replace("@PART@", "part, " if several else "")
+    text = text.replace("@BEGIN@", "BEGIN[part]" if several else "begin")
+    return ["\n".join(names), text]
+
+
+def _names(names: Sequence[str]) -> str:
+    listed = ", ".join(f'"{name}"' for name in names)
+    return f"({listed}{',' if len(names) == 1 else ''})"
+
+
 def label(part: Part) -> str:
     """What the tables call a part."""
     if not part.holds:
-        return part.kind
-    return f"{part.kind} {''.join(str(int(x)) for x in part.holds)}"
+        return name_of(part.kind)
+    return f"{name_of(part.kind)} {''.join(str(int(x)) for x in part.holds)}"
 
 
 def _spelled(conditions: Conditions) -> list[str]:

@@ -16,10 +16,13 @@ def broken(text: str, width: int) -> str:
 
 
 def _pieces(line: str, width: int) -> list[str]:
-    name, equals, value = line.partition(" = ")
     indent = line[: len(line) - len(line.lstrip())]
-    if len(line) <= width or not equals or not name.strip().isidentifier():
+    if len(line) <= width:
         return [line]
+    name, equals, value = line.strip().partition(" = ")
+    if not equals or not name.isidentifier():
+        # One of several values that are listed on lines of their own.
+        return _listed(indent, "", line.strip()[:-1], ",") if line.endswith(",") else [line]
     places = list(_top(value))
     for operators in _BREAKS:
         cuts = [i for i in places if any(value.startswith(o, i) for o in operators)]
@@ -27,16 +30,21 @@ def _pieces(line: str, width: int) -> list[str]:
             ends = [*cuts, len(value)]
             rows = [value[: ends[0]]]
             rows += [value[a + 1 : b] for a, b in itertools.pairwise(ends)]
-            return [f"{name} = (", *(f"{indent}    {row}" for row in rows), f"{indent})"]
-    start = value.find("(")
-    if start < 0 or not value.endswith(")"):
-        return [line]
+            return [f"{indent}{name} = (", *(f"{indent}    {r}" for r in rows), f"{indent})"]
+    return _listed(indent, f"{name} = ", value, "")
+
+
+def _listed(indent: str, before: str, value: str, after: str) -> list[str]:
+    """A call, or something in brackets, with its parts on lines of their own."""
+    start = next((i for i, letter in enumerate(value) if letter in _OPENING), None)
+    if start is None or value[-1] != _CLOSING[_OPENING.index(value[start])]:
+        return [f"{indent}{before}{value}{after}"]
     inner = value[start + 1 : -1]
     commas = [i for i in _top(inner) if inner.startswith(", ", i)]
     ends = [-2, *commas, len(inner)]
     rows = [inner[a + 2 : b] for a, b in itertools.pairwise(ends)]
-    rows = [f"{indent}    {row}," for row in rows]
-    return [f"{name} = {value[: start + 1]}", *rows, f"{indent})"]
+    opening, closing = f"{indent}{before}{value[: start + 1]}", f"{indent}{value[-1]}{after}"
+    return [opening, *(f"{indent}    {row}," for row in rows), closing]
 
 
 def _top(text: str) -> Iterator[int]:

@@ -11,6 +11,7 @@ from optdsl.backends.standalone.checks import default, given
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice
 from optdsl.ir.program import Hyper
+from optdsl.ir.sections import name_of
 
 _WIDTH = 92
 
@@ -57,7 +58,7 @@ def _head(rule: Rule) -> str:
 
 
 def _listed(rule: Rule) -> str:
-    return ", ".join(rule.program.sections)
+    return ", ".join(map(name_of, rule.program.sections))
 
 
 def _argument(name: str, text: str) -> list[str]:
@@ -107,7 +108,11 @@ def _add_param_group(rule: Rule) -> str:
 
 
 def _step(rule: Rule) -> str:
-    lines = _STEP_HEAD.splitlines()
+    head = _STEP_HEAD
+    if rule.inputs:
+        head = head.replace("= None) ->", "= None, *, inputs: Any = None) ->")
+        head = head.replace(_RETURNS, f"{_RETURNS}{_INPUTS}")
+    lines = head.splitlines()
     if rule.evaluates:
         lines += _IN_EVAL.splitlines()
     lines += _CLOSURE.splitlines()
@@ -122,6 +127,8 @@ def _step(rule: Rule) -> str:
     lines += _GATHER.splitlines()
     kind = 'part_of(p, group.get("kind"), hypers), ' if len(rule.parts) > 1 else ""
     lines.append(f"                    work.append(({kind}p, g, hypers))")
+    if rule.inputs:
+        lines.append("        give(work, self.state, inputs)")
     names = "part, p, g, hypers" if kind else "p, g, hypers"
     for level, totals in enumerate(rule.totals):
         call = f"MEASURED_{level}[part]" if kind else f"measured_{level}"
@@ -151,6 +158,10 @@ def _step(rule: Rule) -> str:
     return "\n" + "\n".join(lines)
 
 
+_RETURNS = "            closure: evaluates the model again and returns the loss.\n"
+_INPUTS = """\
+            inputs: by the name of an input, and by parameter, a tensor like the parameter.
+"""
 _STEP_HEAD = '''\
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

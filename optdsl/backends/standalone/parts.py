@@ -5,9 +5,10 @@ from __future__ import annotations
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.eager import EmittedFunction, emit_function, wrapped
 from optdsl.backends.naming import Names, identifier
+from optdsl.backends.standalone import reading
 from optdsl.backends.standalone.rule import Part, Rule
 from optdsl.ir.program import Program, State, Value
-from optdsl.ir.sections import FLATTENED, of_matrices
+from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Role
 
@@ -138,8 +139,7 @@ def _update(part: Part, entry: EntryPoint, many: bool) -> str:
     for state, name in _pairs(part):
         text = f"own({name}, theta, g)" if state.name in shared else name
         lines.append(f'state["{state.name}"] = {_written(part, state.name, text)}')
-    flattened = part.kind == FLATTENED
-    lines.append(f"p.copy_(theta_next{'.reshape(p.shape)' if flattened else ''})")
+    lines.append(f"p.copy_({reading.written(part.kind, 'theta_next')})")
     lines.append('state["step"].fill_(t)')
     if many:
         lines = ["for p, g, state in tensors:", *(f"    {line}" for line in lines)]
@@ -182,14 +182,14 @@ def _point(part: Part, emitted: EmittedFunction | None) -> str:
     if emitted.entry.takes_step:
         lines += ['t = state["step"].item()']
     lines += _call(part, ["point"], emitted.entry.name, emitted.entry, "theta", "theta")
-    lines.append("return point.reshape(p.shape)")
+    lines.append(f"return {reading.written(part.kind, 'point')}")
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
 
 def _read(part: Part, gradient: bool = True) -> list[str]:
-    reshaped = ".reshape(p.shape[0], -1)" if part.kind == FLATTENED else ""
-    lines = [f"theta = precise(p, p){reshaped}"]
-    return lines + ([f"g = precise(g, p){reshaped}"] if gradient else [])
+    names = ("theta", "p"), ("g", "g")
+    found = [f"{x} = {reading.read(part.kind, f'precise({y}, p)')}" for x, y in names]
+    return found if gradient else found[:1]
 
 
 def _kept(part: Part, entry: EntryPoint) -> list[str]:
@@ -201,10 +201,10 @@ def _kept(part: Part, entry: EntryPoint) -> list[str]:
     assigned = ", ".join(names[name] for name in entry.states)
     assigned += "," if len(entry.states) == 1 else ""
     lines = wrapped(f"{assigned} = kept(p, state, ", listed, ")")
-    if part.kind == FLATTENED:
+    if reading.is_read(part.kind):
         whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
         names = {n: x for n, x in names.items() if n in whole and n in entry.states}
-        lines += [f"{x} = {x}.reshape(theta.shape)" for x in names.values()]
+        lines += [f"{x} = {reading.read(part.kind, x)}" for x in names.values()]
     return lines
 
 
@@ -237,7 +237,8 @@ def _written(part: Part, name: str, text: str) -> str:
     """A state as it is kept: in the shape of the parameter if it is read in its place."""
     whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
     if name in whole:
-        return f"{text}.reshape(p.shape)" if part.kind == FLATTENED else text
+        again = f"{reading.written(part.kind, text)}.contiguous()"
+        return again if reading.is_read(part.kind) else text
     # A transposed matrix, say, is laid out in memory as it is read.
     return f"{text}.contiguous()" if of_matrices(part.kind) else text
 

@@ -63,6 +63,8 @@ class Rule:
         origin: the specification, as a user would name it.
         version: of this package.
         fixed: the hyperparameters that the specification learns, and this file keeps fixed.
+        inputs: the names of the rule's inputs, which are states that are set before a step.
+        required: those of them that every step needs.
     """
 
     program: Program
@@ -75,6 +77,8 @@ class Rule:
     version: str
     read_by_shared: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     @cached_property
     def grouped(self) -> dict[str, EmittedFunction]:

@@ -100,14 +100,14 @@ def kind_of(p: Tensor, kind: str | None) -> str:
     """The kind of a tensor: the one that its parameter group chose, or the first that takes it."""
     listed, shape = ", ".join(DIMENSIONS), tuple(p.shape)
     if kind is None:
-        for name, ends in DIMENSIONS.items():
-            if ends and ends[0] <= p.dim() <= ends[1]:
+        for name, (least, most, by_shape) in DIMENSIONS.items():
+            if by_shape and least <= p.dim() <= most:
                 return name
         raise ValueError(f"{NAME} is for {listed}, and a parameter has the shape {shape}")
     if kind not in DIMENSIONS:
         raise ValueError(f"{NAME} has no kind {kind!r}; its kinds are {listed}")
-    ends = DIMENSIONS[kind]
-    if ends and not ends[0] <= p.dim() <= ends[1]:
+    least, most, _ = DIMENSIONS[kind]
+    if not least <= p.dim() <= most:
         raise ValueError(f"{NAME} cannot read a parameter of shape {shape} as {kind}")
     return kind'''
 
@@ -184,6 +184,34 @@ def in_its_precision(p: Tensor) -> contextlib.AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)'''
+
+GIVEN = '''\
+def give(work: list[Any], states: dict[Tensor, dict[str, Any]], inputs: Any) -> None:
+    """Set the states that hold what is given to a step."""
+    found = dict(inputs or {})
+    for name in found:
+        if name not in INPUTS:
+            raise ValueError(f"{NAME} has no input {name!r}; its inputs are {', '.join(INPUTS)}")
+    for name in REQUIRED:
+        if name not in found:
+            raise ValueError(f"{NAME} needs its input {name!r} at every step: step(inputs=...)")
+    for name, values in found.items():
+        for @SKIPPED@p, _, _ in work:
+            value = values.get(p)
+            if not isinstance(value, Tensor) or value.shape != p.shape:
+                raise ValueError(
+                    f"{NAME}: inputs[{name!r}] must have, for each parameter with a gradient, a "
+                    f"tensor of its shape, such as {tuple(p.shape)}"
+                )
+            if not value.is_floating_point():
+                raise ValueError(f"{NAME}: inputs[{name!r}] must be floating tensors")
+    for @PART@p, g, hypers in work:
+        hypers.update({f"given/{name}": float(name in found) for name in INPUTS})
+        if found and not states[p]:
+            @BEGIN@(p, g, states[p], hypers)
+        for name, values in found.items():
+            if name in states[p]:
+                states[p][name] = precise(values[p].detach(), p).clone()'''
 
 ADD_PARAM_GROUP = '''
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -1,0 +1,73 @@
+"""The functions of a standalone file that read tensors as the matrices of a kind, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optdsl.ir.sections import FLAT, KINDS, VECTORS, WIDE, name_of, of_matrices
+
+
+def slug(kind: str) -> str:
+    """A kind as a part of names."""
+    return "_".join(kind.split())
+
+
+def is_read(kind: str) -> bool:
+    """Whether a kind reads its tensors in another shape than their own."""
+    return of_matrices(kind) and bool({FLAT, WIDE} & set(kind.split()))
+
+
+def read(kind: str, text: str) -> str:
+    """A tensor as the functions of a kind read it."""
+    return f"read_{slug(kind)}({text})" if is_read(kind) else text
+
+
+def written(kind: str, text: str) -> str:
+    """What a function of a kind gives, in the shape of the parameter."""
+    return f"written_{slug(kind)}({text}, p)" if is_read(kind) else text
+
+
+def dimensions(kind: str) -> str:
+    """The least and most dimensions of tensors of a kind, and whether a shape alone is of it."""
+    if kind == VECTORS:
+        return "(0, 1, True)"
+    if not of_matrices(kind):
+        return f"(0, math.inf, {kind == 'otherwise'})"
+    base = name_of(kind).removeprefix(f"{WIDE} ")
+    two = base == "matrices" or kind not in KINDS
+    return (
+        "(2, 2, True)"
+        if two and kind in KINDS
+        else "(2, 2, False)"
+        if two
+        else (f"({3 if base.endswith('convolutions') else 2}, math.inf, True)")
+    )
+
+
+def functions(kinds: Iterable[str]) -> list[str]:
+    """The functions that `read` and `written` call."""
+    return [text for kind in dict.fromkeys(kinds) if is_read(kind) for text in _of(kind)]
+
+
+def _of(kind: str) -> list[str]:
+    words = set(kind.split())
+    lines, matrices = [], "p"
+    if FLAT in words:
+        lines, matrices = ["x = x.flatten(1)"], "p.flatten(1)"
+    if WIDE in words:
+        lines.append("return x.mT if x.shape[-2] > x.shape[-1] else x")
+        back = [f"rows, cols = {matrices}.shape[-2:]", "x = x.mT if rows > cols else x"]
+    else:
+        lines.append("return x")
+        back = []
+    what = "of which none is higher than wide" if WIDE in words else "with one row for each index"
+    head = f'def read_{slug(kind)}(x: Tensor) -> Tensor:\n    """A tensor as matrices, {what}."""'
+    end = (
+        f"def written_{slug(kind)}(x: Tensor, p: Tensor) -> Tensor:\n"
+        f'    """Such matrices in the shape of the parameter."""'
+    )
+    back.append("return x.reshape(p.shape)")
+    return [
+        "\n".join([head, *(f"    {line}" for line in lines)]),
+        "\n".join([end, *(f"    {line}" for line in back)]),
+    ]
