@@ -269,6 +269,19 @@ def test_steps_within_autocast_are_those_outside() -> None:
     assert all(torch.equal(p, q) for p, q in zip(*runs, strict=True))
 
 
+def test_shards_of_what_is_looked_at_as_a_whole_are_refused() -> None:
+    """With the mark of FullyShardedDataParallel; elementwise rules may step shards."""
+    for name, whole in (("adam", False), ("lamb", True), ("adamw with clip", True)):
+        held = parameters()
+        held[0]._fsdp_flattened = True
+        optimizer = ejected(name)(held)
+        if whole:
+            with pytest.raises(ValueError, match="works on whole tensors"):
+                train(optimizer, held, 1)
+        else:
+            train(optimizer, held, 1)
+
+
 def test_kinds() -> None:
     cls = ejected("muon(ns_steps = 1)")
     reference = optdsl.load("muon(ns_steps = 1)", backend="eager")

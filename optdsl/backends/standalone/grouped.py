@@ -16,6 +16,8 @@ from optdsl.backends.eager import EmittedFunction, wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer
 from optdsl.ir.intervals import excludes_zero
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
@@ -38,6 +40,9 @@ def add_finite(x: list[Tensor], y: list[Tensor], scale: float) -> list[Tensor]:
 def _groupable(kernel: Kernel) -> bool:
     """Whether a step can be spelled for many tensors at once."""
     program = kernel.program
+    stages = {TABLE[program.operations[v].opcode].stage for v in kernel.values}
+    if stages & {Stage.LENGTH, Stage.SHAPE}:
+        return False  # each tensor has another number there
     for value in kernel.body:
         operation = program.operations[value]
         if operation.type.extent is not Extent.TENSOR:
