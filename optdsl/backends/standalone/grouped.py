@@ -7,25 +7,17 @@ So the numbers are those of the eager backend up to rounding.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.eager import EmittedFunction, wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer
-from optdsl.ir.intervals import excludes_zero
-from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.backends.standalone.groupable import groupable, uniform, users
+from optdsl.backends.standalone.terms import Term, Terms, times
 from optdsl.ir.program import Operation, Value
-from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
 
 # A number that is used once has a statement of its own if its text is longer.
 _INLINE = 32
-_UNARY = {"sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", "neg"}
-_BINARY = {"add", "sub", "mul", "div"}
 _EXTREMA = {"max": ("maximum", "clamp_min"), "min": ("minimum", "clamp_max")}
 
 ADD_FINITE = '''\
@@ -35,88 +27,6 @@ def add_finite(x: list[Tensor], y: list[Tensor], scale: float) -> list[Tensor]:
         return x
     finite = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in y]
     return torch._foreach_add(x, finite, alpha=scale)'''
-
-
-def _groupable(kernel: Kernel) -> bool:
-    """Whether a step can be spelled for many tensors at once."""
-    program = kernel.program
-    stages = {TABLE[program.operations[v].opcode].stage for v in kernel.values}
-    if stages & {Stage.LENGTH, Stage.SHAPE}:
-        return False  # each tensor has another number there
-    for value in kernel.body:
-        operation = program.operations[value]
-        if operation.type.extent is not Extent.TENSOR:
-            return False
-        if not operation.arguments or operation.opcode in _UNARY | _BINARY | {"sign"}:
-            continue
-        if operation.opcode in _EXTREMA:
-            continue
-        if operation.opcode == "pow" and _uniform(kernel, operation.arguments[1]):
-            continue
-        if not _in_finite(kernel, value):
-            return False
-    return _results_apart(kernel)
-
-
-def _results_apart(kernel: Kernel) -> bool:
-    """Whether results have memory of their own: they are computed, or are what they were."""
-    seen = set[Value]()
-    for result in kernel.results:
-        operation = kernel.program.operations[result.value]
-        if _uniform(kernel, result.value) or result.value in seen:
-            return False
-        seen.add(result.value)
-        if not operation.arguments and operation.attribute != result.name:
-            return False
-    return True
-
-
-def _uniform(kernel: Kernel, value: Value) -> bool:
-    return kernel.program.type(value).extent is Extent.UNIFORM
-
-
-def _finite_part(kernel: Kernel, value: Value) -> bool:
-    """Whether a value is 0 where its argument is not finite, and only scaled and added."""
-    operation = kernel.program.operations[value]
-    found = kernel.program.is_finite_part(operation)
-    if not found or kernel.program.operations[operation.arguments[2]].attribute != 0.0:
-        return False
-    products = list(_users(kernel, value))
-    if len(products) != 1 or kernel.program.operations[products[0]].opcode != "mul":
-        return False
-    product = products[0]
-    scaled = any(_uniform(kernel, a) for a in kernel.program.operations[product].arguments)
-    sums = list(_users(kernel, product))
-    added = len(sums) == 1 and kernel.program.operations[sums[0]].opcode == "add"
-    return scaled and added and product not in {r.value for r in kernel.results}
-
-
-def _in_finite(kernel: Kernel, value: Value) -> bool:
-    """Whether a value is a finite part, or the condition of one."""
-    if kernel.program.operations[value].opcode == "where":
-        return _finite_part(kernel, value)
-    users = list(_users(kernel, value))
-    return bool(users) and all(_finite_part(kernel, u) for u in users)
-
-
-def _users(kernel: Kernel, value: Value) -> Iterator[Value]:
-    for user in kernel.body:
-        if value in kernel.program.operations[user].arguments:
-            yield user
-
-
-@dataclass(frozen=True)
-class _Term:
-    """A value as scale * left, scale * left * right or scale * left / right.
-
-    The scale is a text, empty for 1; the kind is "", "mul", "div", "finite" for the finite part of
-    left, or "decay" for left plus the scaled finite part right.
-    """
-
-    scale: str
-    kind: str
-    left: Value
-    right: Value | None = None
 
 
 class _Unspelled(Exception):
@@ -130,7 +40,7 @@ def emit_grouped(kernel: Kernel, name: str) -> EmittedFunction | None:
         kernel: the step.
         name: what the function is called.
     """
-    if not _groupable(kernel):
+    if not groupable(kernel):
         return None
     try:
         return _Grouped(kernel, name).emitted()
@@ -138,30 +48,25 @@ def emit_grouped(kernel: Kernel, name: str) -> EmittedFunction | None:
         return None
 
 
-class _Grouped:
+class _Grouped(Terms):
     def __init__(self, kernel: Kernel, name: str) -> None:
-        self._kernel, self._program = kernel, kernel.program
+        program = kernel.program
         read = set(kernel.reads("state"))
-        states = tuple(s.name for s in self._program.states if s.name in read)
+        states = tuple(s.name for s in program.states if s.name in read)
         used = set(kernel.reads("hyper"))
-        hypers = tuple(h.name for h in self._program.hypers if h.name in used)
+        hypers = tuple(h.name for h in program.hypers if h.name in used)
         self._taken = Names(["theta", "g", "t", "add_finite", *HELPERS])
         keywords = tuple(self._taken.fresh(identifier(h)) for h in hypers)
         self._states = {s: self._taken.fresh(identifier(s)) for s in states}
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
         self._entry = EntryPoint(name, states, hypers, keywords, takes_step, results)
-        self._printer = Printer(
-            self._program, dict(zip(hypers, keywords, strict=True)), self._states
-        )
-        self._uses = kernel.uses()
-        self._results = {r.value: r for r in kernel.results}
-        self._lazy: dict[Value, _Term] = {}
+        named = dict(zip(hypers, keywords, strict=True))
+        super().__init__(kernel, Printer(program, named, self._states))
         self._variables: dict[Value, str] = {}
         self._computed: set[Value] = set()
         self._unowned: set[Value] = set()
         self._lines: list[str] = []
-        self._helpers: set[str] = set()
 
     def emitted(self) -> EmittedFunction:
         for value in self._kernel.uniform:
@@ -200,20 +105,17 @@ class _Grouped:
         self._lines.append(f"{name} = {text}")
         self._printer.bind(value, name)
 
-    def _operation(self, value: Value) -> Operation:
-        return self._program.operations[value]
-
     def _skipped(self, value: Value) -> bool:
         """Whether a value is spelled as a part of a finite part, or needs no statement."""
         opcode = self._operation(value).opcode
         if not self._operation(value).arguments:
             return True
         if opcode == "where":
-            self._lazy[value] = _Term("", "finite", self._operation(value).arguments[1])
+            self._lazy[value] = Term("", "finite", self._operation(value).arguments[1])
             return True
-        users = list(_users(self._kernel, value))
-        return bool(users) and all(
-            self._operation(u).opcode == "where" or self._condition(u) for u in users
+        found = list(users(self._kernel, value))
+        return bool(found) and all(
+            self._operation(u).opcode == "where" or self._condition(u) for u in found
         )
 
     def _condition(self, value: Value) -> bool:
@@ -232,97 +134,6 @@ class _Grouped:
             return
         self._compute(value)
 
-    def _only_user(self, value: Value) -> Value | None:
-        if self._uses[value] != 1 or value in self._results:
-            return None
-        return next(_users(self._kernel, value), None)
-
-    def _decay(self, value: Value) -> _Term | None:
-        """The term of a + w * finite(theta) that is only scaled and subtracted from theta."""
-        product = self._only_user(value)
-        if self._operation(value).opcode != "add" or product is None:
-            return None
-        result = self._only_user(product)
-        x = self._operation(product).arguments
-        scaled = self._operation(product).opcode == "mul" and any(
-            _uniform(self._kernel, a) for a in x
-        )
-        if not scaled or result is None or result not in self._results:
-            return None
-        last = self._operation(result)
-        if last.opcode != "sub" or self._operation(last.arguments[0]).opcode != "parameter":
-            return None
-        x = self._operation(value).arguments
-        for update, part in (x, x[::-1]):
-            term = self._lazy.get(part)
-            if term is not None and term.kind == "finite" and term.left == last.arguments[0]:
-                other = self._lazy.get(update)
-                alike = other is not None and other.kind == "finite"
-                return None if alike else _Term("", "decay", update, part)
-        return None
-
-    def _joins(self, value: Value, user: Value) -> bool:
-        """Whether the statement of a user computes a product, quotient or square, too."""
-        opcode, of_user = self._operation(value).opcode, self._operation(user).opcode
-        if opcode == "pow":
-            if self._operation(self._operation(value).arguments[1]).attribute != 2.0:
-                return False
-        elif opcode not in {"mul", "div"}:
-            return False
-        term = self._term(self._operation(value))
-        if opcode == "div" and _uniform(self._kernel, self._operation(value).arguments[0]):
-            return False
-        if of_user in {"add", "sub"}:
-            return not any(_uniform(self._kernel, a) for a in self._operation(user).arguments)
-        # A product with a number joins another product or quotient, as its numerator.
-        if of_user == "mul":
-            others = [a for a in self._operation(user).arguments if a != value]
-            return bool(others) and (not term.kind or _uniform(self._kernel, others[0]))
-        numerator = of_user == "div" and self._operation(user).arguments[0] == value
-        divisor = self._operation(user).arguments[-1]
-        return numerator and (not term.kind or _uniform(self._kernel, divisor))
-
-    def _term(self, operation: Operation) -> _Term:
-        """A product, quotient or square as a term, with the scales of what it is made of."""
-        x = operation.arguments
-        if operation.opcode == "pow":
-            return _Term("", "mul", x[0], x[0])
-        if operation.opcode == "mul":
-            for number, other in ((x[0], x[1]), (x[1], x[0])):
-                if _uniform(self._kernel, number):
-                    inner = self._noted(other)
-                    scale = _times(self._factor(number), inner.scale)
-                    return _Term(scale, inner.kind, inner.left, inner.right)
-        if operation.opcode == "div" and _uniform(self._kernel, x[1]):
-            inner = self._noted(x[0])
-            return _Term(self._over(inner.scale, x[1]), inner.kind, inner.left, inner.right)
-        left, right = self._noted(x[0]), self._noted(x[1])
-        if left.kind or right.kind:
-            left, right = (
-                t if not t.kind else _Term("", "", a) for t, a in zip((left, right), x, strict=True)
-            )
-        scale = left.scale
-        if right.scale:
-            if operation.opcode == "mul":
-                scale = _times(scale, right.scale)
-            else:
-                right = _Term("", "", x[1])
-        return _Term(scale, operation.opcode, left.left, right.left)
-
-    def _factor(self, value: Value) -> str:
-        text = self._printer.text(value)
-        return text if re.fullmatch(r"[\w.]+(\([^()]*\))?", text) else f"({text})"
-
-    def _over(self, scale: str, divisor: Value) -> str:
-        """A scale over a number; infinite or NaN where Python raises."""
-        if excludes_zero(self._printer.range(divisor)):
-            return f"{scale or '1'} / {self._factor(divisor)}"
-        self._helpers.add("divide")
-        return f"divide({scale or '1'}, {self._printer.text(divisor)})"
-
-    def _noted(self, value: Value) -> _Term:
-        return self._lazy.get(value, _Term("", "", value))
-
     def _compute(self, value: Value) -> None:
         """The statements that compute a value."""
         operation = self._operation(value)
@@ -337,12 +148,7 @@ class _Grouped:
                 self._call(value, operation, inside)
         self._computed |= inside | {value}
 
-    def _is_term(self, operation: Operation) -> bool:
-        if operation.opcode == "pow":
-            return self._operation(operation.arguments[1]).attribute == 2.0
-        return not (operation.opcode == "div" and _uniform(self._kernel, operation.arguments[0]))
-
-    def _assign(self, value: Value, call: str, term: _Term, inside: set[Value]) -> None:
+    def _assign(self, value: Value, call: str, term: Term, inside: set[Value]) -> None:
         """A product or quotient, and then its scale."""
         if term.kind == "finite":
             raise _Unspelled
@@ -360,7 +166,7 @@ class _Grouped:
 
     def _sum(self, value: Value, operation: Operation, inside: set[Value]) -> None:
         x, negative = operation.arguments, operation.opcode == "sub"
-        numbers = [_uniform(self._kernel, a) for a in x]
+        numbers = [uniform(self._kernel, a) for a in x]
         if any(numbers):
             self._with_number(value, x, numbers[0], negative, inside)
             return
@@ -375,7 +181,7 @@ class _Grouped:
             raise _Unspelled
         if second.kind == "finite":
             if first.kind or first.scale:
-                first = _Term("", "", self._materialized(x[1] if swap else x[0]))
+                first = Term("", "", self._materialized(x[1] if swap else x[0]))
             self._finite(value, first, second)
             return
         if second.kind == "decay":
@@ -404,7 +210,7 @@ class _Grouped:
         else:
             self._lines.append(f"{self._fresh(value)} = {text}")
 
-    def _decayed(self, value: Value, term: _Term, inside: set[Value]) -> _Term:
+    def _decayed(self, value: Value, term: Term, inside: set[Value]) -> Term:
         """What is subtracted from the parameter, which has lost its decay before."""
         assert term.right is not None
         update, decay = self._noted(term.left), self._lazy[term.right]
@@ -417,11 +223,11 @@ class _Grouped:
         weight = decay.scale or "1"
         self._lines += [
             f"if {weight} != 0:",
-            f"    torch._foreach_mul_(theta, 1 - {_times(term.scale, weight)})",
+            f"    torch._foreach_mul_(theta, 1 - {times(term.scale, weight)})",
         ]
-        return _Term(_times(term.scale, update.scale), update.kind, update.left, update.right)
+        return Term(times(term.scale, update.scale), update.kind, update.left, update.right)
 
-    def _base(self, value: Value, first: _Term, second: _Term, inside: set[Value]) -> str | None:
+    def _base(self, value: Value, first: Term, second: Term, inside: set[Value]) -> str | None:
         """The variable of the first summand if the sum may be computed in it."""
         others = {second.left, second.right}
         if first.kind or first.scale:
@@ -464,15 +270,7 @@ class _Grouped:
                 return True
         return False
 
-    def _split(self, value: Value) -> tuple[Value | None, Value]:
-        operation = self._operation(value)
-        if operation.opcode == "mul":
-            for number, other in (operation.arguments, operation.arguments[::-1]):
-                if _uniform(self._kernel, number):
-                    return number, other
-        return None, value
-
-    def _finite(self, value: Value, first: _Term, second: _Term) -> None:
+    def _finite(self, value: Value, first: Term, second: Term) -> None:
         self._helpers.add("add_finite")
         left = self._variable(first.left)
         text = f"add_finite({left}, {self._variable(second.left)}, {second.scale})"
@@ -506,9 +304,9 @@ class _Grouped:
                 self._into(value, "pow", self._materialized(x[0]), [exponent], inside)
             case "max" | "min" as opcode:
                 of_two, of_number = _EXTREMA[opcode]
-                if _uniform(self._kernel, x[0]):
+                if uniform(self._kernel, x[0]):
                     x = x[::-1]
-                if _uniform(self._kernel, x[1]):
+                if uniform(self._kernel, x[1]):
                     bound = self._printer.text(x[1])
                     self._into(value, of_number, self._materialized(x[0]), [bound], inside)
                 else:
@@ -576,18 +374,4 @@ class _Grouped:
         if operation.opcode == "state" and (result is None or result.name == "theta"):
             return False
         done = self._computed | inside | {user}
-        return all(u in done for u in _users(self._kernel, value))
-
-    def _inside(self, value: Value) -> set[Value]:
-        """What the statement of a value computes besides it."""
-        found = set[Value]()
-        for argument in self._operation(value).arguments:
-            if argument in self._lazy and argument not in found:
-                found |= {argument} | self._inside(argument)
-        return found
-
-
-def _times(first: str, second: str) -> str:
-    if second.startswith("1 / "):
-        return f"{first or '1'} / {second.removeprefix('1 / ')}"
-    return f"{first} * {second}" if first and second else first or second
+        return all(u in done for u in users(self._kernel, value))
