@@ -78,9 +78,7 @@ class _Grouped(Terms):
             else:
                 self._value(value)
         results = [self._variable(r.value) for r in self._kernel.results]
-        returned = (
-            wrapped("return (", results, ")") if len(results) > 1 else [f"return ({results[0]},)"]
-        )
+        returned = [f"return {', '.join(results)}{',' if len(results) == 1 else ''}"]
         documentation = '"""The parameters after the step, then the states, in their memory."""'
         lines = [documentation, *self._lines, *returned]
         text = "\n".join([*self._signature(), *(f"    {line}" for line in lines)])
@@ -202,6 +200,8 @@ class _Grouped(Terms):
             rest.append(self._variable(second.right))
         if scale == "-1" and not second.kind:
             call, scale = "sub", "1"
+        enclosed = scale[0] == "(" and scale.find(")") == len(scale) - 1
+        scale = scale[1:-1] if enclosed else scale
         rest += [f"{keyword}={scale}"] if scale != "1" else []
         text = f"torch._foreach_{call}{ending}({', '.join([target, *rest])})"
         if name:
