@@ -82,7 +82,7 @@ format: $(READY)  ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-stubs: $(READY)  ## Write what is made from specs and grammar: optdsl/optimizers.pyi and the parse tables
+stubs: $(READY)  ## Write what is made from specs and grammar: optdsl/optimizers.pyi, parse tables, docs/library.md
 	@$(BIN)/python -m optdsl.stubs
 
 demo: $(READY)  ## List the specs, show one, and train a small model with three of them

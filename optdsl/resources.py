@@ -87,6 +87,16 @@ def spec_text(name: str) -> str:
     return _read(spec_path(name))
 
 
+def references_text() -> str:
+    """Return what the specs are compared with in tests, ``specs/references.toml``."""
+    return _read(_directory("specs") / "references.toml")
+
+
+def library_table_path() -> Path:
+    """Return the file of the library's table, ``specs/library.json``."""
+    return _directory("specs") / "library.json"
+
+
 def _directory(name: str) -> Path:
     # The inside comes first: what lies next to an installed package belongs to someone else.
     inside = PACKAGE / f"_{name}"

@@ -1,6 +1,6 @@
-"""What is written from specs and grammar, `optimizers.pyi` and the parse tables.
+"""What is written from specs and grammar: `optimizers.pyi`, parse tables, and the library's table.
 
-``python -m optdsl.stubs`` (`make stubs`) writes both.
+``python -m optdsl.stubs`` (`make stubs`) writes them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from optdsl import optimizers
+from optdsl import optimizers, resources
 from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
+from optdsl.report import library as table
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.torch_api.make import documentation, signature
@@ -48,6 +49,19 @@ def write() -> Path:
     return place
 
 
+def write_table() -> tuple[Path, Path]:
+    """Write the table of the library, and the document that shows it; where they are."""
+    rows = table.made()
+    texts = {
+        resources.library_table_path(): table.stored_text(rows),
+        table.place_of_page(): table.page(rows),
+    }
+    for place, text in texts.items():
+        place.write_text(text, encoding="utf-8")
+    stored, page = texts
+    return stored, page
+
+
 def _class(program: Program) -> str:
     lines = [f"class {program.name}(CompiledOptimizer):", f'    """{_documentation(program)}']
     lines += ['    """', "", "    def __init__(", "        self,", "        params: ParamsT,"]
@@ -82,3 +96,4 @@ def _documentation(program: Program) -> str:
 if __name__ == "__main__":
     print(write())
     print(tables.write())
+    print(*write_table(), sep="\n")

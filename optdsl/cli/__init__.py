@@ -65,14 +65,21 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    command = add("list", "list the specifications of the library", texts.LIST)
-    command.set_defaults(run=commands.list_)
-
     def files(help: str) -> None:
         command.add_argument("files", nargs="+", metavar="FILE", help=help)
 
     def flag(name: str, help: str, place: argparse._ActionsContainer | None = None) -> None:
         (place or command).add_argument(name, action="store_true", help=help)
+
+    command = add("list", "list the specifications of the library", texts.LIST)
+    command.add_argument(
+        "--kind",
+        action="append",
+        metavar="KIND",
+        help="only elementwise, norms, matrices, blend or modifier; may be given several times",
+    )
+    flag("--json", "print all that is known of them as JSON")
+    command.set_defaults(run=commands.list_)
 
     command = add("check", "find the mistakes of specifications; changes nothing", texts.CHECK)
     files("a .opt file, or - for the standard input")

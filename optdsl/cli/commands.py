@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,15 +19,22 @@ from optdsl.words import counted
 
 
 def list_(options: argparse.Namespace) -> int:
-    """``optdsl list``: the library's specifications, with their states and what they learn."""
-    from optdsl.report.specification import listing
+    """``optdsl list``: the table of the library, or the rows of some kinds."""
+    from optdsl.report.library import KINDS, as_json, listing, rows
 
-    programs = {name: library.read(library.open_source(name)) for name in library.list_specs()}
-    print(listing(programs, shutil.get_terminal_size().columns), end="")
-    print(f"\nModifiers, as in `adamw with cautious`: {', '.join(library.list_modifiers())}")
+    for kind in options.kind or ():
+        if kind not in KINDS:
+            raise UsageError(f"there is no kind '{kind}'; the kinds are {', '.join(KINDS)}")
+    found = [row for row in rows() if not options.kind or row.kind in options.kind]
+    if options.json:
+        print(as_json(found), end="")
+        return 0
+    print(listing(found), end="")
     print(
-        "\nB is bytes of state per parameter in float32, in eager code. Compiled code may keep\n"
-        "less where something is learned: `optdsl show NAME --plan` tells."
+        "\nB is bytes of state per parameter in float32, in eager code; of a modifier, what it\n"
+        "adds to AdamW. Compiled code may keep less where something is learned: `optdsl show\n"
+        "NAME --plan` tells. 4/8 is 4 for matrices and 8 for other tensors; + stands for states\n"
+        "of rows, columns or pairs of them."
     )
     return 0
 

@@ -1,8 +1,9 @@
 """The descriptions of the commands in `optdsl COMMAND --help`."""
 
 LIST = """\
-List the specifications of the library, each with its bytes of state and what it learns. Their names
-are what `optdsl show`, `optdsl train` and `optdsl.load` take."""
+List the specifications of the library by kind, each with its bytes of state, its paper, what it
+learns and needs, where it runs, and what it is compared with in tests. Their names are what
+`optdsl show`, `optdsl train` and `optdsl.load` take."""
 
 CHECK = """\
 Find every mistake of every file, with its place and a hint, and say how many files were checked.

@@ -55,19 +55,6 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def listing(programs: Mapping[str, Program], width: int) -> str:
-    """A list of specifications: name, bytes of state, source, and learned hyperparameters."""
-    column = max(map(len, programs), default=0)
-    out = []
-    for name, program in programs.items():
-        head = f"{name:<{column}} {state_bytes(program):>3} B  "
-        text = program.documentation[0] if program.documentation else program.name
-        if program.learned:
-            text = text.rstrip(".") + f". Learns {', '.join(x.hyper for x in program.learned)}."
-        out.append(textwrap.fill(head + text, width, subsequent_indent=" " * len(head)))
-    return "\n".join(out) + "\n"
-
-
 def state_bytes(program: Program) -> int:
     """Bytes of state per parameter in float32, tangents of learned hyperparameters included.
 

@@ -79,7 +79,7 @@ def read_everything(somewhere_else: Path, python_path: Path | None) -> Reading:
 
 
 def data_files() -> set[str]:
-    files = [*(ROOT / "specs").glob("*.opt"), *(ROOT / "grammars").glob("*")]
+    files = [*(ROOT / "specs").glob("*.*"), *(ROOT / "grammars").glob("*")]
     return {path.relative_to(ROOT).as_posix() for path in files}
 
 

@@ -1,0 +1,325 @@
+"""The table of the library: what each specification is, holds and needs, and where it runs.
+
+``optdsl list`` prints it, and docs/library.md has it for readers of the documents. Reading fifty
+specifications takes seconds, so ``specs/library.json`` holds the table, with a hash of the texts
+that it was made from; with others the table is made anew, so that a stored file that is out of date
+is slow and not wrong. ``python -m optdsl.stubs`` writes both files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import textwrap
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optdsl import resources
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
+from optdsl.ir.program import Program
+from optdsl.ir.sections import name_of, of_matrices
+from optdsl.ir.storage import draws, stored
+from optdsl.ir.types import Extent
+from optdsl.passes.specialize import in_kind
+from optdsl.passes.totals import staged
+from optdsl.report.specification import state_bytes
+from optdsl.specifications import library
+from optdsl.syntax.parse import parse
+
+# The kinds of specifications, with what they are. The first that fits is a specification's own.
+KINDS = {
+    "elementwise": "every element is updated by itself",
+    "norms": "elements depend on sums over their tensor, or over all tensors",
+    "matrices": "equations of their own for matrices",
+    "blend": "mixtures of rules",
+    "modifier": "changes of any rule, as in `adamw with cautious`",
+}
+# The rule to which a modifier is applied where its row needs one.
+_BASE = "adamw"
+_COMPILED = ("c", "triton")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a specification is for the tensors of one of its sections.
+
+    Attributes:
+        tensors: the kind of the section; empty for a rule without sections.
+        bytes: of state per parameter in float32, as `optdsl.report.specification.state_bytes`
+            counts them; of a modifier, what it adds to AdamW.
+        beside: the types of states that are smaller or larger than the parameter, such as
+            "rows * rows", of which each element has another four bytes.
+        backends: the backends that run it, of "eager", "c" and "triton".
+    """
+
+    tensors: str
+    bytes: int
+    beside: tuple[str, ...]
+    backends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a test compares a specification with; see ``specs/references.toml``.
+
+    Attributes:
+        against: an optimizer that others wrote, or an algorithm written by hand.
+        within: the difference of a parameter that the test allows; None where it has another
+            bound, of rounding to 16 bits.
+        test: the test, as pytest calls it.
+    """
+
+    against: str
+    test: str
+    within: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One specification of the library.
+
+    Attributes:
+        name: what `optdsl.load` calls it.
+        kind: of `KINDS`.
+        title: the first line of its documentation.
+        learns: the hyperparameters that it learns.
+        needs: what it asks of its user, or of the rule that it modifies.
+        parts: its sections.
+        references: what it is compared with.
+    """
+
+    name: str
+    kind: str
+    title: str
+    learns: tuple[str, ...]
+    needs: tuple[str, ...]
+    parts: tuple[Part, ...]
+    references: tuple[Reference, ...]
+
+
+def rows() -> tuple[Row, ...]:
+    """The table: rules by name, and then modifiers; from the stored file if it is up to date."""
+    place = resources.library_table_path()
+    if place.is_file():
+        content = json.loads(place.read_text(encoding="utf-8"))
+        if content["texts"] == _texts():
+            return tuple(map(_row_of, content["rows"]))
+    return made()
+
+
+def made() -> tuple[Row, ...]:
+    """The table, made from the specifications."""
+    references = tomllib.loads(resources.references_text())
+    names = (*library.list_specs(), *library.list_modifiers())
+    return tuple(
+        _row(name, tuple(Reference(**r) for r in references.get(name, ()))) for name in names
+    )
+
+
+def stored_text(found: Sequence[Row]) -> str:
+    """What ``specs/library.json`` holds of a table."""
+    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in found)
+    return f'{{"texts": "{_texts()}", "rows": [\n{lines}\n]}}\n'
+
+
+def as_json(found: Iterable[Row]) -> str:
+    """A table as JSON: a list with an object for each row, whose keys are the fields of `Row`."""
+    return json.dumps([asdict(row) for row in found], indent=2, ensure_ascii=False) + "\n"
+
+
+def listing(found: Sequence[Row], width: int | None = None) -> str:
+    """A table for a terminal, by kinds: name, bytes of state, and what there is to say.
+
+    Args:
+        found: the rows.
+        width: of a line in characters; that of the terminal if it is not given.
+    """
+    width = width or shutil.get_terminal_size().columns
+    names = max((len(row.name) for row in found), default=0)
+    sizes = max((len(_size(row)) for row in found), default=0)
+    blocks = []
+    for kind, meaning in KINDS.items():
+        own = [row for row in found if row.kind == kind]
+        if own:
+            lines = [textwrap.fill(f"{kind.upper()}: {meaning}", width)]
+            for row in own:
+                head = f"{row.name:<{names}}  {_size(row):>{sizes}}  "
+                text = head + " ".join(_sentences(row))
+                lines.append(textwrap.fill(text, width, subsequent_indent=" " * len(head)))
+            blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def page(found: Sequence[Row]) -> str:
+    """The document docs/library.md."""
+    out = [_HEAD]
+    for kind, meaning in KINDS.items():
+        out += [f"## {kind.capitalize()}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
+        out += ["| name | bytes | needs | backends | compared with | source |", "|" + "---|" * 6]
+        for row in found:
+            if row.kind == kind:
+                references = "; ".join(map(_reference, row.references))
+                title = row.title.replace("|", "\\|")
+                needs = [*row.needs, *([f"learns {', '.join(row.learns)}"] if row.learns else ())]
+                cells = (f"`{row.name}`", _bytes(row), "; ".join(needs), _backends(row))
+                out.append(f"| {' | '.join((*cells, references, title))} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def place_of_page() -> Path:
+    """Where the document is, in a checkout."""
+    return resources.PACKAGE.parent / "docs" / "library.md"
+
+
+_HEAD = """\
+# The library
+
+<!-- Written by `make stubs` from the specifications and specs/references.toml. -->
+
+Every rule and modifier of the library. `optdsl list` prints the same table, `optdsl list --kind
+matrices` a part of it, and `optdsl list --json` gives all of it to programs. `optdsl show NAME` has
+the equations.
+
+- **bytes**: of state per parameter in float32, in eager code; of a modifier, what it adds to AdamW.
+  Compiled code may keep less where something is learned (`optdsl show NAME --plan`). Where matrices
+  have equations of their own, their bytes come first. "+ rows * rows" is a state with four bytes
+  for each pair of rows.
+- **needs**: inputs are given to `step(inputs=...)`, and `eval()` and `train()` are called around an
+  evaluation, see [language.md](language.md). A sum over all tensors waits for the device once a
+  step. A modifier may need an equation or a hyperparameter of the rule.
+- **backends**: `backend="auto"` takes compiled code where it runs, and eager code elsewhere.
+- **compared with**: what a test of this repository takes the same steps with, and the difference
+  that it allows for a parameter in float64. "By hand" is the algorithm written for the tests,
+  without optdsl.
+"""
+
+
+def _texts() -> str:
+    """A hash of what the table is made from."""
+    names = (*library.list_specs(), *library.list_modifiers())
+    texts = [(name, resources.spec_text(name)) for name in names]
+    every = [texts, resources.prelude_text(), resources.references_text()]
+    return hashlib.sha256(json.dumps(every).encode()).hexdigest()
+
+
+def _row_of(values: dict[str, Any]) -> Row:
+    """The row that was stored as JSON, which turns tuples into lists."""
+    parts = (
+        Part(p["tensors"], p["bytes"], tuple(p["beside"]), tuple(p["backends"]))
+        for p in values["parts"]
+    )
+    kept = {
+        "parts": tuple(parts),
+        "references": tuple(Reference(**r) for r in values["references"]),
+    }
+    lists = {key: tuple(values[key]) for key in ("learns", "needs")}
+    return Row(**{**values, **kept, **lists})
+
+
+def _row(name: str, references: tuple[Reference, ...]) -> Row:
+    declaration = parse(library.open_source(name))
+    modifier = declaration.modifier
+    text = f"{_BASE} with {name}" if modifier else name
+    program = library.read(library.open_source(text), verify=False)
+    documentation = declaration.documentation or program.documentation
+    needs = _needs(program)
+    slots = (s.spelled for s in declaration.slots if s.spelled not in _EVERYWHERE)
+    needs = (*(f"{slot} in the rule" for slot in slots), *needs)
+    kind = "modifier" if modifier else "blend" if declaration.blend else _kind(program)
+    own = _BYTES_OF_BASE if modifier else 0
+    learns = tuple(x.hyper for x in program.learned)
+    return Row(name, kind, documentation[0], learns, needs, _parts(program, own), references)
+
+
+# Two moments.
+_BYTES_OF_BASE = 8
+# The slots that every rule has.
+_EVERYWHERE = {"g", "theta'", "eval"}
+
+
+def _kind(program: Program) -> str:
+    if any(map(of_matrices, program.sections)):
+        return "matrices"
+    stages = {TABLE[o.opcode].stage for o in program.operations}
+    return "norms" if stages & {Stage.REDUCTION, Stage.TOTAL} else "elementwise"
+
+
+def _needs(program: Program) -> tuple[str, ...]:
+    """What a rule asks of its user."""
+    stages = staged(program)
+    found = [f"input {name}" for name in stages.inputs] if stages else []
+    found += ["eval()"] if program.evaluation is not None else []
+    found += ["sums over all tensors"] if stages and stages.measures else []
+    if program.sections and all(map(of_matrices, program.sections)):
+        found.append("matrices only")
+    return tuple(found)
+
+
+def _parts(program: Program, without: int) -> tuple[Part, ...]:
+    """The sections, of which the bytes of a rule are taken off."""
+    found: dict[str, Part] = {}
+    for number in range(len(program.sections) or 1):
+        own = in_kind(program, program.sections, number)
+        tensors = name_of(program.sections[number]) if program.sections else ""
+        beside = tuple(str(s.type) for s in own.states if s.type.extent is Extent.AXES)
+        found[tensors] = Part(tensors, state_bytes(own) - without, beside, _runs_on(own))
+    return tuple(found.values())
+
+
+def _runs_on(program: Program) -> tuple[str, ...]:
+    """The backends that run a program of one section; the engines decide the same."""
+    learned = [x.signal for x in program.learned]
+    eager = of_matrices(program.kind) or draws(program) or stored(program) or "cosine" in learned
+    # States that lag by a step cannot be summed over before it is completed.
+    late = learned and staged(program) is not None
+    return ("eager",) if eager or late else ("eager", *_COMPILED)
+
+
+def _size(row: Row) -> str:
+    """The bytes of the sections, without those that say the same."""
+    return "/".join(dict.fromkeys(str(p.bytes) + "+" * bool(p.beside) for p in row.parts)) + " B"
+
+
+def _bytes(row: Row) -> str:
+    return _by_tensors(row, lambda part: " + ".join((str(part.bytes), *_beside(part))))
+
+
+def _beside(part: Part) -> list[str]:
+    return [f"{n} × {t}" if n > 1 else t for t, n in Counter(part.beside).items()]
+
+
+def _backends(row: Row) -> str:
+    return _by_tensors(row, lambda part: ", ".join(part.backends))
+
+
+def _by_tensors(row: Row, text: Callable[[Part], str]) -> str:
+    """A text about each section, or one if they say the same."""
+    texts = {part.tensors: text(part) for part in row.parts}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{tensors}: {own}" for tensors, own in texts.items())
+
+
+def _reference(reference: Reference) -> str:
+    within = f" ({reference.within:g})".replace("e-0", "e-") if reference.within else ""
+    return f"{reference.against}{within}"
+
+
+def _sentences(row: Row) -> list[str]:
+    """What the list of a terminal says of a row."""
+    eager = [p.tensors for p in row.parts if p.backends == ("eager",)]
+    found = [row.title.rstrip(".") + "."]
+    found += [f"Learns {', '.join(row.learns)}."] if row.learns else []
+    found += [f"Needs {', '.join(row.needs)}."] if row.needs else []
+    if len(eager) == len(row.parts):
+        found.append("Eager code only.")
+    elif eager:
+        found.append(f"Eager code for {' and '.join(eager)}.")
+    return [*found, f"Compared with {' and '.join(r.against for r in row.references)}."]
