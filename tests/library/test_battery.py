@@ -46,6 +46,18 @@ def train(optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
     return [p.detach() for p in held]
 
 
+@pytest.mark.parametrize("rule", [*OTHERS, *SECTIONED, *STAGED])
+def test_a_first_gradient_of_zero_leaves_numbers(rule: str) -> None:
+    """Layers behind weights that start at zero have such gradients."""
+    held = parameters(torch.float32)
+    optimizer = optdsl.load(rule, backend="eager")(held)
+    for scale in (0.0, 1e-12, 1.0):
+        for p in held:
+            p.grad = torch.full_like(p, scale)
+        optimizer.step()
+    assert all(p.isfinite().all() for p in held)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule", OTHERS)
