@@ -205,7 +205,8 @@ def _plan(
 ) -> Plan:
     """The plan of a step, whose completion gives the states `nexts` and the tangents."""
     builder = again.builder
-    starting = builder.copied(advance, advance.initial_values, {})
+    lengths = [length for _, length in advance.axes]
+    starting = builder.copied(advance, (*advance.initial_values, *lengths), {})
     read = [str(o.attribute) for o in builder.operations if o.opcode == "hyper"]
     steps = Interval(1.0, float("inf"), False, True)
     own = [Hyper("t", 1.0, steps), *advance.hypers]
@@ -220,6 +221,7 @@ def _plan(
         ),
         parameter=builder.emit("parameter"),
         tangents=tuple(tangents),
+        axes=tuple((name, starting[length]) for name, length in advance.axes),
     )
     complete = run_passes(verify(replace(complete, operations=builder.operations)))
     advance = run_passes(verify(replace(advance, learned=())))
@@ -233,8 +235,11 @@ def _fused(complete: Program, advance: Program) -> Program:
     completed = {s.name: s.next for s in complete.states}
     reads = ((Value(v), o) for v, o in enumerate(advance.operations) if o.opcode == "state")
     bound = {value: completed[str(operation.attribute)] for value, operation in reads}
-    new = builder.copied(advance, advance.step_values, bound)
+    new = builder.copied(advance, (*advance.step_values, *(v for _, v in advance.axes)), bound)
     both = zip(advance.states, complete.states, strict=True)
     states = tuple(replace(s, initial=own.initial, next=new[s.next]) for s, own in both)
     parameter, operations = new[advance.parameter], builder.operations
-    return replace(complete, states=states, parameter=parameter, operations=operations)
+    # Completing a step may need fewer axes than the step itself.
+    lengths = {name: new[length] for name, length in advance.axes} | dict(complete.axes)
+    changed = replace(complete, states=states, parameter=parameter, axes=tuple(lengths.items()))
+    return replace(changed, operations=operations)

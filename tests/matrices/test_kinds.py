@@ -194,6 +194,44 @@ def test_galore_is_its_algorithm(shape: tuple[int, int], backend: str) -> None:
     assert optimizer.state[p]["m"].shape == (rank, max(shape))
 
 
+PROJECTED = """
+optimizer Projected
+  "no paper: a test of an axis along which no state lies"
+
+hyper lr    = 0.1  in [0, inf)
+hyper scale = 0.25 in [0, 10]
+hyper rank  = 2    in {1, ..., inf}
+
+for matrices
+
+axis k = min(rank, rows)
+
+P      = singular_vectors(g, k)
+theta' = theta - lr * scale * P @ (transpose(P) @ g)
+
+otherwise
+
+theta' = theta - lr * scale * g
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("rule", ["galore_adamw", PROJECTED], ids=["states", "no states"])
+def test_coefficients_are_learned_beside_axes_of_other_lengths(rule: str, backend: str) -> None:
+    """A step is a multiple of `scale`, so its derivative is the step over that."""
+    learn = {"scale": optdsl.Learn("sgd", lr=0.0)}
+    make = optdsl.compile if "\n" in rule else optdsl.load
+    p = torch.nn.Parameter(randn(1, 5, 3))
+    optimizer = make(rule, backend=backend, learn=learn)([p], rank=2)
+    step = torch.zeros_like(p)
+    for t in range(4):
+        p.grad, before = randn(10 + t, 5, 3), p.detach().clone()
+        expected = float((p.grad * step).sum() / 0.25)
+        optimizer.step()
+        step = p.detach() - before
+        assert optimizer.metrics()["hypergradient/scale"] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("backend", ["eager", "auto"])
 @pytest.mark.parametrize("shape", [(4, 6), (3, 2, 5), (5,)])
 def test_came_is_its_algorithm(shape: tuple[int, ...], backend: str) -> None:
