@@ -208,6 +208,21 @@ def test_adamuon_is_that_of_a_package(backend: str) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
+def test_the_slow_average_of_ademamix_grows_from_a_beta1_of_zero() -> None:
+    """Which the paper recommends for its memory; the authors' code adds 1e-8 to beta1, too."""
+    p = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = optdsl.load("ademamix", backend="eager")([p], beta1=0.0, beta3=0.99, warmup=4)
+    slow, half = 0.0, torch.tensor(0.5).double().log()
+    start, end = (half / torch.tensor(b).double().log() - 1 for b in (1e-8, 0.99))
+    for t in range(1, 7):
+        p.grad = torch.full_like(p, t)
+        optimizer.step()
+        ramp = min(1.0, t / 4)
+        beta = float(0.5 ** (1 / ((1 - ramp) * start + ramp * end + 1)))
+        slow = beta * slow + (1 - beta) * t
+        assert float(optimizer.state[p]["m2"]) == pytest.approx(slow, rel=1e-6)
+
+
 @pytest.mark.usefixtures("precise")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("unconstrained", [0.0, 1.0])
