@@ -231,6 +231,15 @@ def test_a_state_of_torch_is_recognised_where_one_of_this_library_is_expected(
     target.load_state_dict(optdsl.from_torch(state, rule))
 
 
+@pytest.mark.parametrize("name", ["NAdam", "RAdam", "Adamax", "RMSprop"])
+def test_a_state_of_torch_that_cannot_be_converted_is_not_said_to_be_adams(name: str) -> None:
+    options = {"momentum": 0.5} if name == "RMSprop" else {}
+    state = other(getattr(torch.optim, name), **options)
+    optimizer = optdsl.load(name.lower())(parameters())
+    with pytest.raises(ValueError, match=rf"not one of {name}: states of torch's Adam, AdamW and"):
+        optimizer.load_state_dict(state)
+
+
 def test_an_optimizer_in_place_of_its_state_is_refused() -> None:
     theirs, ours = torch.optim.Adam(parameters()), optdsl.load("adam")(parameters())
     for call in (

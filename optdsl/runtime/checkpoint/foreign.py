@@ -7,6 +7,10 @@ from typing import Any
 
 # The states of torch's Adam and AdamW.
 _MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+# What the groups of torch's Adam, AdamW and SGD have in every version, which torch's other
+# optimizers with such states and options do not have.
+_ADAM = {"betas", "amsgrad"}
+_SGD = {"dampening", "nesterov"}
 
 
 def check_mapping(state_dict: Any) -> None:
@@ -37,14 +41,21 @@ def check_native(optimizer: str, state_dict: Mapping[str, Any], own: Collection[
     kept = {str(key) for state in state_dict["state"].values() for key in state} - {*own}
     groups = state_dict["param_groups"]
     held = {str(key) for group in groups for key in group}
-    if "momentum_buffer" in kept or {"dampening", "nesterov"} <= held - {*own}:
+    as_sgd = "momentum_buffer" in kept or held - {*own} >= _SGD
+    as_adam = "beta1" not in held and (_MOMENTS & kept or held >= _ADAM)
+    if not (as_sgd or as_adam):
+        return
+    if as_sgd and held >= _SGD:
         name, rule = "SGD", "sgd"
-    elif "beta1" not in held and (_MOMENTS & kept or {"betas", "amsgrad"} <= held):
+    elif as_adam and held >= _ADAM:
         decoupled = any(group.get("decoupled_weight_decay") for group in groups)
         maximum = not decoupled and any(group.get("amsgrad") for group in groups)
         name, rule = ("AdamW", "adamw") if decoupled else ("Adam", "amsgrad" if maximum else "adam")
     else:
-        return
+        raise ValueError(
+            f"this is a state of an optimizer of torch's, and not one of {optimizer}: states of "
+            "torch's Adam, AdamW and SGD alone can be converted, by optdsl.from_torch"
+        )
     raise ValueError(
         f"this is a state of torch's {name}, and not one of {optimizer}: "
         f'optdsl.from_torch(state_dict, "{rule}") makes it one of {rule}, which loads it'
