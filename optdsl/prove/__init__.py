@@ -116,11 +116,11 @@ def _settled(
 
     # A proof is about real numbers; runs show whether computed numbers agree with it.
     seen = trial(program, reference, settings, valid, MAX_WORK // share, proved)
-    if not seen.runs:
+    if not seen.runs and not seen.unread:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
         return Settlement(claim, Verdict.REFUTED, reason)
     if seen.found is None:
-        if proved and claim.holds and not seen.parted:
+        if proved and claim.holds and seen.runs and not seen.parted:
             return Settlement(
                 claim, Verdict.PROVED, "equal over the reals" + _made_at(program, claim)
             )
@@ -155,6 +155,9 @@ def _extent(seen: Trial, matrices: bool) -> str:
     reason = f"{counted(seen.runs, 'run')} of up to {seen.steps} steps differ by rounding at most"
     if matrices:
         reason += f", or by {ALIKE:g} of how far they move"
+    if seen.unread:
+        where = counted(seen.unread, "run")
+        reason += f"; {where} left out, whose small matrices lack an axis that a rule declares"
     if seen.parted:
         reason += (
             f"; in {counted(seen.parted, 'run')} rounding may have decided that they are far apart"

@@ -10,6 +10,7 @@ from typing import Literal
 from optdsl.ir.arrays import elements
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.evaluate import Tensor, Watch
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.trajectories import Run, rounded, trajectory
@@ -29,6 +30,8 @@ _EXPLAINED = 1e-3
 _ROUNDED = 1e-9
 # A few roundings of a parameter, relative to its size.
 _STORED = 2.0**-48
+# The longest axis that a rule declares, in a run, whose matrices are small.
+_LONGEST = 16
 # The largest tolerance that a reader is shown.
 _TOLERANCE = 1e-9
 
@@ -74,6 +77,8 @@ class Trial:
         unseen: how many of their conditions held in no run, or in every run.
         far: a number with which a state is compared, and which no count of steps reached, if any.
         beyond: the step after which a condition changes, which no run reached, if any.
+        unread: the number of runs whose matrices have not the axes that a program declares, or axes
+            that are too long to be tried.
     """
 
     found: Counterexample | None = None
@@ -84,6 +89,7 @@ class Trial:
     unseen: int = 0
     far: int | None = None
     beyond: int | None = None
+    unread: int = 0
 
 
 def trial(
@@ -124,6 +130,9 @@ def trial(
             allowed += 1
         if not allowed:
             continue
+        if not (_has_axes(left, run) and _has_axes(right, run)):
+            done.unread += 1
+            continue
         done.runs += 1
         done.steps = max(done.steps, allowed)
         done.found = comparison.difference(replace(run, gradients=run.gradients[:allowed]))
@@ -136,6 +145,17 @@ def trial(
     done.far = known.far
     done.beyond = min((s for s in known.all_steps if s >= done.steps), default=None)
     return done
+
+
+def _has_axes(program: Program, run: Run) -> bool:
+    """Whether the matrices of a run have the axes that a program declares, none of them long."""
+    if run.shape is None:
+        return True
+    try:
+        lengths = own_lengths(program, run.shape, dict(run.hypers))
+    except ValueError:
+        return False
+    return all(length <= _LONGEST for length in lengths.values())
 
 
 class _Comparison:

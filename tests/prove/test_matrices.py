@@ -275,3 +275,16 @@ def test_values_with_one_form_are_equal(seed: int) -> None:
 def test_infinities_of_which_a_factor_of_zero_makes_nan_refute_no_claim(modifier: str) -> None:
     """Muon's coefficients may be such that its matrices overflow."""
     optdsl.load(f"muon with {modifier}")
+
+
+@pytest.mark.parametrize("length", ["rows - 1", "rows / 2", "20", "10^6", "10^12"])
+def test_axes_that_small_matrices_lack_are_told_and_not_run(length: str) -> None:
+    """Such lengths are legal, of the matrices of a model; and no length may exhaust the memory."""
+    declared = f"axis k = {length}\nstate P : rows * k = 0\nP' = P + sum(g over cols)\n"
+    mine = rule("Mine", "g + 0 * sum(P')", declared)
+    _, found = settled(mine, rule("Other", "g", ""), "recovers Other")
+    assert found.verdict is Verdict.TESTED
+    assert "left out, whose small matrices lack an axis that a rule declares" in found.reason
+    if length == "rows / 2":
+        _, found = settled(mine, rule("Other", "2 * g", ""), "recovers Other")
+        assert found.verdict is Verdict.REFUTED
