@@ -220,12 +220,18 @@ def _type(name: ast.Identifier | None, scope: Scope) -> Type | None:
         listed = "products of the last two"
         if own:
             listed = f"{', '.join(own)}, and products of two axes"
+        # One side of a product is an axis, and the other one is not declared.
+        sides = name.text.split(" * ")
+        new = [side for side in sides if side not in {*TYPES, *own}]
+        hint = nearest(name.text, (*TYPES, *own))
+        if len(sides) == 2 and len(new) == 1:
+            hint = nearest(new[0], ("rows", "cols", *own))
+            hint = hint or f"`{new[0]}` is no axis; declare one, as in `axis k = min(8, rows)`"
         scope.report.error(
             "unknown-type",
             f"unknown type `{name.text}`",
             name.span,
-            hint=nearest(name.text, (*TYPES, *own))
-            or f"the types are uniform, scalar, tensor, rows, cols, and {listed}",
+            hint=hint or f"the types are uniform, scalar, tensor, rows, cols, and {listed}",
         )
     return found
 

@@ -239,6 +239,7 @@ class Lowering(Emission):
             "type",
             f"`{function}` takes {listed}",
             frame.site or node.span,
+            label="the name of an axis is wanted here",
             hint="" if known else "declare its length, as in `axis k = min(rank, rows)`",
         )
         return None

@@ -242,7 +242,7 @@ def _call(node: ast.Call, scope: Scope, inside: ast.Function | None) -> None:
         arity, usage = 1, "axis" if name == axes.IDENTITY else "x"
     else:
         arity, usage = row.arity, ", ".join("xyz"[: row.arity])
-        usage = "condition, x, y" if name == "where" else usage
+        usage = {"where": "condition, x, y", axes.VECTORS: "x, axis"}.get(name, usage)
     extremum = function is None and name in axes.EXTREMA and len(node.arguments) == 1
     if len(node.arguments) != arity and not extremum:
         plural = "argument" if arity == 1 else "arguments"
