@@ -15,9 +15,11 @@ from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate
 from optdsl.interpret import initial_state, step
 from optdsl.ir.domain import hull
+from optdsl.ir.lengths import own_lengths
 from optdsl.ir.program import Program
 from optdsl.ir.sections import example
 from optdsl.passes.pipeline import run_passes
+from optdsl.passes.specialize import in_kind
 from optdsl.prove import Verdict, explanation, settle, snippet
 from optdsl.specifications.library import specification
 from optdsl.words import counted
@@ -28,6 +30,8 @@ DIFFERENCES_TOLERANCE = 1e-5
 _WIDTH = 1e-5
 _STEPS = 4
 _ELEMENTS = 7
+# The longest axis that a rule declares, in a run, whose matrices are small.
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ def _hypergradients(program: Program, learned: Program) -> list[Statement]:
     statements = []
     for name in names:
         verdict, reason = Verdict.REFUTED, "not finite at the values that the file gives"
-        if all(bool(t[name].isfinite().all()) for t in starting):
+        if not shapes:
+            verdict, reason = Verdict.TESTED, f"nothing was tested: not for {', '.join(untried)}"
+        elif all(bool(t[name].isfinite().all()) for t in starting):
             found = [t[name] for t in tangents]
             # At sqrt(0), autograd makes NaN of 0 / 0, and only central differences tell.
             by_tape = zip((_autograd(program, p, name) for p in points), found, strict=True)
@@ -109,12 +115,29 @@ Point = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, float], int]
 
 
 def _shapes(program: Program) -> tuple[list[tuple[int, ...]], list[str]]:
-    """The shape of a tensor of each kind, and the kinds that no shape says to be theirs."""
+    """The shape of a tensor of each kind, and the kinds that are not tried.
+
+    These are the ones that no shape says to be theirs, and those of whose small matrices one lacks
+    an axis that the rule declares, or has a long one.
+    """
     if not program.sections:
         return [(_ELEMENTS,)], []
-    found = {kind: example(program.sections, n) for n, kind in enumerate(program.sections)}
-    missing = [kind for kind, shape in found.items() if shape is None]
-    return [shape for shape in found.values() if shape is not None], missing
+    shapes, missing = [], []
+    for section, kind in enumerate(program.sections):
+        shape = example(program.sections, section)
+        if shape is None or not _has_axes(in_kind(program, program.sections, section), shape):
+            missing.append(kind)
+        else:
+            shapes.append(shape)
+    return shapes, missing
+
+
+def _has_axes(program: Program, shape: tuple[int, ...]) -> bool:
+    try:
+        lengths = own_lengths(program, shape, program.defaults)
+    except ValueError:
+        return False
+    return max(lengths.values(), default=0) <= _LONGEST
 
 
 def _points(program: Program, shape: tuple[int, ...], inside: bool) -> list[Point]:

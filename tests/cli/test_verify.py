@@ -117,3 +117,14 @@ def test_a_claim_outside_the_rules_bounds_is_not_tested_by_no_run() -> None:
         verdicts(text)
     with pytest.raises(SpecError, match="part of a weight vector"):
         verdicts(text.replace("AdamW(beta1 = b, eps = lr - 1)", "Memory(w_adam = 1)"))
+
+
+def test_a_kind_whose_small_matrices_lack_an_axis_is_not_tried() -> None:
+    text = "optimizer L\nhyper lr = 0.1 in [0, 1]\nfor matrices\naxis k = 1000000000\n" + (
+        "state P : rows * k = 0\nP' = P + sum(g over cols)\ntheta' = theta - lr * g * sum(P')\n"
+        "otherwise\ntheta' = theta - lr * g\nlearn lr in [0.01, 1] by SGD(lr = 0.1)\n"
+    )
+    for rule in (text, text.replace("otherwise\ntheta' = theta - lr * g\n", "")):
+        (found,) = verify(Source("t.opt", rule))
+        assert found.verdict is Verdict.TESTED
+        assert "not for matrices" in found.reason
