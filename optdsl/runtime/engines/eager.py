@@ -201,8 +201,10 @@ def _in_its_precision(parameter: torch.Tensor) -> AbstractContextManager[object]
 
 
 def _memory(x: torch.Tensor) -> int | None:
-    """What tensors that share memory have in common; None, of all that wrap others."""
-    return x.untyped_storage().data_ptr() if type(x) in PLAIN and not without_values(x) else None
+    """What tensors that share memory have in common; None for those that have no memory."""
+    # Autograd's zeros have none until somebody writes to them.
+    without = type(x) not in PLAIN or without_values(x) or x._is_zerotensor()
+    return None if without else x.untyped_storage().data_ptr()
 
 
 def _plain(works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
