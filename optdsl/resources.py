@@ -87,6 +87,14 @@ def spec_text(name: str) -> str:
     return _read(spec_path(name))
 
 
+def spec_texts() -> dict[str, str]:
+    """Return the texts of all specs and modifiers by their names: first the specs, both sorted."""
+    directory = _directory("specs")
+    specs = {name: directory / f"{name}.opt" for name in spec_names()}
+    modifiers = {name: directory / "modifiers" / f"{name}.opt" for name in modifier_names()}
+    return {name: _read(path) for name, path in (specs | modifiers).items()}
+
+
 def references_text() -> str:
     """Return what the specs are compared with in tests, ``specs/references.toml``."""
     return _read(_directory("specs") / "references.toml")

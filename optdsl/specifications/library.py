@@ -186,7 +186,7 @@ def surroundings(source: Source) -> list[Any]:
                 beside.append((path.name, path.read_bytes().hex()))
     rules = [(name, surroundings(rule)) for name, rule in source.rules or ()]
     own = (source.name, source.text, source.directory)
-    return [own, rules, beside, [(name, resources.spec_text(name)) for name in _names()]]
+    return [own, rules, beside, list(resources.spec_texts().items())]
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,6 +24,9 @@ def test_specs_are_the_files_of_the_checkout() -> None:
     for name, path in files.items():
         assert resources.spec_path(name).samefile(path)
         assert resources.spec_text(name) == path.read_text(encoding="utf-8")
+    modifiers = {path.stem: path for path in (ROOT / "specs" / "modifiers").glob("*.opt")}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in (files | modifiers).items()}
+    assert resources.spec_texts() == texts
 
 
 def test_names_are_words_that_a_command_line_takes_as_they_are() -> None:
