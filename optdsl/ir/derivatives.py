@@ -270,20 +270,9 @@ def average_along(axis: str) -> Derivative:
     return derivative
 
 
-def total_of(place: int) -> Derivative:
-    """Of the sum along the first axis (0) or the last one (-1)."""
-    opcode = f"sum_{'last' if place else 'first'}"
-
-    def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
-        whole = _whole(b, d[0], x[0])
-        return None if whole is None else b.emit(opcode, whole)
-
-    return derivative
-
-
-def average_of(place: int) -> Derivative:
-    """Of the mean along the first axis (0) or the last one (-1)."""
-    opcode = f"mean_{'last' if place else 'first'}"
+def reduced(reduction: str, place: int) -> Derivative:
+    """Of the sum or mean along the first axis (0) or the last one (-1): both are linear."""
+    opcode = f"{reduction}_{'last' if place else 'first'}"
 
     def derivative(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
         whole = _whole(b, d[0], x[0])

@@ -231,8 +231,8 @@ _ROWS = (
           _ALONG, f"{meaning} over the {which} axis")
       for which, place in (("first", 0), ("last", -1))
       for opcode, derivative, interval, meaning in (
-        ("sum", derivatives.total_of(place), lambda x: ANYTHING, "sum"),
-        ("mean", derivatives.average_of(place), lambda x: x, "arithmetic mean"))),
+        ("sum", derivatives.reduced("sum", place), lambda x: ANYTHING, "sum"),
+        ("mean", derivatives.reduced("mean", place), lambda x: x, "arithmetic mean"))),
     *(Row(f"{opcode}_tensor", 1, signatures.reduction, derivative, interval, None, _ALONG,
           f"{meaning} over all matrices of a stack")
       for opcode, derivative, interval, meaning in (
