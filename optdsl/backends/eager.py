@@ -16,7 +16,7 @@ from optdsl.backends.matrix_expressions import (
     MatrixPrinter,
     spelled_operations as matrix_operations,
 )
-from optdsl.backends.matrix_helpers import MATRIX_HELPERS
+from optdsl.backends.matrix_helpers import CALLS, MATRIX_HELPERS
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.new_parameter import OUT
 from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
@@ -104,6 +104,7 @@ def helpers_of(
         more: functions that may be called besides those of this backend.
     """
     needed = {name for f in functions for name in f.helpers}
+    needed |= {CALLS[name] for name in needed & CALLS.keys()}
     known = HELPERS | MATRIX_HELPERS | dict(more or {})
     return {name: text for name, text in known.items() if name in needed}
 

@@ -2,15 +2,29 @@
 
 from optdsl.backends import fused_products
 
+_DECOMPOSED = '''\
+def decomposed(how: str, x: Tensor, *more: bool) -> tuple[Tensor, ...]:
+    """What a function of torch.linalg makes of matrices; NaN where it fails in float64, too."""
+    function = getattr(torch.linalg, how)
+    try:
+        return tuple(function(x, *more))
+    except torch.linalg.LinAlgError:
+        if x.ndim > 2:
+            return tuple(map(torch.stack, zip(*(decomposed(how, one, *more) for one in x))))
+        if x.dtype is not torch.float64:
+            return tuple(y.to(x.dtype) for y in decomposed(how, x.double(), *more))
+        like = function(torch.zeros_like(x), *more)
+        return tuple(torch.full_like(y, torch.nan) for y in like)'''
+
 _EIGENVECTORS = '''\
 def eigenvectors(s: Tensor) -> Tensor:
     """The eigenvectors of symmetric matrices as columns, the largest eigenvalue's first."""
-    return torch.linalg.eigh(s).eigenvectors.flip(-1)'''
+    return decomposed("eigh", s)[1].flip(-1)'''
 
 _INVERSE_ROOT = '''\
 def inverse_root(s: Tensor, p: float) -> Tensor:
     """s^(-1/p) of symmetric matrices; eigenvalues that rounding made of zero are cut off."""
-    values, q = torch.linalg.eigh(s)
+    values, q = decomposed("eigh", s)
     least = values[..., -1:] * (s.shape[-1] * torch.finfo(s.dtype).eps)
     return (q * (torch.maximum(values, least) ** (-1 / p)).unsqueeze(-2)) @ q.mT'''
 
@@ -26,7 +40,7 @@ def qr(x: Tensor, order: Tensor) -> Tensor:
 _SINGULAR_VECTORS = '''\
 def singular_vectors(x: Tensor, count: int) -> Tensor:
     """The left singular vectors of matrices as columns, the largest singular values' first."""
-    return torch.linalg.svd(x, full_matrices=count > x.shape[-1]).U[..., :count]'''
+    return decomposed("svd", x, count > x.shape[-1])[0][..., :count]'''
 
 _IDENTITY = '''\
 def identity(n: int, like: Tensor) -> Tensor:
@@ -51,6 +65,7 @@ def narrowed(x: Tensor) -> Tensor:
     return x.to(torch.bfloat16) if x.is_cuda else x'''
 
 MATRIX_HELPERS = {
+    "decomposed": _DECOMPOSED,
     "eigenvectors": _EIGENVECTORS,
     "inverse_root": _INVERSE_ROOT,
     "qr": _QR,
@@ -61,3 +76,6 @@ MATRIX_HELPERS = {
     "narrowed": _NARROWED,
     "add_product": fused_products.HELPER,
 }
+
+# The functions that call another one.
+CALLS = dict.fromkeys(("eigenvectors", "inverse_root", "singular_vectors"), "decomposed")

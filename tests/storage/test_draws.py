@@ -300,3 +300,16 @@ def test_programs_that_draw_and_store_read_as_printed() -> None:
     assert parse_program(print_program(program)) == program
     assert program.codec == "compensated"
     assert program.states[0].codec == "bfloat16 stochastic"
+
+
+def test_groups_cannot_have_seeds_of_their_own() -> None:
+    cls = optdsl.load("adamw with stochastic_rounding")
+    params = [Parameter(torch.ones(4, dtype=torch.bfloat16)) for _ in range(2)]
+    optimizer = cls([{"params": [p]} for p in params], seed=3)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.param_groups[1]["seed"] = 4
+    with pytest.raises(ValueError, match="different seeds"):
+        optimizer.step()
+    optimizer.param_groups[0]["seed"] = 4
+    optimizer.step()

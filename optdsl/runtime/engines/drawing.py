@@ -65,11 +65,20 @@ def drawing(optimizer: LearningOptimizer) -> Callable[[Tensor], Draws | None]:
     """What draws the random numbers of each parameter; None for a rule that draws none.
 
     The number of a parameter is its place among all parameters of the optimizer.
+
+    Raises:
+        TypeError, ValueError: for a seed that was set in some groups only, or that is none.
     """
     if not optimizer.compiled.draws:
         return lambda parameter: None
     groups = optimizer.param_groups
-    seed = check_seed(type(optimizer).__name__, groups[0][SEED])
+    name = type(optimizer).__name__
+    seed, *others = (check_seed(name, group[SEED]) for group in groups)
+    if any(other != seed for other in others):
+        raise ValueError(
+            f"{name}: the parameter groups have different seeds, and an optimizer has one; set it "
+            f"in all of its param_groups"
+        )
     held = chain.from_iterable(group["params"] for group in groups)
     numbers = {id(parameter): number for number, parameter in enumerate(held)}
     return lambda parameter: Draws(seed, numbers[id(parameter)])

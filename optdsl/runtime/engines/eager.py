@@ -29,6 +29,7 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.reading import Reading
 from optdsl.runtime.engines.stacks import divided, stackable, stacked
+from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.storage import Storage
 
 
@@ -40,6 +41,7 @@ class EagerEngine:
         program, self.plan = artifact.program, artifact.plan
         self._reading, self._stacks = Reading(program), stackable(program)
         self._storage = Storage(program)
+        self._shapes = StateShapes(program)
         self.shape = Shape(self.plan)
         self._rule = build(artifact.module)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
@@ -79,6 +81,7 @@ class EagerEngine:
             self._advance_all(apart(_plain(works), known))
 
     def _advance_all(self, works: Sequence[ParameterTask]) -> None:
+        self._shapes.check(works)
         self.begin(works)
         stacks, works = divided(works) if self._stacks else ([], works)
         for some in stacks:

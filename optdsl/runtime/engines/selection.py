@@ -22,6 +22,7 @@ from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
 from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
+from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
 from optdsl.runtime.engines.whole import whole_engine
 
@@ -32,7 +33,13 @@ _WHERE = {
 
 
 class Engines:
-    """The engines of one rule."""
+    """The engines of one rule.
+
+    Attributes:
+        program: the rule, differentiated, through all passes.
+        backend: as it was asked for.
+        shapes: of the rule's states.
+    """
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class Engines:
         """
         self.program = program
         self.backend = backend
+        self.shapes = StateShapes(program)
         self._order = order
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}

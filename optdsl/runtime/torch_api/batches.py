@@ -56,6 +56,10 @@ def batches(
         part: the part of the step.
         groups: all parameter groups.
         drawing: what draws random numbers, for each parameter.
+
+    Raises:
+        RuntimeError: where there are several parts, for states of other shapes than their
+            parameters ask for.
     """
     parts = compiled.parts
     if not parts.varied:
@@ -72,7 +76,12 @@ def batches(
             by_engines.setdefault(which, []).append((its, values))
     found: dict[Engine, Batch] = {}
     for which, work in by_engines.items():
-        found |= _batches(which, states, part, work, drawing)
+        its_batches = _batches(which, states, part, work, drawing)
+        if len(by_engines) > 1:
+            # An engine looks before it changes anything, but others may have stepped by then.
+            for batch in its_batches.values():
+                which.shapes.check([*batch.pending, *batch.fresh])
+        found |= its_batches
     return found
 
 
