@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from optdsl.api import blend, compile, load
     from optdsl.diagnostics import SpecError, SpecWarning
     from optdsl.ejection import eject
-    from optdsl.options import Learn, OptionError
+    from optdsl.learn_option import Learn
+    from optdsl.options import OptionError
     from optdsl.resources import UnknownSpecError
     from optdsl.runtime.torch_api.rank_consistency import check_ranks
-    from optdsl.specifications.library import list_specs
+    from optdsl.specifications.sources import list_specs
     from optdsl.torch_states import from_torch, to_torch
 
 __version__ = "0.1.0"
@@ -39,7 +40,7 @@ __all__ = [
 
 # Imported on first use: `optdsl check` must start without pydantic and torch.
 _HOMES = {
-    "Learn": "optdsl.options",
+    "Learn": "optdsl.learn_option",
     "OptionError": "optdsl.options",
     "SpecError": "optdsl.diagnostics",
     "SpecWarning": "optdsl.diagnostics",
@@ -49,7 +50,7 @@ _HOMES = {
     "compile": "optdsl.api",
     "eject": "optdsl.ejection",
     "from_torch": "optdsl.torch_states",
-    "list_specs": "optdsl.specifications.library",
+    "list_specs": "optdsl.specifications.sources",
     "load": "optdsl.api",
     "to_torch": "optdsl.torch_states",
 }

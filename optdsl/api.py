@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Never
 
-from optdsl.compiler import elaborate, optimizer_class
-from optdsl.compose import LEARNER, compose, member_name, summary
+from optdsl.backends.base import check_backend
+from optdsl.classes import elaborate, optimizer_class
 from optdsl.diagnostics import Source, SpecWarning
-from optdsl.options import LearnOption, OptionError, check_keywords, compile_options
-from optdsl.selection import check_backend
-from optdsl.specifications import library
-from optdsl.specifications.references import beside_of, folded
-from optdsl.syntax.format import format
-from optdsl.syntax.parse import parse
+from optdsl.elaboration import summary
+from optdsl.options import check_keywords, compile_options
+from optdsl.specifications.sources import open_source
 
 if TYPE_CHECKING:
+    from optdsl.learn_option import LearnOption
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 
@@ -67,7 +64,7 @@ def load(
         SpecWarning: for a valid specification with something doubtful.
     """
     check_keywords("load", hypers)
-    return _compile(library.open_source(name), backend, order, learn, verify, store)
+    return _compile(open_source(name), backend, order, learn, verify, store)
 
 
 def compile(
@@ -115,6 +112,8 @@ def blend(
     Warns:
         SpecWarning: for hyperparameters that the rules share and use in different places.
     """
+    from optdsl.compose import blend_source
+
     check_keywords("blend", hypers)
     for rule in rules:
         if not isinstance(rule, str | os.PathLike):
@@ -122,53 +121,6 @@ def blend(
             raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
     source = blend_source(rules, name)
     return _compile(source, backend, order, learn, verify=True, store=store, composed=True)
-
-
-def blend_source(
-    rules: Sequence[str | os.PathLike[str]],
-    name: str | None = None,
-    directory: str | None = None,
-) -> Source:
-    """The specification that mixes some rules, with the rules' own texts.
-
-    Args:
-        rules: names of the library or paths.
-        name: the blend's name.
-        directory: where the specification will lie; the rules that are files must lie there too.
-
-    Raises:
-        OptionError: for rules that cannot be blended, or not in that directory; and as `load`.
-    """
-    beside = beside_of(directory)
-    members: dict[str, Source] = {}
-    for source in [library.open_source(rule) for rule in rules]:
-        stem = Path(source.name).stem
-        member = member_name(stem, library.read(source))
-        if source.directory is not None and folded(member) != folded(stem):
-            raise OptionError(f"{source.name}: a blend cannot write this name; rename the file")
-        if member in members:
-            raise OptionError(
-                f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
-            )
-        if source.directory is None:
-            if near := beside.get(folded(member)):
-                raise OptionError(
-                    f"a blend in {directory} would take {near[0]} for {member}, and not the "
-                    f"library's; name that file, or write elsewhere"
-                )
-        elif directory is not None and not os.path.samefile(directory, source.directory):
-            raise OptionError(
-                f"{source.name} is in another directory; a blend finds rules beside itself"
-            )
-        members[member] = source
-    if near := beside.get(folded(LEARNER)):
-        raise OptionError(
-            f"a blend in {directory} would learn its weights by {near[0]}, and not by the "
-            f"library's {LEARNER}; rename that file, or write elsewhere"
-        )
-    text = compose({m: library.read(s) for m, s in members.items()}, name)
-    text = format(parse(Source("<text>", text)))
-    return Source("<text>", text, directory, tuple(members.items()))
 
 
 def _compile(

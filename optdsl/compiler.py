@@ -1,49 +1,42 @@
-"""The compiler: from the text of a specification to an optimizer class, one call a stage.
+"""The compiler: from the text of a specification to the source text of kernels, one call a stage.
 
 The front half ends with a differentiated program: text, tree, program, blend, derivatives, passes.
 It runs when a class is made (`elaborate`). The back half goes on to a plan, kernels and source
 text (`artifact`); it runs for each backend and dtype when an engine is first asked for.
+
+`optdsl.classes` makes an optimizer class of the results, and keeps them in the cache on disk; it
+imports this module, and with it the front half, only for what is not there.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from optdsl import resources
-from optdsl.artifact import Artifact, BackHalf, Target, parse_artifact, print_artifact
-from optdsl.backends.base import DTYPES, Backend, SourceModule
+from optdsl.artifact import Artifact, Target
+from optdsl.backends.base import DTYPES, Backend, SourceModule, check_backend
 from optdsl.backends.c import CBackend
 from optdsl.backends.eager import EagerBackend
-from optdsl.backends.text import parse_module, print_module
 from optdsl.backends.triton import TritonBackend
-from optdsl.backends.triton.learning import emit_learning
-from optdsl.compose import Remark
 from optdsl.diagnostics import Source, render
 from optdsl.differentiate import differentiate
+from optdsl.elaboration import Elaboration, Remark, Stores
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.text import parse_program, print_program
 from optdsl.ir.verify import verify
+from optdsl.learn_option import LearnOption
 from optdsl.learning import Block, Coefficient, scalarized
-from optdsl.options import LearnOption, OptionError, canonical, compile_options
+from optdsl.options import OptionError, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, staged
 from optdsl.plan import Plan, plans
-from optdsl.runtime.build.artifact_cache import noted
 from optdsl.schedule import cheapest, evaluating, schedule
-from optdsl.selection import check_backend, select, with_storage
-from optdsl.specifications import library
-from optdsl.specifications.learners import Learners, Rulebook, paths
-
-if TYPE_CHECKING:
-    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
+from optdsl.selection import select, with_storage
+from optdsl.specifications import library, sources
+from optdsl.specifications.learners import Rulebook
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (EagerBackend(), CBackend(), TritonBackend())}
 
@@ -85,13 +78,13 @@ def emit(
     target = Target(options.backend, dtype, options.order)
     divided = parts(_derived(selected))
     if len(divided) == 1:
-        return _compiled(divided[0][1], target).module
+        return artifact(divided[0][1], target).module
     mark = "//" if backend == "c" else "#"
     texts = []
     for title, part in divided:
         text = f"{mark} The {backend} backend takes no matrices; eager code runs here.\n"
         if BACKENDS[options.backend].matrices or not of_matrices(part.kind):
-            text = _compiled(part, target).module.text
+            text = artifact(part, target).module.text
         texts.append(f"{mark} --- {title} ---\n\n{text}")
     return SourceModule(selected.name, options.backend, "\n\n".join(texts), {})
 
@@ -123,40 +116,13 @@ def plan(
     return _planned(derive(source, learn), Target(backend, dtype))
 
 
-# Codecs by the names of what they store.
-Stores = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Elaboration:
-    """What the front half makes of a specification. Equal ones make one class.
-
-    Attributes:
-        recipe: the text, and those of all rules that it refers to.
-        learned: the hyperparameters that are learned.
-        files: the rules by which they learn that are files of the user's.
-        store: the codecs that the user has chosen, by what they store.
-        program: what runs, differentiated.
-        coefficients: what is learned, with the rules that move it.
-        remarks: warnings and notes about the text.
-    """
-
-    recipe: library.Recipe
-    learned: tuple[Learned, ...]
-    files: Learners
-    store: Stores
-    program: Program = field(compare=False)
-    coefficients: tuple[Coefficient, ...] = field(compare=False)
-    remarks: tuple[Remark, ...] = field(default=(), compare=False)
-
-
 def elaborate(
     source: Source,
     learn: LearnOption = True,
     verify: bool = True,
     store: Mapping[str, str] | None = None,
 ) -> Elaboration:
-    """The front half of the compiler, from its cache entry if there is one.
+    """The front half of the compiler.
 
     Args:
         source: the specification.
@@ -167,48 +133,46 @@ def elaborate(
     Raises:
         OptionError, SpecError: as `load`.
     """
-    kept: Stores = ()
+    specified = library.specification(source, verify)
+    rules = Rulebook(source)
+    program = select(with_storage(specified.program, store), learn, rules)
+    remarks = tuple(Remark(d.code, d.span.text, render(d)) for d in specified.remarks)
+    kept = tuple(sorted(store.items())) if store else ()
+    files = rules.used(program.learned)
+    return _elaborated(library.recipe(source), program, files, kept, remarks)
 
-    def make() -> str:
-        specified = library.specification(source, verify)
-        rules = Rulebook(source)
-        program = select(with_storage(specified.program, store), learn, rules)
-        remarks = tuple(Remark(d.code, d.span.text, render(d)) for d in specified.remarks)
-        files = rules.used(program.learned)
-        return _printed(_elaborated(library.recipe(source), program, files, kept, remarks))
 
-    wish = canonical(learn)
-    if store is not None:
-        with_storage(library.specification(source, verify).program, store)
-        kept = tuple(sorted(store.items()))
-    if wish is None:
-        return _parsed(make())
-    try:
-        named = [library.surroundings(library.open_source(path)) for path in paths(learn)]
-    except (OSError, ValueError):
-        return _parsed(make())  # which says what is wrong
-    key = [
-        json.dumps(library.surroundings(source)),
-        f"learn={wish} {verify=} {kept=}",
-        json.dumps(named),
-    ]
-    return noted("rule", key, make, _parsed)
+def elaborate_again(
+    recipe: sources.Recipe, learned: tuple[Learned, ...], files: sources.RuleFiles, store: Stores
+) -> Elaboration:
+    """The same elaboration as when a class was first made, from its arguments in a pickle."""
+    program = library.read(sources.from_recipe(recipe), verify=False)
+    program = with_storage(replace(program, learned=learned), dict(store))
+    return _elaborated(recipe, program, files, store)
+
+
+def variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
+    """The program of an elaboration for other values of what decides what its operations are."""
+    source = sources.from_recipe(found.recipe)
+    program = library.read(source, verify=False, choices=tuple(sorted(structure.items())))
+    program = with_storage(program, dict(found.store))
+    return _derived(replace(program, learned=found.learned))
 
 
 def _elaborated(
-    recipe: library.Recipe,
+    recipe: sources.Recipe,
     program: Program,
-    files: Learners,
+    files: sources.RuleFiles,
     store: Stores,
     remarks: tuple[Remark, ...] = (),
 ) -> Elaboration:
     """The end of the front half: derivatives, and the rules that move what is learned."""
-    own = {name: library.from_recipe(values) for name, values in files}
+    own = {name: sources.from_recipe(values) for name, values in files}
     # The claims of the user's own files were decided when the files were selected.
     rules = (
         library.read(own[x.rule], verify=False)
         if x.rule in own
-        else library.read(library.open_source(x.rule))
+        else library.read(sources.open_source(x.rule))
         for x in program.learned
     )
     coefficients = tuple(
@@ -237,54 +201,13 @@ def _derived(program: Program) -> Program:
         ) from None
 
 
-def _printed(found: Elaboration) -> str:
-    rules = [print_program(c.rule) for c in found.coefficients]
-    parts = [
-        found.recipe,
-        found.files,
-        found.store,
-        found.remarks,
-        print_program(found.program),
-        rules,
-    ]
-    return json.dumps(parts)
-
-
-def _parsed(text: str) -> Elaboration:
-    """Read what `_printed` wrote, which may have been changed since."""
-    recipe, files, store, remarks, printed, rules = json.loads(text)
-    program = verify(parse_program(printed))
-    coefficients = tuple(
-        Coefficient(x, verify(parse_program(rule)))
-        for x, rule in zip(program.learned, rules, strict=True)
-    )
-    return Elaboration(
-        library.recipe_of(recipe),
-        program.learned,
-        tuple((name, library.recipe_of(values)) for name, values in files),
-        tuple((str(name), str(codec)) for name, codec in store),
-        program,
-        coefficients,
-        tuple(Remark(*map(str, r)) for r in remarks),
-    )
-
-
 def artifact(program: Program, target: Target) -> Artifact:
-    """The back half of the compiler, from its cache entry if there is one.
+    """The back half of the compiler.
 
     Args:
         program: differentiated, through all passes.
         target: what it is compiled for.
     """
-    return noted(
-        "artifact",
-        [print_program(program), repr(target)],
-        lambda: print_artifact(_compiled(program, target)),
-        lambda text: parse_artifact(text, program, target),
-    )
-
-
-def _compiled(program: Program, target: Target) -> Artifact:
     planned = _planned(program, target)
     kernels = schedule(planned)
     module = BACKENDS[target.backend].emit(kernels, target.dtype, target.order)
@@ -296,96 +219,15 @@ def _planned(program: Program, target: Target) -> Plan:
 
 
 def evaluation(program: Program) -> SourceModule:
-    """What computes the point at which the model is evaluated, on any device, from its cache entry.
+    """What computes the point at which the model is evaluated, on any device.
 
     Args:
         program: through all passes; it has such a point.
     """
-    return noted(
-        "evaluation",
-        [print_program(program)],
-        lambda: print_module(BACKENDS["eager"].emit(evaluating(program), "float64")),
-        parse_module,
-    )
+    return BACKENDS["eager"].emit(evaluating(program), "float64")
 
 
 def learning(blocks: Sequence[Block]) -> tuple[SourceModule, ...]:
     """What moves coefficients on the host: a module for each block, to be run on floats."""
-
-    def make() -> str:
-        kernels = [schedule(Plan("none", block.program)) for block in blocks]
-        return json.dumps([print_module(BACKENDS["eager"].emit(k, "float64")) for k in kernels])
-
-    def read(text: str) -> tuple[SourceModule, ...]:
-        modules = tuple(map(parse_module, json.loads(text)))
-        if len(modules) != len(blocks):
-            raise ValueError("another number of blocks")
-        return modules
-
-    if not blocks:
-        return ()
-    parts = [(repr(c.learned), print_program(c.rule)) for b in blocks for c in b.coefficients]
-    shape = [(len(b.coefficients), b.vector) for b in blocks]
-    return noted("learning", [json.dumps([parts, shape])], make, read)
-
-
-def make_class(
-    recipe: library.Recipe,
-    backend: str,
-    order: str,
-    learned: tuple[Learned, ...],
-    files: Learners = (),
-    store: Stores = (),
-) -> type[CompiledOptimizer]:
-    """The optimizer class of a specification; equal arguments give the same class.
-
-    Pickled optimizers name this function and its arguments, the texts of members included, and of
-    the files by whose rules it learns.
-    """
-    return optimizer_class(_elaborated_again(recipe, learned, files, store), backend, order)
-
-
-@functools.lru_cache(maxsize=256)
-def _elaborated_again(
-    recipe: library.Recipe, learned: tuple[Learned, ...], files: Learners, store: Stores
-) -> Elaboration:
-    """The same elaboration as when the class was first made."""
-
-    def make() -> str:
-        program = library.read(library.from_recipe(recipe), verify=False)
-        program = with_storage(replace(program, learned=learned), dict(store))
-        return _printed(_elaborated(recipe, program, files, store))
-
-    specs = [resources.spec_text(name) for name in library.list_specs()]
-    return noted("rule", [json.dumps([recipe, files, specs, store]), repr(learned)], make, _parsed)
-
-
-def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
-    """The program of an elaboration for other values of what decides what its operations are."""
-    source = library.from_recipe(found.recipe)
-    program = library.read(source, verify=False, choices=tuple(sorted(structure.items())))
-    program = with_storage(program, dict(found.store))
-    return _derived(replace(program, learned=found.learned))
-
-
-@functools.lru_cache(maxsize=256)
-def optimizer_class(found: Elaboration, backend: str, order: str) -> type[CompiledOptimizer]:
-    """The optimizer class of an elaborated specification; equal arguments give the same class."""
-    from optdsl.runtime.engines.compiled import Compiled
-    from optdsl.runtime.engines.parts import Parts
-    from optdsl.runtime.engines.selection import Engines
-    from optdsl.runtime.torch_api.make import make_optimizer
-
-    # Equal calls give one class: a pickle has no more arguments than are needed.
-    arguments = (found.recipe, backend, order, found.learned)
-    more = (found.files, found.store) if found.store else (found.files,) if found.files else ()
-    recipe = (make_class, (*arguments, *more))
-    back = BackHalf(artifact, learning, emit_learning, evaluation)
-
-    def engines(program: Program) -> Engines:
-        # States that lag by a step cannot be summed over before it is completed.
-        own = "eager" if program.tangents and staged(found.program) else backend
-        return Engines(program, own, order, back.kernels)
-
-    parts = Parts(found.program, engines, functools.partial(_variant, found))
-    return make_optimizer(Compiled(found.program, parts, found.coefficients, order, recipe, back))
+    kernels = [schedule(Plan("none", block.program)) for block in blocks]
+    return tuple(BACKENDS["eager"].emit(k, "float64") for k in kernels)

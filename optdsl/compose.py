@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import keyword
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
 
 from optdsl.blending.members import Member
 from optdsl.blending.world import acting
@@ -15,33 +16,60 @@ from optdsl.ir.domain import Interval, hull, spell
 from optdsl.ir.program import Program
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.options import OptionError
-from optdsl.specifications.references import folded
-from optdsl.syntax.parse import KEYWORDS
+from optdsl.specifications import library, sources
+from optdsl.specifications.sources import beside_of, folded
+from optdsl.syntax.format import format
+from optdsl.syntax.parse import KEYWORDS, parse
 
 # The rule by which a blend learns its weights.
 LEARNER = "SGD"
 
 
-class Remark(NamedTuple):
-    """A remark about a specification: its code, the text that it marks, and how it is shown."""
+def blend_source(
+    rules: Sequence[str | os.PathLike[str]],
+    name: str | None = None,
+    directory: str | None = None,
+) -> Source:
+    """The specification that mixes some rules, with the rules' own texts.
 
-    code: str
-    place: str
-    text: str
+    Args:
+        rules: names of the library or paths.
+        name: the blend's name.
+        directory: where the specification will lie; the rules that are files must lie there too.
 
-
-def summary(remarks: Sequence[Remark]) -> str:
-    """The remarks about a composed text, in short, since the user has not written the text."""
-    shared = dict.fromkeys(r.place for r in remarks if r.code == "share")
-    told = [r.text for r in remarks if r.code != "share"]
-    if shared:
-        listed = ", ".join(shared)
-        told.insert(
-            0,
-            f"the rules share {listed}, and use {'it' if len(shared) == 1 else 'them'} in "
-            f"different places; `optdsl blend` writes a file that says where, to be changed there",
+    Raises:
+        OptionError: for rules that cannot be blended, or not in that directory; and as `load`.
+    """
+    beside = beside_of(directory)
+    members: dict[str, Source] = {}
+    for source in [sources.open_source(rule) for rule in rules]:
+        stem = Path(source.name).stem
+        member = member_name(stem, library.read(source))
+        if source.directory is not None and folded(member) != folded(stem):
+            raise OptionError(f"{source.name}: a blend cannot write this name; rename the file")
+        if member in members:
+            raise OptionError(
+                f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
+            )
+        if source.directory is None:
+            if near := beside.get(folded(member)):
+                raise OptionError(
+                    f"a blend in {directory} would take {near[0]} for {member}, and not the "
+                    f"library's; name that file, or write elsewhere"
+                )
+        elif directory is not None and not os.path.samefile(directory, source.directory):
+            raise OptionError(
+                f"{source.name} is in another directory; a blend finds rules beside itself"
+            )
+        members[member] = source
+    if near := beside.get(folded(LEARNER)):
+        raise OptionError(
+            f"a blend in {directory} would learn its weights by {near[0]}, and not by the "
+            f"library's {LEARNER}; rename that file, or write elsewhere"
         )
-    return "\n\n".join(told)
+    text = compose({m: library.read(s) for m, s in members.items()}, name)
+    text = format(parse(Source("<text>", text)))
+    return Source("<text>", text, directory, tuple(members.items()))
 
 
 def compose(rules: Mapping[str, Program], name: str | None = None) -> str:

@@ -28,7 +28,7 @@ from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
 from optdsl.plan import Plan
 from optdsl.schedule import Kernel, Result, Role, evaluating, make_kernel, schedule
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 
 # Of so many conditions on lengths a file has the rule for each combination.
 _MAX_CONDITIONS = 3
@@ -54,7 +54,7 @@ def eject(name: str | os.PathLike[str], *, learn: bool = False) -> str:
         OptionError: (a ValueError) for a rule that needs more than the file could bring along:
             random numbers, storage by codecs.
     """
-    return ejected(library.open_source(name), learn)
+    return ejected(sources.open_source(name), learn)
 
 
 def ejected(source: Source, learn: bool = False) -> str:

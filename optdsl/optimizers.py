@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from optdsl.diagnostics import Report, nearest
-from optdsl.specifications import library
-from optdsl.specifications.references import folded
+from optdsl.specifications import sources
+from optdsl.specifications.sources import folded
 from optdsl.syntax.parse import parse_partial
 
 
 def names() -> dict[str, str]:
     """The specifications of the library by the names of their classes, sorted."""
     found = {}
-    for spec in library.list_specs():
-        declaration = parse_partial(library.open_source(spec), Report()).declaration
+    for spec in sources.list_specs():
+        declaration = parse_partial(sources.open_source(spec), Report()).declaration
         if declaration is not None:
             found[declaration.name.text] = spec
     return dict(sorted(found.items()))
@@ -26,7 +26,7 @@ def names() -> dict[str, str]:
 
 def __getattr__(name: str) -> Any:
     # No specification is read to refuse a name that the library does not have.
-    specs = {folded(spec) for spec in library.list_specs()}
+    specs = {folded(spec) for spec in sources.list_specs()}
     if not name.startswith("_") and folded(name) in specs:
         known = names()
         if name in known:

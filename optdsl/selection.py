@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from optdsl.diagnostics import nearest
 from optdsl.ir.domain import Interval
-from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Learned, Program
-from optdsl.ir.storage import stored
+from optdsl.learn_option import Learn, LearnOption
 from optdsl.lower import stores
 from optdsl.lower.learn_request import Request, Rules, learnable, learned, problems
-from optdsl.options import Learn, LearnOption, OptionError, real
+from optdsl.options import OptionError, real
 from optdsl.specifications.library import flat
 
 
@@ -37,30 +36,6 @@ def select(program: Program, learn: LearnOption, rules: Rules) -> Program:
             f"depends on it only through functions that are flat, or not at all"
         )
     return chosen
-
-
-def check_backend(backend: str, program: Program, learned: Iterable[Learned]) -> None:
-    """Check that a backend can run a rule, and learn some hyperparameters.
-
-    Raises:
-        OptionError: with "c" or "triton", whose kernels draw no random numbers, read and write
-            states as they are computed, and do not compute the norms of tangents that the signal
-            "cosine" needs.
-    """
-    what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
-    for name, codec in stored(program).items():
-        what = f"stores {name} as {codec.name}"
-    if backend in {"c", "triton"} and what:
-        raise OptionError(
-            f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
-            f'or "eager"'
-        )
-    names = [x.hyper for x in learned if x.signal == "cosine"]
-    if backend in {"c", "triton"} and names:
-        raise OptionError(
-            f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
-            f'take backend="auto" or "eager", or the signal "sign"'
-        )
 
 
 def with_storage(program: Program, store: Mapping[str, str] | None) -> Program:

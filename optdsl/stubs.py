@@ -15,7 +15,7 @@ from optdsl.report import library as table
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.torch_api.make import documentation, signature
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 from optdsl.syntax import tables
 
 _WIDTH = 100
@@ -38,7 +38,7 @@ def names() -> dict[str, str]:
 def text() -> str:
     """The stub of every optimizer of the library."""
     specs = optimizers.names().values()
-    programs = [library.read(library.open_source(spec), verify=False) for spec in specs]
+    programs = [library.read(sources.open_source(spec), verify=False) for spec in specs]
     return "\n".join([_HEAD, *map(_class, programs)])
 
 

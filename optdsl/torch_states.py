@@ -26,7 +26,7 @@ from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.core.tasks import COMPUTE
 from optdsl.runtime.learning.scopes import OWN
 from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 
 Group = Mapping[str, Any]
 StateDict = dict[str, Any]
@@ -73,7 +73,7 @@ class _Rule:
     def meaning(self) -> Meaning:
         """The meaning of its program, for comparisons."""
         text = self.source
-        source = Source("torch.opt", text) if "\n" in text else library.open_source(text)
+        source = Source("torch.opt", text) if "\n" in text else sources.open_source(text)
         return meaning(library.read(source, verify=False))
 
     def is_of(self, group: Group) -> bool:

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 # They are forked from a process that has imported these, and has done nothing else.
 IMPORTED = (
     "optdsl.api",
+    "optdsl.compiler",
     "torch._dynamo",
     "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp",

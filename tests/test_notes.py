@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import optdsl
-from optdsl.compiler import derive, optimizer_class
+from optdsl.artifact import Target
+from optdsl.classes import artifact, elaborate, optimizer_class
+from optdsl.compiler import derive
 from optdsl.ir.text import parse_program, print_program
 from optdsl.plan import plans
 from optdsl.plan.text import parse_plan, print_plan
@@ -216,3 +220,29 @@ def test_a_warm_start_parses_nothing(directory: Path) -> None:
     assert int(warm) == 0
     for note in (directory / "notes").iterdir():
         assert set(json.loads(note.read_text())) == {"text", "sha256"}
+
+
+# What a warm start does without: what reads specifications, emits kernels and validates options.
+_READING = "syntax lower blending modifying algebra prove differentiate selection compose"
+_EMITTING = "compiler backends.eager backends.c"
+_REST = "learn_option specifications.library specifications.references"
+UNUSED = {f"optdsl.{name}" for name in f"{_READING} {_EMITTING} {_REST}".split()}
+
+
+def test_a_warm_start_does_not_import_the_compiler() -> None:
+    # Torch's constructor of optimizers imports for seconds, so the artifact is asked for here.
+    code = (
+        "import sys, optdsl\n"
+        "from optdsl.artifact import Target\n"
+        "from optdsl.classes import artifact, elaborate\n"
+        "from optdsl.specifications.sources import open_source\n"
+        "optdsl.load('mada')\n"
+        "artifact(elaborate(open_source('mada')).program, Target('c'))\n"
+        "print(*sys.modules)"
+    )
+    optdsl.load("mada")
+    artifact(elaborate(library.open_source("mada")).program, Target("c"))
+    fresh = [sys.executable, "-c", code]
+    found = subprocess.run(fresh, capture_output=True, text=True, check=True).stdout.split()
+    assert "optdsl.classes" in found
+    assert {"lark", "pydantic", *UNUSED}.isdisjoint(found)

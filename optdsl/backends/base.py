@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from optdsl.ir.ops import DRAWS
+from optdsl.ir.program import Learned, Program
+from optdsl.ir.storage import stored
+from optdsl.options import OptionError
 from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Role
 
@@ -80,6 +84,30 @@ def entry_point(kernel: Kernel, takes_step: bool) -> EntryPoint:
         tuple(d.name for d in kernel.dots),
         {name: home for name, home in kernel.buffers.items() if name != home},
     )
+
+
+def check_backend(backend: str, program: Program, learned: Iterable[Learned]) -> None:
+    """Check that a backend can run a rule, and learn some hyperparameters.
+
+    Raises:
+        OptionError: with "c" or "triton", whose kernels draw no random numbers, read and write
+            states as they are computed, and do not compute the norms of tangents that the signal
+            "cosine" needs.
+    """
+    what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
+    for name, codec in stored(program).items():
+        what = f"stores {name} as {codec.name}"
+    if backend in {"c", "triton"} and what:
+        raise OptionError(
+            f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
+            f'or "eager"'
+        )
+    names = [x.hyper for x in learned if x.signal == "cosine"]
+    if backend in {"c", "triton"} and names:
+        raise OptionError(
+            f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
+            f'take backend="auto" or "eager", or the signal "sign"'
+        )
 
 
 class Backend(Protocol):

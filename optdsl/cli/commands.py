@@ -14,7 +14,7 @@ from pathlib import Path
 from optdsl.cli.errors import UsageError
 from optdsl.diagnostics import Source, SpecError, render
 from optdsl.resources import UnknownSpecError
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 from optdsl.words import counted
 
 
@@ -202,7 +202,7 @@ def _files(names: Sequence[str]) -> list[str]:
 
 def blend(options: argparse.Namespace) -> int:
     """``optdsl blend RULE...``: the specification of a mixture of rules, printed or written."""
-    from optdsl.api import blend_source
+    from optdsl.compose import blend_source
     from optdsl.options import OptionError
 
     output = options.output
@@ -288,7 +288,7 @@ def _replace(path: Path, text: str) -> None:
 
 def _named(name: str) -> Source:
     try:
-        return library.open_source(name)
+        return sources.open_source(name)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
     except (UnknownSpecError, ValueError) as error:

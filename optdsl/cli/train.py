@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optdsl.cli.errors import UsageError
 from optdsl.resources import UnknownSpecError
-from optdsl.specifications import library
+from optdsl.specifications import sources
 
 DESCRIPTION = """\
 Train a small character-level transformer with each optimizer, from the same weights and on the same
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _canonical(name: str) -> str:
     """The library's own spelling of a name; unknown names stay as they are, to be refused later."""
     try:
-        return name if name.endswith(".opt") else library.find(name)
+        return name if name.endswith(".opt") else sources.find(name)
     except UnknownSpecError:
         return name
 

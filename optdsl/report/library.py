@@ -29,7 +29,7 @@ from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.passes.totals import staged
 from optdsl.report.specification import state_bytes
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 from optdsl.syntax.parse import parse
 
 # The kinds of specifications, with what they are. The first that fits is a specification's own.
@@ -116,7 +116,7 @@ def rows() -> tuple[Row, ...]:
 def made() -> tuple[Row, ...]:
     """The table, made from the specifications."""
     references = tomllib.loads(resources.references_text())
-    names = (*library.list_specs(), *library.list_modifiers())
+    names = (*sources.list_specs(), *sources.list_modifiers())
     return tuple(
         _row(name, tuple(Reference(**r) for r in references.get(name, ()))) for name in names
     )
@@ -203,7 +203,7 @@ the equations.
 
 def _texts() -> str:
     """A hash of what the table is made from."""
-    names = (*library.list_specs(), *library.list_modifiers())
+    names = (*sources.list_specs(), *sources.list_modifiers())
     texts = [(name, resources.spec_text(name)) for name in names]
     every = [texts, resources.prelude_text(), resources.references_text()]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()
@@ -224,10 +224,10 @@ def _row_of(values: dict[str, Any]) -> Row:
 
 
 def _row(name: str, references: tuple[Reference, ...]) -> Row:
-    declaration = parse(library.open_source(name))
+    declaration = parse(sources.open_source(name))
     modifier = declaration.modifier
     text = f"{_BASE} with {name}" if modifier else name
-    program = library.read(library.open_source(text), verify=False)
+    program = library.read(sources.open_source(text), verify=False)
     documentation = declaration.documentation or program.documentation
     needs = _needs(program)
     slots = (s.spelled for s in declaration.slots if s.spelled not in _EVERYWHERE)

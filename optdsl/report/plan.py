@@ -10,7 +10,7 @@ from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
 from optdsl.ir.storage import added, stored
 from optdsl.ir.types import Extent
-from optdsl.options import LearnOption
+from optdsl.learn_option import LearnOption
 from optdsl.plan import KINDS, Plan, plans
 from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
 from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors

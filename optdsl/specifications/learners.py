@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Hyper, Learned
-from optdsl.options import Learn, LearnOption, OptionError
-from optdsl.specifications import library
+from optdsl.options import OptionError
+from optdsl.specifications import library, sources
 from optdsl.specifications.references import BY, learner_name
-
-# Those rules that are files: their names in programs, and their recipes.
-Learners = tuple[tuple[str, library.Recipe], ...]
-
-
-def paths(learn: LearnOption) -> list[str]:
-    """The paths of files among the rules that a user names."""
-    hows = learn.values() if isinstance(learn, Mapping) else ()
-    return [how.rule for how in hows if isinstance(how, Learn) and library.is_path(how.rule)]
 
 
 class Rulebook(library.Library):
@@ -35,10 +26,10 @@ class Rulebook(library.Library):
             OptionError: for a file that cannot be read, or has the name of another one.
             SpecError: for a file with mistakes.
         """
-        if not library.is_path(name):
+        if not sources.is_path(name):
             return super().hypers(name)
         try:
-            source = library.open_source(name)
+            source = sources.open_source(name)
         except (OSError, ValueError) as error:
             raise OptionError(f"Learn: {name} cannot be read: {error}") from None
         own, recipe = learner_name(source.name), library.recipe(source)
@@ -48,7 +39,7 @@ class Rulebook(library.Library):
             )
         return own, library.read(source).hypers
 
-    def used(self, learned: Iterable[Learned]) -> Learners:
+    def used(self, learned: Iterable[Learned]) -> sources.RuleFiles:
         """Those files whose rules some hyperparameters are learned by."""
         rules = {x.rule for x in learned}
         return tuple((n, recipe) for n, recipe in sorted(self._files.items()) if n in rules)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from optdsl import resources
 from optdsl.blending import Combination, blend
@@ -28,62 +24,17 @@ from optdsl.prove import settle_all
 from optdsl.resources import UnknownSpecError
 from optdsl.specifications import references
 from optdsl.specifications.references import BY, learner_name
+from optdsl.specifications.sources import (
+    Recipe,
+    find,
+    from_recipe,
+    known_names,
+    list_modifiers,
+    list_specs,
+    open_source,
+)
 from optdsl.syntax import ast
 from optdsl.syntax.parse import parse_partial, parse_prelude
-
-
-def list_specs() -> tuple[str, ...]:
-    """The names of the library's specifications, sorted."""
-    return resources.spec_names()
-
-
-# The names of the library's modifiers, sorted.
-list_modifiers = resources.modifier_names
-
-
-def find(name: str) -> str:
-    """The library's own spelling of a name, without regard to case and underscores.
-
-    Raises:
-        UnknownSpecError: when the library has no specification or modifier of that name.
-    """
-    known = {references.folded(spec): spec for spec in _names()}
-    if references.folded(name) not in known:
-        raise UnknownSpecError(name, list_specs())
-    return known[references.folded(name)]
-
-
-def _names() -> tuple[str, ...]:
-    return (*list_specs(), *list_modifiers())
-
-
-def is_path(name: str) -> bool:
-    """Whether a name is the path of a file, and not one of the library's."""
-    return name.endswith(".opt") or os.sep in name
-
-
-def open_source(name: str | os.PathLike[str]) -> Source:
-    """The text of a specification of the library, of a ``.opt`` file, or of a combination.
-
-    A combination such as ``adamw with cautious`` is the text of a file that names it.
-
-    Raises:
-        UnknownSpecError: when the library has no specification of that name.
-        OSError: when the file cannot be read.
-        ValueError: when the file is not UTF-8 text, or a combination has a comment.
-    """
-    text = os.fspath(name)
-    if isinstance(name, str) and references.is_combination(text):
-        return references.combination(text)
-    if isinstance(name, str) and not is_path(name):
-        found = find(text)
-        return Source(f"{found}.opt", resources.spec_text(found))
-    try:
-        # A byte order mark is dropped; line ends are kept, for the formatter to change.
-        content = Path(text).read_bytes().decode("utf-8-sig")
-        return Source(text, content, directory=os.path.dirname(text) or os.curdir)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
 
 @functools.cache
@@ -153,40 +104,12 @@ def specification(source: Source, verify: bool = True, choices: Choices = ()) ->
     return _specification(recipe(source), verify, choices)
 
 
-# A source as plain values: its name, text and directory, and the recipes of the rules it refers to.
-Recipe = tuple[str, str, str | None, tuple[tuple[str, Any], ...]]
-
-
 def recipe(source: Source) -> Recipe:
     """The source and all sources that it refers to; those with equal recipes mean the same."""
     if source.rules is None:
-        source = references.attached(source, open_source, _names())
+        source = references.attached(source, open_source, known_names())
     rules = tuple((name, recipe(rule)) for name, rule in source.rules or ())
     return source.name, source.text, source.directory, rules
-
-
-def from_recipe(values: Recipe) -> Source:
-    """The source of a recipe."""
-    name, text, directory, rules = values
-    return Source(name, text, directory, tuple((n, from_recipe(r)) for n, r in rules))
-
-
-def recipe_of(values: list[Any]) -> Recipe:
-    """A recipe that was stored as JSON, which turns tuples into lists."""
-    name, text, directory, rules = values
-    return name, text, directory, tuple((n, recipe_of(r)) for n, r in rules)
-
-
-def surroundings(source: Source) -> list[Any]:
-    """Everything that the meaning of a source can depend on, found without parsing it."""
-    beside = []
-    if source.directory is not None:
-        for path in sorted(Path(source.directory).glob("*.opt")):
-            with contextlib.suppress(OSError):
-                beside.append((path.name, path.read_bytes().hex()))
-    rules = [(name, surroundings(rule)) for name, rule in source.rules or ()]
-    own = (source.name, source.text, source.directory)
-    return [own, rules, beside, list(resources.spec_texts().items())]
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from optdsl import resources
 from optdsl.diagnostics import Report, Source, nearest
+from optdsl.specifications.sources import beside_of, folded
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination as written
 from optdsl.syntax.parse import parse_partial
@@ -24,30 +25,6 @@ WITH = "with "
 
 # Reads a specification by its name in the library, or by its path.
 Opener = Callable[[str], Source]
-
-
-def folded(name: str) -> str:
-    """A name in lower case and without signs between words, which do not count in look-ups."""
-    return re.sub(r"[\W_]", "", name.lower())
-
-
-# A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
-_COMBINED = re.compile(r"\s*\w+\s*(\(.*\)\s*$|(\(.*?\)\s*|\s)with(\s|$))", flags=re.DOTALL)
-
-
-def is_combination(text: str) -> bool:
-    """Whether a text names a rule with options or modifiers, and not a specification or a file."""
-    return _COMBINED.match(text) is not None and not text.endswith(".opt")
-
-
-def combination(text: str) -> Source:
-    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
-    if "#" in text:
-        raise ValueError(f"{text!r} names a rule and its modifiers, and has no comments")
-    text = " ".join(text.split())
-    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
-    title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
-    return Source(text, f"optimizer {title} = {text}\n")
 
 
 def attached(
@@ -210,22 +187,6 @@ def report_unknown(
             hint=nearest(rule.text, others - {rule.text})
             or f"{what}s are found by the names of their files; the library has {', '.join(known)}",
         )
-
-
-def beside_of(directory: str | None) -> dict[str, list[str]]:
-    """The specifications in a directory: their paths by their folded names."""
-    if directory is None:
-        return {}
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError:
-        return {}
-    found: dict[str, list[str]] = {}
-    for name in names:
-        regular = os.path.isfile(os.path.join(directory, name))
-        if regular and name.endswith(".opt") and not name.startswith("."):
-            found.setdefault(folded(Path(name).stem), []).append(os.path.join(directory, name))
-    return found
 
 
 def others_beside(source: Source) -> dict[str, list[str]]:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import optdsl
-from optdsl.api import blend_source
 from optdsl.blending.claims import Claim
+from optdsl.compose import blend_source
 from optdsl.ir.domain import Choice
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program

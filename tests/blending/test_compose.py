@@ -10,8 +10,8 @@ from torch import nn
 
 import optdsl
 from optdsl import OptionError, UnknownSpecError
-from optdsl.api import blend_source
 from optdsl.cli import main
+from optdsl.compose import blend_source
 from optdsl.diagnostics import Source
 from optdsl.specifications import library
 from optdsl.syntax.format import format

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import compiler, interpret
-from optdsl.api import blend_source
 from optdsl.cli import main
+from optdsl.compose import blend_source
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Program
 from optdsl.prove import Verdict, settle

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl.api import blend_source
+from optdsl.compose import blend_source
 from optdsl.prove import Verdict, settle
 from optdsl.specifications import library
 from tests.blending.draws import MIXED

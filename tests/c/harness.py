@@ -11,7 +11,7 @@ from pathlib import Path
 from optdsl import compiler
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.types import Extent
-from optdsl.options import LearnOption
+from optdsl.learn_option import LearnOption
 from optdsl.runtime.build.toolchain import toolchain
 
 from . import rules

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn
-from optdsl.api import blend_source
+from optdsl.compose import blend_source
 from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate, moves
 from optdsl.ir.domain import Choice, Interval

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optdsl import api, compiler, interpret
+from optdsl import compiler, compose, interpret
 from optdsl.backends.c.collect import collect
 from optdsl.ir.program import Program
 from optdsl.ir.types import TENSOR
@@ -82,7 +82,7 @@ def test_a_blend_has_no_means_left_and_fewer_operations() -> None:
         before, after = operations(of), operations(collect(of))
         assert before["mix"] == 0 or after["mix"] == 0
         assert after.total() <= before.total()
-    step = run_passes(compiler.derive(api.blend_source(["adam", "lion", "yogi"]), False))
+    step = run_passes(compiler.derive(compose.blend_source(["adam", "lion", "yogi"]), False))
     assert operations(step)["mix"] > 0
     assert operations(collect(step))["mix"] == 0
 

@@ -12,7 +12,7 @@ import optdsl
 from optdsl.algebra.facts import facts
 from optdsl.algebra.fix import fix
 from optdsl.algebra.normal_form import Algebra
-from optdsl.api import blend_source
+from optdsl.compose import blend_source
 from optdsl.diagnostics import Source
 from optdsl.ir.arrays import Array, elements
 from optdsl.ir.builder import Builder

@@ -12,7 +12,7 @@ from torch import nn
 
 import optdsl
 from optdsl import Learn
-from optdsl.compiler import optimizer_class
+from optdsl.classes import optimizer_class
 from optdsl.specifications import library
 
 from .helpers import parameters, train

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import optdsl
-from optdsl.compiler import optimizer_class
+from optdsl.classes import optimizer_class
 from optdsl.runtime.build import toolchain as toolchain_module
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler, Toolchain, toolchain
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn, SpecError
-from optdsl.api import blend_source
+from optdsl.compose import blend_source
 from optdsl.prove import Verdict, settle
 from optdsl.specifications import library
 

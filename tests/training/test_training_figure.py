@@ -214,7 +214,7 @@ def test_bounds_and_weight_vectors_are_those_of_the_specification(
     make: Make, tmp_path: Path
 ) -> None:
     path = tmp_path / "pair.opt"
-    from optdsl.api import blend_source
+    from optdsl.compose import blend_source
 
     path.write_text(blend_source(["adam", "lion"], None, str(tmp_path)).text)
     comparison = compare(make("mada", str(path), steps=2))

@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import optdsl
 from optdsl import Learn
-from optdsl.compiler import artifact, emit
+from optdsl.classes import artifact
+from optdsl.compiler import emit
 from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.engines import triton as triton_engine
