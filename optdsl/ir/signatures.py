@@ -33,7 +33,7 @@ def _joined(types: tuple[Type, ...]) -> Type:
     """The type of numbers that extend as far as all arguments: axes join by their names."""
     joined = UNIFORM
     for position, kind in enumerate(types):
-        own = replace(kind, condition=False)
+        own = replace(kind, condition=False) if kind.condition else kind
         if own.fits(joined):
             continue
         if joined.fits(own):

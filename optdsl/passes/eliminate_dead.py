@@ -19,6 +19,8 @@ def eliminate_dead(program: Program) -> Program:
         kept_axes = ((n, v) for n, v in program.axes if v in lengths or n in along)
         program = replace(program, axes=tuple(kept_axes))
     kept = program.needed(program.results)
+    if len(kept) == len(program.operations):
+        return program
     new = {old: Value(index) for index, old in enumerate(kept)}
     operations = (program.operations[old] for old in kept)
     moved = (replace(o, arguments=tuple(new[a] for a in o.arguments)) for o in operations)

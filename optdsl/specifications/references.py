@@ -191,9 +191,17 @@ def report_unknown(
 
 def others_beside(source: Source) -> dict[str, list[str]]:
     """The other specifications in the directory of a specification; see `beside_of`."""
-    own = os.path.realpath(source.name)
+    if source.directory is None:
+        return {}
+    own, directory = os.path.realpath(source.name), os.path.realpath(source.directory)
+
+    def is_other(place: str) -> bool:
+        if os.path.islink(place):
+            return os.path.realpath(place) != own
+        return os.path.join(directory, os.path.basename(place)) != own
+
     others = {
-        name: [place for place in places if os.path.realpath(place) != own]
+        name: [place for place in places if is_other(place)]
         for name, places in beside_of(source.directory).items()
     }
     return {name: places for name, places in others.items() if places}

@@ -101,14 +101,15 @@ def beside_of(directory: str | None) -> dict[str, list[str]]:
     if directory is None:
         return {}
     try:
-        names = sorted(os.listdir(directory))
+        with os.scandir(directory) as entries:
+            names = sorted(e.name for e in entries if e.name.endswith(".opt") and e.is_file())
     except OSError:
         return {}
     found: dict[str, list[str]] = {}
     for name in names:
-        regular = os.path.isfile(os.path.join(directory, name))
-        if regular and name.endswith(".opt") and not name.startswith("."):
-            found.setdefault(folded(Path(name).stem), []).append(os.path.join(directory, name))
+        if not name.startswith("."):
+            place = os.path.join(directory, name)
+            found.setdefault(folded(name.removesuffix(".opt")), []).append(place)
     return found
 
 
