@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from optdsl.blending.claimed import Names, check_options, label_in, option_of, settings_of
 from optdsl.blending.members import listed, members
 from optdsl.blending.structure import Again, Undecided, check_kinds, check_made, choices, made
 from optdsl.blending.world import World, world
-from optdsl.diagnostics import Report, Source, Span, nearest
+from optdsl.diagnostics import Report, Source, Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import Choice, Domain, Interval, closed, hull, relabelled, spell
 from optdsl.ir.evaluate import number as evaluated
 from optdsl.ir.ops import TABLE, unaliased
-from optdsl.ir.program import Operation, Program, Value, upstream
+from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.ranges import ranges
 from optdsl.ir.verify import verify
-from optdsl.lower.declarations import Declared, corner_weights, declared
+from optdsl.lower.declarations import Declared, declared
 from optdsl.lower.expressions import Lowering
-from optdsl.lower.numbers import number
-from optdsl.lower.resolve import resolve_expression
 from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
@@ -62,25 +61,6 @@ class Claim:
     settings: tuple[tuple[str, float], ...]
     source: str = ""
     structure: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Names:
-    """The names that the claims of a file may use.
-
-    Attributes:
-        scope: the definitions of the file.
-        program: the program that they define.
-        learnable: the hyperparameters behind each name that a claim can set.
-        spellings: the hyperparameter behind each name that the value of an option may use.
-        world: for a blend, the hyperparameters of its members.
-    """
-
-    scope: Scope
-    program: Program
-    learnable: Mapping[str, tuple[str, ...]]
-    spellings: Mapping[str, str]
-    world: World | None = None
 
 
 def claims(
@@ -126,87 +106,13 @@ def claims(
     return tuple(found)
 
 
-def _settings(node: ast.Claim, names: Names) -> dict[str, float]:
-    found: dict[str, float] = {}
-    report = names.scope.report
-    for setting in node.settings:
-        name = setting.name.text
-        hypers = names.learnable.get(name)
-        if hypers is None:
-            if name in names.scope.broken:
-                continue
-            report.error(
-                "unknown-name",
-                f"`{name}` is not a hyperparameter",
-                setting.name.span,
-                hint=_whole(name, names) or nearest(name, names.learnable),
-            )
-        elif len(hypers) > 1:
-            found |= _vector(setting, hypers, names)
-        else:
-            value = number(setting.value, f"`{name}`", names.scope)
-            domain = names.program.hyper(hypers[0]).domain
-            if value is not None and value not in domain:
-                report.error(
-                    "out-of-bounds",
-                    f"`{name}` = {spell(value)} is out of bounds",
-                    setting.value.span,
-                    label=f"must lie in {domain}",
-                )
-            elif value is not None:
-                found[hypers[0]] = value
-    return found
-
-
-def _whole(name: str, names: Names) -> str:
-    """What to write in place of a component of a weight vector."""
-    vector, _, label = name.partition(".")
-    return f"write `{vector} = {label}`" if name in names.scope.components else ""
-
-
-def _vector(setting: ast.Option, hypers: tuple[str, ...], names: Names) -> dict[str, float]:
-    simplex = next(s for s in names.program.simplexes if s.hypers == hypers)
-    weights = corner_weights(setting.value, list(simplex.labels))
-    if weights is None:
-        names.scope.report.error(
-            "weights",
-            f"`{setting.name.text}` has no such weights",
-            setting.value.span,
-            hint=f"write `uniform`, or one of {', '.join(simplex.labels)}",
-        )
-        return {}
-    return dict(zip(hypers, weights, strict=True))
-
-
-def _check_options(node: ast.Claim, rule: Program, names: Names) -> None:
-    """The options of a claim must be hyperparameters of the rule, given what the file has."""
-    known, report = [h.name for h in rule.hypers], names.scope.report
-    allowed = {*names.spellings, *names.scope.components}
-    for option in node.options:
-        if option.name.text not in known:
-            report.error(
-                "unknown-option",
-                f"`{node.rule.text}` has no hyperparameter `{option.name.text}`",
-                option.name.span,
-                hint=nearest(option.name.text, known) or f"it has {', '.join(known)}",
-            )
-        elif rule.simplex_of(option.name.text) is not None:
-            report.error(
-                "unknown-option",
-                f"`{option.name.text}` of `{node.rule.text}` is a part of a weight vector",
-                option.name.span,
-                label="a rule's weights are as by default, or a member's in a blend",
-            )
-        resolve_expression(option.value, names.scope, allowed)
-
-
 def _claim(
     node: ast.Claim, rule: Program, source: Source, names: Names, again: Again
 ) -> Claim | None:
     """A claim, its rule's hyperparameters given by options, by the blend, or by their names."""
     report = names.scope.report
-    settings = _settings(node, names)
-    _check_options(node, rule, names)
+    settings = settings_of(node, names)
+    check_options(node, rule, names)
     check_kinds(node, rule, names.program, report)
     check_made(node, names.program, settings, report)
     if not report.empty or not names.program.operations:
@@ -218,12 +124,15 @@ def _claim(
     def given(lowering: Lowering, hyper: str) -> Value | None:
         builder = lowering.builder
         if hyper in options:
+            label = label_in(options[hyper], rule.hyper(hyper).domain)
+            if label is not None:
+                return builder.constant(label)
             environment = {
                 name: builder.emit("hyper", attribute=flat)
                 for name, flat in names.spellings.items()
             }
             value = lowering.expression(options[hyper], environment)
-            return _option(value, hyper, options[hyper], builder, report)
+            return option_of(value, hyper, options[hyper], builder, report)
         if names.world is not None and (node.rule.text, hyper) in names.world.bound:
             return names.world.value(lowering, node.rule.text, hyper)
         if names.spellings.get(hyper) == hyper:
@@ -280,28 +189,6 @@ def _claim(
         tuple(settings.items()),
         structure=tuple(remade.structure.items()),
     )
-
-
-def _option(
-    value: Value | None, hyper: str, node: ast.Expression, builder: Builder, report: Report
-) -> Value | None:
-    """The value that a claim's option gives, if it is a number that does not change with `t`."""
-    if value is None:
-        return None
-    if builder[value].type.condition:
-        label, hint = "a condition", "write `where(condition, 1, 0)`"
-        report.error("type", f"`{hyper}` is a number", node.span, label=label, hint=hint)
-        return None
-    if any(builder[v].opcode == "step" for v in upstream(builder.operations, (value,))):
-        report.error(
-            "not-constant",
-            f"`{hyper}` changes with `t`",
-            node.span,
-            label="a function that is called here uses `t`",
-            hint="the options of a claim are made of numbers and hyperparameters",
-        )
-        return None
-    return value
 
 
 def _check_bindings(

@@ -13,7 +13,7 @@ from optdsl.blending.members import Member
 from optdsl.blending.world import World
 from optdsl.diagnostics import Report
 from optdsl.ir.builder import Builder
-from optdsl.ir.domain import spell
+from optdsl.ir.domain import spell_in
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.lower.expressions import Lowering
@@ -158,6 +158,6 @@ def check_made(
                 "structure",
                 f"`{name}` decides what the operations are",
                 node.span,
-                label=f"claims are settled for {name} = {spell(value)}",
+                label=f"claims are settled for {name} = {spell_in(own.hyper(name).domain, value)}",
                 hint="take it out of the claim, or change its default",
             )

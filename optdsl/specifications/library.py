@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from optdsl import resources
 from optdsl.blending import Combination, blend
-from optdsl.blending.claims import Claim, Names, claims, names_of, names_of_mistaken
+from optdsl.blending.claimed import Names
+from optdsl.blending.claims import Claim, claims, names_of, names_of_mistaken
 from optdsl.blending.structure import Again
 from optdsl.blending.unused import report_unused
 from optdsl.diagnostics import Diagnostic, Report, Source, SpecError

@@ -89,3 +89,23 @@ def test_a_choice_has_its_meaning_by_its_labels() -> None:
         settled(rule("Mine", body, own), rule("Other", *turned))
     _, found = settled(rule("Mine", body, own), rule("Other", *turned), "recovers Other(m = 0)")
     assert found.verdict is Verdict.REFUTED
+
+
+MODES = "hyper mode = plain in {plain, double, none}"
+BY_MODE = "where(mode == plain, 1, where(mode == double, 2, 0)) * g"
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict"),
+    [
+        ("recovers Other at mode = plain", Verdict.PROVED),
+        ("recovers Other(how = twice) at mode = double", Verdict.PROVED),
+        ("recovers Other(how = once) at mode = double", Verdict.REFUTED),
+        ("misses Other(how = twice) at mode = none", Verdict.PROVED),
+        ("recovers Other at mode = 1", Verdict.REFUTED),
+    ],
+)
+def test_claims_set_choices_by_their_labels(claim: str, verdict: Verdict) -> None:
+    other = rule("Other", "where(how == once, 1, 2) * g", "hyper how = once in {once, twice}")
+    _, found = settled(rule("Mine", BY_MODE, MODES), other, claim)
+    assert found.verdict is verdict, found.reason
