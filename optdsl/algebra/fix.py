@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from optdsl.algebra.facts import Fact, decided, facts
+from optdsl.algebra.facts import UNKNOWN, Fact, decided, facts
 from optdsl.algebra.normal_form import FOLDED
 from optdsl.algebra.polynomial import decimal, square_root
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import APPLY, COMPARE, TABLE, laws_of, unaliased
-from optdsl.ir.program import Operation, Program, State, Value, upstream
+from optdsl.ir.program import Operation, Operations, Program, State, Value, upstream
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.types import AXES, Extent, Type, along
+from optdsl.ir.types import AXES, TENSOR, Extent, Type, along
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -57,7 +57,51 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
     results, and operations and states that the parameter no longer depends on are left out. A value
     that may be infinite or NaN is kept, even if it is multiplied by 0.
     """
-    known = facts(program, values)
+    # A rule is known by its steps, whatever the point at which a model is evaluated.
+    return fixed_further(partly_fixed(replace(program, evaluation=None), values))
+
+
+def with_points(left: Program, right: Program) -> tuple[Program, Program]:
+    """Two programs, both with the point at which the model is evaluated if one of them has it."""
+    if not (left.points or right.points):
+        return left, right
+    return _with_point(left), _with_point(right)
+
+
+def _with_point(program: Program) -> Program:
+    if program.points:
+        return program
+    operations = (*program.operations, Operation("parameter", (), None, TENSOR))
+    return replace(program, operations=operations, evaluation=Value(len(operations) - 1))
+
+
+def partly_fixed(program: Program, values: Mapping[str, float]) -> Program:
+    """The program at given values, simplified as far as that needs no facts about its values."""
+    return _simpler(program, values, (UNKNOWN,) * len(program.operations))
+
+
+def fixed_further(program: Program) -> Program:
+    """What `partly_fixed` made, simplified as far as facts about its values allow.
+
+    Facts take long to find, and are asked for only where they could decide something.
+    """
+    if not any(_undecided(program, operation) for operation in program.operations):
+        return program
+    return _simpler(program, {}, facts(program))
+
+
+def _undecided(program: Program, operation: Operation) -> bool:
+    """Whether facts about its arguments may simplify an operation; see `_simplified`."""
+    if operation.opcode not in {"mul", "div", "sign", *COMPARE}:
+        return False
+    numbers = [_number(program.operations, a) for a in operation.arguments]
+    if operation.opcode == "mul":
+        return 0 in numbers
+    return numbers[0] == 0 if operation.opcode == "div" else None not in numbers
+
+
+def _simpler(program: Program, values: Mapping[str, float], known: Sequence[Fact]) -> Program:
+    """The program at some values, simplified as far as some facts about its values allow."""
     # In comparisons, rounding may matter: computed numbers must not be replaced by exact ones.
     deciding = (o for o in program.operations if laws_of(o).jumps)
     compared = set(upstream(program.operations, [a for o in deciding for a in o.arguments]))
@@ -77,9 +121,7 @@ def fix(program: Program, values: Mapping[str, float]) -> Program:
         found = _simplified(builder, operation, wide, facts, position in compared)
         return builder.copy(operation, wide) if found is None and wide != arguments else found
 
-    # Claims are about steps, whatever the point at which a model is evaluated.
-    fixed = replace(rewrite(program, rule), evaluation=None)
-    return eliminate_dead(live_states(fixed))
+    return eliminate_dead(live_states(rewrite(program, rule)))
 
 
 def _widened(
@@ -195,7 +237,7 @@ def _simplified(
     return None
 
 
-def _number(builder: Builder, value: Value) -> float | None:
+def _number(builder: Operations, value: Value) -> float | None:
     operation = builder[unaliased(builder, value)]
     number = operation.attribute
     return number if operation.opcode == "constant" and isinstance(number, float) else None

@@ -16,7 +16,7 @@ from typing import Any
 from optdsl.ir import arrays, bounded, draws
 from optdsl.ir.bounded import Bounded
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import DRAWS, TABLE
+from optdsl.ir.ops import COMPARE, DRAWS, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import Extent, Type
 
@@ -50,7 +50,7 @@ class Arithmetic:
     drawn: Callable[[Operation, Any, Any], Any] | None = None
 
 
-# Called with the value and the result of each operation with arguments.
+# Called with the value and the result of each condition.
 Watch = Callable[[Value, Number], None]
 
 
@@ -106,9 +106,7 @@ class Code:
 
     def __init__(self, program: Program, roots: Sequence[Value], arithmetic: Arithmetic) -> None:
         """Look up the function of each operation."""
-        self._steady, self._varying = _Part(), _Part()
-        self._totals = set[Value]()
-        self._add = arithmetic.function("add", (False, False))
+        self._steady, self._varying, self._conditions = Part(), Part(), list[Value]()
         of_each_step = set[Value]()
         for value in program.needed(tuple(roots)):
             operation = program.operations[value]
@@ -116,16 +114,9 @@ class Code:
             if not of_each_step.isdisjoint(x) or laws.stage is Stage.BUFFER or not laws.initial:
                 of_each_step.add(value)
             part = self._varying if value in of_each_step else self._steady
-            if laws.stage is Stage.TOTAL:
-                self._totals.add(value)
-            if operation.opcode in DRAWS:
-                part.draws[value] = operation
-                part.steps.append((value, _undrawn, x))
-            elif x:
-                tensors = tuple(program.type(a).extent is Extent.TENSOR for a in x)
-                part.steps.append((value, arithmetic.function(operation.opcode, tensors), x))
-            else:
-                part.leaves.append((value, operation))
+            if operation.opcode in COMPARE:
+                self._conditions.append(value)
+            part.add(program, value, arithmetic)
 
     def steady(self, at: Point) -> dict[Value, Number]:
         """The results that are the same at every step of a run, at any of its points."""
@@ -140,35 +131,13 @@ class Code:
         found = self.steady(at) if steady is None else dict(steady)
         self._varying.evaluate(at, found)
         if watch is not None:
-            for value, _, _ in (*self._steady.steps, *self._varying.steps):
+            for value in self._conditions:
                 watch(value, found[value])
-        return found
-
-    def together(
-        self, points: Sequence[Point], watch: Watch | None = None
-    ) -> list[dict[Value, Number]]:
-        """The results for several tensors, among them sums over all of these."""
-        found = [dict[Value, Number]() for _ in points]
-        for part in (self._steady, self._varying):
-            for at, values in zip(points, found, strict=True):
-                for value, operation in part.leaves:
-                    values[value] = at.leaf(operation)
-            for value, function, x in part.steps:
-                for values in found:
-                    values[value] = function(*[values[a] for a in x])
-                if value in self._totals:
-                    total = functools.reduce(self._add, (values[value] for values in found))
-                    for values in found:
-                        values[value] = total
-        if watch is not None:
-            for values in found:
-                for value, _, _ in (*self._steady.steps, *self._varying.steps):
-                    watch(value, values[value])
         return found
 
 
 @dataclass
-class _Part:
+class Part:
     """Operations in their order, and those of them that draw random numbers."""
 
     leaves: list[tuple[Value, Operation]] = field(default_factory=list)
@@ -176,6 +145,19 @@ class _Part:
         default_factory=list
     )
     draws: dict[Value, Operation] = field(default_factory=dict)
+
+    def add(self, program: Program, value: Value, arithmetic: Arithmetic) -> None:
+        """Add the operation that makes a value."""
+        operation = program.operations[value]
+        x = operation.arguments
+        if operation.opcode in DRAWS:
+            self.draws[value] = operation
+            self.steps.append((value, _undrawn, x))
+        elif x:
+            tensors = tuple(program.type(a).extent is Extent.TENSOR for a in x)
+            self.steps.append((value, arithmetic.function(operation.opcode, tensors), x))
+        else:
+            self.leaves.append((value, operation))
 
     def evaluate(self, at: Point, found: dict[Value, Number]) -> None:
         """Add the results to those that are there."""
@@ -198,14 +180,11 @@ def _undrawn(*_: Number) -> Number:
     raise NotImplementedError
 
 
-def first_states(program: Program, at: Point, watch: Watch | None = None) -> dict[str, Number]:
-    """The states before the first step."""
-    found = prepared(program, program.initial_values, at.arithmetic).evaluated(at, watch)
+def first_states(program: Program, at: Point, code: Code | None = None) -> dict[str, Number]:
+    """The states before the first step; `code` is that of the initial values, if it is known."""
+    code = code or Code(program, program.initial_values, at.arithmetic)
+    found = code.evaluated(at)
     return {s.name: at.extended(found[s.initial], s.type) for s in program.states}
-
-
-# Trials run a few programs many times.
-prepared = functools.lru_cache(maxsize=16)(Code)
 
 
 class Uniforms:

@@ -1,13 +1,16 @@
 """Runs of programs on Python floats: the parameters after each step.
 
-A run may have several tensors of one shape, over which sums are taken, and inputs.
+A run may have several tensors, over which sums are taken, and inputs. The tensors may be of
+different sizes and kinds, stand in groups with hyperparameters of their own, and have no gradient
+in some steps.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,17 +23,38 @@ from optdsl.ir.evaluate import (
     MATRICES,
     TRUSTING,
     Arithmetic,
+    Code,
     Number,
     Point,
     Tensor,
     Watch,
     first_states,
-    prepared,
 )
 from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Program
+from optdsl.ir.program import Program, Value
+from optdsl.ir.together import Together
 from optdsl.ir.types import TENSOR, Extent
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of a run.
+
+    Attributes:
+        size: how many numbers it has.
+        shape: if it is read as matrices, how many there are, of how many rows and columns; the
+            numbers stand row after row.
+        section: the number of its kind, where a rule has sections.
+        hypers: the hyperparameters of its group that differ from those of the run.
+        missing: the steps, counted from 0, in which it has no gradient.
+    """
+
+    size: int
+    shape: arrays.Shape | None = None
+    section: int = 0
+    hypers: tuple[tuple[str, float], ...] = ()
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class Run:
             other.
         inputs: by name, what is given to each step, for the parameters or as one number; None to a
             step without it.
+        mixed: the parameters where they are not alike, in place of `shape` and `tensors`.
     """
 
     hypers: tuple[tuple[str, float], ...]
@@ -55,6 +80,17 @@ class Run:
     shape: arrays.Shape | None = None
     tensors: int = 1
     inputs: tuple[tuple[str, tuple[Tensor | None, ...]], ...] = ()
+    mixed: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parameters, in the order of their numbers."""
+        return self.mixed or (Part(len(self.theta) // self.tensors, self.shape),) * self.tensors
+
+    @property
+    def of_matrices(self) -> bool:
+        """Whether the parameters are read as matrices."""
+        return self.parts[0].shape is not None
 
     def given(self, step: int) -> dict[str, Tensor]:
         """What is given to a step, counted from 0."""
@@ -64,7 +100,7 @@ class Run:
 
 def trajectory(program: Program, run: Run, watch: Watch | None = None) -> list[Tensor]:
     """The parameter after each step."""
-    return _followed(program, run, FLOATS if run.shape is None else MATRICES, watch)
+    return Followed((program,), MATRICES if run.of_matrices else FLOATS).parameters(run, watch)
 
 
 def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bounded, ...]]:
@@ -73,11 +109,16 @@ def rounded(program: Program, run: Run, trusting: bool = False) -> list[tuple[Bo
     The run is not one of matrices, for which there is no such analysis.
     With `trusting`, the bounds hold only if rounding has not decided any condition.
     """
-    return _followed(program, run, TRUSTING if trusting else BOUNDED, None)
+    return Followed((program,), TRUSTING if trusting else BOUNDED).parameters(run)
 
 
-def changed(program: Program, run: Run, change: Callable[[float], float]) -> list[Tensor]:
-    """A run of matrices in which what is rounded is changed, by a function of the number."""
+def changed(
+    programs: Sequence[Program], run: Run, change: Callable[[float], float], points: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The end of a run of matrices in which what is rounded is changed, by a function of numbers.
+
+    That is the last parameter and, with `points`, where the model is evaluated there.
+    """
 
     def function(opcode: str, tensors: tuple[bool, ...]) -> Callable[..., Any]:
         row, exact = TABLE[opcode], arrays.FUNCTIONS[opcode]
@@ -97,54 +138,149 @@ def changed(program: Program, run: Run, change: Callable[[float], float]) -> lis
         # Double precision has numbers such as 2 and 0.25.
         return x if not math.isfinite(x) or (x * 1024).is_integer() else change(x)
 
-    return _followed(program, run, replace(MATRICES, function=function, literal=literal), None)
+    arithmetic = replace(MATRICES, function=function, literal=literal)
+    *_, last = Followed(programs, arithmetic).followed(run, points=points)
+    return last
 
 
-def _followed(
-    program: Program, run: Run, arithmetic: Arithmetic, watch: Watch | None
-) -> list[tuple[Any, ...]]:
-    def tensors(numbers: Tensor) -> list[Any]:
-        """The tensors of which some numbers are the elements, one after the other."""
-        exact, size = tuple(map(arithmetic.exact, numbers)), len(numbers) // run.tensors
-        parts = [exact[i * size : (i + 1) * size] for i in range(run.tensors)]
-        return parts if run.shape is None else [Array(run.shape, x) for x in parts]
+class Followed:
+    """A rule, prepared for many runs: one program, or one for each kind of tensors."""
 
-    hypers, found = dict(run.hypers), list[tuple[Any, ...]]()
-    code, steady = prepared(program, program.carried_values, arithmetic), None
-    if program.axes and run.shape is not None:
-        lengths = own_lengths(program, run.shape, hypers)
-        arithmetic = replace(
-            arithmetic,
-            expanded=functools.partial(arrays.expanded, own=lengths),
-            of_shape=functools.partial(arrays.of_shape, own=lengths),
-            drawn=functools.partial(arrays.drawn, own=lengths),
-        )
-    thetas, states = tensors(run.theta), [dict[str, Number]() for _ in range(run.tensors)]
-    inputs = {s.name: s.type for s in program.states if s.input}
+    def __init__(self, programs: Sequence[Program], arithmetic: Arithmetic) -> None:
+        """Look up the function of each operation; see `optdsl.ir.evaluate.Arithmetic`."""
+        self._programs, self._arithmetic = programs, arithmetic
+        self._codes = [Code(p, p.carried_values, arithmetic) for p in programs]
+        self._initial = [Code(p, p.initial_values, arithmetic) for p in programs]
+        self._points = [Code(p, p.points, arithmetic) for p in programs]
+        self._inputs = {s.name: s.type for p in programs for s in p.states if s.input}
+        self._shared = [_shared(p) for p in programs]
 
-    def shared_out(name: str, numbers: Tensor) -> list[Any]:
-        """What is given for each tensor, or one number for all of them."""
-        if inputs[name].extent is Extent.TENSOR:
-            return tensors(numbers)
-        return [arithmetic.exact(numbers[0])] * run.tensors
+    @functools.cached_property
+    def _together(self) -> Together:
+        return Together(self._programs, [p.step_values for p in self._programs], self._arithmetic)
 
-    for t, g in enumerate(run.gradients, start=1):
-        given = {n: shared_out(n, x) for n, x in run.given(t - 1).items() if n in inputs}
-        points = []
-        for number, (theta, gradient) in enumerate(zip(thetas, tensors(g), strict=True)):
-            at = Point(theta, gradient, states[number], hypers, t, arithmetic, given)
-            state = first_states(program, at, watch) if t == 1 else states[number]
-            own = {name: x[number] for name, x in given.items()}
-            points.append(replace(at, state={**state, **own}))
-        if run.tensors == 1:
-            steady = code.steady(points[0]) if steady is None else steady
-            results = [code.evaluated(points[0], watch, steady)]
-        else:
-            results = code.together(points, watch)
-        pairs = list(zip(points, results, strict=True))
-        states = [
-            {s.name: at.extended(x[s.next], s.type) for s in program.states} for at, x in pairs
+    def parameters(self, run: Run, watch: Watch | None = None) -> list[tuple[Any, ...]]:
+        """The numbers of all parameters after each step."""
+        return [after for after, _ in self.followed(run, watch)]
+
+    def followed(
+        self, run: Run, watch: Watch | None = None, points: bool = False
+    ) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """The numbers of all parameters after each step, and where the model is then evaluated.
+
+        Without `points`, that is left out.
+        """
+        exact, hypers, parts = self._arithmetic.exact, dict(run.hypers), run.parts
+        cuts = [0, *itertools.accumulate(part.size for part in parts)]
+
+        def tensors(numbers: Tensor) -> list[Any]:
+            """The tensors of which some numbers are the elements, one after the other."""
+            found = []
+            for part, start in zip(parts, cuts, strict=False):
+                own = tuple(map(exact, numbers[start : start + part.size]))
+                found.append(own if part.shape is None else Array(part.shape, own))
+            return found
+
+        def shared_out(name: str, numbers: Tensor) -> list[Any]:
+            """What is given for each tensor, or one number for all of them."""
+            if self._inputs[name].extent is Extent.TENSOR:
+                return tensors(numbers)
+            return [exact(numbers[0])] * len(parts)
+
+        held = [
+            _Tensor(self._programs[part.section], part, hypers, theta, self._arithmetic)
+            for part, theta in zip(parts, tensors(run.theta), strict=True)
         ]
-        thetas = [at.extended(x[program.parameter], TENSOR) for at, x in pairs]
-        found.append(tuple(y for theta in thetas for y in elements(theta)))
-    return found
+        alone = len(held) == 1 and not run.mixed
+        steady: dict[Value, Number] | None = None
+        shared: dict[str, Number] | None = None
+        for step, gradient in enumerate(run.gradients):
+            given = {n: shared_out(n, x) for n, x in run.given(step).items() if n in self._inputs}
+            moved = []
+            for number, (x, g) in enumerate(zip(held, tensors(gradient), strict=True)):
+                if step in x.part.missing:
+                    continue
+                x.t += 1
+                if x.t == 1:
+                    x.state = first_states(x.program, x.at(g, given), self._initial[x.part.section])
+                x.state |= shared or {}
+                x.state |= {name: y[number] for name, y in given.items()}
+                moved.append((x, x.at(g, given)))
+            if alone:
+                ((x, at),) = moved
+                code = self._codes[x.part.section]
+                steady = code.steady(at) if steady is None else steady
+                results = [code.evaluated(at, watch, steady)]
+            else:
+                together = [(x.part.section, at) for x, at in moved]
+                results, sums = self._together.evaluated(together, watch)
+                x, at = moved[0]
+                names = self._shared[x.part.section]
+                if names:
+                    # What all tensors share counts the steps of the optimizer.
+                    now = replace(at, t=step + 1)
+                    new = self._together.shared(x.part.section, [*names.values()], now, sums)
+                    shared = dict(zip(names, new, strict=True))
+            for (x, at), values in zip(moved, results, strict=True):
+                x.state = {s.name: at.extended(values[s.next], s.type) for s in x.program.states}
+                x.theta = at.extended(values[x.program.parameter], TENSOR)
+            after = tuple(y for x in held for y in elements(x.theta))
+            yield after, self._evaluated(held, shared) if points else ()
+
+    def _evaluated(
+        self, held: Sequence[_Tensor], shared: Mapping[str, Number] | None
+    ) -> tuple[Any, ...]:
+        """The numbers of the points at which the model is evaluated, between two steps."""
+        found: list[Any] = []
+        for x in held:
+            place, point = x.program.evaluation, x.theta
+            if place is not None and x.t:
+                x.state |= shared or {}
+                at = x.at(x.theta, ())
+                values = self._points[x.part.section].evaluated(at)
+                point = at.extended(values[place], TENSOR)
+            found += elements(point)
+        return tuple(found)
+
+
+class _Tensor:
+    """A tensor in the course of a run.
+
+    Attributes:
+        program: the program of its kind.
+        part: what it is.
+        theta: the parameter.
+        state: its states.
+        t: how many steps it has taken.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        part: Part,
+        hypers: Mapping[str, float],
+        theta: Any,
+        arithmetic: Arithmetic,
+    ) -> None:
+        self.program, self.part, self.theta, self.t = program, part, theta, 0
+        self.state: dict[str, Number] = {}
+        self._hypers = {**hypers, **dict(part.hypers)} if part.hypers else hypers
+        if program.axes and part.shape is not None:
+            lengths = own_lengths(program, part.shape, self._hypers)
+            arithmetic = replace(
+                arithmetic,
+                expanded=functools.partial(arrays.expanded, own=lengths),
+                of_shape=functools.partial(arrays.of_shape, own=lengths),
+                drawn=functools.partial(arrays.drawn, own=lengths),
+            )
+        self._arithmetic = arithmetic
+
+    def at(self, g: Any, given: Container[str]) -> Point:
+        """The inputs of its step, or of an evaluation, where there is no gradient."""
+        return Point(self.theta, g, self.state, self._hypers, self.t, self._arithmetic, given)
+
+
+def _shared(program: Program) -> dict[str, Value]:
+    """The next values of the states that all tensors share."""
+    own = (s for s in program.states if s.type.extent is Extent.SHARED and not s.input)
+    return {s.name: s.next for s in own}

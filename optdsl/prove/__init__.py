@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optdsl.algebra import normal_form
-from optdsl.algebra.fix import fix
+from optdsl.algebra.fix import fix, fixed_further, partly_fixed, with_points
 from optdsl.blending.claims import Claim
 from optdsl.diagnostics import Note, Report
 from optdsl.ir.domain import spell
@@ -16,15 +16,19 @@ from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.specialize import in_kind, of_one_matrix
-from optdsl.prove.equality import equal
+from optdsl.prove.equality import equal, written_alike
 from optdsl.prove.equations import differences
 from optdsl.prove.kinds import equal_kinds, fixed, with_totals
+from optdsl.prove.mixed import spans_tensors
 from optdsl.prove.shaken import ALIKE
 from optdsl.prove.snippets import snippet
-from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, trial
+from optdsl.prove.trial import MAX_WORK, Counterexample, Trial, Valid, trial
 from optdsl.words import counted
 
 __all__ = ["Settlement", "Verdict", "explanation", "settle", "settle_all", "snippet"]
+
+# A step that no run has.
+_NEVER = 10**9
 
 
 class Verdict(enum.Enum):
@@ -65,16 +69,17 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
     A claim of a rule with sections holds if it holds for every kind. With `share`, the claim may
     take that fraction of the work that one claim may take.
     """
-    kinds, found = program.sections or claim.reference.sections, list[Settlement]()
+    program, reference = with_points(program, claim.reference)
+    kinds, found = program.sections or reference.sections, list[Settlement]()
     if not kinds:
-        return _settled(program, claim.reference, claim, share)
+        return _settled(program, reference, claim, share)
     share *= len(kinds)
-    both = [with_totals(p) for p in (program, claim.reference)]
+    both = [with_totals(p) for p in (program, reference)]
     mine, theirs = ([of_one_matrix(in_kind(p, kinds, n)) for n in range(len(kinds))] for p in both)
     pairs = list(zip(mine, theirs, strict=True))
     known: list[bool | None] = [None] * len(kinds)
+    settings = dict(_structure(program, claim)) | dict(claim.settings)
     if any(p.tangents for p in both):
-        settings = dict(_structure(program, claim)) | dict(claim.settings)
         together = [(fixed(left, settings), fixed(right, settings)) for left, right in pairs]
         known = [*equal_kinds(together, normal_form.MAX_WORK // share)]
     for kind, (left, right), proved in zip(kinds, pairs, known, strict=True):
@@ -82,6 +87,11 @@ def settle(program: Program, claim: Claim, share: int = 1) -> Settlement:
         found.append(_settled(left, right, claim, share, proved))
         if found[-1].verdict is Verdict.REFUTED:
             return replace(found[-1], reason=f"for {kind}, {found[-1].reason}", kind=kind)
+    if claim.holds and spans_tensors([*mine, *theirs]):
+        seen = trial(mine, theirs, settings, _valid(claim), MAX_WORK // share, all(known))
+        if seen.found is not None:
+            reason = _after(seen.found) + _made_at(program, claim)
+            return Settlement(claim, Verdict.REFUTED, reason, difference=seen.found)
     doubtful = [s for s in found if s.verdict is Verdict.TESTED]
     reasons = dict.fromkeys(s.reason for s in found)
     if len(reasons) == 1:
@@ -100,22 +110,15 @@ def _settled(
     `proved` says whether they are known to be equal over the reals; None where that is to be found.
     """
     settings = dict(_structure(program, claim)) | dict(claim.settings)
-    left, right = fix(program, settings), fix(reference, settings)
-    work = normal_form.MAX_WORK // share
-    if proved is None:
-        proved = equal(left, right, work)
-
-    domains = [claim.domains[name] for name, _ in claim.bindings]
-    bound = Uniforms(claim.reference, tuple(value for _, value in claim.bindings))
-
-    def valid(hypers: Mapping[str, float], t: int) -> bool:
-        """Whether the values that the claim gives the rule at a step are in its bounds."""
-        if t > 1 and bound.steady:
-            return True
-        return all(x in domain for x, domain in zip(bound.at(hypers, t), domains, strict=True))
-
+    work, both = normal_form.MAX_WORK // share, (program, reference)
+    quick = not claim.holds and not of_matrices(program.kind)
+    if proved is None and not quick:
+        proved = _proved(both, settings, work)
     # A proof is about real numbers; runs show whether computed numbers agree with it.
-    seen = trial(program, reference, settings, valid, MAX_WORK // share, proved)
+    seen = trial(program, reference, settings, _valid(claim), MAX_WORK // share, proved or False)
+    if proved is None and seen.found is None:
+        # A difference settles what `misses`, without a proof that there is none.
+        proved = _proved(both, settings, work)
     if not seen.runs and not seen.unread:
         reason = f"what {claim.rule} is given is outside its bounds in every run"
         return Settlement(claim, Verdict.REFUTED, reason)
@@ -128,14 +131,51 @@ def _settled(
             return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
         reason = _extent(seen, of_matrices(program.kind)) + _made_at(program, claim)
         return Settlement(claim, Verdict.TESTED if claim.holds else Verdict.REFUTED, reason)
-    reason = f"they differ after step {len(seen.found.run.gradients)}" + _made_at(program, claim)
-    if not claim.holds and proved and seen.found.run.shape is not None:
+    reason = _after(seen.found) + _made_at(program, claim)
+    if not claim.holds and proved and seen.found.run.of_matrices:
         # Without an error analysis, the proof counts for more than the run.
         return Settlement(claim, Verdict.REFUTED, "the two are equal over the reals")
     if not claim.holds:
         return Settlement(claim, Verdict.PROVED, reason, difference=seen.found)
+    left, right = (fix(p, settings) for p in both)
     mine, theirs = differences(left, right, work)
     return Settlement(claim, Verdict.REFUTED, reason, (tuple(mine), tuple(theirs)), seen.found)
+
+
+def _valid(claim: Claim) -> Valid:
+    """Says whether the values that a claim gives its rule at a step are within its bounds."""
+    domains = [claim.domains[name] for name, _ in claim.bindings]
+    bound = Uniforms(claim.reference, tuple(value for _, value in claim.bindings))
+
+    def valid(hypers: Mapping[str, float], t: int) -> bool:
+        if t > 1 and bound.steady:
+            return True
+        return all(x in domain for x, domain in zip(bound.at(hypers, t), domains, strict=True))
+
+    return valid
+
+
+def _after(found: Counterexample) -> str:
+    """Where two rules differ, and what of the run may be why."""
+    run = found.run
+    what = "the points of evaluation" if found.evaluated else "they"
+    reason = f"{what} differ after step {len(run.gradients)}"
+    if len({part.section for part in run.parts}) > 1:
+        reason += ", with tensors of several kinds"
+    if any(part.hypers for part in run.parts):
+        reason += ", with groups whose hyperparameters differ"
+    if any(min(part.missing, default=_NEVER) < len(run.gradients) for part in run.parts):
+        reason += ", where a tensor has no gradient in a step"
+    return reason
+
+
+def _proved(both: tuple[Program, Program], settings: Mapping[str, float], work: int) -> bool:
+    """Whether two programs are known to be equal over the reals at some settings."""
+    left, right = (partly_fixed(p, settings) for p in both)
+    if written_alike(left, right):
+        return True
+    left, right = fixed_further(left), fixed_further(right)
+    return written_alike(left, right) or equal(left, right, work)
 
 
 def _structure(program: Program, claim: Claim) -> dict[str, float]:

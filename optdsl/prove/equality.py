@@ -38,6 +38,23 @@ def equal(left: Program, right: Program, work: int = MAX_WORK) -> bool:
         return False
 
 
+def written_alike(left: Program, right: Program) -> bool:
+    """Whether the parameters of two programs are computed by the same operations from equal states.
+
+    That takes no algebra, and is enough for most claims of blends.
+    """
+    if left.axes or right.axes:
+        return False  # their lengths would have to be compared, too
+    after = zip((left, right), _as_written((left, right)), strict=True)
+    first, second = ([found[v] for v in _compared(program)] for program, found in after)
+    return first == second
+
+
+def _compared(program: Program) -> tuple[Value, ...]:
+    """What must be equal of two programs: the parameter, and the point of evaluation if any."""
+    return (program.parameter, *program.points)
+
+
 class Matching:
     """Two programs whose states are divided into classes of equal ones.
 
@@ -54,19 +71,19 @@ class Matching:
         self._programs = (left, right)
         self._algebra = Algebra(work, doubles=True)
         self._facts = tuple(facts(program) for program in self._programs)
-        self._written = self._as_written()
+        self._written = _as_written(self._programs)
         found = _matched(self._programs, self._forms)
         assert found is not None
         self.classes = found
 
     @property
     def equal(self) -> bool:
-        """Whether the new parameters are equal."""
+        """Whether the new parameters are equal, and the points of evaluation if there are any."""
         if not self._same_axes():
             return False
         # In the second pass, each program knows what the other one shows to be finite.
         for _ in range(2):
-            after = [self.forms(i, (p.parameter,))[0] for i, p in enumerate(self._programs)]
+            after = [self.forms(i, _compared(p)) for i, p in enumerate(self._programs)]
         return after[0] == after[1]
 
     def _same_axes(self) -> bool:
@@ -94,23 +111,24 @@ class Matching:
         )
         return [found[value] for value in roots]
 
-    def _as_written(self) -> list[list[int]]:
-        """For each program, a number for each of its values.
 
-        Values with equal numbers are computed by the same operations from equal states.
-        """
-        numbers: dict[Hashable, int] = {}
+def _as_written(programs: Sequence[Program]) -> list[list[int]]:
+    """For each program, a number for each of its values.
 
-        def written(side: int, classes: Classes) -> list[int]:
-            operations = self._programs[side].operations
-            return alike(operations, numbers, classes.__getitem__, lambda name: None)
+    Values with equal numbers are computed by the same operations from equal states.
+    """
+    numbers: dict[Hashable, int] = {}
 
-        def forms(side: int, roots: Sequence[Value], classes: Classes) -> list[int]:
-            found = written(side, classes)
-            return [found[value] for value in roots]
+    def written(side: int, classes: Classes) -> list[int]:
+        operations = programs[side].operations
+        return alike(operations, numbers, classes.__getitem__, lambda name: None)
 
-        classes = _matched(self._programs, forms, _ROUNDS) or _distinct(self._programs)
-        return [written(side, known) for side, known in enumerate(classes)]
+    def forms(side: int, roots: Sequence[Value], classes: Classes) -> list[int]:
+        found = written(side, classes)
+        return [found[value] for value in roots]
+
+    classes = _matched(programs, forms, _ROUNDS) or _distinct(programs)
+    return [written(side, known) for side, known in enumerate(classes)]
 
 
 def _distinct(programs: Sequence[Program]) -> list[Classes]:

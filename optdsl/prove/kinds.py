@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.algebra.facts import facts
-from optdsl.algebra.fix import fix
+from optdsl.algebra.fix import fixed_further, partly_fixed
 from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
 from optdsl.ir.laws import Stage
 from optdsl.ir.numbering import alike, coarsest
@@ -43,7 +43,7 @@ def with_totals(program: Program) -> Program:
 
 def fixed(program: Program, settings: Mapping[str, float]) -> Program:
     """A program of one kind, made by `with_totals`, at some settings."""
-    return replace(fix(program, settings), tangents=())
+    return replace(fixed_further(partly_fixed(program, settings)), tangents=())
 
 
 def equal_kinds(pairs: Sequence[Pair], work: int = MAX_WORK) -> list[bool]:
@@ -85,7 +85,10 @@ class _Kinds:
         keys = self._matched(self._forms)
         # In the second pass, each program knows what the other one shows to be finite.
         for _ in range(2):
-            after = [self._forms(at, [p.parameter], keys)[0] for at, p in enumerate(self._programs)]
+            after = [
+                self._forms(at, [p.parameter, *p.points], keys)
+                for at, p in enumerate(self._programs)
+            ]
         return [x == y for x, y in zip(after[0::2], after[1::2], strict=True)]
 
     def _forms(self, at: int, roots: Sequence[Value], keys: _Keys) -> list[Hashable]:

@@ -24,6 +24,9 @@ from optdsl.passes.totals import required_inputs
 
 RUNS = 24
 STEPS = 10
+# One in so many of the plain runs, and of the work, is enough where there is a proof.
+_FEW = 8
+_LESS = 5
 # At most so many constants are considered, and a run takes at most so many steps to pass one.
 _MAX_LANDMARKS = 12
 MAX_STEPS = 2_000
@@ -31,7 +34,7 @@ MAX_STEPS = 2_000
 # they change.
 _MAX_TURNS = 16_000
 # The cost of an operation on matrices, relative to one on as many numbers.
-_MATRICES = 3
+MATRICES = 3
 # How many numbers are read as which matrices, in turn.
 _SHAPES: dict[int, tuple[Shape, ...]] = {
     1: ((1, 1, 1),),
@@ -162,20 +165,28 @@ def _turns(program: Program, value: Value, hypers: Mapping[str, float]) -> Itera
             yield low
 
 
-def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) -> Iterator[Run]:
+def runs(
+    programs: Sequence[Program], settings: Mapping[str, float], work: int, proved: bool = False
+) -> Iterator[Run]:
     """The runs, as many as an amount of work allows.
 
     Args:
         programs: the programs to compare; the runs have the hyperparameters of the first one.
         settings: fixed values of some hyperparameters.
         work: about how many operations may be computed.
+        proved: whether the programs are known to be equal over the reals. Then runs need only show
+            where computed numbers are not: at ends, and where something overflows or cancels.
     """
     size = sum(len(p.operations) for p in programs)
     if of_matrices(programs[0].kind):
-        work //= _MATRICES
-    draws = _Draws(programs, settings)
+        work //= MATRICES
+    if proved:
+        work //= _LESS
+    draws = Draws(programs, settings)
     known = landmarks(programs, draws.defaults)
-    for number, run in enumerate((*draws.plain(), *draws.at_ends(), *draws.near(known.numbers))):
+    for number, run in enumerate(
+        (*draws.plain(_FEW if proved else 1), *draws.at_ends(), *draws.near(known.numbers))
+    ):
         work -= size * len(run.gradients) * len(run.theta)
         if work < 0 and len(run.gradients) > 1:
             if not number:  # Programs that are too large for a whole run take two steps.
@@ -191,8 +202,13 @@ def runs(programs: Sequence[Program], settings: Mapping[str, float], work: int) 
         yield draws.read(draws.default_run((draws.number(1.0),), ((1.0,),) * length))
 
 
-class _Draws:
-    """Draws runs of a program at random, with some hyperparameters fixed by `settings`."""
+class Draws:
+    """Draws runs of a program at random, with some hyperparameters fixed by `settings`.
+
+    Attributes:
+        defaults: the values of all hyperparameters, by default or fixed.
+        inputs: the inputs of the programs, and whether every step needs them.
+    """
 
     def __init__(self, programs: Sequence[Program], settings: Mapping[str, float]) -> None:
         program = programs[0]
@@ -204,13 +220,12 @@ class _Draws:
             for p in programs
             for v in p.needed(p.carried_values)
         )
-        # The inputs of the programs, and whether every step needs them.
-        self._inputs: dict[State, bool] = {}
+        self.inputs: dict[State, bool] = {}
         for p in programs:
             for state in (s for s in p.states if s.input):
                 one = State(state.name, state.type, Value(0), Value(0), input=True)
                 own = state.name in required_inputs(p)
-                self._inputs[one] = own or self._inputs.get(one, False)
+                self.inputs[one] = own or self.inputs.get(one, False)
 
     def read(self, run: Run) -> Run:
         """A run with its numbers read as the programs take them.
@@ -227,11 +242,15 @@ class _Draws:
                 shapes = tuple(s for s in shapes if s[1] <= s[2])
             self._read += 1
             run = replace(run, shape=shapes[self._read % len(shapes)])
-        return replace(run, inputs=tuple(self._given(run))) if self._inputs else run
+        return self.with_inputs(run)
+
+    def with_inputs(self, run: Run) -> Run:
+        """A run with what its steps are given."""
+        return replace(run, inputs=tuple(self._given(run))) if self.inputs else run
 
     def _given(self, run: Run) -> Iterator[tuple[str, tuple[Tensor | None, ...]]]:
         """What is given to the steps of a run; some go without what they do not need."""
-        for place, (state, needed) in enumerate(self._inputs.items()):
+        for place, (state, needed) in enumerate(self.inputs.items()):
             like = run.theta if state.type.extent is Extent.TENSOR else (0.0,)
             values: list[Tensor | None] = []
             for step in range(len(run.gradients)):
@@ -239,10 +258,13 @@ class _Draws:
                 values.append(drawn if needed or (step + place) % 3 != 1 else None)
             yield state.name, tuple(values)
 
-    def plain(self) -> Iterator[Run]:
-        """Runs at the defaults, then at random hyperparameters, with gradients of many scales."""
-        for index in range(RUNS):
-            hypers = self._hypers() if index >= 2 else self.defaults
+    def plain(self, every: int = 1) -> Iterator[Run]:
+        """Runs at the defaults, then at random hyperparameters, with gradients of many scales.
+
+        They are one in so many, from the first one on.
+        """
+        for index in range(0, RUNS, every):
+            hypers = self.hypers() if index >= 2 else self.defaults
             elements = self._elements(index)
             scale = (1.0, 1.0, 1e-4, 1e3)[index % 4]
             yield self._run(hypers, [scale] * STEPS, elements, zero=index % 4 == 3)
@@ -305,7 +327,8 @@ class _Draws:
         first = (0.0, *first[1:]) if zero else first
         return Run(tuple(hypers.items()), theta, (first, *others))
 
-    def _hypers(self) -> dict[str, float]:
+    def hypers(self) -> dict[str, float]:
+        """Random values of all hyperparameters that are not fixed."""
         found = {h.name: self._hyper(h) for h in self._program.hypers}
         for simplex in self._program.simplexes:
             weights = [self._source.expovariate(1) for _ in simplex.hypers]

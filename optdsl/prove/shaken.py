@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 from optdsl.ir.evaluate import Tensor
 from optdsl.ir.program import Program
@@ -23,13 +24,15 @@ SHAKEN = 2.0**-50
 _TRIES = 16
 
 
-def shaken(program: Program, run: Run, result: Tensor, enough: float) -> float:
-    """How far the last parameter of a run moves; infinite if numbers become none, or none numbers.
+def shaken(
+    programs: Sequence[Program], run: Run, result: tuple[Tensor, Tensor], enough: float
+) -> float:
+    """How far the end of a run moves; infinite if numbers become none, or none numbers.
 
     Args:
-        program: takes the steps.
+        programs: take the steps; one for each kind of tensors.
         run: the run.
-        result: its last parameter.
+        result: its last parameter, and where the model is evaluated there, which may be left out.
         enough: a distance beyond which it does not matter how far.
     """
     source, largest = random.Random(0), 0.0
@@ -40,7 +43,8 @@ def shaken(program: Program, run: Run, result: Tensor, enough: float) -> float:
     for _ in range(_TRIES):
         if largest >= enough:
             break
-        for was, now in zip(result, changed(program, run, beside)[-1], strict=True):
+        moved = changed(programs, run, beside, points=bool(result[1]))
+        for was, now in zip(sum(result, ()), sum(moved, ()), strict=True):
             if math.isfinite(was) != math.isfinite(now):
                 return math.inf
             largest = max(largest, abs(was - now) if math.isfinite(was) else 0.0)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 from optdsl.ir.arrays import elements
 from optdsl.ir.bounded import Bounded
-from optdsl.ir.evaluate import Tensor, Watch
+from optdsl.ir.evaluate import BOUNDED, FLOATS, MATRICES, TRUSTING, Tensor, Watch
 from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.trajectories import Run, rounded, trajectory
+from optdsl.ir.trajectories import Followed, Run
+from optdsl.prove.mixed import mixed, spans_tensors
 from optdsl.prove.runs import landmarks, runs
 from optdsl.prove.shaken import ALIKE, shaken
 
@@ -23,6 +25,8 @@ _MARGIN = 4.0
 _ANALYSIS = 3
 # How many operations the runs of a claim may compute.
 MAX_WORK = 500_000
+# Runs of tensors that are not alike may take one in so many of these.
+_MIXED = 3
 # If rounding may move results by more than this, relative to their size, the analysis is too
 # coarse to show that they are equal.
 _EXPLAINED = 1e-3
@@ -34,6 +38,13 @@ _STORED = 2.0**-48
 _LONGEST = 16
 # The largest tolerance that a reader is shown.
 _TOLERANCE = 1e-9
+
+_ARITHMETICS = {
+    "floats": FLOATS,
+    "matrices": MATRICES,
+    "bounded": BOUNDED,
+    "trusting": TRUSTING,
+}
 
 Valid = Callable[[Mapping[str, float], int], bool]
 Doubt = Literal["parted", "unexplained"]
@@ -47,11 +58,13 @@ class Counterexample:
         run: the run, up to the first step after which they differ.
         left: the last parameter of the specification.
         right: the last parameter of the rule.
+        evaluated: whether `left` and `right` are the points at which the model is evaluated there.
     """
 
     run: Run
     left: Tensor
     right: Tensor
+    evaluated: bool = False
 
     @property
     def tolerance(self) -> float:
@@ -93,8 +106,8 @@ class Trial:
 
 
 def trial(
-    left: Program,
-    right: Program,
+    left: Program | Sequence[Program],
+    right: Program | Sequence[Program],
     settings: Mapping[str, float],
     valid: Valid = lambda hypers, t: True,
     work: int = MAX_WORK,
@@ -111,8 +124,8 @@ def trial(
     changes in the last places of what is computed explain; see `optdsl.prove.shaken`.
 
     Args:
-        left: a program.
-        right: another one over the same hyperparameters.
+        left: a program, or one for each kind of tensors; those are run together.
+        right: another one over the same hyperparameters, or one for each kind.
         settings: fixed values of some hyperparameters; the others have their defaults at first,
             then their bounds, values near constants that the programs compare with, and random
             values.
@@ -122,15 +135,17 @@ def trial(
             differ without an error analysis are a doubt, and no difference.
     """
     done = Trial()
-    comparison = _Comparison(left, right, work, proved)
-    for run in runs((left, right), settings, work):
-        hypers = dict(run.hypers)
-        allowed = 0
-        while allowed < len(run.gradients) and valid(hypers, allowed + 1):
-            allowed += 1
+    both = [(p,) if isinstance(p, Program) else tuple(p) for p in (left, right)]
+    comparison = _Comparison(both, work, proved)
+    tried: Iterable[Run] = mixed(both, settings, work // _MIXED)
+    if isinstance(left, Program) and isinstance(right, Program):
+        several = not left.kind and spans_tensors((left, right))
+        tried = chain(runs((left, right), settings, work, proved), tried if several else ())
+    for run in tried:
+        allowed = _allowed(run, valid)
         if not allowed:
             continue
-        if not (_has_axes(left, run) and _has_axes(right, run)):
+        if not all(_has_axes(programs, run) for programs in both):
             done.unread += 1
             continue
         done.runs += 1
@@ -141,50 +156,79 @@ def trial(
         done.parted += "parted" in comparison.doubts
         done.unexplained += "unexplained" in comparison.doubts
     done.unseen = comparison.unseen
-    known = landmarks((left, right), left.defaults | dict(settings))
+    known = landmarks([p for own in both for p in own], both[0][0].defaults | dict(settings))
     done.far = known.far
     done.beyond = min((s for s in known.all_steps if s >= done.steps), default=None)
     return done
 
 
-def _has_axes(program: Program, run: Run) -> bool:
-    """Whether the matrices of a run have the axes that a program declares, none of them long."""
-    if run.shape is None:
-        return True
-    try:
-        lengths = own_lengths(program, run.shape, dict(run.hypers))
-    except ValueError:
-        return False
-    return all(length <= _LONGEST for length in lengths.values())
+def _allowed(run: Run, valid: Valid) -> int:
+    """For how many steps both programs may have the hyperparameters of a run."""
+    groups = [dict(run.hypers) | dict(own) for own in {part.hypers: None for part in run.parts}]
+    allowed = 0
+    while allowed < len(run.gradients) and all(valid(own, allowed + 1) for own in groups):
+        allowed += 1
+    return allowed
+
+
+def _has_axes(programs: Sequence[Program], run: Run) -> bool:
+    """Whether the matrices of a run have the axes that programs declare, none of them long."""
+    for part in run.parts:
+        if part.shape is None:
+            continue
+        hypers = dict(run.hypers) | dict(part.hypers)
+        try:
+            lengths = own_lengths(programs[part.section], part.shape, hypers)
+        except ValueError:
+            return False
+        if any(length > _LONGEST for length in lengths.values()):
+            return False
+    return True
+
+
+# The numbers of all parameters after a step, and where the model is then evaluated.
+_After = tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
 class _Comparison:
-    """Compares two programs in one run after the other.
+    """Compares two rules in one run after the other.
 
     Attributes:
         doubts: what makes the latest run, which showed no difference, say less; see `Trial`.
     """
 
-    def __init__(self, left: Program, right: Program, work: int, proved: bool) -> None:
-        self._programs, self._work, self._proved = (left, right), work, proved
-        self._size = sum(len(p.operations) for p in self._programs)
+    def __init__(self, both: Sequence[Sequence[Program]], work: int, proved: bool) -> None:
+        self._both, self._work, self._proved = both, work, proved
+        self._size = sum(len(p.operations) for programs in both for p in programs)
+        self._points = any(p.points for programs in both for p in programs)
+        self._prepared: dict[tuple[int, str], Followed] = {}
         # For each condition of each program, the results that it had.
         self._results: list[dict[Value, set[bool]]] = [
             {v: set() for v in p.needed(p.carried_values) if p.operations[v].opcode in COMPARE}
-            for p in self._programs
+            for p, *_ in both
         ]
 
     def difference(self, run: Run) -> Counterexample | None:
         """A step at which the programs differ by more than rounding explains, or None."""
         self._run, self.doubts = run, set[Doubt]()
-        self._analyses: dict[bool, list[tuple[tuple[Bounded, ...], ...]]] = {}
-        both = (trajectory(p, run, self._watch(i)) for i, p in enumerate(self._programs))
-        for step, (x, y) in enumerate(zip(*both, strict=True), start=1):
-            if not all(map(_same, x, y)) and self._differ(step - 1, x, y):
-                return Counterexample(replace(run, gradients=run.gradients[:step]), x, y)
-            if not all(map(math.isfinite, (*x, *y))):
+        self._analyses: dict[bool, list[tuple[_After, ...]]] = {}
+        plain = "matrices" if run.of_matrices else "floats"
+        both = (self._followed(i, plain, self._watch(i)) for i in (0, 1))
+        for step, after in enumerate(zip(*both, strict=True), start=1):
+            for what, (x, y) in enumerate(zip(*after, strict=True)):
+                if not all(map(_same, x, y)) and self._differ(step - 1, after, what):
+                    cut = replace(run, gradients=run.gradients[:step])
+                    return Counterexample(cut, x, y, evaluated=bool(what))
+            if not all(map(math.isfinite, (*after[0][0], *after[1][0]))):
                 break  # the steps that follow show nothing
         return None
+
+    def _followed(self, side: int, arithmetic: str, watch: Watch | None = None) -> Iterator[_After]:
+        """The run of one side."""
+        key = (side, arithmetic)
+        if key not in self._prepared:
+            self._prepared[key] = Followed(self._both[side], _ARITHMETICS[arithmetic])
+        return self._prepared[key].followed(self._run, watch, self._points)
 
     @property
     def unseen(self) -> int:
@@ -201,16 +245,20 @@ class _Comparison:
 
         return look if any(len(seen) < 2 for seen in results.values()) else None
 
-    def _differ(self, step: int, x: Tensor, y: Tensor) -> bool:
-        """Whether results that are not the same differ by more than rounding explains."""
-        if self._run.shape is not None:
-            return self._matrices_differ(step, x, y)
+    def _differ(self, step: int, after: tuple[_After, _After], what: int) -> bool:
+        """Whether results that are not the same differ by more than rounding explains.
+
+        They are those of a step: the parameters (0), or the points of evaluation (1).
+        """
+        if self._run.of_matrices:
+            return self._matrices_differ(step, after, what)
+        x, y = (side[what] for side in after)
         scale = max(map(abs, (*self._run.theta, *x, *y)))
         if not all(map(math.isfinite, (*x, *y))):
             scale = math.inf
         elif any(abs(a - b) > _EXPLAINED * scale for a, b in zip(x, y, strict=True)):
             self.doubts.add("parted")
-        errors = self._errors(step, trusting=False)
+        errors = self._errors(step, what, trusting=False)
         if errors is None:
             self.doubts.add("unexplained")
             # Without an analysis, only a number on one side and none on the other is certain.
@@ -218,16 +266,17 @@ class _Comparison:
         if any(map(_apart, *errors)):
             return True
         if _largest(errors) > _ROUNDED * scale:
-            trusted = self._errors(step, trusting=True)
+            trusted = self._errors(step, what, trusting=True)
             if trusted is None or _largest(trusted) > _EXPLAINED * scale:
                 self.doubts.add("unexplained")
             elif any(map(_apart, *trusted)):
                 self.doubts.add("parted")
         return False
 
-    def _matrices_differ(self, step: int, x: Tensor, y: Tensor) -> bool:
+    def _matrices_differ(self, step: int, after: tuple[_After, _After], what: int) -> bool:
         """The same for matrices, of which there is no error analysis."""
         run = replace(self._run, gradients=self._run.gradients[: step + 1])
+        x, y = (side[what] for side in after)
         finite, gap = all(map(math.isfinite, (*x, *y))), math.inf
         if finite:
             moved = max(abs(a - b) for z in (x, y) for a, b in zip(z, run.theta, strict=True))
@@ -242,15 +291,17 @@ class _Comparison:
         if self._work < 0:
             self.doubts.add("unexplained")
             return False
-        both = zip(self._programs, (x, y), strict=True)
-        away = max(shaken(p, run, z, gap / _MARGIN) for p, z in both)
+        both = zip(self._both, after, strict=True)
+        away = max(shaken(own, run, z, gap / _MARGIN) for own, z in both)
         if away >= math.inf or (finite and (self._proved or gap <= _MARGIN * away)):
             self.doubts.add("parted")
             return False
         return True
 
-    def _errors(self, step: int, trusting: bool) -> tuple[tuple[Bounded, ...], ...] | None:
-        """The parameters after a step, with bounds on their errors; None beyond the work allowed.
+    def _errors(
+        self, step: int, what: int, trusting: bool
+    ) -> tuple[tuple[Bounded, ...], ...] | None:
+        """Results of a step, with bounds on their errors; None beyond the work allowed.
 
         With `trusting`, the analysis takes conditions to be what they are computed to be.
         """
@@ -258,9 +309,11 @@ class _Comparison:
             self._work -= _ANALYSIS * self._size * len(self._run.gradients) * len(self._run.theta)
             if self._work < 0:
                 return None
-            both = (rounded(p, self._run, trusting) for p in self._programs)
+            arithmetic = "trusting" if trusting else "bounded"
+            both = (self._followed(i, arithmetic) for i in (0, 1))
             self._analyses[trusting] = list(zip(*both, strict=True))
-        return self._analyses[trusting][step]
+        left, right = self._analyses[trusting][step]
+        return left[what], right[what]
 
 
 def _largest(errors: tuple[tuple[Bounded, ...], ...]) -> float:

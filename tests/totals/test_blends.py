@@ -167,11 +167,11 @@ theta' = theta - g
 """
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1, Verdict.PROVED), (2, Verdict.TESTED)])
+@pytest.mark.parametrize(("factor", "verdict"), [(1, Verdict.PROVED), (2, Verdict.REFUTED)])
 def test_what_another_kind_adds_to_a_sum_counts_in_a_proof(
     factor: int, verdict: Verdict, tmp_path: Any
 ) -> None:
-    """For each kind the two rules are written alike, and runs have tensors of one kind only."""
+    """For each kind the two rules are written alike, and no tensor of one kind alone tells."""
     (tmp_path / "other.opt").write_text(ELSEWHERE.format("Other", factor))
     mine = tmp_path / "mine.opt"
     mine.write_text(ELSEWHERE.format("Mine", 1) + "\nrecovers Other\n")
