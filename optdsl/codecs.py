@@ -22,13 +22,10 @@ class Coder:
         encode: the buffers for a value, from the value, the dtype of the first buffer, and what
             gives a uniform number for each element.
         decode: the value in some precision, from the buffers.
-        widens: whether a value of float32 is worked on in float64, since its buffers together have
-            more than float32's precision.
     """
 
     encode: Callable[[Tensor, torch.dtype, Uniform], tuple[Tensor, ...]]
     decode: Callable[[Sequence[Tensor], torch.dtype], Tensor]
-    widens: bool = False
 
 
 def stochastic(x: Tensor, dtype: torch.dtype, uniform: Tensor) -> Tensor:
@@ -78,6 +75,6 @@ CODERS = {
     "bfloat16 stochastic": Coder(lambda x, dtype, u: (stochastic(x, dtype, u(x)),), _first),
     "stochastic": Coder(lambda x, dtype, u: (stochastic(x, dtype, u(x)),), _first),
     "compensated": Coder(
-        _compensated, lambda buffers, dtype: buffers[0].to(dtype) + buffers[1].to(dtype), True
+        _compensated, lambda buffers, dtype: buffers[0].to(dtype) + buffers[1].to(dtype)
     ),
 }

@@ -25,6 +25,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import stored
 from optdsl.ir.verify import verify
 from optdsl.learn_option import LearnOption
 from optdsl.learning import Block, Coefficient, scalarized
@@ -215,7 +216,9 @@ def artifact(program: Program, target: Target) -> Artifact:
 
 
 def _planned(program: Program, target: Target) -> Plan:
-    return cheapest(plans(program, target.rounded, BACKENDS[target.backend].plans))
+    kinds = BACKENDS[target.backend].plans
+    # What a codec rounds cannot be computed again, nor tangents from it.
+    return cheapest(plans(program, target.rounded, ("stored",) if stored(program) else kinds))
 
 
 def evaluation(program: Program) -> SourceModule:

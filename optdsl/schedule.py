@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -137,9 +137,17 @@ class Kernel:
         A state whose new value is the old value of another state takes over the memory of that
         state, so that nothing is copied. The other state gets memory that is free.
         """
-        tensors = [s.name for s in self.program.states if s.type.extent is Extent.TENSOR]
+        tensors = [s for s in self.program.states if s.type.extent is Extent.TENSOR]
         if not self.rotates:
-            return {name: name for name in tensors}
+            return {s.name: s.name for s in tensors}
+        # What is stored in another way is no memory for a state.
+        alike = (self._rotated([s.name for s in tensors if s.codec == codec])
+                 for codec in dict.fromkeys(s.codec for s in tensors))  # fmt: skip
+        found = {name: home for part in alike for name, home in part.items()}
+        return {s.name: found[s.name] for s in tensors}
+
+    def _rotated(self, tensors: Sequence[str]) -> dict[str, str]:
+        """The same for states of these names, which are stored alike."""
         results = {r.name: r.value for r in self.results}
         sources = {
             name: str(self.program.operations[results[name]].attribute)
@@ -154,7 +162,7 @@ class Kernel:
         others = [name for name in tensors if name not in found]
         free = [name for name in tensors if name not in found.values()]
         found |= zip(others, free, strict=True)
-        return {name: found[name] for name in tensors}
+        return found
 
     def home(self, result: Result) -> str:
         """The buffer that a result is written to: "theta", or that of a state."""

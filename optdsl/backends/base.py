@@ -8,7 +8,7 @@ from typing import Protocol
 
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Learned, Program
-from optdsl.ir.storage import stored
+from optdsl.ir.storage import PARAMETER, stored
 from optdsl.options import OptionError
 from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Role
@@ -37,7 +37,7 @@ class EntryPoint:
         buffers: in whose memory a state is afterwards, where that is another state's.
         writes: whether it takes, as keyword ``out``, the memory for the new parameter, which may be
             that of the old one.
-        draws: whether it takes what draws random numbers, as keyword ``draws``.
+        draws: whether it takes what draws random numbers, as keyword ``draws`` or with a tensor.
     """
 
     name: str
@@ -71,12 +71,21 @@ def needed_kernels(kernels: Mapping[str, Kernel], order: str) -> list[Kernel]:
 def entry_point(kernel: Kernel, takes_step: bool) -> EntryPoint:
     """The entry point of a kernel that writes its results into the memory of states."""
     names = {str(s) for s in kernel.reads("state")}
-    names |= set(map(kernel.home, kernel.stored))
+    homes = set(map(kernel.home, kernel.stored))
+    names |= homes
+    # Before the first step nothing stands beside the parameter.
+    moves = homes | ({PARAMETER} if kernel.reads("parameter") else set())
+    beside = [
+        buffer.key(name)
+        for name, codec in stored(kernel.program).items()
+        for buffer in codec.buffers[1:]
+        if name in moves and kernel.name != Role.INITIALIZE
+    ]
     used = set(kernel.reads("hyper"))
     hypers = tuple(h.name for h in kernel.program.hypers if h.name in used)
     return EntryPoint(
         kernel.name,
-        tuple(s.name for s in kernel.program.states if s.name in names),
+        (*(s.name for s in kernel.program.states if s.name in names), *beside),
         hypers,
         hypers,
         takes_step,
@@ -90,14 +99,14 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
     """Check that a backend can run a rule, and learn some hyperparameters.
 
     Raises:
-        OptionError: with "c" or "triton", whose kernels draw no random numbers, read and write
-            states as they are computed, and do not compute the norms of tangents that the signal
-            "cosine" needs.
+        OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
+            the signal "cosine" needs, and with "triton", whose kernels draw no random numbers, and
+            read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
     for name, codec in stored(program).items():
         what = f"stores {name} as {codec.name}"
-    if backend in {"c", "triton"} and what:
+    if backend == "triton" and what:
         raise OptionError(
             f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
             f'or "eager"'

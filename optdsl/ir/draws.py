@@ -48,6 +48,13 @@ def philox(counter: Words, key: Key) -> Words:
     return a, b, c, d
 
 
+def words_of(name: str) -> tuple[int, int]:
+    """The two words of 32 bits that stand for a name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    low, high = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
+    return low, high
+
+
 @functools.lru_cache(maxsize=4096)
 def key_of(seed: int, name: str, tensor: int) -> Key:
     """The key for what is drawn under a name for a tensor.
@@ -57,9 +64,7 @@ def key_of(seed: int, name: str, tensor: int) -> Key:
         name: the name.
         tensor: the number of the tensor in its optimizer, from 0.
     """
-    digest = hashlib.sha256(name.encode()).digest()
-    low, high = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
-    block = (low, high, tensor & WORD, tensor >> 32 & WORD)
+    block = (*words_of(name), tensor & WORD, tensor >> 32 & WORD)
     first, second, *_ = philox(block, (seed & WORD, seed >> 32 & WORD))
     return first, second
 

@@ -45,6 +45,8 @@ class Codec:
             parameter, that is the parameter itself.
         of_states, of_parameters: what it is for.
         draws: whether it rounds at random.
+        widens: whether a value of float32 is worked on in float64, since its buffers together have
+            more than float32's precision.
         meaning: what it does, for readers.
     """
 
@@ -53,20 +55,21 @@ class Codec:
     of_states: bool
     of_parameters: bool
     draws: bool
+    widens: bool
     meaning: str
 
 
 CODECS = {
     codec.name: codec
     for codec in (
-        Codec("bfloat16", (Buffer("", "bfloat16"),), True, False, False,
+        Codec("bfloat16", (Buffer("", "bfloat16"),), True, False, False, False,
               "rounded to the nearest number of bfloat16"),
-        Codec("bfloat16 stochastic", (Buffer("", "bfloat16"),), True, False, True,
+        Codec("bfloat16 stochastic", (Buffer("", "bfloat16"),), True, False, True, False,
               "rounded up or down to bfloat16 at random, so that the mean is the number"),
-        Codec("stochastic", (Buffer("", ""),), False, True, True,
+        Codec("stochastic", (Buffer("", ""),), False, True, True, False,
               "rounded up or down to the parameter's dtype at random, so that the mean is the "
               "number"),
-        Codec("compensated", (Buffer("", ""), Buffer("compensation", "")), False, True, False,
+        Codec("compensated", (Buffer("", ""), Buffer("compensation", "")), False, True, False, True,
               "rounded, with what rounding took off beside it, in the parameter's dtype"),
     )
 }  # fmt: skip

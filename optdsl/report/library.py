@@ -276,10 +276,13 @@ def _parts(program: Program, without: int) -> tuple[Part, ...]:
 def _runs_on(program: Program) -> tuple[str, ...]:
     """The backends that run a program of one section; the engines decide the same."""
     learned = [x.signal for x in program.learned]
-    eager = of_matrices(program.kind) or draws(program) or stored(program) or "cosine" in learned
+    eager = of_matrices(program.kind) or "cosine" in learned
     # States that lag by a step cannot be summed over before it is completed.
     late = learned and staged(program) is not None
-    return ("eager",) if eager or late else ("eager", *_COMPILED)
+    if eager or late:
+        return ("eager",)
+    coded = draws(program) or stored(program)
+    return ("eager", *(name for name in _COMPILED if name == "c" or not coded))
 
 
 def _size(row: Row) -> str:

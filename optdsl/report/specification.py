@@ -10,7 +10,7 @@ from optdsl.differentiate import held
 from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Operation, Program, State
-from optdsl.ir.sections import OTHERWISE
+from optdsl.ir.sections import OTHERWISE, of_matrices
 from optdsl.ir.storage import added, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
@@ -182,12 +182,15 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
 
 
 def _eager(program: Program) -> list[list[str]]:
-    """What compiled kernels do not do, so that eager code runs; nothing where they do all."""
+    """What not all compiled kernels do, and what runs it; nothing where they do all."""
     found = [f"{name} is stored as {codec.name}" for name, codec in stored(program).items()]
     found += ["random numbers are drawn"] if any(map(_draws, program.operations)) else []
     if not found:
         return []
-    text = f'{", and ".join(found)}: PyTorch code runs this, with backend="auto" too.'
+    where = "C runs this on the CPU, and PyTorch code on GPUs"
+    if any(map(of_matrices, program.sections)):
+        where = "C runs this on the CPU, and PyTorch code for matrices and on GPUs"
+    text = f"{', and '.join(found)}: {where}."
     return [textwrap.wrap(text[0].upper() + text[1:], WIDTH)]
 
 

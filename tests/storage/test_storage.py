@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 import optdsl
 from optdsl import interpret
+from optdsl.backends.c.storage import CODECS as FORMATS
 from optdsl.codecs import CODERS, stochastic
 from optdsl.diagnostics import SpecError
 from optdsl.ir.storage import CODECS
@@ -61,7 +62,7 @@ class AdamW:
 
 
 def test_every_codec_has_its_arithmetic_and_a_meaning() -> None:
-    assert CODERS.keys() == CODECS.keys()
+    assert CODERS.keys() == CODECS.keys() == FORMATS
     for codec in CODECS.values():
         assert codec.meaning
         assert codec.buffers
@@ -312,8 +313,9 @@ def test_wishes_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(OptionError, match=told):
             optdsl.load("adamw", store=store)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match='stores m as bfloat16, which backend="c" does not do'):
-        optdsl.load("adamw", store={"m": "bfloat16"}, backend="c")
+    refused = 'stores m as bfloat16, which backend="triton" does not do'
+    with pytest.raises(OptionError, match=refused):
+        optdsl.load("adamw", store={"m": "bfloat16"}, backend="triton")
     assert optdsl.load("adamw", store={"m": "bfloat16"}) is optdsl.load(
         "adamw", store={"m": "bfloat16"}
     )
@@ -325,7 +327,7 @@ def test_pages_tell_what_is_stored_and_where_it_runs() -> None:
     page = describe(source, library.read(source))
     assert "State: 12 bytes per parameter in float32" in page
     assert (
-        'Theta is stored as compensated: PyTorch code runs this, with backend="auto" too.' in page
+        "Theta is stored as compensated: C runs this on the CPU, and PyTorch code on GPUs." in page
     )
     assert "compensation/theta  4 per parameter" in describe_plan(source)
 

@@ -10,9 +10,10 @@ of threads. The file knows nothing of shapes, of how many tensors there are, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import SourceModule, needed_kernels
+from optdsl.backends.c.coding import WIDENED, coding, drawing
 from optdsl.backends.c.driver import driver
 from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
 from optdsl.backends.c.functions import Functions
@@ -21,6 +22,9 @@ from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel, Role
 
 BLOCK, CHUNK, LANES = 8192, 128, 32
+_ORIGIN = """ Random numbers are of its origin:
+   the seed, its number, the index of its first element in the whole tensor, and of a shard that
+   does not follow on in it how many dimensions it has, and their lengths and strides there."""
 # In bytes: a line of the cache, and how far ahead memory is asked for.
 _LINE, _AHEAD = 64, 1024
 
@@ -94,7 +98,7 @@ class CBackend:
     name = "c"
     plans: tuple[Kind, ...] = KINDS
     matrices = False
-    draws = False
+    draws = True
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
@@ -104,16 +108,20 @@ class CBackend:
         program = kernels[Role.STEP].program
         texts = [driver(functions) for functions in emitted]
         slots = 2 + max(len(f.entry.states) for f in emitted)
-        text = "\n".join([_header(program, dtype, slots), *texts])
+        text = "\n".join([_header(program, dtype, slots, emitted), *texts])
         return SourceModule(program.name, "c", text, {f.entry.name: f.entry for f in emitted})
 
     spellings = staticmethod(spelled_operations)
 
 
-def _header(program: Program, dtype: str, slots: int) -> str:
+def _header(program: Program, dtype: str, slots: int, emitted: Sequence[Functions]) -> str:
     # A citation is text, and must not end the comment.
     lines = [line.replace("*/", "* /") for line in (program.name, *program.documentation)]
-    kind, size = ("double", 8) if dtype == "float64" else ("float", 4)
+    double = emitted[0].storage.double
+    kind, size = ("double", 8) if double else ("float", 4)
+    drawn = any(f.entry.draws for f in emitted)
+    origin = " const int64_t *origin;" if drawn else ""
+    wide = double and dtype != "float64"
     return "\n".join(
         [
             "/* " + "\n   ".join(lines) + " */",
@@ -125,16 +133,18 @@ def _header(program: Program, dtype: str, slots: int) -> str:
             "",
             _ATTRIBUTES,
             f"typedef {kind} real;  /* what a step is calculated in */",
-            f"typedef int{64 if dtype == 'float64' else 32}_t bits;",
-            ELEMENTS[dtype],
+            f"typedef int{64 if double else 32}_t bits;",
+            WIDENED if wide else ELEMENTS[dtype],
             f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK}, LANES = {LANES} }};",
             f"enum {{ LINE = {_LINE // size}, AHEAD = {_AHEAD // size} }};",
             "",
             "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
-            "   the parameter, its gradient, its states. */",
-            f"typedef struct {{ int64_t size, row; void *memory[{slots}]; }} tensor;",
+            f"   the parameter, its gradient, its states.{_ORIGIN if drawn else ''} */",
+            f"typedef struct {{ int64_t size, row; void *memory[{slots}];{origin} }} tensor;",
             "",
-            functions(dtype == "float64"),
+            functions(double),
             _COMMON,
+            *coding(program, dtype, double),
+            *([drawing(double)] if drawn else []),
         ]
     )

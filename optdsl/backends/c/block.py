@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.c.chunk import loaded, stored_type, table, written
+from optdsl.backends.c.chunk import loaded, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.values import Values
-from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Loop, Result
@@ -39,17 +38,20 @@ class Block:
         values, body = self.values, self.loop.body
         fixed = table(values, body, [r.value for r in self.stored])
         lines = [f"const {kind} {name} = {text};" for name, (kind, text) in fixed.items()]
-        computed = [v for v in body if values.operation(v).opcode not in LEAVES]
+        computed = [v for v in body if not values.given(v)]
         loop = [line for v in body for line in loaded(values, v)]
         loop += [line for v in computed for line in values.assigned(v, "real")]
         for result, home in zip(self.stored, self.homes, strict=True):
-            loop.append(written(values, home, result.value))
+            loop += written(values, home, result.value)
         head = "for (int64_t i = 0; i < size; i++)"
         lines += [braced(head, loop).rstrip()] if loop else []
         parameters = ["const int64_t size", "const double *u", "const double *s"]
         arguments = ["size", "u", "s"]
-        for buffer in dict.fromkeys([*self.read, *self.homes]):
-            kind, pointer = self.pointer(buffer, buffer in self.homes)
+        parts = values.storage.parts
+        changed = [part for home in self.homes for part in parts(home)]
+        read = [part for buffer in self.read for part in parts(buffer)]
+        for buffer in dict.fromkeys([*read, *changed]):
+            kind, pointer = self.pointer(buffer, buffer in changed)
             parameters.append(f"{kind}restrict {values.buffer(buffer)}")
             arguments.append(f"{pointer} + begin")
         name = self.name("elements")
@@ -73,9 +75,14 @@ class Block:
 
     @cached_property
     def stored(self) -> tuple[Result, ...]:
-        """The results that it writes to memory."""
+        """The results that it writes to memory, those at last that are more than rounded."""
         results = self.values.kernel.stored if self.last else ()
-        return tuple(r for r in results if r.type.extent is Extent.TENSOR)
+        found = (r for r in results if r.type.extent is Extent.TENSOR)
+        return tuple(sorted(found, key=lambda r: self.coded(self.values.kernel.home(r))))
+
+    def coded(self, home: str) -> bool:
+        """Whether what is written to a buffer is more than rounded."""
+        return self.values.storage.format(home).coded
 
     @cached_property
     def homes(self) -> tuple[str, ...]:
@@ -105,7 +112,7 @@ class Block:
 
     def pointer(self, buffer: str, written: bool) -> tuple[str, str]:
         """The type of a pointer, and the pointer to the tensor's first element."""
-        kind = f"{'' if written else 'const '}{stored_type(buffer)} *"
+        kind = f"{'' if written else 'const '}{self.values.storage.format(buffer).type} *"
         return kind, f"({kind})x->memory[{slot(self.entry, buffer)}]"
 
     def framed(self, lines: Sequence[str]) -> str:

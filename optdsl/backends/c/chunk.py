@@ -8,9 +8,8 @@ from functools import cached_property
 
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.pieces import Piece, cut
+from optdsl.backends.c.storage import Stream
 from optdsl.backends.c.values import Values
-from optdsl.backends.named import PARAMETER_LIKE
-from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 
 # The type and the expression of each number that is the same for all elements, by name.
@@ -20,23 +19,18 @@ Table = dict[str, tuple[str, str]]
 def loaded(values: Values, value: Value) -> list[str]:
     """The line that reads an element; none for a value that is computed."""
     buffer = values.buffer_of(value)
-    return [] if buffer is None else [f"const real {values.name(value)} = {_read(values, buffer)};"]
+    if values.drawn(value):
+        text = f"{values.stream(value).row}[i]"
+    elif buffer is None:
+        return []
+    else:
+        text = values.storage.read(buffer, values.buffer)
+    return [f"const real {values.name(value)} = {text};"]
 
 
-def written(values: Values, home: str, value: Value) -> str:
-    """The line that writes an element."""
-    word = values.word(value, "real")
-    return f"{values.buffer(home)}[i] = {f'rounded({word})' if home == 'theta' else word};"
-
-
-def stored_type(buffer: str) -> str:
-    """The C type of the elements of a buffer."""
-    return "element" if buffer in PARAMETER_LIKE.values() else "real"
-
-
-def _read(values: Values, buffer: str) -> str:
-    text = f"{values.buffer(buffer)}[i]"
-    return f"load({text})" if buffer in PARAMETER_LIKE.values() else text
+def written(values: Values, home: str, value: Value) -> list[str]:
+    """The lines that write an element."""
+    return values.storage.written(home, values.word(value, "real"), values.buffer)
 
 
 def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: str = "u") -> Table:
@@ -49,7 +43,7 @@ def table(values: Values, body: Sequence[Value], outside: Sequence[Value], row: 
             if values.program.type(value).condition
             else ("real", f"(real){place}")
         )
-    computed = [v for v in body if values.operation(v).opcode not in LEAVES]
+    computed = [v for v in body if not values.given(v)]
     return found | values.derived(computed, row)
 
 
@@ -92,6 +86,11 @@ class Chunk:
         return cut(self.values, self.body, self.results, kept)
 
     @property
+    def cut_up(self) -> bool:
+        """Whether it is more than one loop."""
+        return len(self._cut[0]) > 1
+
+    @property
     def odd(self) -> int | None:
         """The row of the watched values; None without any."""
         return self._cut[1] if self.watched else None
@@ -109,7 +108,8 @@ class Chunk:
     def arguments(self, between: Sequence[str]) -> list[str]:
         """The arguments of a call of the function."""
         size = [] if self.whole else ["n"]
-        return [*size, *between, *(self.values.buffer(b) for b in self.buffers), "out"]
+        rows = (stream.row for stream in self.streams)
+        return [*size, *between, *(self.values.buffer(b) for b in self.buffers), *rows, "out"]
 
     def tables(self) -> list[str]:
         """The lines with the values of the table, reals and bits apart."""
@@ -126,8 +126,10 @@ class Chunk:
                                                         "const bits *restrict b"]  # fmt: skip
         pointers = []
         for buffer in self.buffers:
-            constant = "" if buffer in self.homes else "const "
-            pointers.append(f"{constant}{stored_type(buffer)} *restrict {values.buffer(buffer)}")
+            constant = "" if buffer in self.changed else "const "
+            kind = values.storage.format(buffer).type
+            pointers.append(f"{constant}{kind} *restrict {values.buffer(buffer)}")
+        pointers += [f"const real *restrict {stream.row}" for stream in self.streams]
         size = [] if self.whole else ["const int64_t n"]
         parameters = [*size, *given, *pointers, "real (*restrict out)[CHUNK]"]
         head = listed(f"{attribute} static void {self.name}(", parameters)
@@ -144,8 +146,24 @@ class Chunk:
     @cached_property
     def buffers(self) -> tuple[str, ...]:
         """The buffers that it reads and writes."""
-        buffers = (self.values.buffer_of(v) for p in self._cut[0] for v in p.leaves)
-        return tuple(dict.fromkeys([*(b for b in buffers if b is not None), *self.homes]))
+        read = (self.values.buffer_of(v) for p in self._cut[0] for v in p.leaves)
+        parts = self.values.storage.parts
+        found = [part for b in read if b is not None for part in parts(b)]
+        return tuple(dict.fromkeys([*found, *self.changed]))
+
+    @cached_property
+    def changed(self) -> tuple[str, ...]:
+        """The buffers that it writes."""
+        return tuple(part for home in self.homes for part in self.values.storage.parts(home))
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The random numbers that it reads."""
+        values = self.values
+        found = [values.stream(v) for v in self.body if values.drawn(v)]
+        storage = values.storage
+        found += [storage.rounding(home) for home in self.homes if storage.format(home).random]
+        return tuple(dict.fromkeys(found))
 
     def _loops(self) -> list[str]:
         pieces, _ = self._cut
@@ -168,10 +186,11 @@ class Chunk:
         lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
         for k, home in enumerate(self.homes):
             if first and home in self.kept:
-                lines.append(f"out[{k}][i] = {_read(values, home)};")
+                lines.append(f"out[{k}][i] = {values.storage.read(home, values.buffer)};")
         for value in piece.computed:
             lines += values.assigned(value, "real")
-        lines += [written(values, self.homes[k], v) for k, v in piece.written]
+        for k, value in piece.written:
+            lines += written(values, self.homes[k], value)
         lines += [f"out[{k}][i] = {values.word(v, 'real')};" for k, v in piece.stored]
         return lines
 

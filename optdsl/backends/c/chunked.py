@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optdsl.backends.c.block import SIZE, Block
-from optdsl.backends.c.chunk import Chunk, stored_type
+from optdsl.backends.c.chunk import Chunk
 from optdsl.backends.c.layout import braced, indented, listed
+from optdsl.backends.c.storage import Stream
 from optdsl.backends.c.values import Values
 from optdsl.backends.c.watch import watched
 from optdsl.ir.program import Value
@@ -37,8 +38,9 @@ class Chunked(Block):
         buffers = dict.fromkeys([*first.buffers, *(["g"] if self.dots else [])])
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
-            *(self._start(b, b in first.homes) for b in buffers),
+            *(self._start(b, b in first.changed) for b in buffers),
             *(self._soon(b) for b in buffers if self._only_read),
+            *(self._drawn(s) for s in self._streams),
             # Read first, since a gradient may be the parameter itself.
             *([f"get(product, {values.buffer('g')}, n);"] if self.dots else []),
             *(self._alone() if quick is None else self._tried(quick)),
@@ -53,6 +55,7 @@ class Chunked(Block):
             SIZE,
             *first.tables(),
             f"real out[{height}][CHUNK];",
+            *(line for s in self._streams for line in self._opened(s)),
             *(self._edges(quick) if quick else []),
             *([f"const int plain = usual(f, {max(1, first.reals)});"] if quick else []),
             *(["double product[CHUNK];"] if self.dots else []),
@@ -85,7 +88,12 @@ class Chunked(Block):
         """The chunk as the rule is written."""
         name = self.name("elements" if self.finite is None else "carefully")
         results = (*(r.value for r in self.stored), *self._summands)
-        return Chunk(name, self.values, self.loop.body, results)
+        made = Chunk(name, self.values, self.loop.body, results)
+        if self.finite is not None or not any(map(self.coded, self.homes)) or made.cut_up:
+            return made
+        # One loop reads an element before it writes it; what is more than rounded has its own.
+        direct = tuple(home for home in self.homes if not self.coded(home))
+        return replace(made, homes=direct)
 
     @cached_property
     def _quick(self) -> Chunk | None:
@@ -123,7 +131,8 @@ class Chunked(Block):
     def _alone(self) -> list[str]:
         """The lines of a chunk if there is no kernel for finite numbers."""
         call = listed(f"{self._exact.name}(", self._exact.arguments(["f", "b"]), ");")
-        return [call, *self._copied(range(len(self.homes))), *self._left_out()]
+        direct = len(self._exact.homes)
+        return [call, *self._copied(range(direct, len(self.homes))), *self._left_out()]
 
     def _tried(self, quick: Chunk) -> list[str]:
         """The lines that try the kernel for finite numbers, and then the exact one if needed."""
@@ -132,16 +141,20 @@ class Chunked(Block):
             name = self.values.buffer(buffer)
             sizes = f"n * sizeof *{name}, CHUNK * sizeof *{name}"
             pad.append(f"{name} = padded({name}EDGE, {name}, {sizes});")
-            if buffer in quick.homes:
+            if buffer in quick.changed:
                 _, memory = self.pointer(buffer, True)
                 back.append(f"memcpy({memory} + start, {name}, n * sizeof *{name});")
         failed = ["!plain"]
         if quick.odd is not None:
             failed.append(f"odd(out[{quick.odd}], n)")
-        again = f"{self.name('again')}(x, u, start, n, out, plain && n == CHUNK);"
+        held = [stream.row for stream in self._streams]
+        held += [f"{self.values.buffer(b)}OLD" for b in self._held]
+        arguments = ["x, u, start, n, out, plain && n == CHUNK", *held]
+        again = f"{self.name('again')}({', '.join(arguments)});"
         rare = braced(f"if ({' || '.join(failed)})", [again, *self._left_out()]).rstrip()
         return [
             braced("if (n < CHUNK)", pad).rstrip(),
+            *(f"memcpy({x}OLD, {x}, sizeof {x}OLD);" for x in map(self.values.buffer, self._held)),
             listed(f"if (plain) {quick.name}(", quick.arguments(["f", "b"]), ");"),
             rare,
             braced("else if (n < CHUNK)", back).rstrip(),
@@ -149,16 +162,46 @@ class Chunked(Block):
 
     def _edges(self, quick: Chunk) -> list[str]:
         """Room for a whole chunk of each buffer."""
-        return [f"{stored_type(b)} {self.values.buffer(b)}EDGE[CHUNK];" for b in quick.buffers]
+        values = self.values
+        rooms = [f"{values.buffer(b)}EDGE" for b in quick.buffers]
+        kinds = [values.storage.format(b).type for b in (*quick.buffers, *self._held)]
+        rooms += [f"{values.buffer(b)}OLD" for b in self._held]
+        return [f"{k} {room}[CHUNK];" for k, room in zip(kinds, rooms, strict=True)]
+
+    @cached_property
+    def _held(self) -> tuple[str, ...]:
+        """The buffers of results that are more than one, and read: rows cannot restore them."""
+        parts = self.values.storage.parts
+        read = [parts(home) for home in self.homes if home in self.read]
+        return tuple(part for found in read if len(found) > 1 for part in found)
+
+    @cached_property
+    def _streams(self) -> tuple[Stream, ...]:
+        """The random numbers that elements of the loop are computed and rounded with."""
+        storage = self.values.storage
+        found = [storage.rounding(home) for home in self.homes if storage.format(home).random]
+        return tuple(dict.fromkeys([*self._exact.streams, *found]))
+
+    def _opened(self, stream: Stream) -> list[str]:
+        counter = self.values.counter(stream.counter)
+        opened = f"opened(x->origin, {stream.name}, {counter})"
+        return [f"const stream {stream.row}_FROM = {opened};", f"real {stream.row}[CHUNK] = {{0}};"]
+
+    def _drawn(self, stream: Stream) -> str:
+        return f"drawn({stream.row}, {stream.numbers}, &{stream.row}_FROM, start, n);"
 
     def _again(self) -> str:
         """The function that restores the old contents of a chunk and computes it exactly."""
         kept = [k for k, home in enumerate(self.homes) if home in self.read]
-        put_back = [braced("if (put_back)", self._copied(kept)).rstrip()] if kept else []
+        restored = [line for k in kept for line in self._restored(k)]
+        put_back = [braced("if (put_back)", restored).rstrip()] if kept else []
+        held = [f"const {self.values.storage.format(b).type} *{self.values.buffer(b)}OLD"
+                for b in self._held]  # fmt: skip
         head = listed(
             f"RARE static void {self.name('again')}(",
             ["const tensor *x", "const double *u", "int64_t start", "int64_t n",
-             "real (*restrict out)[CHUNK]", "int put_back"],
+             "real (*restrict out)[CHUNK]", "int put_back",
+             *(f"const real *{stream.row}" for stream in self._streams), *held],
         )  # fmt: skip
         lines = [
             "(void)put_back;",
@@ -185,9 +228,22 @@ class Chunked(Block):
 
     def _copied(self, numbers: Iterable[int]) -> list[str]:
         """The lines that copy rows to the homes of the results."""
-        lines = []
-        for k in numbers:
-            _, pointer = self.pointer(self.homes[k], True)
-            call = "put" if self.homes[k] == "theta" else "copy"
-            lines.append(f"{call}({pointer} + start, out[{k}], n);")
-        return lines
+        storage = self.values.storage
+        return [
+            line
+            for k in numbers
+            for line in storage.copied(self.homes[k], f"out[{k}]", self._place)
+        ]
+
+    def _restored(self, number: int) -> list[str]:
+        """The lines that put back what a result has replaced; what was read is not rounded."""
+        home = self.homes[number]
+        if home in self._held:
+            parts = self.values.storage.parts(home)
+            olds = [(self._place(part), f"{self.values.buffer(part)}OLD") for part in parts]
+            return [f"memcpy({to}, {old}, CHUNK * sizeof *{old});" for to, old in olds]
+        return [f"{self.values.storage.format(home).put}({self._place(home)}, out[{number}], n);"]
+
+    def _place(self, buffer: str) -> str:
+        """Where in memory a chunk of a buffer begins."""
+        return f"{self.pointer(buffer, True)[1]} + start"

@@ -6,7 +6,7 @@ from optdsl.backends.c.functions import Functions
 from optdsl.backends.c.layout import braced
 
 _HEAD = """\
-/* Returns 0, or 1 when there is no memory, and then nothing has changed.
+/* Returns 0, or 1 when there is no memory{or_counters}, and then nothing has changed.
    hypers: for each row, {order}.
    sums: {sums}. */
 int {name}(int64_t count, const tensor *tensors, int64_t rows, const double *hypers, double *sums,
@@ -27,6 +27,15 @@ int {name}(int64_t count, const tensor *tensors, int64_t rows, const double *hyp
   first[count] = blocks;
   threads = threads < blocks ? threads : (int)blocks;
   for (int64_t r = 0; r < rows; r++) {name}_uniform(hypers + r * {hypers}, u + r * {uniforms});
+"""
+
+_COUNTED = """\
+  int counted = 1;
+  for (int64_t r = 0; r < rows; r++) counted &= {name}_counted(u + r * {uniforms});
+  if (!counted) {{
+    free(first), free(u), free(q), free(s), free(partial);
+    return 2;
+  }}
 """
 
 _FINITE = """\
@@ -84,7 +93,10 @@ def driver(functions: Functions) -> str:
     }
     order = ", ".join(("t", *entry.hypers))
     sums = f"the dot products of the gradient by {', '.join(entry.dots)}" if entry.dots else "none"
-    text = [bodies, _HEAD.format(order=order, sums=sums, **sizes)]
+    counts = bool(functions.counters)
+    or_counters = ", or 2 when a counter is no finite number" if counts else ""
+    text = [bodies, _HEAD.format(order=order, sums=sums, or_counters=or_counters, **sizes)]
+    text += [_COUNTED.format(**sizes)] if counts else []
     text += [_FINITE.format(**sizes)] if functions.finite else []
     for k, loop in enumerate(kernel.loops):
         if loop.scalars:

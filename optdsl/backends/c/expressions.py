@@ -7,22 +7,25 @@ from collections.abc import Sequence
 
 from optdsl.backends import naming
 from optdsl.backends.base import BINARY
-from optdsl.ir.ops import LEAVES, OF_MATRICES, TOTALS
+from optdsl.ir.ops import DRAWS, LEAVES, OF_MATRICES, TOTALS
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
-    " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD APART asm auto b begin
-    bits BLOCK block break calloc case ceil char chosen CHUNK const continue copy copysign
-    copysignf count DBL_MAX default div do double edge element else enum EOF erf errno exp
-    exp2 expf extern f fabs fabsf far FETCH first float floor FLT_MAX fma fmax fmin folded
-    for free gamma get goto HUGE_VAL hypers I i if index INFINITY initialize inline int
-    islessgreater j0 j1 jn l LANES LARGEST leave_out lgamma LINE linux load log log10 log2
-    logf long m main malloc maximum maximumd memcpy memory memset minimum minimumd mixed
-    mixedd n NAN near NULL o odd out padded partial plain pow power powerd powf product put
-    q RARE real register remainder restrict return rindex round rounded row rows s scalars
-    complete complete_and_step share_of short sign signd signed signgam size sizeof sqrt sqrtf
-    static step step_completed struct sums switch tanh tanhf tensor tgamma threads total trunc
-    turned typedef typeof u union unix unsigned usual void volatile way while x y0 y1 yn
+    " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD APART asm at_random
+    at_random_bfloat16 auto b begin bfloat16 bits BLOCK block break calloc case ceil char chosen
+    CHUNK const continue copy copysign copysignf count DBL_MAX default div do double drawn
+    drawn_alone edge element else enum EOF erf errno exp exp2 expf extern f fabs fabsf far FETCH
+    first float floor FLT_MAX fma fmax fmin folded for free gamma get goto HUGE_VAL hypers I i
+    if index INFINITY initialize inline int islessgreater j0 j1 jn l LANES LARGEST leave_out
+    lgamma LINE linux load load_bfloat16 log log10 log2 logf long m main malloc maximum maximumd
+    memcpy memory memset minimum minimumd mixed mixedd n NAN near normal_numbers NULL o odd
+    opened origin out padded partial philox plain pow power powerd powf product put
+    put_at_random put_at_random_bfloat16 put_bfloat16 put_with_rest q rademacher_numbers RARE
+    real register remainder rest restrict return rindex round rounded rounded_bfloat16 row rows
+    s scalars stream complete complete_and_step share_of short sign signd signed signgam size
+    sizeof sqrt sqrtf static step step_completed struct sums switch tanh tanhf tensor tgamma
+    threads total trunc turned typedef typeof u uniform_numbers union unix unsigned usual void
+    volatile way while whole_index x y0 y1 yn
 """
 
 
@@ -123,7 +126,8 @@ def functions(double: bool) -> str:
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling."""
     named = {"neg", "where", "pow", "mix", "define", "stop_gradient", "sum", "mean"}
-    return frozenset({*BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named} - OF_MATRICES - TOTALS)
+    found = {*BINARY, *_LIBRARY, *_HELPERS, *LEAVES, *named, *DRAWS}
+    return frozenset(found - OF_MATRICES - TOTALS)
 
 
 def spell(opcode: str, x: Sequence[str], double: bool, ours: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optdsl.backends.c.collect import collect
+from optdsl.ir.ops import DRAWS
 from optdsl.schedule import Kernel, Result, make_kernel
 
 
@@ -34,6 +35,9 @@ def finite(kernel: Kernel) -> FiniteKernel | None:
     means = any(operations[v].opcode == "mix" for v in kernel.loops[-1].body)
     if len(kernel.loops) > 1 or kernel.loops[0].scalars or not (means or kernel.dots):
         return None
+    drawn = [o.attribute for o in map(operations.__getitem__, kernel.body) if o.opcode in DRAWS]
+    if len(set(drawn)) < len(drawn):
+        return None  # names would not tell which of the same name is which in the other kernel
     program = collect(kernel.program)
     new = dict(zip(kernel.program.results, program.results, strict=True))
     results, dots = (

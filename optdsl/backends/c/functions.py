@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from optdsl.backends.base import entry_point
 from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
 from optdsl.backends.c.finite import finite
 from optdsl.backends.c.layout import braced, slot
+from optdsl.backends.c.storage import Storage, Stream, rounding_number
 from optdsl.backends.c.values import Values
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
@@ -28,9 +31,12 @@ class Functions:
         self.kernel = kernel
         self.entry = entry_point(kernel, takes_step=True)
         buffers = ("theta", "g", *self.entry.states)
-        self.values = Values(kernel, dtype == "float64", buffers)
+        self.storage = Storage(kernel, dtype)
+        random = [r for r in kernel.stored if self.storage.format(kernel.home(r)).random]
+        self.entry = replace(self.entry, draws=kernel.draws or bool(random))
+        self.values = Values(kernel, self.storage, buffers)
         variant = finite(kernel)
-        self.finite = None if variant is None else Values(variant, dtype == "float64", buffers)
+        self.finite = None if variant is None else Values(variant, self.storage, buffers)
 
     def text(self) -> str:
         """All functions; the places of values are complete only afterwards."""
@@ -39,12 +45,18 @@ class Functions:
             if loop.scalars:
                 parts.append(self._scalar_function(number, loop))
             block = Block(self.values, self.entry, number, loop)
-            if self.finite is not None or block.sums:
+            apart = any(map(block.coded, block.homes)) or self.storage.streams
+            if self.finite is not None or block.sums or apart:
                 block = Chunked(self.values, self.entry, number, loop, self.finite)
             parts.append(block.text())
+        self.finals()  # say what they need of the row, too
         uniform = [self._uniform_function(self.values, "uniform", "u")]
         if self.finite is not None:
             uniform.append(self._uniform_function(self.finite, "finite", "q"))
+        if self.counters:
+            head = f"RARE static int {self.kernel.name}_counted(const double *u)"
+            finite = " && ".join(f"fabs({text}) <= DBL_MAX" for text in self.counters)
+            uniform.append(braced(head, ["(void)u;", f"return {finite};"]))
         return "\n".join([*uniform, *parts, ""])
 
     def finals(self) -> list[str]:
@@ -60,10 +72,28 @@ class Functions:
                 text = f"u[tensors[i].row * {len(values.places)} + {place}]"
             else:
                 text = f"s[i * {len(values.scalars)} + {values.scalars.index(result.value)}]"
-            lines.append(
-                f"*(real *)tensors[i].memory[{slot(self.entry, result.name)}] = (real){text};"
-            )
+            own = self.storage.format(result.name)
+            text = own.rounded(f"(real){text}")
+            if own.random:
+                number = self._alone(rounding_number(result.name), "tensors[i].origin")
+                text = f"at_random{own.suffix}({text[text.index('(') + 1 : -1]}, {number})"
+            memory = f"tensors[i].memory[{slot(self.entry, result.name)}]"
+            lines.append(f"*({own.type} *){memory} = {text};")
         return lines
+
+    @property
+    def counters(self) -> list[str]:
+        """The expressions, of a row `u`, of the counters that may not be finite."""
+        values, found = self.values, []
+        for value in self.kernel.body:
+            if values.drawn(value):
+                found.append(values.counter(values.operation(value).arguments[0]))
+        return list(dict.fromkeys(found))
+
+    def _alone(self, stream: Stream, origin: str) -> str:
+        """The expression of a random number for a tensor as a whole."""
+        counter = self.values.counter(stream.counter)
+        return f"drawn_alone({stream.numbers}, {origin}, {stream.name}, {counter})"
 
     def _uniform_function(self, values: Values, name: str, row: str) -> str:
         order = ("t", *self.entry.hypers)
@@ -78,6 +108,8 @@ class Functions:
             elif operation.opcode != "constant":
                 lines += values.assigned(value, "double")
         lines += values.share_lines()
+        if "t_COUNTER" in values.places:
+            lines.append("const double t_COUNTER = hypers[0];")
         lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
         head = f"RARE static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
         return braced(head, lines)
@@ -96,7 +128,11 @@ class Functions:
                 lines.append(f"const real {name} = (real)x->size;")
             elif operation.opcode == "state":
                 memory = f"x->memory[{slot(self.entry, str(operation.attribute))}]"
-                lines.append(f"const real {name} = *(const real *){memory};")
+                own = self.storage.format(str(operation.attribute))
+                lines.append(f"const real {name} = {own.read(f'*(const {own.type} *){memory}')};")
+            elif values.drawn(value):
+                stream = Stream("", str(operation.attribute), operation.arguments[0])
+                lines.append(f"const real {name} = {self._alone(stream, 'x->origin')};")
             else:
                 lines += values.assigned(value, "real")
             lines.append(f"{values.location(value)} = {name};")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from optdsl.backends.c.stages import Cost, cost, staged
 from optdsl.backends.c.values import Values
-from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 
@@ -107,7 +106,7 @@ def _cost(values: Values, value: Value) -> Cost:
 
 
 def _leaf(values: Values, value: Value) -> bool:
-    return TABLE[values.operation(value).opcode].leaf
+    return values.given(value)
 
 
 def _inlined(values: Values, value: Value) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.c.expressions import RESERVED, identifier, literal, power, spell
+from optdsl.backends.c.storage import Storage, Stream
 from optdsl.backends.named import NamedValues
+from optdsl.ir.ops import DRAWS, LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
@@ -26,10 +28,12 @@ class Values(NamedValues):
 
     _SHARING = frozenset({Extent.TENSOR})
 
-    def __init__(self, kernel: Kernel, double: bool, buffers: Sequence[str]) -> None:
-        """Name everything, as `NamedValues` does; `double` says whether elements are doubles."""
+    def __init__(self, kernel: Kernel, storage: Storage, buffers: Sequence[str]) -> None:
+        """Name everything, as `NamedValues` does; `storage` says how it lies in memory."""
+        double = storage.double
         super().__init__(kernel, buffers, RESERVED, identifier, "x", None if double else "real")
         self._double = double
+        self.storage = storage
 
     def word(self, value: Value, kind: str) -> str:
         """A value as a word: a variable or a literal."""
@@ -41,6 +45,29 @@ class Values(NamedValues):
         if self.extent(value) is Extent.UNIFORM:
             return f"{row}[{self.place(self.name(value))}]"
         return f"s[{self.scalars.index(value)}]"
+
+    def drawn(self, value: Value) -> bool:
+        """Whether a value is drawn at random."""
+        return self.operation(value).opcode in DRAWS
+
+    def given(self, value: Value) -> bool:
+        """Whether an element is read, from memory or from a row of random numbers."""
+        return self.operation(value).opcode in LEAVES or self.drawn(value)
+
+    def stream(self, value: Value) -> Stream:
+        """The random numbers that a value is one of."""
+        operation = self.operation(value)
+        return self.storage.drawn(str(operation.attribute), operation.arguments[0])
+
+    def counter(self, counter: Value | None) -> str:
+        """The expression for a counter, in double precision; of None, for the step's number."""
+        if counter is None:
+            return "0" if self.storage.starts else f"u[{self.place('t_COUNTER')}]"
+        return self.word(counter, "double") if self.constant(counter) else self.location(counter)
+
+    def _read_by_name(self, value: Value, kind: str) -> tuple[Value, ...]:
+        """Counters are read where a row of random numbers is made."""
+        return () if self.drawn(value) else super()._read_by_name(value, kind)
 
     def assigned(self, value: Value, kind: str) -> list[str]:
         """The lines that compute a value, not a leaf, into its variable."""

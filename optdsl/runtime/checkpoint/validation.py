@@ -137,7 +137,7 @@ def check_states(
     with _loading_into(name):
         for index, parameter in pairs:
             where, state = f"state[{index!r}]", states.get(index, {})
-            stored = Storage(optimizer.part_of(parameter).program).dtypes(parameter)
+            stored = Storage(optimizer.part_of(parameter).program).dtypes(parameter.dtype)
             for key, value in state.items():
                 if str(key).startswith(OWN):
                     continue

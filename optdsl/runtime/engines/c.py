@@ -12,6 +12,7 @@ from optdsl.runtime.build.library_cache import discard, shared_library
 from optdsl.runtime.build.toolchain import BuildError
 from optdsl.runtime.core.tasks import HyperGradients
 from optdsl.runtime.engines.call_arguments import Call, Rows, opened
+from optdsl.runtime.engines.origins import Origins
 from optdsl.runtime.engines.packed import PackedEngine, Task
 
 
@@ -35,12 +36,15 @@ class CEngine(PackedEngine):
 
         Raises:
             MemoryError: there is none for the working space.
-            RuntimeError: a tensor has lost its memory.
-            In both cases nothing has changed.
+            RuntimeError: a tensor has lost its memory, or numbers are drawn for one of which it is
+                not known which of which optimizer it is.
+            ValueError: random numbers are drawn at a counter that is no finite number.
+            In all cases nothing has changed.
         """
         rows = Rows(task.entry.hypers, self._program)
         numbers = rows.of(task.works, task.counts, task.pending)
-        table = task.columns.table(numbers, task.entry.states, self._slots, task.own)
+        origins = task.own.get(Origins).of(task.works, self._program) if self._draws else None
+        table = task.columns.table(numbers, task.entry.states, self._slots, task.own, origins)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
         return self._calls[task.entry.name](len(task.works), table, rows, task.finish)

@@ -37,6 +37,9 @@ def opened(path: Path, names: Iterable[str]) -> dict[str, Callable[..., int]]:
         ) from trouble
 
 
+# What an entry point returns where a counter of random numbers is no finite number.
+_NO_NUMBER = 2
+
 # The threads of a process that was forked stay behind, and OpenMP would wait for them.
 _after_fork = False
 
@@ -128,7 +131,7 @@ class Call:
         """Call it, and `finish` when it has done its work; the sums by name.
 
         Raises:
-            MemoryError: and then nothing has changed.
+            MemoryError, ValueError: and then nothing has changed.
         """
         sums = array("d", [0.0] * len(self.entry.dots))
         arguments = (
@@ -146,6 +149,8 @@ class Call:
             # An interrupt that came meanwhile is raised before the result is known.
             if not failed:
                 finish()
+        if failed == _NO_NUMBER:
+            raise ValueError("random numbers are drawn at a counter which is no finite number")
         if failed:
             raise MemoryError("no memory for the step's working space")
         return dict(zip(self.entry.dots, sums, strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor
 from optdsl.artifact import Artifact
 from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
+from optdsl.ir.storage import added
 from optdsl.ir.types import Extent
 from optdsl.passes.totals import TOTAL
 from optdsl.plan.keys import is_pending
@@ -29,6 +30,7 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
 from optdsl.runtime.engines.state_allocation import zeros_beside
+from optdsl.runtime.engines.storage import Storage
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
 from optdsl.runtime.learning.scopes import add
 from optdsl.schedule import Role
@@ -74,15 +76,17 @@ class PackedEngine:
     def __init__(self, artifact: Artifact, device: torch.device) -> None:
         """Take over what was compiled, to run it on the parameters of one device."""
         dtype = getattr(torch, artifact.target.dtype)
-        self._compute = COMPUTE[dtype]
         self.plan, self.module = artifact.plan, artifact.module
         self._program, self._device = artifact.program, device
         self.shape = Shape(self.plan)
-        self._states = tuple(s.name for s in self.plan.states)
+        self._states = (*(s.name for s in self.plan.states), *added(self._program))
         self.needed = frozenset(self._states) | {"step"}
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
-        scalars = frozenset(self._scalars)
-        self.layout = Layout(dtype, self._compute, device, self._states, scalars)
+        # Random numbers are drawn by the index, row after row.
+        self._draws = any(entry.draws for entry in self.module.entries.values())
+        scalars, coded = frozenset(self._scalars), Storage(self._program).dtypes(dtype)
+        self._kept = {name: coded.get(name, COMPUTE[dtype]) for name in self._states}
+        self.layout = Layout(dtype, device, self._states, tuple(self._kept.values()), scalars)
         self._notes = self.plan.kind in {"live", "replay"}
         self._measures = _only_measures(self._program)
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
@@ -140,8 +144,7 @@ class PackedEngine:
         for work in works:
             for number, name in enumerate(self._states):
                 if name not in work.state:
-                    scalar = name in self._scalars
-                    work.state[name] = self._zeros(work.parameter, scalar, number)
+                    work.state[name] = self._zeros(work.parameter, name, number)
         try:
             self._run(Role.INITIALIZE, new, StepCache())
         except BaseException:
@@ -149,14 +152,19 @@ class PackedEngine:
                 work.state.clear()
             raise
 
-    def _zeros(self, parameter: Tensor, scalar: bool, number: int) -> Tensor:
+    def _zeros(self, parameter: Tensor, name: str, number: int) -> Tensor:
         """Memory for a state, laid out like the parameter, so that one index serves both."""
-        if scalar:
-            return torch.zeros((), dtype=self._compute, device=self._device)
-        layout = torch.preserve_format if _dense(parameter) else torch.contiguous_format
+        dtype = self._kept[name]
+        if name in self._scalars:
+            return torch.zeros((), dtype=dtype, device=self._device)
+        layout = torch.preserve_format if self._indexed(parameter) else torch.contiguous_format
         if self._device.type == "cpu":
-            return zeros_beside(parameter, number, self._compute, layout)
-        return torch.zeros_like(parameter, dtype=self._compute, memory_format=layout)
+            return zeros_beside(parameter, number, dtype, layout)
+        return torch.zeros_like(parameter, dtype=dtype, memory_format=layout)
+
+    def _indexed(self, x: Tensor) -> bool:
+        """Whether kernels can take the elements of a tensor in the order in which they lie."""
+        return x.is_contiguous() if self._draws else _dense(x)
 
     def _run(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Call an entry point for all of `works`.
@@ -344,7 +352,7 @@ class PackedEngine:
                     f"{self._program.name}: {name} has shape {tuple(value.shape)}, and its "
                     f"parameter {tuple(theta.shape)}; has the parameter changed since?"
                 )
-        if _dense(theta) and not theta.is_neg():
+        if self._indexed(theta) and not theta.is_neg():
             gradient = torch.empty_like(theta).copy_(gradient)
         else:
             theta = theta.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
@@ -354,13 +362,13 @@ class PackedEngine:
             value = state[name]
             like = value if name in self._scalars else theta
             if (
-                value.dtype is not self._compute
+                value.dtype is not self._kept[name]
                 or value.device != self._device
                 or value.is_neg()
                 or value.stride() != like.stride()
             ):
                 # Loaded, or the model has changed its precision, layout or device since.
-                new = torch.empty_like(like, dtype=self._compute, device=self._device)
+                new = torch.empty_like(like, dtype=self._kept[name], device=self._device)
                 state[name] = new.copy_(value)
         return work._replace(parameter=theta, gradient=gradient)
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.storage import draws, stored
+from optdsl.ir.storage import PARAMETER, draws, stored
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
@@ -63,10 +63,13 @@ class Engines:
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
-        # Compiled kernels have no norms of tangents, and do not read tensors as matrices; they draw
-        # nothing, and read and write states as they are computed.
-        elementwise = not (of_matrices(program.kind) or draws(program) or stored(program))
+        # Compiled kernels have no norms of tangents, and do not read tensors as matrices.
+        elementwise = not of_matrices(program.kind)
         self._compiles = backend != "eager" and not cosines(program) and elementwise
+        codecs = stored(program)
+        self._widens = PARAMETER in codecs and codecs[PARAMETER].widens
+        # Those of Triton draw nothing, and read and write states as they are computed.
+        self._codes = bool(draws(program) or codecs)
 
     def of(self, parameter: torch.Tensor) -> Engine:
         """The engine for a parameter.
@@ -119,13 +122,13 @@ class Engines:
 
     def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
         check_dtype(self.program.name, dtype)
-        if not self._compiles:
-            return self.eager
+        if not self._compiles or (self._widens and dtype is torch.float64):
+            return self.eager  # which says why no wider precision is there
         try:
             if self.backend != "triton" and device.type == "cpu":
                 target = Target("c", NAMES[dtype], self._order)
                 return CEngine(self._compiled(self.program, target))
-            if self.backend != "c" and runs_on(device):
+            if self.backend != "c" and runs_on(device) and not self._codes:
                 check(device, self._compiled)
                 target = Target("triton", NAMES[dtype], self._order)
                 return TritonEngine(self._compiled(self.program, target), device)

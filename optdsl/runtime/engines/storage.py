@@ -23,7 +23,7 @@ class Storage:
         self._name = program.name
         self._codecs = stored(program)
         self._coders = {name: CODERS[codec.name] for name, codec in self._codecs.items()}
-        self._theta = self._coders.get(PARAMETER)
+        self._theta = self._codecs.get(PARAMETER)
         # The states that lie in memory as they are computed need no look.
         self._states = [name for name in self._codecs if name != PARAMETER]
         self._others = [s.name for s in program.states if s.name not in self._codecs]
@@ -38,12 +38,12 @@ class Storage:
 
     def kept(self, name: str, parameter: Tensor) -> torch.dtype:
         """The dtype in which a state of that name is kept for a parameter."""
-        return self.dtypes(parameter).get(name, COMPUTE[parameter.dtype])
+        return self.dtypes(parameter.dtype).get(name, COMPUTE[parameter.dtype])
 
-    def dtypes(self, parameter: Tensor) -> dict[str, torch.dtype]:
-        """The dtypes of all buffers, by their keys."""
+    def dtypes(self, parameter: torch.dtype) -> dict[str, torch.dtype]:
+        """The dtypes of all buffers, by their keys, for a parameter of a dtype."""
         return {
-            buffer.key(name): dtype_of(buffer, parameter.dtype)
+            buffer.key(name): dtype_of(buffer, parameter)
             for name, codec in self._codecs.items()
             for buffer in codec.buffers
         }

@@ -39,16 +39,16 @@ class Layout(NamedTuple):
 
     Attributes:
         dtype: that of parameters and gradients.
-        compute: that of states.
         device: that of all of them.
         states: the names of the states.
+        kept: the dtype of each.
         scalars: those that have one number per tensor.
     """
 
     dtype: torch.dtype
-    compute: torch.dtype
     device: torch.device
     states: tuple[str, ...]
+    kept: tuple[torch.dtype, ...]
     scalars: frozenset[str]
 
 
@@ -158,12 +158,15 @@ class TensorTable:
         columns = self.addresses_of(("theta", *self._layout.states))
         own = next((w for w in known.get(overlaps.Seen) if w.columns == columns), None)
         if own is None:
-            here, there = self._layout.dtype.itemsize, self._layout.compute.itemsize
-            gradients = [size * here for size in self.sizes]
-            states = [size * there for size in self.sizes]
-            one = [there] * len(states)
-            scalars = self._layout.scalars
-            lengths = [one if name in scalars else states for name in self._layout.states]
+            gradients = [size * self._layout.dtype.itemsize for size in self.sizes]
+            names, kept, scalars = self._layout.states, self._layout.kept, self._layout.scalars
+            widths = {dtype.itemsize for dtype in kept}
+            states = {width: [size * width for size in self.sizes] for width in widths}
+            one = {width: [width] * len(gradients) for width in widths}
+            lengths = [
+                (one if name in scalars else states)[dtype.itemsize]
+                for name, dtype in zip(names, kept, strict=True)
+            ]
             own = overlaps.written(columns, [gradients, *lengths], gradients)
             if own is None:
                 return False
@@ -176,7 +179,7 @@ class TensorTable:
         return list(chain.from_iterable(self._columns.values()))
 
     def _is_plain(self, tensors: list[Tensor]) -> bool:
-        dtype, compute, device, names, scalars = self._layout
+        dtype, device, names, kept, scalars = self._layout
         shapes = list(map(_SHAPE, self.parameters))
         numbers = [torch.Size()] * len(shapes)
         return (
@@ -186,7 +189,10 @@ class TensorTable:
             and set(map(_DTYPE, self.parameters)) == set(map(_DTYPE, self.gradients)) == {dtype}
             and list(map(Tensor.numel, self.gradients)) == self.sizes
             and all(map(operator.or_, self._addresses["g"], map(operator.not_, self.sizes)))
-            and all(set(map(_DTYPE, self._columns[name])) == {compute} for name in names)
+            and all(
+                set(map(_DTYPE, self._columns[name])) == {own}
+                for name, own in zip(names, kept, strict=True)
+            )
             and all(
                 list(map(_SHAPE, self._columns[name])) == (numbers if name in scalars else shapes)
                 for name in names
@@ -202,7 +208,12 @@ class TensorTable:
         return [self._addresses[name] for name in names]
 
     def table(
-        self, rows: Sequence[int], states: Sequence[str], slots: int, known: StepCache
+        self,
+        rows: Sequence[int],
+        states: Sequence[str],
+        slots: int,
+        known: StepCache,
+        origins: Sequence[int] | None = None,
     ) -> array[int] | None:
         """Sizes, rows and addresses as the kernels take them; None where there is no memory.
 
@@ -211,10 +222,11 @@ class TensorTable:
             states: the states that the kernel takes, in order.
             slots: the number of addresses that it has room for.
             known: has the table of the call before, and gets this one.
+            origins: the addresses of the origins of random numbers, if the kernels draw some.
         """
-        width = 2 + slots
+        width = 2 + slots + (origins is not None)
         theta, gradient, *kept = self.addresses_of(("theta", "g", *states))
-        fixed = [self.sizes, rows, theta, *kept]
+        fixed = [self.sizes, rows, theta, *kept, *([] if origins is None else [origins])]
         seen = known.get(_Seen)
         if seen.fixed == fixed and all(gradient):
             # Only gradients have moved.
@@ -229,6 +241,8 @@ class TensorTable:
         table = array("q", bytes(8 * width * len(self.sizes)))
         for number, column in enumerate((self.sizes, rows, *columns)):
             table[number::width] = array("q", column)
+        if origins is not None:
+            table[width - 1 :: width] = array("q", origins)
         seen.fixed, seen.table = fixed, table
         return table
 
