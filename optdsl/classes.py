@@ -191,6 +191,13 @@ def _elaborated_again(
     return noted("rule", key, make, parse_elaboration)
 
 
+def elaboration_of(optimizer: type[CompiledOptimizer]) -> Elaboration:
+    """What the front half made of the specification of a class of `optimizer_class`."""
+    recipe, _, _, learned, *more = optimizer.compiled.recipe[1]
+    files, store = (*more, (), ())[:2]
+    return _elaborated_again(recipe, learned, files, store)
+
+
 def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
     """The program for other values of what decides what its operations are."""
     from optdsl import compiler

@@ -9,42 +9,57 @@ import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from optdsl import __version__
 from optdsl.backends.standalone import emit
 from optdsl.backends.standalone.dispatch import BEGIN, FINISH
 from optdsl.backends.standalone.reading import slug
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
-from optdsl.compiler import derive
+from optdsl.classes import elaborate, elaboration_of
 from optdsl.diagnostics import Source
+from optdsl.elaboration import Elaboration
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Program
 from optdsl.ir.storage import stored
 from optdsl.ir.types import UNIFORM
-from optdsl.options import OptionError
+from optdsl.learning import blocks
+from optdsl.learn_option import LearnOption
+from optdsl.options import OptionError, compile_options
 from optdsl.passes.lengths import conditions_on_lengths, without_conditions
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
-from optdsl.plan import Plan
+from optdsl.plan import plans
+from optdsl.plan.keys import is_added
 from optdsl.schedule import Kernel, Result, Role, evaluating, make_kernel, schedule
 from optdsl.specifications import library, sources
+
+if TYPE_CHECKING:
+    from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
 
 # Of so many conditions on lengths a file has the rule for each combination.
 _MAX_CONDITIONS = 3
 
 
-def eject(name: str | os.PathLike[str], *, learn: bool = False) -> str:
+def eject(
+    rule: str | os.PathLike[str] | type[CompiledOptimizer],
+    *,
+    learn: LearnOption = False,
+    order: str = "overlapped",
+) -> str:
     """An optimizer as the text of one Python file that needs nothing but PyTorch.
 
     The file has a `torch.optim.Optimizer` class of the rule's name. It takes the steps of
-    ``load(name, backend="eager", learn=False)``, and belongs to the user, who may change it.
+    ``load(rule, backend="eager", learn=learn, order=order)``, and belongs to the user, who may
+    change it.
 
     Args:
-        name: as of `optdsl.load`; options decide what the file fixes, as in
-            ``"muon(ns_steps = 3)"``.
-        learn: whether it is to learn what the specification says; that is not possible yet, so
-            that True is an error for a rule that learns.
+        rule: a name or path as of `optdsl.load`, whose options decide what the file fixes, as in
+            ``"muon(ns_steps = 3)"``; or a class that `load`, `compile` or `blend` made.
+        learn: what the file learns, as of `load`, or for a class True for what it learns; nothing
+            by default.
+        order: of a step and of what is learned from it, as of `load`.
 
     Returns:
         The text of the file.
@@ -52,40 +67,43 @@ def eject(name: str | os.PathLike[str], *, learn: bool = False) -> str:
     Raises:
         UnknownSpecError, OSError, SpecError: as `optdsl.load`.
         OptionError: (a ValueError) for a rule that needs more than the file could bring along:
-            random numbers, storage by codecs.
+            random numbers, storage by codecs, coefficients of single tensors.
     """
-    return ejected(sources.open_source(name), learn)
+    order = compile_options("eager", order).order
+    if not isinstance(rule, type):
+        source = sources.open_source(rule)
+        return _ejected(source, elaborate(source, learn), order)
+    found = elaboration_of(rule)
+    if learn not in (True, False):
+        raise OptionError(f"learn={learn!r}: {rule.__name__} says itself what it learns; give True")
+    source = sources.from_recipe(found.recipe)
+    if not learn:
+        found = elaborate(source, learn=False, store=dict(found.store) or None)
+    return _ejected(source, found, order)
 
 
-def ejected(source: Source, learn: bool = False) -> str:
+def _ejected(source: Source, found: Elaboration, order: str) -> str:
     """The text of a standalone file.
 
     Args:
         source: the specification.
-        learn: whether the file is to learn what the specification says.
+        found: what the front half makes of it.
+        order: of steps and learning.
 
     Raises:
-        SpecError: with every mistake of the specification.
         OptionError: for a rule that needs more than the file could bring along, with the reason.
     """
-    learned = tuple(x.hyper for x in library.read(source).learned)
-    whole = derive(source, learn=False)
-    if learn and learned:
-        raise OptionError(
-            f"{whole.name} cannot be ejected with what it learns ({', '.join(learned)}): ejected "
-            f"files do not learn; eject it without --learn (learn=False), which keeps "
-            f"coefficients fixed, or use it with optdsl.load"
-        )
+    whole = found.program
     stages = staged(whole)
-    _refuse(whole)
+    _refuse(found)
     step = stages.program if stages is not None else whole
     parts: list[Part] = []
     conditions: dict[str, Conditions] = {}
     for number in range(len(step.sections) or 1):
-        found, divided = _of_section(step, stages, number)
-        parts += found
+        own, divided = _of_section(step, stages, number)
+        parts += own
         if divided is not None:
-            conditions[found[0].kind] = divided
+            conditions[own[0].kind] = divided
     if len(parts) == 1:
         parts = [replace(parts[0], name="")]
     rule = Rule(
@@ -95,32 +113,45 @@ def ejected(source: Source, learn: bool = False) -> str:
         totals=stages.totals if stages is not None else (),
         shared=stages.shared if stages is not None else (),
         shared_kernels=_shared(stages),
-        origin=_origin(source),
+        origin=_origin(source, whole),
         version=__version__,
         read_by_shared=stages.read_by_shared() if stages is not None else (),
-        fixed=learned,
+        fixed=_fixed(source, found),
         inputs=stages.inputs if stages is not None else (),
         required=stages.required if stages is not None else (),
+        blocks=blocks(found.coefficients, whole),
+        order=order,
     )
     return emit(rule)
 
 
-def _origin(source: Source) -> str:
+def _origin(source: Source, program: Program) -> str:
     """The specification by its name, or that of its file."""
+    if source.name.startswith("<"):
+        return program.name
     return os.path.basename(source.name).removesuffix(".opt")
 
 
-def _refuse(program: Program) -> None:
+def _fixed(source: Source, found: Elaboration) -> tuple[str, ...]:
+    """What the specification learns, and the file does not."""
+    own = {x.hyper for x in found.learned}
+    return tuple(x.hyper for x in library.read(source).learned if x.hyper not in own)
+
+
+def _refuse(found: Elaboration) -> None:
     """Refuse what a standalone file cannot do.
 
     Raises:
         OptionError: with the reason and what to do.
     """
-    reason = ""
+    program, reason = found.program, ""
     if any(o.opcode in DRAWS for o in program.operations):
         reason = "draws random numbers, whose generator is part of optdsl"
     for name, codec in stored(program).items():
         reason = f"stores {name} as {codec.name}, whose arithmetic is part of optdsl"
+    for coefficient in found.coefficients:
+        if coefficient.learned.scope == "tensor":
+            reason = f"learns {coefficient.name} for each tensor, and a file for groups at most"
     if reason:
         raise OptionError(
             f"{program.name} cannot be ejected, since it {reason}; use it with optdsl.load"
@@ -158,9 +189,17 @@ def _specialized(step: Program, number: int) -> Program:
 
 
 def _part(name: str, kind: str, program: Program, measures: tuple[Kernel | None, ...]) -> Part:
-    kernels: Mapping[str, Kernel] = schedule(Plan("none", program))
+    (plan,) = plans(program, rounded=False, kinds=("stored",))
+    kernels: Mapping[str, Kernel] = schedule(plan)
     if program.points:
         kernels = {**kernels, **evaluating(program)}
+    if plan.kept:
+        # The derivatives of a step are there after it.
+        program = plan.advance
+        first = tuple(
+            Result(s.name, s.initial, s.type) for s in program.states if not is_added(s.name)
+        )
+        kernels = {**kernels, Role.INITIALIZE: make_kernel(Role.INITIALIZE, program, first)}
     begun = kernels[Role.INITIALIZE].reads("hyper")
     early = any(s.input for s in program.states)
     early = early or any(m is not None and m.reads("state") for m in measures)

@@ -32,6 +32,7 @@ _DOCUMENTATION = {
     "measure": "The tensor's part of sums over all tensors.",
     "begin": "What all tensors share before the first step.",
     "finish": "What all tensors share after a step.",
+    "move": "Coefficients after a step, and what is kept for them.",
 }
 # An unnamed value longer than this gets a line of its own.
 _INLINE = 56

@@ -127,7 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-o", "--output", metavar="FILE", help="write to this .py file (default: print)"
     )
-    flag("--learn", "refuse a rule that learns, rather than keeping its coefficients fixed")
+    flag("--learn", "learn what the rule says, rather than keeping its coefficients fixed")
+    command.add_argument(
+        "--order",
+        choices=("overlapped", "exact"),
+        default="overlapped",
+        help="with --learn: whether coefficients move after the step that measures their "
+        "hyper-gradients, or before it (default: overlapped)",
+    )
     flag("--force", "replace the file of --output if it exists")
     command.set_defaults(run=commands.eject)
 

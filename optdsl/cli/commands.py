@@ -237,7 +237,7 @@ def eject(options: argparse.Namespace) -> int:
         _check_output(output, ".py", options.force)
     _named(options.name)
     try:
-        text = ejected(options.name, learn=options.learn)
+        text = ejected(options.name, learn=options.learn, order=options.order)
     except OptionError as error:
         raise UsageError(str(error)) from None
     except SpecError as error:

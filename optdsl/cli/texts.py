@@ -24,8 +24,8 @@ example, or else tested on examples. The exit status is 1 when a claim is refute
 
 EJECT = """\
 Print or write an optimizer as one Python file: a torch.optim.Optimizer class that imports nothing
-but PyTorch and the standard library, and takes the same steps. The file is yours. What a file
-cannot bring along, such as random numbers, is refused with the reason."""
+but PyTorch and the standard library, and takes the same steps. The file is yours. With --learn
+it learns what the rule says. What a file cannot bring along is refused with the reason."""
 
 BLEND = """\
 Print or write a specification that mixes the updates of two rules or more, with weights that add up

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 
 from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
-from optdsl.backends.standalone import texts
+from optdsl.backends.standalone import learning, texts
 from optdsl.backends.standalone.checks import checks, default
 from optdsl.backends.standalone.dispatch import dispatch, gathering, giving, sharing
 from optdsl.backends.standalone.grouped import ADD_FINITE
@@ -39,12 +39,16 @@ def emit(rule: Rule) -> str:
     for kernel in rule.shared_kernels:
         emitted.append(emit_function(kernel, numbers=True))
         bodies.append(emitted[-1].text)
+    moving = learning.moves(rule)
+    emitted += moving
+    bodies += [f.text for f in moving]
     helpers = list(helpers_of(emitted, {"add_finite": ADD_FINITE}).values())
     bodies += [
         *sharing(rule, [f.entry for f in emitted]),
         *dispatch(rule),
         *gathering(rule),
         *giving(rule),
+        *learning.functions(rule, [f.entry for f in moving]),
     ]
     texts_of_file = [*checks(rule), *helpers, *bodies, optimizer(rule)]
     body = "\n\n\n".join(text.strip("\n") for text in texts_of_file)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from optdsl.backends.eager import wrapped
 from optdsl.backends.python_expressions import literal
-from optdsl.backends.standalone import reading, texts
+from optdsl.backends.standalone import learning, reading, texts
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.program import Hyper
@@ -30,8 +30,9 @@ def default(domain: Domain, value: float) -> str:
 def checks(rule: Rule) -> list[str]:
     """The tables, and the functions that read them."""
     hypers = given(rule)
+    bounds = learning.bounds(rule)
     tables = [f'NAME = "{rule.program.name}"']
-    rows = [f'"{h.name}": {_row(h)}' for h in hypers]
+    rows = [f'"{h.name}": {_row(h, bounds.get(h.name, h.domain))}' for h in hypers]
     comment = "# By hyperparameter: its default, the numbers that it may be, and their ends."
     tables += ["\n".join([comment, *wrapped("HYPERPARAMETERS = {", rows, "}")])]
     labels = {
@@ -73,8 +74,7 @@ def checks(rule: Rule) -> list[str]:
     return ["\n\n".join(tables), *functions]
 
 
-def _row(hyper: Hyper) -> str:
-    domain = hyper.domain
+def _row(hyper: Hyper, domain: Domain) -> str:
     whole = hull(domain)
     ends = domain.values if isinstance(domain, Choice) else (whole.lower, whole.upper)
     texts = [literal(hyper.default)[0], f'"{domain}"', _tuple([literal(x)[0] for x in ends])]

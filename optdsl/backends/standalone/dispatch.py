@@ -8,6 +8,7 @@ from optdsl.backends.base import EntryPoint
 from optdsl.backends.eager import wrapped
 from optdsl.backends.matrix_expressions import MatrixPrinter
 from optdsl.backends.standalone import reading, texts
+from optdsl.backends.standalone.lines import listed
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.ir.sections import name_of
 
@@ -55,18 +56,13 @@ def giving(rule: Rule) -> list[str]:
     if not rule.inputs:
         return []
     several = len(rule.parts) > 1
-    names = [f"INPUTS = {_names(rule.inputs)}", f"REQUIRED = {_names(rule.required)}"]
+    names = [*listed("INPUTS = (", rule.inputs), *listed("REQUIRED = (", rule.required)]
     if several:
         names.append(_table("BEGIN", "begin", rule.parts))
     text = texts.GIVEN.replace("@SKIPPED@", "_, " if several else "")
     text = text.replace("@PART@", "part, " if several else "")
     text = text.replace("@BEGIN@", "BEGIN[part]" if several else "begin")
     return ["\n".join(names), text]
-
-
-def _names(names: Sequence[str]) -> str:
-    listed = ", ".join(f'"{name}"' for name in names)
-    return f"({listed}{',' if len(names) == 1 else ''})"
 
 
 def label(part: Part) -> str:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from optdsl.backends.eager import wrapped
 
 _OPENING, _CLOSING = "([{", ")]}"
 # Where an expression may be broken, the loosest operators first.
 _BREAKS = ((" if ", " else "), (" + ", " - "), (" * ", " / "))
+
+
+def listed(opening: str, names: Iterable[str]) -> list[str]:
+    """The lines of a tuple of strings, after what opens it, such as ``NAMES = (``."""
+    quoted = [f'"{name}"' for name in names]
+    return wrapped(opening, quoted, ",)" if len(quoted) == 1 else ")")
 
 
 def broken(text: str, width: int) -> str:

@@ -6,7 +6,7 @@ import textwrap
 
 from optdsl.backends.eager import wrapped
 from optdsl.backends.naming import Names
-from optdsl.backends.standalone import texts
+from optdsl.backends.standalone import learning, texts, texts_of_learning
 from optdsl.backends.standalone.checks import default, given
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice
@@ -18,7 +18,7 @@ _WIDTH = 92
 
 def optimizer(rule: Rule) -> str:
     """The text of the class."""
-    parts = [_head(rule), _constructor(rule), _add_param_group(rule), texts.STATE]
+    parts = [_head(rule), _constructor(rule), _add_param_group(rule), _state(rule)]
     if rule.evaluates:
         part = 'POINT[part_of(p, group.get("kind"), hypers)]' if len(rule.parts) > 1 else "point"
         point = f"p.copy_({part}(p, self.state[p], hypers))"
@@ -32,14 +32,21 @@ def _head(rule: Rule) -> str:
     lines: list[str] = []
     for line in program.documentation or (program.name,):
         lines += textwrap.wrap(line, _WIDTH, break_on_hyphens=False)
+    if rule.blocks:
+        own = [c.name for c in learning.coefficients(rule)]
+        when = "before the step" if rule.order == "exact" else "after the step"
+        text = f"It learns {', '.join(own)}, which move {when} that measures their hyper-gradients."
+        lines += ["", *textwrap.wrap(text, _WIDTH)]
     if rule.fixed:
         listed = ", ".join(rule.fixed)
         lines += ["", *textwrap.wrap(f"The specification learns {listed}; here they are fixed.")]
     lines += ["", "Args:"]
     lines += _argument("params", "parameters, named parameters, or parameter groups")
+    bounds = learning.bounds(rule)
     for hyper in given(rule):
+        domain = bounds.get(hyper.name, hyper.domain)
         vector = program.simplex_of(hyper.name)
-        text = f"{default(hyper.domain, hyper.default)} by default, in {hyper.domain}"
+        text = f"{default(hyper.domain, hyper.default)} by default, in {domain}"
         text += f"; one of the weights {vector.name}, which sum to 1" if vector else ""
         lines += _argument(_names(rule)[hyper.name], text)
     lines += _argument("maximize", "whether to go up the gradients")
@@ -90,12 +97,16 @@ def _constructor(rule: Rule) -> str:
     lines += [f"    {line}" for line in wrapped("defaults = {", rows, "}")]
     if ordered:
         lines.append("    numbers(defaults)")
+    if rule.blocks:
+        lines.append("    defaults |= LEARNING")
     lines.append("    super().__init__(params, defaults)")
     return "\n" + "\n".join(f"    {line}" for line in lines)
 
 
 def _add_param_group(rule: Rule) -> str:
     checked = ["numbers(param_group)"] if given(rule) else []
+    shared = learning.common(rule)
+    checked += ["agree(self.param_groups)"] if shared else []
     kinds = ""
     if rule.program.sections:
         checked += ['for p in param_group["params"]:']
@@ -104,7 +115,13 @@ def _add_param_group(rule: Rule) -> str:
     if not checked:
         return ""
     text = texts.ADD_PARAM_GROUP.replace("@KINDS@", kinds)
+    text = text.replace("@JOIN@\n", texts_of_learning.JOIN if shared else "")
     return text.replace("@CHECKS@", f"\n{' ' * 12}".join(checked))
+
+
+def _state(rule: Rule) -> str:
+    restored = texts_of_learning.RESTORED if rule.blocks else ""
+    return texts.STATE.replace("@RESTORED@", restored)
 
 
 def _step(rule: Rule) -> str:
@@ -118,9 +135,10 @@ def _step(rule: Rule) -> str:
     lines += _CLOSURE.splitlines()
     hypers = "numbers(group)" if given(rule) else "{}"
     lines += ["        work = []"]
-    if rule.shared:
+    if rule.shared or rule.blocks:
         lines += [f"        groups = [{hypers} for group in self.param_groups]"]
-        lines += ["        share(self.param_groups, groups)"]
+        lines += ["        agree(self.param_groups)"] if learning.common(rule) else []
+        lines += ["        share(self.param_groups, groups)"] if rule.shared else []
         lines += ["        for group, hypers in zip(self.param_groups, groups, strict=True):"]
     else:
         lines += ["        for group in self.param_groups:", f"            hypers = {hypers}"]
@@ -130,6 +148,9 @@ def _step(rule: Rule) -> str:
     if rule.inputs:
         lines.append("        give(work, self.state, inputs)")
     names = "part, p, g, hypers" if kind else "p, g, hypers"
+    moved = [f"        {line}" for line in learning.learning(rule)]
+    lines += [f"        {line}" for line in learning.measuring(rule)]
+    lines += moved if rule.order == "exact" else []
     for level, totals in enumerate(rule.totals):
         call = f"MEASURED_{level}[part]" if kind else f"measured_{level}"
         listed = "{" + ", ".join(f'"{name}": 0.0' for name in totals) + "}"
@@ -152,6 +173,7 @@ def _step(rule: Rule) -> str:
     else:
         lines += [f"        for {names} in work:"]
         lines += [f"            {call}(p, g, self.state[p], hypers)"]
+    lines += moved if rule.order != "exact" else []
     if rule.shared:
         lines += ["        if work:", "            advance(self.param_groups, work[0][-1])"]
     lines.append("        return loss")

@@ -10,6 +10,7 @@ from optdsl.backends.standalone.rule import Part, Rule
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
+from optdsl.plan.keys import is_added
 from optdsl.schedule import Kernel, Role
 
 # Operations whose result may share memory with an argument.
@@ -65,16 +66,18 @@ def functions_of(rule: Rule, part: Part) -> tuple[list[EmittedFunction], list[st
 
 
 def _begin(part: Part, entry: EntryPoint) -> str:
-    states = part.program.states
+    # The first step makes the derivatives that a rule that learns keeps.
+    states = [(s, name) for s, name in _pairs(part) if not is_added(s.name)]
     head = f"def begin{part.name}(\n    p: Tensor, g: Tensor, state: dict[str, Any], "
     head += 'hypers: dict[str, float]\n) -> None:\n    """The states of a tensor before its first '
     head += 'step."""'
     lines: list[str] = []
     if states:
         lines += _read(part)
-        names = [name for _, name in _pairs(part)]
-        lines += _call(part, names, f"initialize{part.name}", entry, "theta", "g")
-        lines += [f'state["{s.name}"] = {_written(part, s.name, n)}' for s, n in _pairs(part)]
+        lines += _call(
+            part, [name for _, name in states], f"initialize{part.name}", entry, "theta", "g"
+        )
+        lines += [f'state["{s.name}"] = {_written(part, s.name, n)}' for s, n in states]
     lines.append('state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")')
     return "\n".join([head, *(f"    {line}" for line in lines)])
 

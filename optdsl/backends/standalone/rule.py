@@ -11,6 +11,7 @@ from optdsl.backends.standalone.grouped import emit_grouped
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
+from optdsl.learning import Block
 from optdsl.schedule import Kernel, Role
 
 
@@ -65,6 +66,8 @@ class Rule:
         fixed: the hyperparameters that the specification learns, and this file keeps fixed.
         inputs: the names of the rule's inputs, which are states that are set before a step.
         required: those of them that every step needs.
+        blocks: the coefficients that the file learns.
+        order: whether coefficients move before the step that measures them ("exact") or after it.
     """
 
     program: Program
@@ -79,6 +82,8 @@ class Rule:
     fixed: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    order: str = "overlapped"
 
     @cached_property
     def grouped(self) -> dict[str, EmittedFunction]:
@@ -92,7 +97,11 @@ class Rule:
         programs = (part.program for part in self.parts)
         stages = {TABLE[o.opcode].stage for program in programs for o in program.operations}
         kinds = any(of_matrices(part.kind) for part in self.parts)
-        return kinds or bool(self.totals) or any(s.mixes or s.of_matrices for s in stages)
+        return (
+            kinds
+            or bool(self.totals or self.blocks)
+            or any(s.mixes or s.of_matrices for s in stages)
+        )
 
     @property
     def evaluates(self) -> bool:

@@ -221,6 +221,7 @@ ADD_PARAM_GROUP = '''
             TypeError: for a hyperparameter that is no number.
             ValueError: for one that is out of bounds@KINDS@.
         """
+@JOIN@
         super().add_param_group(param_group)
         try:
             @CHECKS@
@@ -233,7 +234,7 @@ STATE = '''
         """Take over a state that was pickled or loaded."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("maximize", False)
+            group.setdefault("maximize", False)@RESTORED@
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, every tensor in the dtype in which it was saved."""
