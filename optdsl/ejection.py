@@ -19,9 +19,7 @@ from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.classes import elaborate, elaboration_of
 from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration
-from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Program
-from optdsl.ir.storage import stored
 from optdsl.ir.types import UNIFORM
 from optdsl.learning import blocks
 from optdsl.learn_option import LearnOption
@@ -47,6 +45,7 @@ def eject(
     *,
     learn: LearnOption = False,
     order: str = "overlapped",
+    store: Mapping[str, str] | None = None,
 ) -> str:
     """An optimizer as the text of one Python file that needs nothing but PyTorch.
 
@@ -60,6 +59,7 @@ def eject(
         learn: what the file learns, as of `load`, or for a class True for what it learns; nothing
             by default.
         order: of a step and of what is learned from it, as of `load`.
+        store: how states, or the parameters, lie in memory, as of `load`.
 
     Returns:
         The text of the file.
@@ -67,15 +67,17 @@ def eject(
     Raises:
         UnknownSpecError, OSError, SpecError: as `optdsl.load`.
         OptionError: (a ValueError) for a rule that needs more than the file could bring along:
-            random numbers, storage by codecs, coefficients of single tensors.
+            coefficients of single tensors, say.
     """
     order = compile_options("eager", order).order
     if not isinstance(rule, type):
         source = sources.open_source(rule)
-        return _ejected(source, elaborate(source, learn), order)
+        return _ejected(source, elaborate(source, learn, store=store), order)
     found = elaboration_of(rule)
     if learn not in (True, False):
         raise OptionError(f"learn={learn!r}: {rule.__name__} says itself what it learns; give True")
+    if store is not None:
+        raise OptionError(f"store={store!r}: {rule.__name__} says itself how it stores")
     source = sources.from_recipe(found.recipe)
     if not learn:
         found = elaborate(source, learn=False, store=dict(found.store) or None)
@@ -144,17 +146,13 @@ def _refuse(found: Elaboration) -> None:
     Raises:
         OptionError: with the reason and what to do.
     """
-    program, reason = found.program, ""
-    if any(o.opcode in DRAWS for o in program.operations):
-        reason = "draws random numbers, whose generator is part of optdsl"
-    for name, codec in stored(program).items():
-        reason = f"stores {name} as {codec.name}, whose arithmetic is part of optdsl"
+    reason = ""
     for coefficient in found.coefficients:
         if coefficient.learned.scope == "tensor":
             reason = f"learns {coefficient.name} for each tensor, and a file for groups at most"
     if reason:
         raise OptionError(
-            f"{program.name} cannot be ejected, since it {reason}; use it with optdsl.load"
+            f"{found.program.name} cannot be ejected, since it {reason}; use it with optdsl.load"
         )
 
 

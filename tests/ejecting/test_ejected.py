@@ -13,7 +13,7 @@ import torch
 
 import optdsl
 from optdsl.cli import main
-from optdsl.specifications import library
+from optdsl.specifications import library, sources
 from tests.ejecting.helpers import SHAPES, ejected, executed, parameters, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
@@ -22,10 +22,8 @@ USUAL = (
     "adam", "lion", "lamb", "muon(ns_steps = 2)", "adafactor", "soap", "galore_adamw", "scion",
     "prodigy", "schedule_free_adamw", "adamw with clip, cautious",
 )  # fmt: skip
-# They need what a file cannot bring along.
-REFUSED = {"adamw with kahan": "compensated", "adamw with stochastic_rounding": "stochastic"}
 MODIFIED = [f"adamw with {m}" for m in library.list_modifiers()]
-OTHERS = sorted({*optdsl.list_specs(), *MODIFIED} - {*USUAL, *REFUSED})
+OTHERS = sorted({*optdsl.list_specs(), *MODIFIED} - {*USUAL})
 
 
 # What calls for many tensors at once compute is equal up to rounding: to so many digits.
@@ -79,9 +77,12 @@ def test_every_rule_and_modifier_takes_the_same_steps(name: str) -> None:
     compare(name, torch.float32, 100)
 
 
-@pytest.mark.parametrize("name", ["tiger", "prodigy", "galore_adamw", "soap"])
+TEXTS = ("tiger", "prodigy", "galore_adamw", "soap", "mada", "adamw with stochastic_rounding")
+
+
+@pytest.mark.parametrize("name", TEXTS)
 def test_the_text_is_tidy(name: str) -> None:
-    text = optdsl.eject(name)
+    text = optdsl.eject(name, learn=True)
     assert max(map(len, text.splitlines())) <= 100
     assert "optdsl" not in "\n".join(re.findall(r"^(?:import|from) .*", text, re.M))
     for imported in re.findall(r"^(?:import|from .* import) (\w+)", text, re.M):
@@ -89,7 +90,7 @@ def test_the_text_is_tidy(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compile(text, "ejected.py", "exec")
-    documentation = library.read(library.open_source(name)).documentation
+    documentation = library.read(sources.open_source(name)).documentation
     words = " ".join(text.split())
     assert all(" ".join(line.split()) in words for line in documentation)
     assert f"`{name}` by optdsl {optdsl.__version__}" in text
@@ -289,12 +290,6 @@ def test_inputs() -> None:
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
-def test_refused(name: str, reason: str) -> None:
-    with pytest.raises(optdsl.OptionError, match=f"cannot be ejected, since .*{reason}"):
-        optdsl.eject(name)
-
-
 def test_the_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "my_adam.py"
     assert main(["eject", "adam", "-o", str(output)]) == 0
@@ -303,6 +298,4 @@ def test_the_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--force" in capsys.readouterr().err
     assert main(["eject", "hyperadam", "--learn", "--order", "exact"]) == 0
     assert capsys.readouterr().out == optdsl.eject("hyperadam", learn=True, order="exact")
-    assert main(["eject", "adamw with kahan"]) == 2
-    assert "compensated" in capsys.readouterr().err
     assert "learns beta1" in " ".join(optdsl.eject("hyperadam").split())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 
 from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
-from optdsl.backends.standalone import learning, texts
+from optdsl.backends.standalone import learning, storage, texts
 from optdsl.backends.standalone.checks import checks, default
 from optdsl.backends.standalone.dispatch import dispatch, gathering, giving, sharing
 from optdsl.backends.standalone.grouped import ADD_FINITE
@@ -50,8 +50,10 @@ def emit(rule: Rule) -> str:
         *giving(rule),
         *learning.functions(rule, [f.entry for f in moving]),
     ]
-    texts_of_file = [*checks(rule), *helpers, *bodies, optimizer(rule)]
+    texts_of_file = [*checks(rule), *storage.functions(rule), *helpers, *bodies, optimizer(rule)]
     body = "\n\n\n".join(text.strip("\n") for text in texts_of_file)
+    if rule.draws:
+        body = body.replace("hypers: dict[str, float]", "hypers: dict[str, Any]")
     if " own(" in body:
         body = body.replace(f"{texts.PRECISE}\n", f"{texts.PRECISE}\n\n\n{texts.OWN}\n", 1)
     return f"{_header(rule)}\n\n{_imports(body)}\n\n{broken(body, _WIDTH)}\n"
@@ -77,6 +79,6 @@ def _header(rule: Rule) -> str:
 
 
 def _imports(body: str) -> str:
-    library = [f"import {name}" for name in ("contextlib", "math") if f"{name}." in body]
+    library = [f"import {name}" for name in ("contextlib", "hashlib", "math") if f"{name}." in body]
     library += ["from collections.abc import Callable", "from typing import Any"]
     return "\n".join([*library, "", "import torch", "from torch import Tensor"])

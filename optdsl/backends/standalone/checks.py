@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from optdsl.backends.eager import wrapped
 from optdsl.backends.python_expressions import literal
-from optdsl.backends.standalone import learning, reading, texts
+from optdsl.backends.standalone import learning, reading, texts, texts_of_draws
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice, Domain, hull
 from optdsl.ir.program import Hyper
@@ -54,8 +54,10 @@ def checks(rule: Rule) -> list[str]:
     functions = [inside, number, numbers] if hypers else []
     if not hypers:
         tables = tables[:1]
-    tables.append(texts.PRECISION)
-    functions += [texts.CHECK.replace("@WHOLE@", texts.WHOLE if rule.wholes else "")]
+    tables.append(texts.WIDER_PRECISION if rule.widens else texts.PRECISION)
+    whole = texts.WHOLE if rule.wholes else ""
+    whole += texts_of_draws.WIDE if rule.widens else ""
+    functions += [texts.CHECK.replace("@WHOLE@", whole)]
     functions += [texts.PRECISE]
     functions += [texts.ALL_PRECISE] if rule.grouped else []
     if any(of_matrices(part.kind) for part in rule.parts):
@@ -68,7 +70,7 @@ def checks(rule: Rule) -> list[str]:
         tables.append("\n".join([comment, *wrapped("DIMENSIONS = {", rows, "}")]))
         functions.append(texts.KINDS)
         functions += reading.functions(rule.program.sections)
-    if any(part.program.states for part in rule.parts):
+    if any(part.program.states or part.widens for part in rule.parts):
         functions.append(texts.KEPT)
         functions += [texts.ALL_KEPT] if rule.grouped else []
     return ["\n\n".join(tables), *functions]

@@ -6,7 +6,7 @@ import textwrap
 
 from optdsl.backends.eager import wrapped
 from optdsl.backends.naming import Names
-from optdsl.backends.standalone import learning, texts, texts_of_learning
+from optdsl.backends.standalone import learning, texts, texts_of_draws, texts_of_learning
 from optdsl.backends.standalone.checks import default, given
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Choice
@@ -50,6 +50,8 @@ def _head(rule: Rule) -> str:
         text += f"; one of the weights {vector.name}, which sum to 1" if vector else ""
         lines += _argument(_names(rule)[hyper.name], text)
     lines += _argument("maximize", "whether to go up the gradients")
+    if rule.draws:
+        lines += _argument("seed", "of the random numbers, a whole number in [0, 2^64)")
     if program.sections:
         text = f"A parameter group may choose a kind by its entry `kind`: {_listed(rule)}."
         lines += ["", *textwrap.wrap(text, _WIDTH)]
@@ -92,8 +94,10 @@ def _constructor(rule: Rule) -> str:
     first = [argument(h) for h in ordered if h.name == "lr"]
     rest = [argument(h) for h in ordered if h.name != "lr"]
     arguments = ["self", "params: Any", *first, "*", *rest, "maximize: bool = False"]
+    arguments += ["seed: int = 0"] if rule.draws else []
     lines = wrapped("def __init__(", arguments, ") -> None:")
     rows = [f'"{h.name}": {names[h.name]}' for h in ordered] + ['"maximize": bool(maximize)']
+    rows += ['"seed": check_seed(seed)'] if rule.draws else []
     lines += [f"    {line}" for line in wrapped("defaults = {", rows, "}")]
     if ordered:
         lines.append("    numbers(defaults)")
@@ -105,6 +109,7 @@ def _constructor(rule: Rule) -> str:
 
 def _add_param_group(rule: Rule) -> str:
     checked = ["numbers(param_group)"] if given(rule) else []
+    checked += texts_of_draws.SAME_SEED.splitlines() if rule.draws else []
     shared = learning.common(rule)
     checked += ["agree(self.param_groups)"] if shared else []
     kinds = ""
@@ -121,6 +126,7 @@ def _add_param_group(rule: Rule) -> str:
 
 def _state(rule: Rule) -> str:
     restored = texts_of_learning.RESTORED if rule.blocks else ""
+    restored += texts.SEED_RESTORED if rule.draws else ""
     return texts.STATE.replace("@RESTORED@", restored)
 
 
@@ -134,6 +140,9 @@ def _step(rule: Rule) -> str:
         lines += _IN_EVAL.splitlines()
     lines += _CLOSURE.splitlines()
     hypers = "numbers(group)" if given(rule) else "{}"
+    if rule.draws:
+        lines += ["        drawn = drawing(self.param_groups)"]
+        hypers += ' | {"draws": drawn}'
     lines += ["        work = []"]
     if rule.shared or rule.blocks:
         lines += [f"        groups = [{hypers} for group in self.param_groups]"]

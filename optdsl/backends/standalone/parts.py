@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.eager import EmittedFunction, emit_function, wrapped
+from optdsl.backends.eager import WIDTH, EmittedFunction, emit_function, wrapped
 from optdsl.backends.naming import Names, identifier
-from optdsl.backends.standalone import reading
+from optdsl.backends.standalone import reading, storage
 from optdsl.backends.standalone.rule import Part, Rule
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
@@ -73,11 +73,12 @@ def _begin(part: Part, entry: EntryPoint) -> str:
     head += 'step."""'
     lines: list[str] = []
     if states:
-        lines += _read(part)
+        lines += _read(part, storage.theta(part, begins=True))
         lines += _call(
             part, [name for _, name in states], f"initialize{part.name}", entry, "theta", "g"
         )
-        lines += [f'state["{s.name}"] = {_written(part, s.name, n)}' for s, n in states]
+        lines += [f'state["{s.name}"] = {_written(part, s.name, n, "0.0")}' for s, n in states]
+    lines += storage.begun(part)
     lines.append('state["step"] = torch.zeros((), dtype=torch.float64, device="cpu")')
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
@@ -141,8 +142,8 @@ def _update(part: Part, entry: EntryPoint, many: bool) -> str:
     shared = {r.name for r in kernel.results if _passes(part.program, r.value)}
     for state, name in _pairs(part):
         text = f"own({name}, theta, g)" if state.name in shared else name
-        lines.append(f'state["{state.name}"] = {_written(part, state.name, text)}')
-    lines.append(f"p.copy_({reading.written(part.kind, 'theta_next')})")
+        lines.append(f'state["{state.name}"] = {_written(part, state.name, text, "t")}')
+    lines += storage.written(part, reading.written(part.kind, "theta_next"))
     lines.append('state["step"].fill_(t)')
     if many:
         lines = ["for p, g, state in tensors:", *(f"    {line}" for line in lines)]
@@ -180,7 +181,7 @@ def _point(part: Part, emitted: EmittedFunction | None) -> str:
     )
     if emitted is None:
         return f"{head}\n    return p"
-    lines = _read(part, gradient=False)
+    lines = _read(part)[:1]
     lines += _kept(part, emitted.entry)
     if emitted.entry.takes_step:
         lines += ['t = state["step"].item()']
@@ -189,10 +190,9 @@ def _point(part: Part, emitted: EmittedFunction | None) -> str:
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
 
-def _read(part: Part, gradient: bool = True) -> list[str]:
-    names = ("theta", "p"), ("g", "g")
-    found = [f"{x} = {reading.read(part.kind, f'precise({y}, p)')}" for x, y in names]
-    return found if gradient else found[:1]
+def _read(part: Part, theta: str = "") -> list[str]:
+    names = ("theta", theta or storage.theta(part)), ("g", "precise(g, p)")
+    return [f"{x} = {reading.read(part.kind, y)}" for x, y in names]
 
 
 def _kept(part: Part, entry: EntryPoint) -> list[str]:
@@ -222,8 +222,11 @@ def _call(
         f'{keyword}=hypers["{hyper}"]'
         for keyword, hyper in zip(entry.keywords, entry.hypers, strict=True)
     ]
+    keywords += [f"draws={storage.OF_TENSOR}"] if entry.draws else []
     assigned = ", ".join(results) + ("," if len(results) == 1 else "")
     lines = wrapped(f"{assigned} = {name}(", [theta, gradient, *states, *keywords], ")")
+    if len(lines[0]) > WIDTH - 8:
+        lines = [*wrapped("(", results, f") = {name}("), *lines[1:]]
     if of_matrices(part.kind):
         # Nothing else has products, which autocast would take in 16 bits.
         return ["with in_its_precision(p):", *(f"    {line}" for line in lines)]
@@ -236,14 +239,15 @@ def _pairs(part: Part) -> list[tuple[State, str]]:
     return [(s, names.fresh(identifier(s.name))) for s in part.program.states]
 
 
-def _written(part: Part, name: str, text: str) -> str:
+def _written(part: Part, name: str, text: str, t: str) -> str:
     """A state as it is kept: in the shape of the parameter if it is read in its place."""
     whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
     if name in whole:
-        again = f"{reading.written(part.kind, text)}.contiguous()"
-        return again if reading.is_read(part.kind) else text
+        again = storage.kept(part, name, reading.written(part.kind, text), t)
+        return f"{again}.contiguous()" if reading.is_read(part.kind) else again
+    again = storage.kept(part, name, text, t)
     # A transposed matrix, say, is laid out in memory as it is read.
-    return f"{text}.contiguous()" if of_matrices(part.kind) else text
+    return f"{again}.contiguous()" if of_matrices(part.kind) else again
 
 
 def _passes(program: Program, value: Value) -> bool:

@@ -11,6 +11,7 @@ from optdsl.backends.standalone.grouped import emit_grouped
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import CODECS, draws, stored
 from optdsl.learning import Block
 from optdsl.schedule import Kernel, Role
 
@@ -34,6 +35,12 @@ class Part:
     kernels: Mapping[str, Kernel]
     measures: tuple[Kernel | None, ...] = ()
     holds: tuple[bool, ...] = ()
+
+    @property
+    def widens(self) -> bool:
+        """Whether the parameter has more precision than its dtype, by what is kept beside it."""
+        codec = self.program.codec
+        return bool(codec) and len(CODECS[codec].buffers) > 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ class Rule:
     @cached_property
     def grouped(self) -> dict[str, EmittedFunction]:
         """The steps of parts that are spelled for many tensors at once, by the parts' names."""
-        found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in self.parts}
+        plain = [p for p in self.parts if not stored(p.program)]
+        found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in plain}
         return {name: function for name, function in found.items() if function is not None}
 
     @property
@@ -97,11 +105,18 @@ class Rule:
         programs = (part.program for part in self.parts)
         stages = {TABLE[o.opcode].stage for program in programs for o in program.operations}
         kinds = any(of_matrices(part.kind) for part in self.parts)
-        return (
-            kinds
-            or bool(self.totals or self.blocks)
-            or any(s.mixes or s.of_matrices for s in stages)
-        )
+        more = bool(self.totals or self.blocks) or self.draws
+        return kinds or more or any(s.mixes or s.of_matrices for s in stages)
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return draws(self.program)
+
+    @property
+    def widens(self) -> bool:
+        """See `Part.widens`."""
+        return any(part.widens for part in self.parts)
 
     @property
     def evaluates(self) -> bool:

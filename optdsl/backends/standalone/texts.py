@@ -120,6 +120,10 @@ PRECISION = {
     torch.float64: torch.float64,
 }"""
 
+WIDER_PRECISION = PRECISION.replace(
+    "torch.float32: torch.float32", "torch.float32: torch.float64"
+).replace("and their states are kept.", "which is more than its own.")
+
 PRECISE = '''\
 def precise(x: Tensor, p: Tensor) -> Tensor:
     """x in the precision of the steps of p, which is float32 for 16-bit parameters."""
@@ -247,6 +251,9 @@ STATE = '''
                 if isinstance(value, Tensor):
                     device = "cpu" if name == "step" else p.device
                     self.state[p][name] = value.detach().to(device, copy=True)'''
+
+SEED_RESTORED = """
+            group.setdefault("seed", self.defaults.get("seed", 0))"""
 
 EVALUATION = '''
     @property
