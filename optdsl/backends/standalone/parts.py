@@ -225,7 +225,7 @@ def _call(
     keywords += [f"draws={storage.OF_TENSOR}"] if entry.draws else []
     assigned = ", ".join(results) + ("," if len(results) == 1 else "")
     lines = wrapped(f"{assigned} = {name}(", [theta, gradient, *states, *keywords], ")")
-    if len(lines[0]) > WIDTH - 8:
+    if len(lines) > 1 and len(lines[0]) > WIDTH - 8:
         lines = [*wrapped("(", results, f") = {name}("), *lines[1:]]
     if of_matrices(part.kind):
         # Nothing else has products, which autocast would take in 16 bits.
