@@ -6,6 +6,7 @@ the steps between two refreshes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from optdsl.ir.laws import Stage
@@ -28,11 +29,20 @@ class Printer(Protocol):
         """How far a value extends in the emitted code."""
 
 
-def branches(kernel: Kernel, printer: Printer) -> dict[Region, list[Value]]:
+def branches(
+    kernel: Kernel, printer: Printer, works: Callable[[Kernel, Value], bool] | None = None
+) -> dict[Region, list[Value]]:
     """The values of a kernel by the region in which they are computed, in order.
 
     A choice is one of regions if its condition is on the host and a side has work of its own.
+
+    Args:
+        kernel: the kernel.
+        printer: knows the numbers of the host.
+        works: whether a value is work that is not done for nothing; by default products and
+            factorizations of matrices.
     """
+    works = works or _works
     operations = kernel.program.operations
     choices = {
         v
@@ -43,7 +53,7 @@ def branches(kernel: Kernel, printer: Printer) -> dict[Region, list[Value]]:
     }
     while True:
         regions = _regions(kernel, choices)
-        worked = {r for v, r in regions.items() if r is not None and _works(kernel, v)}
+        worked = {r for v, r in regions.items() if r is not None and works(kernel, v)}
         needed = set[Value]()
         region: Region
         for region in worked:

@@ -13,7 +13,7 @@ from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
 from optdsl.backends.standalone import learning, storage, texts
 from optdsl.backends.standalone.checks import checks, default
 from optdsl.backends.standalone.dispatch import dispatch, gathering, giving, sharing
-from optdsl.backends.standalone.grouped import ADD_FINITE
+from optdsl.backends.standalone.grouped import CALLED
 from optdsl.backends.standalone.lines import broken
 from optdsl.backends.standalone.optimizer import optimizer
 from optdsl.backends.standalone.parts import functions_of
@@ -42,7 +42,7 @@ def emit(rule: Rule) -> str:
     moving = learning.moves(rule)
     emitted += moving
     bodies += [f.text for f in moving]
-    helpers = list(helpers_of(emitted, {"add_finite": ADD_FINITE}).values())
+    helpers = list(helpers_of(emitted, CALLED).values())
     bodies += [
         *sharing(rule, [f.entry for f in emitted]),
         *dispatch(rule),

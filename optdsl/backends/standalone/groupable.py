@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optdsl.backends.standalone.reading import is_read
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
+from optdsl.ir.sections import of_matrices
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
 
-_UNARY = {"sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", "neg"}
-_BINARY = {"add", "sub", "mul", "div"}
-_EXTREMA = {"max", "min"}
+_ELEMENTWISE = {"sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", "neg", "sign"}
+_ELEMENTWISE |= {"add", "sub", "mul", "div", "pow", "max", "min"}
+_ELEMENTWISE |= {"where", "mix", "stop_gradient", "define", "lt", "le", "gt", "ge", "eq", "ne"}
+_REDUCTIONS = {"sum", "mean"}
 
 
 def groupable(kernel: Kernel) -> bool:
     """Whether a step can be spelled for many tensors at once."""
     program = kernel.program
     stages = {TABLE[program.operations[v].opcode].stage for v in kernel.values}
-    if stages & {Stage.LENGTH, Stage.SHAPE}:
-        return False  # each tensor has another number there
+    if stages & {Stage.LENGTH, Stage.SHAPE} or is_read(program.kind):
+        return False  # each tensor has another number there, or another shape
+    matrices = of_matrices(program.kind)
     for value in kernel.body:
         operation = program.operations[value]
-        if operation.type.extent is not Extent.TENSOR:
+        if operation.type.extent is not Extent.TENSOR and (
+            matrices or operation.type.extent is not Extent.SCALAR
+        ):
             return False
-        if not operation.arguments or operation.opcode in _UNARY | _BINARY | {"sign"}:
-            continue
-        if operation.opcode in _EXTREMA:
-            continue
-        if operation.opcode == "pow" and uniform(kernel, operation.arguments[1]):
-            continue
-        if not _in_finite(kernel, value):
+        reduces = operation.opcode in _REDUCTIONS and not matrices
+        if operation.arguments and operation.opcode not in _ELEMENTWISE and not reduces:
             return False
     return _results_apart(kernel)
 
@@ -44,7 +45,10 @@ def _results_apart(kernel: Kernel) -> bool:
         if uniform(kernel, result.value) or result.value in seen:
             return False
         seen.add(result.value)
-        if not operation.arguments and operation.attribute != result.name:
+        own = operation.opcode == "gradient" or operation.attribute == result.name
+        if not operation.arguments and not own:
+            return False
+        if operation.type.extent is not result.type.extent:
             return False
     return True
 
@@ -54,9 +58,11 @@ def uniform(kernel: Kernel, value: Value) -> bool:
     return kernel.program.type(value).extent is Extent.UNIFORM
 
 
-def _finite_part(kernel: Kernel, value: Value) -> bool:
+def finite_part(kernel: Kernel, value: Value) -> bool:
     """Whether a value is 0 where its argument is not finite, and only scaled and added."""
     operation = kernel.program.operations[value]
+    if operation.opcode != "where" or value in {r.value for r in kernel.results}:
+        return False
     found = kernel.program.is_finite_part(operation)
     if not found or kernel.program.operations[operation.arguments[2]].attribute != 0.0:
         return False
@@ -68,14 +74,6 @@ def _finite_part(kernel: Kernel, value: Value) -> bool:
     sums = list(users(kernel, product))
     added = len(sums) == 1 and kernel.program.operations[sums[0]].opcode == "add"
     return scaled and added and product not in {r.value for r in kernel.results}
-
-
-def _in_finite(kernel: Kernel, value: Value) -> bool:
-    """Whether a value is a finite part, or the condition of one."""
-    if kernel.program.operations[value].opcode == "where":
-        return _finite_part(kernel, value)
-    found = list(users(kernel, value))
-    return bool(found) and all(_finite_part(kernel, u) for u in found)
 
 
 def users(kernel: Kernel, value: Value) -> Iterator[Value]:

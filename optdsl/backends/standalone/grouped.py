@@ -8,11 +8,13 @@ So the numbers are those of the eager backend up to rounding.
 from __future__ import annotations
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.eager import EmittedFunction, wrapped
+from optdsl.backends.branches import ROOT
+from optdsl.backends.eager import WIDTH, EmittedFunction, wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer
-from optdsl.backends.standalone.groupable import groupable, uniform, users
-from optdsl.backends.standalone.terms import Term, Terms, times
+from optdsl.backends.standalone.choosing import Choosing
+from optdsl.backends.standalone.groupable import groupable, uniform
+from optdsl.backends.standalone.terms import Term, times
 from optdsl.ir.program import Operation, Value
 from optdsl.schedule import Kernel
 
@@ -27,6 +29,16 @@ def add_finite(x: list[Tensor], y: list[Tensor], scale: float) -> list[Tensor]:
         return x
     finite = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in y]
     return torch._foreach_add(x, finite, alpha=scale)'''
+
+
+OWN_ALL = '''\
+def own_all(tensors: list[Tensor], *others: list[Tensor]) -> list[Tensor]:
+    """The tensors, or copies of those that share memory with others."""
+    taken = {x.data_ptr() for some in others for x in some}
+    return [x.clone() if x.data_ptr() in taken else x for x in tensors]'''
+
+# What a step may call, besides what the eager backend brings along.
+CALLED = {"add_finite": ADD_FINITE, "own_all": OWN_ALL}
 
 
 class _Unspelled(Exception):
@@ -48,37 +60,30 @@ def emit_grouped(kernel: Kernel, name: str) -> EmittedFunction | None:
         return None
 
 
-class _Grouped(Terms):
+class _Grouped(Choosing):
     def __init__(self, kernel: Kernel, name: str) -> None:
         program = kernel.program
         read = set(kernel.reads("state"))
         states = tuple(s.name for s in program.states if s.name in read)
         used = set(kernel.reads("hyper"))
         hypers = tuple(h.name for h in program.hypers if h.name in used)
-        self._taken = Names(["theta", "g", "t", "add_finite", *HELPERS])
-        keywords = tuple(self._taken.fresh(identifier(h)) for h in hypers)
-        self._states = {s: self._taken.fresh(identifier(s)) for s in states}
+        taken = Names(["theta", "g", "t", *CALLED, *HELPERS])
+        keywords = tuple(taken.fresh(identifier(h)) for h in hypers)
+        variables = {s: taken.fresh(identifier(s)) for s in states}
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
         self._entry = EntryPoint(name, states, hypers, keywords, takes_step, results)
         named = dict(zip(hypers, keywords, strict=True))
-        super().__init__(kernel, Printer(program, named, self._states))
-        self._variables: dict[Value, str] = {}
-        self._computed: set[Value] = set()
-        self._unowned: set[Value] = set()
-        self._lines: list[str] = []
+        super().__init__(kernel, Printer(program, named, variables), variables, taken)
 
     def emitted(self) -> EmittedFunction:
         for value in self._kernel.uniform:
             self._number(value)
-        for value in self._kernel.body:
-            if self._skipped(value):
-                # Of a finite part, what reads its argument is the choice, which is noted.
-                self._computed |= set() if value in self._lazy else {value}
-            else:
-                self._value(value)
-        results = [self._variable(r.value) for r in self._kernel.results]
+        self._statements(ROOT)
+        results = self._returned()
         returned = [f"return {', '.join(results)}{',' if len(results) == 1 else ''}"]
+        if len(returned[0]) > WIDTH:
+            returned = wrapped("return (", results, ")")
         documentation = '"""The parameters after the step, then the states, in their memory."""'
         lines = [documentation, *self._lines, *returned]
         text = "\n".join([*self._signature(), *(f"    {line}" for line in lines)])
@@ -103,22 +108,6 @@ class _Grouped(Terms):
         self._lines.append(f"{name} = {text}")
         self._printer.bind(value, name)
 
-    def _skipped(self, value: Value) -> bool:
-        """Whether a value is spelled as a part of a finite part, or needs no statement."""
-        opcode = self._operation(value).opcode
-        if not self._operation(value).arguments:
-            return True
-        if opcode == "where":
-            self._lazy[value] = Term("", "finite", self._operation(value).arguments[1])
-            return True
-        found = list(users(self._kernel, value))
-        return bool(found) and all(
-            self._operation(u).opcode == "where" or self._condition(u) for u in found
-        )
-
-    def _condition(self, value: Value) -> bool:
-        return self._operation(value).type.condition
-
     def _value(self, value: Value) -> None:
         """Note a product or quotient for the sum that uses it; compute anything else."""
         operation = self._operation(value)
@@ -137,6 +126,10 @@ class _Grouped(Terms):
         operation = self._operation(value)
         inside = self._inside(value)
         match operation.opcode:
+            case "where" | "mix" | "sum" | "mean" | "stop_gradient" | "define":
+                self._chosen(value)
+            case "sqrt" if value in self._norms:
+                inside |= self._norm(value)
             case "add" | "sub":
                 self._sum(value, operation, inside)
             case "mul" | "div" | "pow" if self._is_term(operation):
@@ -261,6 +254,8 @@ class _Grouped(Terms):
             v, b = self._split(other)
             if u is None or v is None or self._lazy.get(a) or self._lazy.get(b):
                 continue
+            if self._follows_the_parameter((a, b)):
+                continue  # a difference of infinities is no number
             share = self._operation(v)
             if share.opcode != "sub" or share.arguments[1] != u:
                 continue
@@ -276,7 +271,7 @@ class _Grouped(Terms):
         text = f"add_finite({left}, {self._variable(second.left)}, {second.scale})"
         self._lines.append(f"{self._fresh(value)} = {text}")
         # It may be the first summand itself.
-        self._unowned |= {first.left, value}
+        self._alias(value, first.left)
 
     def _with_number(
         self, value: Value, x: tuple[Value, ...], first: bool, negative: bool, inside: set[Value]
@@ -299,6 +294,8 @@ class _Grouped(Terms):
                 name = self._into(value, "reciprocal", self._materialized(x[1]), [], inside)
                 if self._operation(x[0]).attribute != 1.0:
                     self._lines.append(f"torch._foreach_mul_({name}, {self._printer.text(x[0])})")
+            case "pow" if not uniform(self._kernel, x[1]):
+                self._each(value)
             case "pow":
                 exponent = self._printer.text(x[1])
                 self._into(value, "pow", self._materialized(x[0]), [exponent], inside)
@@ -319,59 +316,3 @@ class _Grouped(Terms):
         self._helpers.add("sign")
         inner = self._variable(self._materialized(x))
         self._lines.append(f"{self._fresh(value)} = [sign(x) for x in {inner}]")
-
-    def _into(
-        self, value: Value, call: str, first: Value, rest: list[str], inside: set[Value]
-    ) -> str:
-        """A call, in the memory of its first argument if nothing else needs that."""
-        target = self._variable(first)
-        arguments = ", ".join([target, *rest])
-        if target not in rest and self._consumable(first, value, inside):
-            self._lines.append(f"torch._foreach_{call}_({arguments})")
-            self._variables[value] = target
-            return target
-        name = self._fresh(value)
-        self._lines.append(f"{name} = torch._foreach_{call}({arguments})")
-        return name
-
-    def _materialized(self, value: Value) -> Value:
-        """A value that has a variable now."""
-        if value in self._lazy:
-            del self._lazy[value]
-            self._compute(value)
-        return value
-
-    def _variable(self, value: Value) -> str:
-        operation = self._operation(value)
-        if value in self._lazy:
-            self._materialized(value)
-        if value in self._variables:
-            return self._variables[value]
-        match operation.opcode:
-            case "parameter":
-                return "theta"
-            case "gradient":
-                return "g"
-            case _:
-                return self._states[str(operation.attribute)]
-
-    def _fresh(self, value: Value) -> str:
-        hint = self._operation(value).hint
-        wanted = identifier(hint) if hint is not None else self._printer.description(value)
-        self._variables[value] = self._taken.fresh(wanted)
-        return self._variables[value]
-
-    def _consumable(self, value: Value, user: Value, inside: set[Value]) -> bool:
-        """Whether a value's memory may be overwritten by one that uses it."""
-        operation = self._operation(value)
-        if value in self._unowned or value in self._results:
-            return False
-        if operation.opcode == "gradient":
-            return False
-        result = self._results.get(user)
-        if operation.opcode == "parameter" and (result is None or result.name != "theta"):
-            return False
-        if operation.opcode == "state" and (result is None or result.name == "theta"):
-            return False
-        done = self._computed | inside | {user}
-        return all(u in done for u in users(self._kernel, value))

@@ -28,6 +28,8 @@ def _pieces(line: str, width: int) -> list[str]:
     if len(line) <= width:
         return [line]
     name, equals, value = line.strip().partition(" = ")
+    if line.strip().startswith("torch._foreach_"):
+        return _listed(indent, "", line.strip(), "")
     if not equals or not name.isidentifier():
         # One of several values that are listed on lines of their own.
         return _listed(indent, "", line.strip()[:-1], ",") if line.endswith(",") else [line]
