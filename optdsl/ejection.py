@@ -21,8 +21,8 @@ from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration
 from optdsl.ir.program import Program
 from optdsl.ir.types import UNIFORM
-from optdsl.learning import blocks
 from optdsl.learn_option import LearnOption
+from optdsl.learning import blocks
 from optdsl.options import OptionError, compile_options
 from optdsl.passes.lengths import conditions_on_lengths, without_conditions
 from optdsl.passes.pipeline import run_passes

@@ -22,7 +22,7 @@ USUAL = (
     "adam", "lion", "lamb", "muon(ns_steps = 2)", "adafactor", "soap", "galore_adamw", "scion",
     "prodigy", "schedule_free_adamw", "adamw with clip, cautious",
 )  # fmt: skip
-MODIFIED = [f"adamw with {m}" for m in library.list_modifiers()]
+MODIFIED = [f"adamw with {m}" for m in sources.list_modifiers()]
 OTHERS = sorted({*optdsl.list_specs(), *MODIFIED} - {*USUAL})
 
 
