@@ -159,10 +159,14 @@ def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
         if s.name in read
     ]
     parameter = builder.emit("parameter")
+    # Nobody knows the totals of this stage and of later ones yet.
+    known = {str(o.attribute) for v in behind if (o := builder[v]).opcode == "hyper"}
+    hypers = tuple(h for h in step.hypers if h.name in known or not h.name.startswith(TOTAL))
     return eliminate_dead(
         replace(
             step,
             operations=builder.operations,
+            hypers=hypers,
             states=(*states, *totals),
             parameter=parameter,
             tangents=(),

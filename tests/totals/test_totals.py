@@ -219,7 +219,7 @@ theta' = theta - lr * g / again / n'
 """
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "triton"])
 def test_a_total_may_be_made_of_totals(backend: str) -> None:
     held, expected, n = parameters(), parameters(), 1.0
     optimizer = optdsl.compile(NESTED, backend=backend)(held)
