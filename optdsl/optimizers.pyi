@@ -82,6 +82,53 @@ class AMSGrad(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class APOLLO(CompiledOptimizer):
+    """APOLLO: SGD-like Memory, AdamW-level Performance (Zhu et al., 2024), arXiv:2412.05270
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    Random numbers are functions of `seed`, a whole number.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-06 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+        rank: 256 by default, in {1, ..., inf}
+        gap: 200 by default, in {1, ..., inf}
+        scale: 1 by default, in [0, inf)
+        scale_type: channel by default, in {channel, tensor}
+        growth: 1.01 by default, in [1, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-06,
+        weight_decay: float | Tensor = 0.0,
+        rank: float | Tensor = 256.0,
+        gap: float | Tensor = 200.0,
+        scale: float | Tensor = 1.0,
+        scale_type: str | float = 0.0,
+        growth: float | Tensor = 1.01,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        seed: int = 0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class ASGD(CompiledOptimizer):
     """Acceleration of Stochastic Approximation by Averaging (Polyak & Juditsky, 1992)
     With the step sizes of Bottou's averaged SGD, as in torch.optim.ASGD
@@ -273,6 +320,44 @@ class AdaMuon(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class AdaNorm(CompiledOptimizer):
+    """AdaNorm: Adaptive Gradient Norm Correction based Optimizer for CNNs (Dubey et al., 2022),
+        arXiv:2210.06364
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        r: 0.95 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        r: float | Tensor = 0.95,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class Adadelta(CompiledOptimizer):
     """ADADELTA: An Adaptive Learning Rate Method (Zeiler, 2012), arXiv:1212.5701
 
@@ -447,6 +532,76 @@ class AdamAVGrad(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class AdamH(CompiledOptimizer):
+    """Fantastic Pretraining Optimizers and Where to Find Them 2.1: Hyperball Optimization (Wen et
+        al., 2025)
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class AdamHD(CompiledOptimizer):
+    """Online Learning Rate Adaptation with Hypergradient Descent (Baydin et al., 2018),
+        arXiv:1703.04782: Adam-HD
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf); learned by sgd in [0, 1]
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.999 by default, in [0, 1)
+        eps: 1e-08 by default, in [0, inf)
+        weight_decay: 0 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.999,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.0,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class AdamW(CompiledOptimizer):
     """Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019), arXiv:1711.05101
 
@@ -605,6 +760,46 @@ class Adaptivity(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class Amos(CompiledOptimizer):
+    """Amos: An Adam-style Optimizer with Adaptive Weight Decay towards Model-Oriented Scale (Tian &
+        Parikh, 2022), arXiv:2210.11693
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf)
+        beta: 0.999 by default, in [0, 1)
+        momentum: 0 by default, in [0, 1)
+        extra_l2: 0 by default, in [0, inf)
+        c_coef: 0.25 by default, in [0, inf)
+        d_coef: 0.25 by default, in [0, inf)
+        eps: 1e-18 by default, in [0, inf)
+        scale: 0.5 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        beta: float | Tensor = 0.999,
+        momentum: float | Tensor = 0.0,
+        extra_l2: float | Tensor = 0.0,
+        c_coef: float | Tensor = 0.25,
+        d_coef: float | Tensor = 0.25,
+        eps: float | Tensor = 1e-18,
+        scale: float | Tensor = 0.5,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class CAME(CompiledOptimizer):
     """CAME: Confidence-guided Adaptive Memory Efficient Optimization (Luo et al., 2023),
         arXiv:2307.02047
@@ -682,6 +877,75 @@ class DAdaptAdam(CompiledOptimizer):
         d0: float | Tensor = 1e-06,
         growth_rate: float | Tensor = 1e999,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class DAdaptLion(CompiledOptimizer):
+    """Learning-Rate-Free Learning by D-Adaptation (Defazio & Mishchenko, 2023), arXiv:2301.07733,
+        for Lion
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        beta1: 0.9 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        weight_decay: 0 by default, in [0, inf)
+        d0: 1e-06 by default, in (0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        beta1: float | Tensor = 0.9,
+        beta2: float | Tensor = 0.99,
+        weight_decay: float | Tensor = 0.0,
+        d0: float | Tensor = 1e-06,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class DAdaptSGD(CompiledOptimizer):
+    """Learning-Rate-Free Learning by D-Adaptation (Defazio & Mishchenko, 2023), arXiv:2301.07733
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 1 by default, in [0, inf)
+        momentum: 0 by default, in [0, 1)
+        weight_decay: 0 by default, in [0, inf)
+        d0: 1e-06 by default, in (0, inf)
+        growth_rate: inf by default, in (1, inf]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        momentum: float | Tensor = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        d0: float | Tensor = 1e-06,
+        growth_rate: float | Tensor = 1e999,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,
@@ -1186,6 +1450,56 @@ class Muon(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class MuonH(CompiledOptimizer):
+    """Fantastic Pretraining Optimizers and Where to Find Them 2.1: Hyperball Optimization (Wen et
+        al., 2025)
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.01 by default, in [0, inf)
+        momentum: 0.95 by default, in [0, 1)
+        nesterov: 1 by default, in {0, 1}
+        ns_a: 3.4445 by default, in (-inf, inf)
+        ns_b: -4.775 by default, in (-inf, inf)
+        ns_c: 2.0315 by default, in (-inf, inf)
+        ns_steps: 5 by default, in {0, ..., 99}
+        eps: 1e-07 by default, in [0, inf)
+        adjust_lr_fn: original by default, in {original, match_rms_adamw}
+        lr_ratio: 1 by default, in [0, inf)
+        adamw_beta1: 0.9 by default, in [0, 1)
+        adamw_beta2: 0.999 by default, in [0, 1)
+        adamw_eps: 1e-08 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        *,
+        momentum: float | Tensor = 0.95,
+        nesterov: float | Tensor = 1.0,
+        ns_a: float | Tensor = 3.4445,
+        ns_b: float | Tensor = -4.775,
+        ns_c: float | Tensor = 2.0315,
+        ns_steps: float | Tensor = 5.0,
+        eps: float | Tensor = 1e-07,
+        adjust_lr_fn: str | float = 0.0,
+        lr_ratio: float | Tensor = 1.0,
+        adamw_beta1: float | Tensor = 0.9,
+        adamw_beta2: float | Tensor = 0.999,
+        adamw_eps: float | Tensor = 1e-08,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class NAdam(CompiledOptimizer):
     """Incorporating Nesterov Momentum into Adam (Dozat, ICLR workshop 2016)
 
@@ -1492,6 +1806,40 @@ class SGD(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class SGDHD(CompiledOptimizer):
+    """Online Learning Rate Adaptation with Hypergradient Descent (Baydin et al., 2018),
+        arXiv:1703.04782: SGD-HD
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.001 by default, in [0, inf); learned by sgd in [0, 1]
+        momentum: 0 by default, in [0, inf)
+        dampening: 0 by default, in (-inf, inf)
+        weight_decay: 0 by default, in [0, inf)
+        nesterov: 0 by default, in {0, 1}
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        *,
+        momentum: float | Tensor = 0.0,
+        dampening: float | Tensor = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        nesterov: float | Tensor = 0.0,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class SOAP(CompiledOptimizer):
     """SOAP: Improving and Stabilizing Shampoo using Adam (Vyas et al., 2024), arXiv:2409.11321
 
@@ -1742,6 +2090,45 @@ class SophiaG(CompiledOptimizer):
         beta1: float | Tensor = 0.965,
         beta2: float | Tensor = 0.99,
         gamma: float | Tensor = 0.05,
+        eps: float | Tensor = 1e-15,
+        weight_decay: float | Tensor = 0.1,
+        betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class SophiaH(CompiledOptimizer):
+    """Sophia: A Scalable Stochastic Second-order Optimizer (Liu et al., 2023), arXiv:2305.14342
+    With Hutchinson's estimate of the Hessian's diagonal: a random vector times the Hessian's
+        product with it
+
+    `betas` may be given for beta1, beta2.
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        lr: 0.0001 by default, in [0, inf)
+        beta1: 0.965 by default, in [0, 1)
+        beta2: 0.99 by default, in [0, 1)
+        gamma: 0.01 by default, in (0, inf)
+        eps: 1e-15 by default, in (0, inf)
+        weight_decay: 0.1 by default, in [0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0001,
+        *,
+        beta1: float | Tensor = 0.965,
+        beta2: float | Tensor = 0.99,
+        gamma: float | Tensor = 0.01,
         eps: float | Tensor = 1e-15,
         weight_decay: float | Tensor = 0.1,
         betas: tuple[float | Tensor, float | Tensor] | None = None,

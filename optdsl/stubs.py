@@ -66,7 +66,7 @@ def _class(program: Program) -> str:
     lines = [f"class {program.name}(CompiledOptimizer):", f'    """{_documentation(program)}']
     lines += ['    """', "", "    def __init__(", "        self,", "        params: ParamsT,"]
     inside = ", ".join(["float | Tensor"] * len(beta_names(h.name for h in program.hypers)))
-    kinds = {"betas": f"tuple[{inside}] | None", "maximize": "bool"}
+    kinds = {"betas": f"tuple[{inside}] | None", "maximize": "bool", "seed": "int"}
     kinds |= {"process_group": "ProcessGroup | None"} | dict.fromkeys(HINTS, "bool | None")
     for hyper in program.hypers:
         labels = isinstance(hyper.domain, Choice) and hyper.domain.labels

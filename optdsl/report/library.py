@@ -14,7 +14,7 @@ import shutil
 import textwrap
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ KINDS = {
     "blend": "mixtures of rules",
     "modifier": "changes of any rule, as in `adamw with cautious`",
 }
-# The rule to which a modifier is applied where its row needs one.
-_BASE = "adamw"
+# A modifier is applied to the first of these rules that has its slots, where its row needs one.
+_BASES = ("adamw", "muon")
 _COMPILED = ("c", "triton")
 
 
@@ -52,7 +52,7 @@ class Part:
     Attributes:
         tensors: the kind of the section; empty for a rule without sections.
         bytes: of state per parameter in float32, as `optdsl.report.specification.state_bytes`
-            counts them; of a modifier, what it adds to AdamW.
+            counts them; of a modifier, what it adds to the rule in `example`.
         beside: the types of states that are smaller or larger than the parameter, such as
             "rows * rows", of which each element has another four bytes.
         backends: the backends that run it, of "eager", "c" and "triton".
@@ -73,11 +73,13 @@ class Reference:
         within: the difference of a parameter that the test allows; None where it has another
             bound, of rounding to 16 bits.
         test: the test, as pytest calls it.
+        differs: where the two part, which the settings of the test leave out.
     """
 
     against: str
     test: str
     within: float | None = None
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,7 @@ def made() -> tuple[Row, ...]:
     """The table, made from the specifications."""
     references = tomllib.loads(resources.references_text())
     names = (*sources.list_specs(), *sources.list_modifiers())
-    return tuple(
-        _row(name, tuple(Reference(**r) for r in references.get(name, ()))) for name in names
-    )
+    return tuple(_row(name, tuple(map(_reference_of, references.get(name, ())))) for name in names)
 
 
 def stored_text(found: Sequence[Row]) -> str:
@@ -170,7 +170,11 @@ def page(found: Sequence[Row]) -> str:
                 cells = (f"`{row.name}`", _bytes(row), "; ".join(needs), _backends(row))
                 out.append(f"| {' | '.join((*cells, references, title))} |")
         out.append("")
-    return "\n".join(out)
+    out += [_DIFFERENCES]
+    for row in found:
+        for reference in row.references:
+            out += [f"- `{row.name}`, {reference.against}: {x}" for x in reference.differs]
+    return "\n".join(out) + "\n"
 
 
 def place_of_page() -> Path:
@@ -187,17 +191,23 @@ Every rule and modifier of the library. `optdsl list` prints the same table, `op
 matrices` a part of it, and `optdsl list --json` gives all of it to programs. `optdsl show NAME` has
 the equations.
 
-- **bytes**: of state per parameter in float32, in eager code; of a modifier, what it adds to AdamW.
-  Compiled code may keep less where something is learned (`optdsl show NAME --plan`). Where matrices
-  have equations of their own, their bytes come first. "+ rows * rows" is a state with four bytes
-  for each pair of rows.
+- **bytes**: of state per parameter in float32, in eager code; of a modifier, what it adds to AdamW,
+  and of `polar_express` to Muon. Compiled code may keep less where something is learned (`optdsl
+  show NAME --plan`). Where matrices have equations of their own, their bytes come first. "+ rows *
+  rows" is a state with four bytes for each pair of rows.
 - **needs**: inputs are given to `step(inputs=...)`, and `eval()` and `train()` are called around an
   evaluation, see [language.md](language.md). A sum over all tensors waits for the device once a
   step. A modifier may need an equation or a hyperparameter of the rule.
 - **backends**: `backend="auto"` takes compiled code where it runs, and eager code elsewhere.
 - **compared with**: what a test of this repository takes the same steps with, and the difference
   that it allows for a parameter in float64. "By hand" is the algorithm written for the tests,
-  without optdsl.
+  without optdsl. Differences are counted here and described at the end.
+"""
+_DIFFERENCES = """\
+## Differences
+
+Where a specification follows its paper or its authors' code, and what it is compared with does not.
+The settings of the test leave the difference out, or it is too small to be seen there.
 """
 
 
@@ -217,31 +227,57 @@ def _row_of(values: dict[str, Any]) -> Row:
     )
     kept = {
         "parts": tuple(parts),
-        "references": tuple(Reference(**r) for r in values["references"]),
+        "references": tuple(map(_reference_of, values["references"])),
     }
     lists = {key: tuple(values[key]) for key in ("learns", "needs")}
     return Row(**{**values, **kept, **lists})
 
 
+def _reference_of(values: dict[str, Any]) -> Reference:
+    return Reference(**{**values, "differs": tuple(values.get("differs", ()))})
+
+
 def _row(name: str, references: tuple[Reference, ...]) -> Row:
     declaration = parse(sources.open_source(name))
     modifier = declaration.modifier
-    text = f"{_BASE} with {name}" if modifier else name
-    program = library.read(sources.open_source(text), verify=False)
+    program = _read(example(name))
     documentation = declaration.documentation or program.documentation
     needs = _needs(program)
     slots = (s.spelled for s in declaration.slots if s.spelled not in _EVERYWHERE)
     needs = (*(f"{slot} in the rule" for slot in slots), *needs)
     kind = "modifier" if modifier else "blend" if declaration.blend else _kind(program)
-    own = _BYTES_OF_BASE if modifier else 0
+    own = _bytes_of(_read(example(name).partition(" ")[0])) if modifier else {}
     learns = tuple(x.hyper for x in program.learned)
     return Row(name, kind, documentation[0], learns, needs, _parts(program, own), references)
 
 
-# Two moments.
-_BYTES_OF_BASE = 8
 # The slots that every rule has.
 _EVERYWHERE = {"g", "theta'", "eval"}
+
+
+def example(name: str) -> str:
+    """What `optdsl.load` takes to make a rule of a specification: `name`, or a rule with it."""
+    declaration = parse(sources.open_source(name))
+    if not declaration.modifier:
+        return name
+    slots = {s.spelled.rstrip("'") for s in declaration.slots if s.spelled not in _EVERYWHERE}
+    for base in _BASES:
+        program = _read(base)
+        own = {*program.equations, *(x.name for x in (*program.hypers, *program.states))}
+        if slots <= own:
+            break
+    return f"{base} with {name}"
+
+
+def _read(text: str) -> Program:
+    return library.read(sources.open_source(text), verify=False)
+
+
+def _bytes_of(program: Program) -> dict[str, int]:
+    """The bytes of state per parameter, for each of the sections, or under no name."""
+    kinds = program.sections
+    every = ((name_of(k), in_kind(program, kinds, n)) for n, k in enumerate(kinds))
+    return {n: state_bytes(p) for n, p in every} or {"": state_bytes(program)}
 
 
 def _kind(program: Program) -> str:
@@ -262,14 +298,15 @@ def _needs(program: Program) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _parts(program: Program, without: int) -> tuple[Part, ...]:
-    """The sections, of which the bytes of a rule are taken off."""
+def _parts(program: Program, without: Mapping[str, int]) -> tuple[Part, ...]:
+    """The sections, of which the bytes of a rule without a modifier are taken off."""
     found: dict[str, Part] = {}
     for number in range(len(program.sections) or 1):
         own = in_kind(program, program.sections, number)
         tensors = name_of(program.sections[number]) if program.sections else ""
         beside = tuple(str(s.type) for s in own.states if s.type.extent is Extent.AXES)
-        found[tensors] = Part(tensors, state_bytes(own) - without, beside, _runs_on(own))
+        before = without.get(tensors, without.get("", 0))
+        found[tensors] = Part(tensors, state_bytes(own) - before, beside, _runs_on(own))
     return tuple(found.values())
 
 
@@ -311,8 +348,10 @@ def _by_tensors(row: Row, text: Callable[[Part], str]) -> str:
 
 
 def _reference(reference: Reference) -> str:
-    within = f" ({reference.within:g})".replace("e-0", "e-") if reference.within else ""
-    return f"{reference.against}{within}"
+    said = [f"{reference.within:g}".replace("e-0", "e-")] if reference.within else []
+    if count := len(reference.differs):
+        said.append("1 difference" if count == 1 else f"{count} differences")
+    return reference.against + (f" ({', '.join(said)})" if said else "")
 
 
 def _sentences(row: Row) -> list[str]:

@@ -126,7 +126,11 @@ def _groups(statements: Sequence[ast.Statement]) -> list[list[ast.Statement]]:
 
 
 def _mergeable(before: list[ast.Statement], after: list[ast.Statement]) -> bool:
-    """Whether two groups may stand without a blank line between them."""
+    """Whether two groups may stand without a blank line between them, if the text has none."""
+    if isinstance(before[0], ast.Section | ast.State) and isinstance(
+        after[0], ast.State | ast.Equation
+    ):
+        return True
     kinds = (ast.Learn, ast.LearnAfter), (ast.Use, ast.Share, ast.Binding), (ast.Hyper, ast.Weights)
     return any(isinstance(before[0], k) and isinstance(after[0], k) for k in kinds)
 

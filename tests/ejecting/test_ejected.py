@@ -13,6 +13,7 @@ import torch
 
 import optdsl
 from optdsl.cli import main
+from optdsl.report import library as table
 from optdsl.specifications import library, sources
 from tests.ejecting.helpers import SHAPES, ejected, executed, parameters, train
 
@@ -22,7 +23,7 @@ USUAL = (
     "adam", "lion", "lamb", "muon(ns_steps = 2)", "adafactor", "soap", "galore_adamw", "scion",
     "prodigy", "schedule_free_adamw", "adamw with clip, cautious",
 )  # fmt: skip
-MODIFIED = [f"adamw with {m}" for m in sources.list_modifiers()]
+MODIFIED = [table.example(m) for m in sources.list_modifiers()]
 OTHERS = sorted({*optdsl.list_specs(), *MODIFIED} - {*USUAL})
 
 

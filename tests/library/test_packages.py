@@ -161,6 +161,33 @@ CASES: list[tuple[str, dict[str, float], Make]] = [
         {"lr": 0.01, "weight_decay": 0.1, "beta3": 0.99},
         lambda p: others.CAME(p, lr=0.01, weight_decay=0.1, betas=(0.9, 0.999, 0.99)),
     ),
+    # In the package eps is added to roots before their bias is corrected, and 1e-15 to moments.
+    (
+        "adanorm",
+        {"lr": 0.01, "eps": 0.0, "r": 0.9, "weight_decay": 0.1},
+        lambda p: others.AdaNorm(p, lr=0.01, betas=(0.9, 0.999), eps=0.0, r=0.9, weight_decay=0.1),
+    ),
+    *(
+        (
+            "amos",
+            {name: float(value) for name, value in settings.items()},
+            functools.partial(others.Amos, **settings),
+        )
+        for settings in ({"lr": 0.05}, {"lr": 0.01, "momentum": 0.9, "beta": 0.98, "extra_l2": 0.1})
+    ),
+    *(
+        (
+            "d_adapt_sgd",
+            {name: float(value) for name, value in settings.items()},
+            functools.partial(dadaptation.DAdaptSGD, **settings),
+        )
+        for settings in ({}, {"momentum": 0.9, "weight_decay": 0.1, "growth_rate": 1.2, "lr": 0.5})
+    ),
+    (
+        "d_adapt_lion",
+        {"weight_decay": 0.1, "lr": 0.5},
+        lambda p: dadaptation.DAdaptLion(p, weight_decay=0.1, lr=0.5, betas=(0.9, 0.99)),
+    ),
 ]
 
 
@@ -173,9 +200,31 @@ def test_a_rule_is_that_of_a_package(
 ) -> None:
     cls = optdsl.load(rule, backend=backend)
     shapes = [*SHAPES, (2, 3, 2)] if rule == "came" else SHAPES
-    scale = 1e4 if rule == "laprop" else 1.0
+    scale = 1e4 if rule in {"laprop", "adanorm"} else 1.0
     ours = trained(lambda p: cls(p, **settings), shapes, scale)
     theirs = trained(other, shapes, scale)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sophia_h_is_that_of_a_package(backend: str) -> None:
+    """Estimates are given at every tenth step. The package limits m / h itself, by its `p`."""
+    limit, lr = 0.1, 0.05
+    ours, theirs = parameters(), parameters()
+    options = {"gamma": limit, "eps": 1e-12 * limit, "weight_decay": 0.1 / limit}
+    one = optdsl.load("sophia_h", backend=backend)(
+        ours, lr=lr * limit, betas=(0.96, 0.99), **options
+    )
+    other = others.SophiaH(theirs, lr=lr, p=limit, weight_decay=0.1, update_period=10**9)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(STEPS):
+        noise = [torch.randn(2, *p.shape, generator=generator, dtype=torch.float64) for p in ours]
+        hessian = [x[1] + 0.5 for x in noise] if step % 10 == 0 else None
+        for p, q, x in zip(ours, theirs, noise, strict=True):
+            p.grad = 0.1 * (p.detach() - 3) + x[0]
+            q.grad = p.grad.clone()
+        one.step(inputs={"hessian": dict(zip(ours, hessian, strict=True))} if hessian else None)
+        other.step(hessian=hessian)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 

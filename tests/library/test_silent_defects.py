@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import optdsl
 from optdsl.ir.domain import Choice, Interval
 from optdsl.ir.program import Program
+from optdsl.report import library as table
 from optdsl.specifications import library
 from tests.oracles import problems
 from tests.oracles.rules import PROGRAMS
@@ -27,7 +28,7 @@ SOME = {"adafactor", "adamw", "adopt", "lars", "muon", "prodigy", "sgd", "adamw 
 
 
 def rules() -> Iterator[Any]:
-    for name in (*PROGRAMS, *(f"adamw with {m}" for m in library.list_modifiers())):
+    for name in (*PROGRAMS, *map(table.example, library.list_modifiers())):
         yield pytest.param(name, marks=() if name in SOME else pytest.mark.exhaustive)
 
 
@@ -58,7 +59,7 @@ def trained(
 
 
 def given(cls: Any, held: list[nn.Parameter]) -> dict[str, Any]:
-    if cls.__name__ != "SophiaG":
+    if cls.__name__ not in {"SophiaG", "SophiaH"}:
         return {}
     return {"inputs": {"hessian": {p: torch.full_like(p, 0.7) for p in held}}}
 
@@ -98,7 +99,7 @@ def test_every_hyperparameter_changes_the_steps(rule: str) -> None:
     program = library.read(library.open_source(rule), verify=False)
     fixed = {h for s in program.simplexes for h in s.hypers}
     if " with " in rule:
-        fixed |= {h.name for h in PROGRAMS["adamw"].hypers}
+        fixed |= {h.name for h in PROGRAMS[rule.partition(" ")[0]].hypers}
     bases = [program.defaults | NOW.get(rule, {}), *(based(program, n) for n in (1, 2, 3))]
     runs = [(pull, base) for pull in (0.0, 1.0) for base in bases]
     plain: list[list[Tensor]] = []

@@ -81,7 +81,7 @@ def cases() -> Iterator[Any]:
 
 def stepped(row: table.Row, backend: str, shape: tuple[int, ...]) -> Any:
     """An optimizer of the rule, or of AdamW with the modifier, and the parameter."""
-    name = f"adamw with {row.name}" if row.kind == "modifier" else row.name
+    name = table.example(row.name)
     p = torch.nn.Parameter(torch.randn(shape))
     optimizer = optdsl.load(name, backend=backend, verify=False)([p])
     needed = [need.split()[1] for need in row.needs if need.startswith("input ")]
@@ -110,6 +110,7 @@ def test_bytes_and_backends_are_those_of_an_optimizer(
         beside = sum(math.prod(lengths[a] for a in t.split(" * ")) for t in part.beside)
         kept = [x for x in optimizer.state[p].values() if x.numel() > 1]
         base = 8 if row.kind == "modifier" else 0
+        base = 4 if row.name == "polar_express" and len(shape) == 2 else base  # of Muon
         found = sum(x.numel() * x.element_size() for x in kept)
         assert found == (part.bytes + base) * p.numel() + 4 * beside
         optimizer, p = stepped(row, "auto", shape)

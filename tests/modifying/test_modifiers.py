@@ -341,7 +341,7 @@ def has(rule: str, modifier: str) -> bool:
     used = set(re.findall(r"\w+", library.open_source(modifier).text.split('"')[-1]))
     if "vhat" in used and rule in MEANS_OF_VHAT:
         return False
-    return {"update", "v", "vhat", "beta2"} & used <= names
+    return {"update", "v", "vhat", "beta2", "ortho"} & used <= names
 
 
 PAIRS = [
@@ -353,7 +353,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.broad(10)
+@pytest.mark.broad(20)
 @pytest.mark.parametrize(("rule", "modifier"), PAIRS)
 def test_every_modifier_takes_every_rule(rule: str, modifier: str) -> None:
     """Its claims hold, and compiled code takes the interpreter's steps."""
