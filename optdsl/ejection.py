@@ -19,13 +19,15 @@ from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.classes import elaborate, elaboration_of
 from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration
-from optdsl.ir.program import Program
+from optdsl.ir.builder import Builder
+from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import UNIFORM
 from optdsl.learn_option import LearnOption
 from optdsl.learning import blocks
 from optdsl.options import OptionError, compile_options
 from optdsl.passes.lengths import conditions_on_lengths, without_conditions
 from optdsl.passes.pipeline import run_passes
+from optdsl.passes.rewrite import rewrite
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
 from optdsl.plan import plans
@@ -95,7 +97,7 @@ def _ejected(source: Source, found: Elaboration, order: str) -> str:
     Raises:
         OptionError: for a rule that needs more than the file could bring along, with the reason.
     """
-    whole = found.program
+    whole = _decided(found.program)
     stages = staged(whole)
     _refuse(found)
     step = stages.program if stages is not None else whole
@@ -138,6 +140,18 @@ def _fixed(source: Source, found: Elaboration) -> tuple[str, ...]:
     """What the specification learns, and the file does not."""
     own = {x.hyper for x in found.learned}
     return tuple(x.hyper for x in library.read(source).learned if x.hyper not in own)
+
+
+def _decided(program: Program) -> Program:
+    """A program in which hyperparameters that have decided its operations are numbers."""
+    structure = dict(program.structure)
+
+    def number(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if operation.opcode != "hyper" or operation.attribute not in structure:
+            return None
+        return builder.constant(structure[str(operation.attribute)])
+
+    return rewrite(program, number) if structure else program
 
 
 def _refuse(found: Elaboration) -> None:

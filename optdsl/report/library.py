@@ -263,8 +263,8 @@ def example(name: str) -> str:
     slots = {s.spelled.rstrip("'") for s in declaration.slots if s.spelled not in _EVERYWHERE}
     for base in _BASES:
         program = _read(base)
-        own = {*program.equations, *(x.name for x in (*program.hypers, *program.states))}
-        if slots <= own:
+        names = *(h.name for h in program.hypers), *(s.name for s in program.states)
+        if slots <= {*program.equations, *names}:
             break
     return f"{base} with {name}"
 

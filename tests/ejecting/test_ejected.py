@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import optdsl
+from optdsl import ejection
 from optdsl.cli import main
+from optdsl.diagnostics import Source
 from optdsl.report import library as table
 from optdsl.specifications import library, sources
 from tests.ejecting.helpers import SHAPES, ejected, executed, parameters, train
@@ -289,6 +291,21 @@ def test_inputs() -> None:
             optimizer.step(inputs={"hessian": {held[0]: torch.zeros(2)}})
     for p, q in zip(*runs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+def test_what_decides_operations_may_be_a_number_of_the_step_too() -> None:
+    text = """\
+optimizer Counted
+hyper lr = 0.5 in [0, inf)
+hyper n  = 3   in {1, ..., 9}
+def power(x, n) = where(n > 1, x * power(x, n - 1), x)
+theta' = theta - lr / n * power(g, n)
+"""
+    p = torch.nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([2.0, -1.0])
+    namespace = executed(ejection.ejected(Source("counted.opt", text)))
+    namespace["Counted"]([p]).step()
+    torch.testing.assert_close(p.detach(), torch.tensor([-0.5 / 3 * 8, 0.5 / 3]))
 
 
 def test_the_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

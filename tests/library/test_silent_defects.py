@@ -201,8 +201,8 @@ def test_every_kernel_decays(backend: str, learn: bool, dtype: torch.dtype) -> N
 
 
 # The sign of one number is all that the norm of LAMB's direction leaves of it, and MARS has a decay
-# of its own for other tensors than matrices.
-OTHERWISE = {"lamb": [()], "mars": [(5,), (2, 3, 2), ()]}
+# of its own for other tensors than matrices. On the sphere of a hyperball nothing decays.
+OTHERWISE = {"lamb": [()], "mars": [(5,), (2, 3, 2), ()], "adamw with hyperball": [(4, 6)]}
 
 
 @pytest.mark.parametrize("rule", rules())
