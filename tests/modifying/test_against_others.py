@@ -101,11 +101,26 @@ def test_a_schedule_is_a_scheduler_of_torch(schedule: str, backend: str) -> None
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nesterovs_step_is_that_of_sgd(backend: str) -> None:
+    """The model is evaluated where the rule is, and not ahead of it: after its momentum alone."""
     cls = optdsl.load("sgd with nesterov(momentum = 0.8)", backend=backend)
-    assert_same(
-        trained(lambda held: cls(held, lr=0.1)),
-        trained(lambda held: torch.optim.SGD(held, lr=0.1, momentum=0.8, nesterov=True)),
-    )
+    made: list[Any] = []
+
+    def theirs(held: Held) -> Any:
+        made[:] = [torch.optim.SGD(held, lr=0.1, momentum=0.8, nesterov=True)]
+        return made[0]
+
+    expected = trained(theirs)
+    buffers = [made[0].state[p]["momentum_buffer"] for p in made[0].param_groups[0]["params"]]
+
+    def ours(held: Held) -> Any:
+        made[:] = [cls(held, lr=0.1)]
+        return made[0]
+
+    assert_same(trained(ours), expected)
+    made[0].eval()
+    points = [p.detach() for p in made[0].param_groups[0]["params"]]
+    shifts = zip(expected, buffers, strict=True)
+    assert_same(points, [p + 0.1 * 0.8 * buffer for p, buffer in shifts])
 
 
 def clipped(held: Held) -> None:
