@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import optdsl
 from tests.oracles import problems
 
+pytestmark = pytest.mark.broad(2)
+
 STEPS = 100
 BACKENDS = ["eager", "auto"]
 

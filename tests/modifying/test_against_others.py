@@ -15,6 +15,8 @@ from torch.optim import lr_scheduler
 
 import optdsl
 
+pytestmark = pytest.mark.broad(2)
+
 BACKENDS = ["eager", "auto"]
 STEPS = 100
 # Packages read parameters of three dimensions in ways of their own.
