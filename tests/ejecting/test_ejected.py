@@ -12,9 +12,7 @@ import pytest
 import torch
 
 import optdsl
-from optdsl import ejection
 from optdsl.cli import main
-from optdsl.diagnostics import Source
 from optdsl.report import library as table
 from optdsl.specifications import library, sources
 from tests.ejecting.helpers import SHAPES, ejected, executed, parameters, train
@@ -293,7 +291,7 @@ def test_inputs() -> None:
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
-def test_what_decides_operations_may_be_a_number_of_the_step_too() -> None:
+def test_what_decides_operations_may_be_a_number_of_the_step_too(tmp_path: Any) -> None:
     text = """\
 optimizer Counted
 hyper lr = 0.5 in [0, inf)
@@ -303,7 +301,9 @@ theta' = theta - lr / n * power(g, n)
 """
     p = torch.nn.Parameter(torch.zeros(2))
     p.grad = torch.tensor([2.0, -1.0])
-    namespace = executed(ejection.ejected(Source("counted.opt", text)))
+    path = tmp_path / "counted.opt"
+    path.write_text(text)
+    namespace = executed(optdsl.eject(path))
     namespace["Counted"]([p]).step()
     torch.testing.assert_close(p.detach(), torch.tensor([-0.5 / 3 * 8, 0.5 / 3]))
 

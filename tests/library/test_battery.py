@@ -268,8 +268,8 @@ def closed(hyper: Hyper) -> tuple[float, float]:
     """Nearly all of its interval."""
     assert isinstance(hyper.domain, Interval)
     lower, upper = max(hyper.domain.lower, -1e3), min(hyper.domain.upper, 1e3)
-    gap = min(1e-12, (hyper.default - lower) / 2, (upper - hyper.default) / 2)
-    return lower + gap * hyper.domain.lower_open, upper - gap * hyper.domain.upper_open
+    below, above = (min(1e-12, abs(hyper.default - end) / 2) for end in (lower, upper))
+    return lower + below * hyper.domain.lower_open, upper - above * hyper.domain.upper_open
 
 
 @pytest.mark.parametrize("rule", RULES)
