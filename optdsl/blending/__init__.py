@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from optdsl.blending.axes import apart, check_lengths
 from optdsl.blending.checks import (
     check_bindings,
     check_no_states,
@@ -13,7 +14,15 @@ from optdsl.blending.checks import (
 )
 from optdsl.blending.convexity import Combination
 from optdsl.blending.evaluation import check_points, with_points
-from optdsl.blending.members import Member, check_inputs, kinds, listed, members, of_kind
+from optdsl.blending.members import (
+    Member,
+    check_inputs,
+    kinds,
+    listed,
+    members,
+    of_kind,
+    read_alike,
+)
 from optdsl.blending.merge import merge_states
 from optdsl.blending.structure import Again, made_members
 from optdsl.blending.weave import UPDATE, Weaver
@@ -99,7 +108,10 @@ def blend(
         report.check()  # what the blend is for a kind is not known
     bound = Lowering(scope, Builder())
     remade, structure = made_members(found, settled, bound, choices, again, report)
-    found = with_points(found | remade)
+    before = report.count
+    found = read_alike(with_points(found | remade), together, report)
+    if report.count > before:
+        report.check()
     every = [of_kind(found, together, number) for number in range(len(together) or 1)]
     before = report.count
     slots = _slots(scope, every, settled)
@@ -110,6 +122,9 @@ def blend(
         report.check()
 
     check_bindings(settled, found, Lowering(scope, Builder()), report)
+    check_lengths(found, settled, Lowering(scope, Builder()), report)
+    if any(m.program.axes for m in found.values()):
+        report.check()  # what the axes of the blend are is not known
     making = _Making(scope, settled, learned, slots, structure)
     parts = [
         making.part(members, kind) for members, kind in zip(every, together or [""], strict=True)
@@ -189,12 +204,13 @@ class _Making:
         }
         # Mistakes so far do not hide those that follow: weaving leaves out what is mistaken.
         lowering = Lowering(scope, Builder())
+        found = apart(found, self._world, lowering)
         weaver = Weaver(found, slots, self._world, lowering, report)
         try:
             weaver.weave()
             first = next(iter(found))
             parameter, point = (weaver.value(first, name) for name in (UPDATE, EVALUATION))
-            states = weaver.states()
+            states, axes = weaver.states(), weaver.axes()
         except TooManyOperations:
             report.error(
                 "too-large",
@@ -206,7 +222,8 @@ class _Making:
         report.check()
         hypers = self._world.declared
         program = assembled(scope, hypers, self._learned, lowering, states, parameter, point)
-        program = replace(program, kind=kind, structure=tuple(self._structure.items()))
+        structure = tuple(self._structure.items())
+        program = replace(program, kind=kind, structure=structure, axes=axes)
         if UPDATE not in slots:
             check_update(declaration, program, found, self._world, weaver, report)
         check_points(declaration, program, found, slots, weaver, report)

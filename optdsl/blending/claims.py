@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optdsl.blending.claimed import Names, check_options, label_in, option_of, settings_of
-from optdsl.blending.members import listed, members
+from optdsl.blending.members import listed, members, read_as_they_are
 from optdsl.blending.structure import Again, Undecided, check_kinds, check_made, choices, made
 from optdsl.blending.world import World, world
 from optdsl.diagnostics import Report, Source, Span
@@ -171,7 +171,8 @@ def _claim(
             hint=f"give it as a number, {node.rule.text}({error.hyper} = ...)",
         )
         return None
-    bound = rewrite(remade.program, substitute)
+    bound = read_as_they_are(node.rule, remade.program, own.sections, report)
+    bound = rewrite(bound, substitute)
     if not report.empty:
         return None
     bound = replace(bound, hypers=own.hypers, learned=(), simplexes=own.simplexes, structure=())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.ir.types import Type
+from optdsl.lower.wide import NotTurned, as_they_are, plain
 from optdsl.passes.specialize import in_kind
 from optdsl.syntax import ast
 
@@ -54,13 +55,16 @@ class Member:
 
 
 def kinds(found: Mapping[str, Member], report: Report) -> tuple[str, ...]:
-    """The kinds of tensors that the members tell apart; members with other ones are reported."""
+    """The kinds of tensors that the members tell apart; members with other ones are reported.
+
+    Where some members read wide matrices, and some matrices as they are, all do the latter.
+    """
     having = [m for m in found.values() if m.program.sections]
     if not having:
         return ()
     first, *others = having
     for other in others:
-        if other.program.sections != first.program.sections:
+        if plain(other.program.sections) != plain(first.program.sections):
             report.error(
                 "section",
                 f"`{first.name}` and `{other.name}` tell other kinds of tensors apart",
@@ -71,7 +75,46 @@ def kinds(found: Mapping[str, Member], report: Report) -> tuple[str, ...]:
                 ],
                 hint="members with sections have the same ones; one without takes part in each",
             )
-    return first.program.sections
+    own = {m.program.sections for m in having}
+    return first.program.sections if len(own) == 1 else plain(first.program.sections)
+
+
+def read_alike(
+    found: Mapping[str, Member], kinds: Sequence[str], report: Report
+) -> dict[str, Member]:
+    """The members as rules for some kinds, which `kinds` found for them."""
+    alike = dict[str, Member]()
+    for name, member in found.items():
+        named = ast.Identifier(name, member.span)
+        program = read_as_they_are(named, member.program, kinds, report)
+        alike[name] = replace(member, program=program)
+    return alike
+
+
+def read_as_they_are(
+    name: ast.Identifier, program: Program, kinds: Sequence[str], report: Report
+) -> Program:
+    """A rule as one for some kinds, which may be its own, but of matrices as they are.
+
+    Args:
+        name: where the rule is named.
+        program: the rule.
+        kinds: the kinds.
+        report: receives that the rule cannot be said of matrices as they are.
+    """
+    try:
+        return as_they_are(program, kinds)
+    except NotTurned as error:
+        place = error.operation.span
+        report.error(
+            "section",
+            f"`{name.text}` is for wide matrices, and cannot be said of matrices as they are",
+            name.span,
+            label="other rules here read matrices as they are",
+            notes=[] if place is None else [Note("because of this", place)],
+            hint="take rules together that read matrices in the same way",
+        )
+        return program
 
 
 def of_kind(found: Mapping[str, Member], kinds: Sequence[str], number: int) -> dict[str, Member]:
@@ -112,16 +155,7 @@ def members(
             )
             continue
         folded[name.text.lower()] = name
-        if name.text in rules and rules[name.text].axes:
-            axis = rules[name.text].axes[0][0]
-            report.error(
-                "axis",
-                f"`{node.rule.text}` declares axes, and such rules are not blended yet",
-                node.rule.span,
-                label=f"the length of `{axis}` follows from its hyperparameters",
-                hint="give tensors to one rule or the other by sections",
-            )
-        elif name.text in rules:
+        if name.text in rules:
             found[name.text] = Member(name.text, rules[name.text], name.span)
     if not uses:
         report.error(

@@ -17,6 +17,7 @@ from optdsl.ir.domain import spell_in
 from optdsl.ir.evaluate import number
 from optdsl.ir.program import Hyper, Program, Value, upstream
 from optdsl.lower.expressions import Lowering
+from optdsl.lower.wide import plain
 from optdsl.syntax import ast
 
 # Makes a rule, by its name, for other values of what decides what its operations are.
@@ -137,8 +138,12 @@ def made_members(
 
 
 def check_kinds(node: ast.Claim, rule: Program, own: Program, report: Report) -> None:
-    """A specification and a rule that both have sections must have the same ones."""
-    if own.sections and rule.sections and own.sections != rule.sections:
+    """A specification and a rule that both have sections must have the same ones.
+
+    The rule's may be for wide matrices where the specification's are for matrices as they are.
+    """
+    same = own.sections in {rule.sections, plain(rule.sections)}
+    if own.sections and rule.sections and not same:
         report.error(
             "section",
             f"`{node.rule.text}` tells other kinds of tensors apart",

@@ -96,6 +96,16 @@ class Weaver:
                     found.append(kept)
         return [*found, *inputs.values()]
 
+    def axes(self) -> tuple[tuple[str, Value], ...]:
+        """The axes that members declare; those of one name are equal."""
+        found: dict[str, Value] = {}
+        for member in self._members.values():
+            for axis, length in member.program.axes:
+                value = self._copied(member, length)
+                if value is not None:
+                    found[axis] = value
+        return tuple(found.items())
+
     def _input(self, state: State) -> State:
         """An input, which members that call theirs by the same name have in common."""
         kept = self._builder.emit("state", attribute=state.name, type=state.type, hint=state.name)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from optdsl.ir.ops import APPLY, COMPARE
+from optdsl.ir.ops import APPLY, COMPARE, TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.sections import of_matrices, read_as
+from optdsl.ir.types import Type
 
-COMPUTED = {**APPLY, **COMPARE, "define": lambda x: x}
+# The operations on numbers, choices between two of them and names included.
+COMPUTED: dict[str, Callable[..., Any]] = {
+    **APPLY,
+    **COMPARE,
+    **{n: apply for n in ("where", "define") if (apply := TABLE[n].apply) is not None},
+}
 
 
 def numbers(
@@ -86,3 +93,24 @@ def _check_vectors(
                 f"{where} {wanted} is {lengths[wanted]} long, and the matrix has "
                 f"{lengths[side]} left singular vectors; limit it, as in min({wanted}, {side})"
             )
+
+
+def renamed_axes(program: Program, names: Mapping[str, str]) -> Program:
+    """A rule with other names for axes that it declares.
+
+    Args:
+        program: the rule.
+        names: the new name of each axis that gets one.
+    """
+    if not names:
+        return program
+
+    def new(kind: Type) -> Type:
+        return replace(kind, axes=tuple(names.get(a, a) for a in kind.axes))
+
+    return replace(
+        program,
+        operations=tuple(replace(o, type=new(o.type)) for o in program.operations),
+        states=tuple(replace(s, type=new(s.type)) for s in program.states),
+        axes=tuple((names.get(name, name), length) for name, length in program.axes),
+    )

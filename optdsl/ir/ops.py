@@ -50,6 +50,8 @@ class Row:
             are uniform numbers then.
         of_equal: for a reduction, the opcode that computes its result if all elements are equal,
             from their number and that element; "" if the element itself is the result.
+        turned: for an operation that names one of its axes, the opcode that does the same to
+            transposed arguments.
     """
 
     opcode: str
@@ -64,6 +66,7 @@ class Row:
     function: str | None = None
     declared: bool = False
     of_equal: str | None = None
+    turned: str = ""
 
     @property
     def leaf(self) -> bool:
@@ -111,6 +114,10 @@ def _itself(x: float) -> float:
 
 def _chosen(condition: float, x: float, y: float) -> float:
     return x if condition else y
+
+
+# What an axis, or the place of one, is in a transposed matrix.
+_TURNED = {"rows": "cols", "cols": "rows", "first": "last", "last": "first"}
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -222,13 +229,13 @@ _ROWS = (
     Row("identity", 0, signatures.leaf(along(("rows", "rows"))), derivatives.zero,
         lambda: Interval(0.0, 1.0), None, _leaf(Stage.SHAPE, False), "the identity matrix"),
     *(Row(f"{opcode}_{axis}", 1, signatures.reduction_along(axis), derivative, interval, None,
-          _ALONG, f"{meaning} over {axis}")
+          _ALONG, f"{meaning} over {axis}", turned=f"{opcode}_{_TURNED[axis]}")
       for axis in AXES
       for opcode, derivative, interval, meaning in (
         ("sum", derivatives.total_along(axis), lambda x: ANYTHING, "sum"),
         ("mean", derivatives.average_along(axis), lambda x: x, "arithmetic mean"))),
     *(Row(f"{opcode}_{which}", 1, signatures.reduction_of(place), derivative, interval, None,
-          _ALONG, f"{meaning} over the {which} axis")
+          _ALONG, f"{meaning} over the {which} axis", turned=f"{opcode}_{_TURNED[which]}")
       for which, place in (("first", 0), ("last", -1))
       for opcode, derivative, interval, meaning in (
         ("sum", derivatives.reduced("sum", place), lambda x: ANYTHING, "sum"),
@@ -239,7 +246,8 @@ _ROWS = (
         ("sum", derivatives.of_stack("sum"), lambda x: ANYTHING, "sum"),
         ("mean", derivatives.of_stack("mean"), lambda x: x, "arithmetic mean"))),
     *(Row(f"{opcode}_{which}", 1, infer, derivatives.extremum_along(which), lambda x: x, None,
-          _ALONG, f"the {meaning} number {where}; NaN if one is")
+          _ALONG, f"the {meaning} number {where}; NaN if one is",
+          turned=f"{opcode}_{_TURNED.get(which, which)}")
       for opcode, meaning in (("max", "largest"), ("min", "smallest"))
       for which, infer, where in (
         ("matrix", signatures.reduction, "of a matrix"),
@@ -254,7 +262,8 @@ _ROWS = (
     Row("transpose", 1, signatures.transposition, derivatives.linear("transpose"), lambda x: x,
         None, _PRODUCT, "rows as columns", function="transpose"),
     *(Row(f"diagonal_{axis}", 1, signatures.diagonal(axis), derivatives.linear(f"diagonal_{axis}"),
-          lambda x: x, None, _PRODUCT, f"the diagonal of a matrix of {axis} by {axis}")
+          lambda x: x, None, _PRODUCT, f"the diagonal of a matrix of {axis} by {axis}",
+          turned=f"diagonal_{_TURNED[axis]}")
       for axis in AXES),
     Row("diagonal_own", 1, signatures.own_diagonal, derivatives.linear("diagonal_own"),
         lambda x: x, None, _PRODUCT, "the diagonal of a square matrix of a declared axis"),

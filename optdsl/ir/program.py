@@ -244,6 +244,11 @@ class Program:
         used = {axis for v in values for axis in self.operations[v].type.own_axes}
         return tuple(length for name, length in self.axes if name in used)
 
+    def hypers_behind(self, *values: Value) -> tuple[str, ...]:
+        """The hyperparameters that some values are made of."""
+        behind = (self.operations[v] for v in self.needed(values))
+        return tuple(dict.fromkeys(str(o.attribute) for o in behind if o.opcode == "hyper"))
+
     def needed(self, roots: tuple[Value, ...]) -> tuple[Value, ...]:
         """The values that `roots` depend on, themselves included, in program order."""
         return upstream(self.operations, roots)

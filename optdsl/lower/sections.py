@@ -6,7 +6,7 @@ program, so that modifiers and blends see ``update`` and not one of each section
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.diagnostics import Note, Report, Span, nearest
@@ -118,6 +118,28 @@ def joined(kinds: Sequence[str], labels: Sequence[str], parts: Sequence[Program]
             apart.add(cycle.name)
 
 
+def joined_by(
+    condition: Callable[[Builder], Value], labels: Sequence[str], parts: Sequence[Program]
+) -> Program:
+    """The program of a rule that is one of two programs of a kind, for each shape one of them.
+
+    Args:
+        condition: makes the condition for the second one.
+        labels: tells states of the second one from those of the first one, as in `joined`.
+        parts: the two programs.
+    """
+    first = parts[0]
+    apart: set[str] = set()
+    while True:
+        try:
+            found = _Join(labels, _separated(labels, parts), apart, condition).program()
+        except _Cycle as cycle:
+            apart.add(cycle.name)
+            continue
+        states = tuple(replace(s, sections=()) for s in found.states)
+        return replace(found, sections=(), kind=first.kind, states=states)
+
+
 def _separated(labels: Sequence[str], parts: Sequence[Program]) -> list[Program]:
     """The parts with other names for states of one name that are not one state."""
     found: list[Program] = []
@@ -153,7 +175,14 @@ def _renamed(program: Program, names: Mapping[str, str]) -> Program:
 class _Join:
     """Makes one program of the programs of sections."""
 
-    def __init__(self, kinds: Sequence[str], parts: Sequence[Program], apart: set[str]) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        parts: Sequence[Program],
+        apart: set[str],
+        condition: Callable[[Builder], Value] | None = None,
+    ) -> None:
+        self._condition = condition
         self._kinds, self._parts, self._apart = kinds, parts, apart
         self._builder = Builder()
         self._equations = [part.equations for part in parts]
@@ -233,12 +262,19 @@ class _Join:
 
     def _among(self, copies: Mapping[int, Value]) -> Value:
         numbers = list(copies)
-        found, builder = copies[numbers[-1]], self._builder
+        found = copies[numbers[-1]]
         for number in reversed(numbers[:-1]):
             if copies[number] != found:
-                here = builder.emit("eq", builder.emit("section"), builder.constant(number))
-                found = builder.emit("where", here, copies[number], found)
+                found = self._where(number, copies[number], found)
         return found
+
+    def _where(self, number: int, here: Value, elsewhere: Value) -> Value:
+        """One value for the tensors of a section, and another one for those of later ones."""
+        builder = self._builder
+        if self._condition is not None:
+            return builder.emit("where", self._condition(builder), elsewhere, here)
+        own = builder.emit("eq", builder.emit("section"), builder.constant(number))
+        return builder.emit("where", own, here, elsewhere)
 
     def _copied(self, number: int, root: Value) -> Value:
         """A value of a section in the program, with joint equations in their places."""

@@ -9,6 +9,7 @@ from optdsl.algebra.normal_form import MAX_WORK, Algebra, TooMuchWork
 from optdsl.algebra.polynomial import Polynomial
 from optdsl.ir.numbering import alike, coarsest
 from optdsl.ir.program import Program, Value
+from optdsl.prove.axes import aligned
 
 # The class of each state of a program.
 Classes = Mapping[str, Hashable]
@@ -32,8 +33,11 @@ def equal(left: Program, right: Program, work: int = MAX_WORK) -> bool:
         right: another one.
         work: how large normal forms may become together before the search is given up.
     """
+    renamed = aligned(left, right, work)
+    if renamed is None:
+        return False
     try:
-        return Matching(left, right, work).equal
+        return Matching(left, renamed, work).equal
     except TooMuchWork:
         return False
 
@@ -79,23 +83,10 @@ class Matching:
     @property
     def equal(self) -> bool:
         """Whether the new parameters are equal, and the points of evaluation if there are any."""
-        if not self._same_axes():
-            return False
         # In the second pass, each program knows what the other one shows to be finite.
         for _ in range(2):
             after = [self.forms(i, _compared(p)) for i, p in enumerate(self._programs)]
         return after[0] == after[1]
-
-    def _same_axes(self) -> bool:
-        """Whether axes of one name have one length in both programs."""
-        left, right = (dict(program.axes) for program in self._programs)
-        shared = [name for name in left if name in right]
-        lengths = (
-            self.forms(side, [own[name] for name in shared])
-            for side, own in enumerate((left, right))
-        )
-        first, second = lengths
-        return first == second
 
     def forms(self, side: int, roots: Iterable[Value]) -> list[Polynomial]:
         """The normal forms of values of the left (0) or right (1) program."""

@@ -9,6 +9,7 @@ from optdsl.algebra.normal_form import MAX_WORK, TooMuchWork
 from optdsl.diagnostics import Source, Span
 from optdsl.ir.ops import OPERATORS, TABLE
 from optdsl.ir.program import Program, Value
+from optdsl.prove.axes import aligned
 from optdsl.prove.equality import Matching
 from optdsl.syntax import ast
 from optdsl.syntax.format import expression
@@ -25,6 +26,7 @@ def differences(left: Program, right: Program, work: int = MAX_WORK) -> tuple[li
 
     Both lists are empty for programs that are too large to be compared with that much work.
     """
+    right = aligned(left, right, work) or right
     defined = [p.equations for p in (left, right)]
     try:
         matching = Matching(left, right, work)

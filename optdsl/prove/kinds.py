@@ -16,6 +16,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.numbering import alike, coarsest
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Tangent, Value
+from optdsl.prove.axes import aligned
 
 # A program for each side of a claim.
 Pair = tuple[Program, Program]
@@ -57,10 +58,14 @@ def equal_kinds(pairs: Sequence[Pair], work: int = MAX_WORK) -> list[bool]:
         pairs: the programs of each kind, made by `fixed`.
         work: how large normal forms may become together before the search is given up.
     """
-    if any(p.axes for pair in pairs for p in pair):
-        return [False] * len(pairs)  # what lengths of a rule's own axes are is not compared here
+    both: list[Pair] = []
+    for left, right in pairs:
+        renamed = aligned(left, right, work)
+        if renamed is None:
+            return [False] * len(pairs)
+        both.append((left, renamed))
     try:
-        return _Kinds(pairs, work).equal()
+        return _Kinds(both, work).equal()
     except TooMuchWork:
         return [False] * len(pairs)
 

@@ -204,15 +204,6 @@ def test_a_modifier_does_not_change_a_length(tmp_path: Path) -> None:
     assert optimizer.state[p]["m"].shape == (3, 5)
 
 
-def test_a_rule_with_axes_is_not_blended(tmp_path: Path) -> None:
-    (tmp_path / "projected.opt").write_text(
-        RULE.replace("LENGTH", "min(rank, rows)") + "\notherwise SGD\n"
-    )
-    (tmp_path / "mixed.opt").write_text("blend Mixed\n\nuse Adam, Projected\n")
-    with pytest.raises(optdsl.SpecError, match="`Projected` declares axes"):
-        optdsl.load(tmp_path / "mixed.opt")
-
-
 def test_claims_know_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rule = RULE.replace("LENGTH", "min(rank, rows)") + "\notherwise\n\ntheta' = theta - lr * g\n"
     (tmp_path / "projected.opt").write_text(rule)
