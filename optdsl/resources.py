@@ -30,6 +30,10 @@ class UnknownSpecError(LookupError):
 
     def __str__(self) -> str:
         hint = nearest(self.name, self.known) or f"the specs are {', '.join(self.known)}"
+        words = self.name.split()
+        if len(words) > 2 and words[0] in self.known and nearest(words[1], ["with"]):
+            words[1] = "with"
+            hint = f"did you mean {' '.join(words)!r}?"
         if Path(f"{self.name}.opt").is_file():
             hint = f"for the file write {self.name}.opt"
         return f"no spec is named {self.name!r}: {hint}"

@@ -166,6 +166,10 @@ def _of_bounds(request: Request, hyper: Hyper, start: bool) -> Problem | None:
     elif isinstance(allowed, Choice) or not allowed.includes(chosen):
         message = f"`{name}` would be learned outside its bounds"
         label = f"must lie within {allowed}"
+    elif chosen.lower == chosen.upper and math.isinf(chosen.lower):
+        message = f"`{name}` would be learned in {chosen}, which holds no finite number"
+        label = "no update changes an infinite number"
+        hint = f"write for instance {request.example}"
     elif start and hyper.default not in chosen:
         message = f"`{name}` starts at {spell(hyper.default)}, outside {chosen}"
         label = "the first update would jump to the bounds"

@@ -189,7 +189,11 @@ def _unknown(
     if inside is not None and node.name in scope.values():
         return where, f"a function sees its own parameters only: pass `{node.name}` to it"
     if node.name in BUILTINS and inside is None:
-        hint = "a blend is made of its members' values and of hyperparameters"
+        hint = "an option is made of numbers and of hyperparameters"
+        if scope.declaration.blend:
+            hint = "a blend is made of its members' values and of hyperparameters"
+        elif node.name == "t":
+            hint += "; a modifier changes one from step to step, as in `lr = base.lr / t`"
         return "built in, and not to be used here", hint
     # In a blend, the name may be that of some member's equation.
     owned = sorted(n for n in names if n.partition(".")[2] == spelled)

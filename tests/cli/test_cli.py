@@ -134,6 +134,7 @@ def test_show_backend_needs_no_torch() -> None:
         (["check", "nowhere.opt"], "cannot read"),
         (["check", "."], "cannot read"),
         (["show", "adamm"], "did you mean `adam`?"),
+        (["show", "adamw wiht clip"], "did you mean 'adamw with clip'?"),
         (["show", "adam", "--backend", "cuda"], "the backends are eager, c, triton"),
         (["show", "adam", "--backend", "auto"], "the backends are eager, c, triton"),
         (["train", "--optimizers", "adamm", "--steps", "1"], "adamm"),

@@ -39,6 +39,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "one bound": (rho(bounds=0.5), "bounds=0.5 should be a valid tuple"),
     "bounds beyond the domain": (rho(bounds=(0, 2)), r"must lie within \[0, 1\]"),
     "endless bounds": (rho(bounds=(0, math.inf)), r"must lie within \[0, 1\]"),
+    "bounds at infinity": (
+        of("prodigy", {"growth_rate": Learn("sgd", bounds=(math.inf, math.inf))}),
+        "holds no finite number",
+    ),
     "negative clip": (rho(clip=-1), "clip=-1 should be greater than 0"),
     "clip of zero": (rho(clip=0), "clip=0 should be greater than 0"),
     "infinite clip": (rho(clip=math.inf), "clip=inf should be a finite number"),
