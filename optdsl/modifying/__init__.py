@@ -22,6 +22,7 @@ from optdsl.lower.scope import Scope
 from optdsl.lower.sections import joined
 from optdsl.lower.stores import stored
 from optdsl.modifying.bound import Settled, settled
+from optdsl.modifying.inputs import check_inputs
 from optdsl.modifying.kinds import Part, parts
 from optdsl.modifying.modifier import BASE, Modifier, modifier, name_of
 from optdsl.modifying.weave import Weaver
@@ -102,6 +103,7 @@ def combine(
         report.check()
     assert base is not None
     whole = settled(base, node, applied, scope, given, again)
+    check_inputs(whole.base, whole.applied, {h.name: h for h in whole.hypers}, report)
     making = _Making(declaration, whole, parts(node, base.sections, whole.applied, report), report)
     report.check()
     program = making.program()

@@ -53,11 +53,23 @@ class _Start:
             self._making.pop()
         return self._first[name]
 
+    def _input(self, values: Sequence[Value]) -> str:
+        """The name of an input among some values, or that is asked for; empty for none."""
+        for operation in (self._builder[v] for v in values):
+            name = str(operation.attribute)
+            read = operation.opcode == "state" and self._by_name[name].input
+            if read or operation.opcode == "given":
+                return name
+        return ""
+
     def _at_start(self, root: Value, name: str) -> Value | None:
         """A value as it is at the first step; None, which is told, where it has none."""
         builder = self._builder
         operations = builder.operations
         needed = upstream(operations, (root,))
+        if not self._by_name[name].input and (asked := self._input(needed)):
+            self._refuse(name, f"`{asked}` is an input, which is given to steps only")
+            return None
         if not any(operations[v].opcode in {"state", "step"} for v in needed):
             return root
         new: dict[Value, Value] = {}

@@ -148,6 +148,7 @@ _ALLOWED = (
     ast.Claim,
     ast.Section,
     ast.Random,
+    ast.Input,
     ast.Store,
 )
 
@@ -162,7 +163,8 @@ def _check_statements(tree: ast.Declaration, report: Report) -> None:
         if not isinstance(statement, _ALLOWED):
             report.error(
                 "statement",
-                "a modifier has hyperparameters, states, functions, equations, sections and claims",
+                "a modifier has hyperparameters, states, inputs, functions, equations, sections "
+                "and claims",
                 statement.span,
                 label="this does not belong to a modifier",
                 hint="write it where the modifier is applied",

@@ -25,6 +25,7 @@ from optdsl.lower.scope import BUILTINS, LENGTHS, NUMBERS, Scope
 from optdsl.lower.types import state_type
 from optdsl.modifying.axes import copied_axes
 from optdsl.modifying.initial import started
+from optdsl.modifying.inputs import inputs, leaf
 from optdsl.modifying.mistakes import Node, misfit, report_cycle
 from optdsl.modifying.modifier import BASE, Modifier
 from optdsl.modifying.slots import (
@@ -270,6 +271,8 @@ class Weaver:
         if spelled in one.state_names:
             flat, kind = one.state_names[spelled], state_type(one.scope.states[spelled])
             return builder.emit("state", attribute=flat, type=kind, hint=flat)
+        if spelled in one.scope.inputs:
+            return leaf(one.scope.inputs[spelled], builder)
         if spelled in one.scope.equations:
             return self._value(Node(spelled, place=place))
         if spelled in one.scope.randoms:
@@ -301,16 +304,18 @@ class Weaver:
                 copies[index] = self._copy(operation, [copies.get(a) for a in operation.arguments])
         return copies[root]
 
-    def _after_step(self, leaf: Operation) -> Value | None:
+    def _after_step(self, read: Operation) -> Value | None:
         """The parameter or a state after the step."""
-        name = str(leaf.attribute)
-        if leaf.opcode == "parameter":
+        name = str(read.attribute)
+        if read.opcode == "parameter":
             return self._slot(UPDATE)
         if name in self._states:
             return self._copied(self._states[name].next)
         own = ((n, s) for n, one in enumerate(self._applied) for s in one.state_names.items())
-        place, spelled = next((n, s) for n, (s, flat) in own if flat == name)
-        return self._value(Node(f"{spelled}'", place=place))
+        found = next(((n, s) for n, (s, flat) in own if flat == name), None)
+        if found is None:
+            return self._builder.copy(read, ())  # an input
+        return self._value(Node(f"{found[1]}'", place=found[0]))
 
     def _copy(self, operation: Operation, arguments: Sequence[Value | None]) -> Value | None:
         found = tuple(a for a in arguments if a is not None)
@@ -347,6 +352,7 @@ class Weaver:
         found = [self._base_state(s) for s in self._base.states]
         for place, one in enumerate(self._applied):
             found += [self._own_state(place, name) for name in one.scope.states]
+        found += inputs(self._base, self._applied, self._builder)
         return [s for s in found if s is not None]
 
     def _base_state(self, state: State) -> State | None:
@@ -358,14 +364,8 @@ class Weaver:
     def _own_state(self, place: int, name: str) -> State | None:
         one = self._applied[place]
         node, spelled, before = one.scope.states[name], f"{name}'", self._report.count
-        first_known = {GRADIENT, *self._hypers}
-        allowed = {
-            GRADIENT,
-            "theta",
-            *LENGTHS,
-            *one.scope.hypers,
-            *(f"{BASE}.{x}" for x in first_known),
-        }
+        allowed = {GRADIENT, "theta", *LENGTHS, *one.scope.hypers}
+        allowed |= {f"{BASE}.{x}" for x in (GRADIENT, *self._hypers)}
         resolve_initial(node, self._scope(one), allowed)
         if self._report.count > before:
             return None

@@ -57,15 +57,26 @@ def given(
         f"{SHARED}{key}": _number(f"{name}: inputs[{key!r}]", found.pop(key))
         for key in sorted(shared & found.keys())
     }
-    pairs = [pair for of_group in work for pair in of_group]
-    for key, values in found.items():
-        _check(f"{name}: inputs[{key!r}]", values, [p for p, _ in pairs])
     if found:
+        having = _having(optimizer, work)
+        for key, values in found.items():
+            _check(f"{name}: inputs[{key!r}]", values, having.get(key, []))
         for group, of_group in zip(optimizer.param_groups, work, strict=True):
             for parameter, gradient in of_group:
                 _set(optimizer, group, parameter, gradient, found)
     asked = {f"{GIVEN}{key}": float(key in (inputs or {})) for key in known}
     return asked | numbers
+
+
+def _having(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> dict[str, list[Tensor]]:
+    """For each input, the parameters of whose sections it is."""
+    found: dict[str, list[Tensor]] = {}
+    for group, of_group in zip(optimizer.param_groups, work, strict=True):
+        for parameter, _ in of_group:
+            for state in optimizer.part_of(parameter, group).program.states:
+                if state.input:
+                    found.setdefault(state.name, []).append(parameter)
+    return found
 
 
 def _number(where: str, value: Any) -> float:
