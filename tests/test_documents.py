@@ -103,6 +103,7 @@ def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
         "Shampoo",
         "LowRank",
         "Factored",
+        "SignsForMatrices",
         "Powers",
         "MyMuon",
     ]

@@ -68,7 +68,7 @@ def lower(
     scope.report.check()
     kinds = [part.kind for part in parts if part is not None]
     nodes = [view.section for view in scope.sections if view.section is not None]
-    labels = [node.kind if node.rule is None else node.rule.text for node in nodes]
+    labels = [node.kind if node.rule is None else node.name.text for node in nodes]
     whole = joined(kinds, labels, [verify(p) for p in parts if p is not None])
     program = stored(whole, statements, scope.report)
     scope.report.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from optdsl.lower.options import options
 from optdsl.lower.scope import Scope
 from optdsl.passes.rewrite import rewrite
 from optdsl.syntax import ast
+from optdsl.syntax.format import reference
 
 
 def completed(
@@ -31,13 +33,13 @@ def completed(
         members: the programs of rules by their names in the file.
     """
     assert node.rule is not None
-    rule = members.get(node.rule.text)
+    rule = members.get(reference(node))
     if rule is None:
         return None
     if rule.sections:
         scope.report.error(
             "section",
-            f"`{node.rule.text}` has sections of its own",
+            f"`{node.name.text}` has sections of its own",
             node.rule.span,
             label="after `otherwise` stands a rule that takes every tensor",
         )
@@ -45,7 +47,7 @@ def completed(
     if rule.codec:
         scope.report.error(
             "store",
-            f"`{node.rule.text}` stores the parameter as {rule.codec}",
+            f"`{node.name.text}` stores the parameter as {rule.codec}",
             node.rule.span,
             label="a file stores the parameters of all its sections alike",
             hint=f"take a rule without it, and write `store theta as {rule.codec}` here",
@@ -55,7 +57,7 @@ def completed(
     if whole:
         scope.report.error(
             "section",
-            f"`{node.rule.text}` is a whole rule",
+            f"`{node.name.text}` is a whole rule",
             node.span,
             label="there are equations for these tensors already",
             hint=f"move `{whole[0]}` into another section",
@@ -63,8 +65,8 @@ def completed(
         return None
     domains = {h.name: h.domain for h in rule.hypers}
     parts = {h for x in rule.simplexes for h in x.hypers}
-    bound = options(node.rule, node.options, domains, parts, _own(declared), scope)
-    prefix = node.rule.text.lower()
+    bound = options(node.rule, _given(node), domains, parts, _own(declared), scope)
+    prefix = node.name.text.lower()
     names = {h.name: f"{prefix}_{h.name}" for h in rule.hypers if h.name not in bound}
 
     def rebind(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
@@ -92,12 +94,26 @@ def completed(
     if taken:
         scope.report.error(
             "duplicate",
-            f"`{node.rule.text}` would call a hyperparameter `{min(taken)}`, as this file does",
+            f"`{node.name.text}` would call a hyperparameter `{min(taken)}`, as this file does",
             node.rule.span,
             hint="rename the file's, or bind the rule's",
         )
         return None
     return found
+
+
+def _given(node: ast.Section) -> tuple[ast.Option, ...]:
+    """The options of the rule, and those of its modifiers under the names of the two together."""
+    if node.modified is None:
+        return node.options
+    found = list(node.modified.options)
+    for applied in node.modified.applications:
+        prefix = (applied.alias or applied.modifier).text
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", prefix).lower()
+        for option in applied.options:
+            name = replace(option.name, text=f"{words}_{option.name.text}")
+            found.append(replace(option, name=name))
+    return tuple(found)
 
 
 def _own(declared: Declared) -> dict[str, Hyper]:

@@ -18,7 +18,7 @@ from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
 from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
 from optdsl.syntax import ast
-from optdsl.syntax.format import combination, expression, statement
+from optdsl.syntax.format import combination, expression, reference, statement
 from optdsl.syntax.parse import parse
 
 
@@ -81,7 +81,7 @@ def _sections(declaration: ast.Declaration, program: Program) -> dict[str, dict[
             kind = statement(node)
             found[kind] = {}
             if node.rule is not None:
-                found[kind]["all"] = f"those of {node.rule.text}"
+                found[kind]["all"] = f"those of {reference(node)}"
         if isinstance(node, ast.Equation):
             found[kind][node.spelled] = expression(node.value)
     return found if declaration.combination is None else _of_program(program)

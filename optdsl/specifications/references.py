@@ -12,7 +12,7 @@ from optdsl import resources
 from optdsl.diagnostics import Report, Source, nearest
 from optdsl.specifications.sources import beside_of, folded
 from optdsl.syntax import ast
-from optdsl.syntax.format import combination as written
+from optdsl.syntax.format import combination as written, reference, unbound
 from optdsl.syntax.parse import parse_partial
 
 MAX_DEPTH = 8
@@ -64,7 +64,8 @@ def attached(
             break
         modified = _modified(declaration, name)
         if modified is not None:
-            text = f"optimizer {name} = {written(modified)}\n"
+            title = name if name.isidentifier() else modified.base.text
+            text = f"optimizer {title} = {written(modified)}\n"
             own = Source(written(modified), text, source.directory)
             found[name] = attached(own, opener, library, inside)
             continue
@@ -96,9 +97,16 @@ def attached(
 
 
 def _modified(declaration: ast.Declaration | None, name: str) -> ast.Combination | None:
-    """The rule with modifiers that a blend lists as a member of that name; None for others."""
-    uses = [s for s in declaration.statements if isinstance(s, ast.Use)] if declaration else []
-    return next((m.modified for use in uses for m in use.members if m.name.text == name), None)
+    """The rule with modifiers that a file refers to by that name; None for others.
+
+    It is a member of a blend, or stands after ``otherwise``.
+    """
+    statements = declaration.statements if declaration else ()
+    uses = [s for s in statements if isinstance(s, ast.Use)]
+    rest = [s for s in statements if isinstance(s, ast.Section) and s.modified is not None]
+    found = [m.modified for use in uses for m in use.members if m.name.text == name]
+    found += [unbound(s.modified) for s in rest if s.modified and reference(s) == name]
+    return found[0] if found else None
 
 
 def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, str]) -> list[str]:
@@ -123,7 +131,7 @@ def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
             for member in statement.members:
                 members.setdefault(member.name.text, member.rule)
         if isinstance(statement, ast.Section) and statement.rule is not None:
-            members.setdefault(statement.rule.text, statement.rule)
+            members.setdefault(reference(statement), statement.rule)
     combination = declaration.combination
     if combination is not None:
         members[combination.base.text] = combination.base

@@ -285,11 +285,22 @@ class Section(_Statement):
     """``for kind``, or ``otherwise``: the statements below are for tensors of that kind.
 
     After ``otherwise`` may stand a rule of the library, with `options`, in place of statements.
+    With ``otherwise (rule with modifiers) as alias``, `modified` has these, and `rule` is what they
+    modify.
     """
 
     kind: str
     rule: Identifier | None = None
     options: tuple[Option, ...] = ()
+    modified: Combination | None = None
+    alias: Identifier | None = None
+
+    @property
+    def name(self) -> Identifier:
+        """What the hyperparameters of the rule after ``otherwise`` are called after."""
+        found = self.alias or self.rule
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,9 @@ class Builder:
             case "rest":
                 bound = self._options(c[1])
                 return ast.Section(ast.OTHERWISE, self._named(c[0]), bound, **around)
+            case "rest_modified":
+                found, alias = self._combination(self._tree(c[0])), self._named(c[1])
+                return ast.Section(ast.OTHERWISE, found.base, (), found, alias, **around)
             case "equation" if self._token(c[0]).type == "MEMBER":
                 return ast.Binding(*self._halves(c[0]), self._expr(c[1]), **around)
             case "equation":

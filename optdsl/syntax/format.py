@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from optdsl.syntax import ast
 
@@ -192,6 +193,9 @@ def _columns(statement: ast.Statement) -> list[str]:
         case ast.Section():
             if statement.kind != ast.OTHERWISE:
                 return [f"for {statement.kind}"]
+            if statement.modified is not None:
+                alias = f" as {statement.alias.text}" if statement.alias else ""
+                return [f"otherwise ({combination(statement.modified)}){alias}"]
             rule = f" {statement.rule.text}" if statement.rule else ""
             return [f"otherwise{rule}{_options(statement.options)}"]
         case ast.Equation():
@@ -213,6 +217,18 @@ def _columns(statement: ast.Statement) -> list[str]:
             return [f"learn after {statement.after.text}"]
         case ast.Learn():
             return [_learn(statement)]
+
+
+def reference(node: ast.Section) -> str:
+    """How a file refers to the rule after ``otherwise``; one with modifiers has no rule's name."""
+    assert node.rule is not None
+    return node.rule.text if node.modified is None else combination(unbound(node.modified))
+
+
+def unbound(node: ast.Combination) -> ast.Combination:
+    """A rule with modifiers without options, which may be made of another file's names."""
+    applications = tuple(replace(a, options=()) for a in node.applications)
+    return replace(node, options=(), applications=applications)
 
 
 def _member(member: ast.Member) -> str:
