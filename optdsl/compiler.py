@@ -25,7 +25,7 @@ from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.storage import stored
+from optdsl.ir.storage import compiles, stored
 from optdsl.ir.verify import verify
 from optdsl.learn_option import LearnOption
 from optdsl.learning import Block, Coefficient, scalarized
@@ -83,8 +83,9 @@ def emit(
     mark = "//" if backend == "c" else "#"
     texts = []
     for title, part in divided:
-        text = f"{mark} The {backend} backend takes no matrices; eager code runs here.\n"
-        if BACKENDS[options.backend].matrices or not of_matrices(part.kind):
+        what = "matrices" if of_matrices(part.kind) else "largest and smallest numbers"
+        text = f"{mark} The {backend} backend takes no {what}; eager code runs here.\n"
+        if BACKENDS[options.backend].matrices or (compiles(part) and not of_matrices(part.kind)):
             text = artifact(part, target).module.text
         texts.append(f"{mark} --- {title} ---\n\n{text}")
     return SourceModule(selected.name, options.backend, "\n\n".join(texts), {})

@@ -8,8 +8,10 @@ from typing import Protocol
 
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Learned, Program
-from optdsl.ir.storage import PARAMETER, stored
+from optdsl.ir.sections import of_matrices
+from optdsl.ir.storage import PARAMETER, compiles, stored
 from optdsl.options import OptionError
+from optdsl.passes.specialize import in_kind
 from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Role
 
@@ -100,13 +102,16 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
 
     Raises:
         OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
-            the signal "cosine" needs, and with "triton", whose kernels draw no random numbers, and
+            the signal "cosine" needs, and take no largest number of a tensor; and with "triton", whose kernels draw no random numbers, and
             read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
     for name, codec in stored(program).items():
         what = f"stores {name} as {codec.name}"
-    if backend == "triton" and what:
+    largest = _takes_extrema(program)
+    if largest:
+        what = "takes the largest or the smallest number of a tensor"
+    if (backend == "triton" and what) or (backend == "c" and largest):
         raise OptionError(
             f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
             f'or "eager"'
@@ -117,6 +122,15 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
             f'take backend="auto" or "eager", or the signal "sign"'
         )
+
+
+def _takes_extrema(program: Program) -> bool:
+    """Whether tensors that are no matrices have operations that no compiled kernel has."""
+    if compiles(program):
+        return False
+    numbers = range(len(program.sections) or 1)
+    parts = [in_kind(program, program.sections, number) for number in numbers]
+    return not all(of_matrices(p.kind) or compiles(p) for p in parts)
 
 
 class Backend(Protocol):

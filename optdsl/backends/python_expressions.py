@@ -35,12 +35,23 @@ _NUMBERS = {"0": "zero", "1": "one", "2": "two"}
 _LEAVES = {"gradient": "g", "parameter": "theta", "step": "t", "size": "theta.numel()"}
 _REDUCTIONS = ("sum", "mean")
 _OF_TORCH = ("sqrt", "exp", "log", "tanh", "cos", "sin", "floor", "abs", *_REDUCTIONS)
-_TENSOR_FUNCTIONS = {"sign": "sign", **{name: f"torch.{name}" for name in _OF_TORCH}}
+_EXTREMA = {"max_matrix": "largest", "min_matrix": "smallest"}
+_TENSOR_FUNCTIONS = {"sign": "sign", **{name: f"torch.{name}" for name in _OF_TORCH}, **_EXTREMA}
 
 _SIGN = '''\
 def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; NaN stays NaN, which torch.sign turns into 0."""
     return torch.where(torch.isnan(x), x, torch.sign(x))'''
+
+_LARGEST = '''\
+def largest(x: Tensor) -> Tensor:
+    """The largest number; of none, -inf."""
+    return torch.amax(x) if x.numel() else x.new_full((), -math.inf)'''
+
+_SMALLEST = '''\
+def smallest(x: Tensor) -> Tensor:
+    """The smallest number; of none, inf."""
+    return torch.amin(x) if x.numel() else x.new_full((), math.inf)'''
 
 _MIX = '''\
 def mix(*parts: tuple[float, Tensor]) -> Tensor:
@@ -65,7 +76,9 @@ def raised(x: Tensor | float, y: Tensor) -> Tensor:
     return torch.where(y == 0.5, root, torch.where(y == -0.5, 1 / root, x**y))'''
 
 # Functions that emitted code brings along, by name.
-HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
+HELPERS = {
+    "sign": _SIGN, "mix": _MIX, "raised": _RAISED, "largest": _LARGEST, "smallest": _SMALLEST,
+} | {
     function.__name__: inspect.getsource(function).rstrip()
     for function in (
         host.divide, host.power, host.mixed, host.square_root, host.exponential, host.logarithm,
@@ -76,7 +89,7 @@ HELPERS = {"sign": _SIGN, "mix": _MIX, "raised": _RAISED} | {
 
 def spelled_operations() -> frozenset[str]:
     """The operations that have a spelling, on the host and on tensors."""
-    functions = _TENSOR_FUNCTIONS.keys() & {*_HOST_FUNCTIONS, *_REDUCTIONS}
+    functions = _TENSOR_FUNCTIONS.keys() & {*_HOST_FUNCTIONS, *_REDUCTIONS, *_EXTREMA}
     return frozenset(
         {*BINARY, *_LEAVES, *functions, "constant", "hyper", "state"}
         | {"neg", "pow", "mix", "max", "min", "where", "define", "stop_gradient", "draw"}

@@ -8,6 +8,7 @@ are not rounding.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -251,6 +252,8 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     **{opcode: _compared(opcode) for opcode in COMPARE},
     "where": _where,
     "sum": _sum,
+    "max_matrix": functools.partial(functools.reduce, _lipschitz(host.maximum)),
+    "min_matrix": functools.partial(functools.reduce, _lipschitz(host.minimum)),
     # Over all tensors, of which there is one here.
     "sum_all": lambda x: x if isinstance(x, Bounded) else _sum(x),
     "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),

@@ -52,6 +52,7 @@ class Row:
             from their number and that element; "" if the element itself is the result.
         turned: for an operation that names one of its axes, the opcode that does the same to
             transposed arguments.
+        compiled: whether backends that compile kernels have it, beside those for its stage.
     """
 
     opcode: str
@@ -67,6 +68,7 @@ class Row:
     declared: bool = False
     of_equal: str | None = None
     turned: str = ""
+    compiled: bool = True
 
     @property
     def leaf(self) -> bool:
@@ -250,11 +252,16 @@ _ROWS = (
           turned=f"{opcode}_{_TURNED.get(which, which)}")
       for opcode, meaning in (("max", "largest"), ("min", "smallest"))
       for which, infer, where in (
-        ("matrix", signatures.reduction, "of a matrix"),
         ("tensor", signatures.reduction, "of all matrices of a stack"),
         *((axis, signatures.reduction_along(axis), f"along {axis}") for axis in AXES),
         ("first", signatures.reduction_of(0), "along the first axis"),
         ("last", signatures.reduction_of(-1), "along the last axis"))),
+    *(Row(f"{opcode}_matrix", 1, signatures.reduction, derivatives.extremum_along("matrix"),
+          lambda x: x, functools.partial(functools.reduce, larger), _REDUCTION,
+          f"the {meaning} number of a tensor, or of a matrix; NaN if one is", of_equal="",
+          compiled=False)
+      for opcode, meaning, larger in (
+        ("max", "largest", host.maximum), ("min", "smallest", host.minimum))),
     Row("spread", 2, signatures.spread, derivatives.spread, lambda x, y: x, None, _PRODUCT,
         "the value x at each index of y"),
     Row("matmul", 2, signatures.product, derivatives.matrix_product, lambda x, y: ANYTHING, None,
@@ -297,6 +304,8 @@ OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
 TOTALS = frozenset(row.opcode for row in _ROWS if row.stage in {Stage.TOTAL, Stage.INPUT})
 # The operations that draw random numbers.
 DRAWS = frozenset(row.opcode for row in _ROWS if row.stage is Stage.DRAW)
+# The operations that only PyTorch code has, beside those of matrices and those that draw.
+UNCOMPILED = frozenset(row.opcode for row in _ROWS if not row.compiled)
 # The operations on Python floats: comparisons, and those that make a number of numbers.
 COMPARE: dict[str, Callable[..., Any]] = {
     row.opcode: row.apply

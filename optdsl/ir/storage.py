@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optdsl.ir.ops import DRAWS
+from optdsl.ir.ops import DRAWS, UNCOMPILED
 from optdsl.ir.program import Program
 
 # What `store` calls the parameter, and all states of a rule.
@@ -89,6 +89,11 @@ def added(program: Program) -> dict[str, Buffer]:
         for buffer in codec.buffers
         if buffer.name
     }
+
+
+def compiles(program: Program) -> bool:
+    """Whether compiled kernels have all operations of a program for tensors of one kind."""
+    return all(o.opcode not in UNCOMPILED for o in program.operations)
 
 
 def draws(program: Program) -> bool:

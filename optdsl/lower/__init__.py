@@ -13,6 +13,7 @@ from optdsl.ir.program import Learned, Program, State, Value, upstream
 from optdsl.ir.sections import AS_MATRICES, KINDS, OTHERWISE
 from optdsl.ir.types import SHARED, TENSOR, Extent, Type
 from optdsl.ir.verify import verify
+from optdsl.lower.axes import OF_STACKS
 from optdsl.lower.declarations import Declared, declared
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
@@ -79,9 +80,8 @@ def _read_as_needed(program: Program) -> Program:
     """A section of a kind of one's own: its tensors are matrices where its equations need that."""
     if program.kind in {*KINDS, OTHERWISE}:
         return program
-    whole = {"sum_tensor", "mean_tensor"}
     rows = any(
-        TABLE[o.opcode].stage.of_matrices and o.opcode not in whole for o in program.operations
+        TABLE[o.opcode].stage.of_matrices and o.opcode not in OF_STACKS for o in program.operations
     ) or any(s.type.axes for s in program.states)
     return replace(program, kind=program.kind + AS_MATRICES) if rows else program
 

@@ -22,7 +22,7 @@ REDUCTIONS = ("sum", "mean")
 # Reductions if they have one argument, and functions of two else.
 EXTREMA = ("max", "min")
 # Reductions over all matrices of a stack.
-OF_STACKS = frozenset(f"{name}_tensor" for name in REDUCTIONS)
+OF_STACKS = frozenset(f"{name}_tensor" for name in (*REDUCTIONS, *EXTREMA))
 # Functions of one matrix whose operations depend on its axes, and of one axis.
 OF_MATRICES = ("rows", "cols", "diagonal")
 IDENTITY = "identity"
@@ -47,7 +47,7 @@ def reduction(function: str, axis: str, matrices: bool, kind: Type) -> str:
     if axis not in (*OVER, "matrix"):
         raise TypeMismatch(0, f"{kind.noun} has no axis `{axis}`")
     if function in EXTREMA:
-        return f"{function}_{axis}"
+        return f"{function}_{axis if matrices or axis != 'tensor' else 'matrix'}"
     return function if axis == "tensor" and not matrices else f"{function}_{axis}"
 
 

@@ -155,13 +155,13 @@ class Lowering(Emission):
         if name == axes.VECTORS:
             return self._vectors(arguments, span, frame)
         axis = self._axis(node, frame)
-        if self._whole and name in axes.REDUCTIONS and axis in {None, "tensor"}:
+        reduces = extremum or name in axes.REDUCTIONS
+        if self._whole and reduces and axis in {None, "tensor"}:
             return self._emit(f"{name}_tensor", arguments, span, frame)
         if extremum:
             axis = axis or "matrix"
         elif axis is None:
             return self._emit(row.opcode, arguments, span, frame)
-        reduces = extremum or name in axes.REDUCTIONS
         if not reduces or axis not in {*axes.OVER, *self._scope.axes, "matrix"}:
             return None
         if axis == axes.ALL and extremum:

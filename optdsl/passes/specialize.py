@@ -18,6 +18,15 @@ from optdsl.ir.types import Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
+# Reductions of all matrices of a stack, and those of a tensor, or of one matrix.
+_OF_MATRIX = {
+    "sum_tensor": "sum",
+    "mean_tensor": "mean",
+    "max_tensor": "max_matrix",
+    "min_tensor": "min_matrix",
+}
+_OF_STACK = {one: all_of_them for all_of_them, one in _OF_MATRIX.items()}
+
 
 def in_kind(program: Program, kinds: Sequence[str], section: int) -> Program:
     """A rule as it is for one of some kinds, as a program of its own with its equations' names.
@@ -67,8 +76,8 @@ def of_one_matrix(program: Program) -> Program:
         return program
 
     def rule(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
-        if operation.opcode in {"sum_tensor", "mean_tensor"}:
-            return builder.emit(operation.opcode.partition("_")[0], *x)
+        if operation.opcode in _OF_MATRIX:
+            return builder.emit(_OF_MATRIX[operation.opcode], *x)
         return None
 
     return rewrite(program, rule)
@@ -78,8 +87,8 @@ def _whole(program: Program) -> Program:
     """A rule of tensors as one that reads them as stacks of matrices: its sums are of the stack."""
 
     def rule(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
-        if operation.opcode in {"sum", "mean"}:
-            return builder.emit(f"{operation.opcode}_tensor", *x)
+        if operation.opcode in _OF_STACK:
+            return builder.emit(_OF_STACK[operation.opcode], *x)
         if operation.opcode == "size":
             ones = builder.emit("spread", builder.constant(1.0), builder.emit("parameter"))
             return builder.emit("sum_tensor", ones)
@@ -104,9 +113,9 @@ def specialize(program: Program, section: int) -> Program:
         if whole and builder[x[0]].type.extent <= Extent.SHARED:
             # A sum over the tensors of other sections, to which this one adds nothing.
             return builder.constant(0.0)
-        if operation.opcode in {"sum_tensor", "mean_tensor"} and not matrices:
+        if operation.opcode in _OF_MATRIX and not matrices:
             # Where a tensor is no stack of matrices.
-            return builder.emit(operation.opcode.partition("_")[0], *x)
+            return builder.emit(_OF_MATRIX[operation.opcode], *x)
         if operation.opcode != "where":
             return None
         condition = builder[x[0]]

@@ -24,7 +24,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program
 from optdsl.ir.sections import name_of, of_matrices
-from optdsl.ir.storage import draws, stored
+from optdsl.ir.storage import compiles, draws, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.passes.totals import staged
@@ -313,7 +313,7 @@ def _parts(program: Program, without: Mapping[str, int]) -> tuple[Part, ...]:
 def _runs_on(program: Program) -> tuple[str, ...]:
     """The backends that run a program of one section; the engines decide the same."""
     learned = [x.signal for x in program.learned]
-    eager = of_matrices(program.kind) or "cosine" in learned
+    eager = of_matrices(program.kind) or "cosine" in learned or not compiles(program)
     # States that lag by a step cannot be summed over before it is completed.
     late = learned and staged(program) is not None
     if eager or late:

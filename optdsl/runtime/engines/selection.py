@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from optdsl.artifact import Artifact, Target
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.storage import PARAMETER, draws, stored
+from optdsl.ir.storage import PARAMETER, compiles, draws, stored
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
@@ -63,8 +63,9 @@ class Engines:
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
-        # Compiled kernels have no norms of tangents, and do not read tensors as matrices.
-        elementwise = not of_matrices(program.kind)
+        # Compiled kernels have no norms of tangents, look for no largest number, and do not read
+        # tensors as matrices.
+        elementwise = not of_matrices(program.kind) and compiles(program)
         self._compiles = backend != "eager" and not cosines(program) and elementwise
         codecs = stored(program)
         self._widens = PARAMETER in codecs and codecs[PARAMETER].widens
