@@ -20,6 +20,7 @@ from optdsl.classes import elaborate, elaboration_of
 from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration
 from optdsl.ir.builder import Builder
+from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import UNIFORM
 from optdsl.learn_option import LearnOption
@@ -164,6 +165,8 @@ def _refuse(found: Elaboration) -> None:
     for coefficient in found.coefficients:
         if coefficient.learned.scope == "tensor":
             reason = f"learns {coefficient.name} for each tensor, and a file for groups at most"
+    if any(TABLE[o.opcode].combined == "max" for o in found.program.operations):
+        reason = "takes the largest number of all tensors, which such a file does not do"
     if reason:
         raise OptionError(
             f"{found.program.name} cannot be ejected, since it {reason}; use it with optdsl.load"

@@ -88,6 +88,7 @@ _APPLY: dict[str, Callable[..., Tensor]] = {
     "mix": _mix,
     "sign": lambda x: torch.where(torch.isnan(x), x, torch.sign(x)),
     "sum_all": torch.sum,  # of the one tensor that there is here
+    "max_all": torch.amax,
     "max_matrix": torch.amax,
     "min_matrix": torch.amin,
     "max": torch.maximum,

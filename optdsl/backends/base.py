@@ -102,8 +102,8 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
 
     Raises:
         OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
-            the signal "cosine" needs, and take no largest number of a tensor; and with "triton", whose kernels draw no random numbers, and
-            read and write states as they are computed.
+            the signal "cosine" needs, and take no largest number of a tensor; and with "triton",
+            whose kernels draw no random numbers, and read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
     for name, codec in stored(program).items():

@@ -173,6 +173,11 @@ def _of_all(x: Any) -> Any:
     return host.total(x.numbers) if isinstance(x, Array) else x
 
 
+def _largest_of_all(x: Any) -> Any:
+    """The largest number of all tensors, of which there is one here."""
+    return host.largest_of_all(x.numbers) if isinstance(x, Array) else x
+
+
 # --- products and factorizations ------------------------------------------------------------------
 
 
@@ -293,6 +298,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         )
     },
     "sum_all": _of_all,
+    "max_all": _largest_of_all,
     "spread": _spread,
     "matmul": _matmul,
     "transpose": _each(_transposed),

@@ -167,6 +167,13 @@ def _lipschitz(function: Callable[..., float]) -> Callable[..., Bounded]:
     return applied
 
 
+_larger = _lipschitz(host.maximum)
+
+
+def _largest(x: Sequence[Bounded]) -> Bounded:
+    return functools.reduce(_larger, x)
+
+
 def _mixed(*parts: Bounded) -> Bounded:
     value = host.mixed(*(a.value for a in parts))
     weights, x = parts[0::2], parts[1::2]
@@ -252,10 +259,11 @@ FUNCTIONS: dict[str, Callable[..., Bounded]] = {
     **{opcode: _compared(opcode) for opcode in COMPARE},
     "where": _where,
     "sum": _sum,
-    "max_matrix": functools.partial(functools.reduce, _lipschitz(host.maximum)),
+    "max_matrix": lambda x: _largest(x),
     "min_matrix": functools.partial(functools.reduce, _lipschitz(host.minimum)),
     # Over all tensors, of which there is one here.
     "sum_all": lambda x: x if isinstance(x, Bounded) else _sum(x),
+    "max_all": lambda x: x if isinstance(x, Bounded) else _largest(x),
     "mean": lambda x: _divide(_sum(x), exact(float(len(x)))),
 }
 # The same functions, except that conditions and signs are taken to be exact.

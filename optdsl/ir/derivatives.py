@@ -248,6 +248,16 @@ def total_of_all(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
     return b.emit("sum_all", b.emit("mul", d[0], count), attribute="")
 
 
+def largest_of_all(b: Writer, y: Value, x: Values, d: Tangents) -> Tangent:
+    """Of the largest number of all tensors: the mean of the tangents of those that are."""
+    if d[0] is None:
+        return None
+    here, zero = b.emit("eq", x[0], y), b.constant(0.0)
+    found = b.emit("sum_all", b.emit("where", here, d[0], zero), attribute="")
+    count = b.emit("sum_all", b.emit("where", here, b.constant(1.0), zero), attribute="")
+    return b.emit("div", found, count)
+
+
 def total_along(axis: str) -> Derivative:
     """Of the sum along an axis."""
 

@@ -5,6 +5,7 @@ Each function stands on its own: emitted Python code carries a copy of those tha
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -104,6 +105,11 @@ def total(numbers: Sequence[float]) -> float:
 def total_of_all(numbers: Sequence[float] | float) -> float:
     """The sum over all tensors, of which there is one here."""
     return numbers if isinstance(numbers, float) else total(numbers)
+
+
+def largest_of_all(numbers: Sequence[float] | float) -> float:
+    """The largest number of all tensors, of which there is one here."""
+    return numbers if isinstance(numbers, float) else functools.reduce(maximum, numbers)
 
 
 def average(numbers: Sequence[float]) -> float:

@@ -52,6 +52,7 @@ class Row:
             from their number and that element; "" if the element itself is the result.
         turned: for an operation that names one of its axes, the opcode that does the same to
             transposed arguments.
+        combined: of a total, the opcode that makes one of those of two sets of tensors.
         compiled: whether backends that compile kernels have it, beside those for its stage.
     """
 
@@ -69,6 +70,7 @@ class Row:
     of_equal: str | None = None
     turned: str = ""
     compiled: bool = True
+    combined: str = ""
 
     @property
     def leaf(self) -> bool:
@@ -220,7 +222,11 @@ _ROWS = (
     Row("sum_all", 1, signatures.total, derivatives.total_of_all, lambda x: ANYTHING,
         host.total_of_all, replace(_REDUCTION, stage=Stage.TOTAL),
         "sum over all tensors, those of the sections in whose programs it is by its name",
-        attribute=str),
+        attribute=str, combined="add"),
+    Row("max_all", 1, signatures.total, derivatives.largest_of_all, lambda x: ANYTHING,
+        host.largest_of_all, replace(_REDUCTION, stage=Stage.TOTAL),
+        "the largest number of all tensors, as sum_all is their sum; -inf of none, NaN if one is",
+        attribute=str, combined="max"),
     # Matrices. They have no meaning on single numbers, and so no `apply`.
     Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
         _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),
@@ -302,6 +308,8 @@ LEAVES = frozenset(row.opcode for row in _ROWS if row.leaf)
 OF_MATRICES = frozenset(row.opcode for row in _ROWS if row.stage.of_matrices)
 # The operations that are computed between kernels, and not in one; see `optdsl.passes.totals`.
 TOTALS = frozenset(row.opcode for row in _ROWS if row.stage in {Stage.TOTAL, Stage.INPUT})
+# By the opcode that combines the parts of a total, the part of what adds nothing to it.
+NEUTRAL = {"add": 0.0, "max": -math.inf}
 # The operations that draw random numbers.
 DRAWS = frozenset(row.opcode for row in _ROWS if row.stage is Stage.DRAW)
 # The operations that only PyTorch code has, beside those of matrices and those that draw.

@@ -11,7 +11,7 @@ from functools import reduce
 
 from optdsl.ir.evaluate import Arithmetic, Number, Part, Point, Watch
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import COMPARE, DRAWS, TABLE
+from optdsl.ir.ops import COMPARE, DRAWS, NEUTRAL, TABLE
 from optdsl.ir.program import Program, Value
 from optdsl.ir.types import Extent
 
@@ -40,7 +40,8 @@ class Together:
         """
         self._programs, self._arithmetic = programs, arithmetic
         self._needed = [p.needed(tuple(r)) for p, r in zip(programs, roots, strict=True)]
-        self._add = arithmetic.function("add", (False, False))
+        # What makes one number of the parts of two tensors.
+        self._combine = {opcode: arithmetic.function(opcode, (False, False)) for opcode in NEUTRAL}
         self._turns: dict[str, int] = {}
         levels = self._levels()
         while (found := self._later(levels)) != self._turns:
@@ -71,7 +72,9 @@ class Together:
                         added.append(function(values[argument]))
                 if not added:
                     continue
-                sums[name] = reduce(self._add, added)
+                number, (value, _, _) = next(iter(owners.items()))
+                row = TABLE[self._programs[number].operations[value].opcode]
+                sums[name] = reduce(self._combine[row.combined], added)
                 for (number, _), values in zip(points, found, strict=True):
                     if number in owners:
                         values[owners[number][0]] = sums[name]

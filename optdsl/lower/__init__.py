@@ -276,10 +276,10 @@ def _state(
     if any(builder[v].opcode in TOTALS for v in behind):
         scope.report.error(
             "initial-value",
-            f"the initial value of `{name}` is a sum over all tensors",
+            f"the initial value of `{name}` is taken over all tensors",
             node.initial.span,
             label="tensors get their states one by one, at their first gradients",
-            hint="start from a number, and take the sum in the equation",
+            hint="start from a number, and write this in the equation",
         )
         return None
     if not written and any(builder[v].opcode == "step" for v in behind):

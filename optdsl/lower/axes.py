@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from optdsl.diagnostics import Report, Span
+from optdsl.diagnostics import Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Value
 from optdsl.ir.types import AXES, Extent, Type, TypeMismatch, along, side
@@ -86,10 +86,12 @@ def reduced(function: str, axis: str, x: Value, builder: Builder, matrices: bool
 def over_all(
     function: str, x: Value, builder: Builder, name: Callable[[], str], span: Span
 ) -> Value:
-    """The sum or the mean of the elements of all tensors; a mean is the quotient of two sums.
+    """The sum, the mean, the largest or the smallest of the elements of all tensors.
+
+    A mean is the quotient of two sums, and the smallest is the largest of the opposites.
 
     Args:
-        function: "sum" or "mean".
+        function: "sum", "mean", "max" or "min".
         x: what is summed up.
         builder: receives the operations.
         name: gives each sum a name of its own.
@@ -98,6 +100,10 @@ def over_all(
     Raises:
         TypeMismatch: for what is one number for all tensors already.
     """
+    if function in EXTREMA:
+        given = builder.emit("neg", x) if function == "min" else x
+        found = builder.emit("max_all", given, attribute=name(), span=span)
+        return builder.emit("neg", found) if function == "min" else found
     total, kind = builder.emit("sum_all", x, attribute=name(), span=span), builder[x].type
     if function == "sum":
         return total
@@ -119,14 +125,3 @@ def indices(axis: str, builder: Builder) -> Value:
 def identity(axis: str, builder: Builder) -> Value:
     """The identity matrix of an axis."""
     return builder.emit("identity", type=along((axis, axis)))
-
-
-def no_total(function: str, span: Span, report: Report) -> None:
-    """Report a reduction over all tensors that is neither a sum nor a mean."""
-    report.error(
-        "over",
-        f"`{function}` is not taken over all tensors",
-        span,
-        label="only sums and means are",
-        hint="the largest number of a matrix is `max(x)`, and that of a row `max(x over cols)`",
-    )

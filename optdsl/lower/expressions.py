@@ -164,9 +164,6 @@ class Lowering(Emission):
             return self._emit(row.opcode, arguments, span, frame)
         if not reduces or axis not in {*axes.OVER, *self._scope.axes, "matrix"}:
             return None
-        if axis == axes.ALL and extremum:
-            axes.no_total(name, frame.site or span, self._report)
-            return None
         x = self._expression(arguments[0], frame)
         if x is None:
             return None

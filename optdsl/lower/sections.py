@@ -12,7 +12,7 @@ from dataclasses import replace
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import TABLE
+from optdsl.ir.ops import NEUTRAL, TABLE
 from optdsl.ir.program import Operation, Program, State, Value, upstream
 from optdsl.ir.sections import KINDS, OTHERWISE
 from optdsl.ir.types import Type
@@ -312,19 +312,21 @@ class _Join:
                 (argument,) = part.operations[found[0]].arguments
                 having[number] = self._copied(number, argument)
         kinds = {self._builder[v].type for v in having.values()}
+        combined = TABLE[operation.opcode].combined
         if len(kinds) > 1:
             # What extends along other axes in another section is added up first.
-            having = {n: self._summed(v) for n, v in having.items()}
+            having = {n: self._summed(v, combined) for n, v in having.items()}
         if len(having) < len(self._parts):
-            nothing = self._builder.constant(0.0)
+            nothing = self._builder.constant(NEUTRAL[combined])
             having |= {n: nothing for n in range(len(self._parts)) if n not in having}
         found_sum = self._among(dict(sorted(having.items())))
         self._making.pop()
         self._sums[name] = self._builder.copy(operation, (found_sum,))
         return self._sums[name]
 
-    def _summed(self, value: Value) -> Value:
-        return self._builder.emit("sum", value) if self._builder[value].type.spans else value
+    def _summed(self, value: Value, combined: str) -> Value:
+        reduction = "sum" if combined == "add" else "max_matrix"
+        return self._builder.emit(reduction, value) if self._builder[value].type.spans else value
 
     def _equation(self, number: int, name: str) -> Value:
         """An equation of a section: one for all sections that have it, if the types agree."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
-from optdsl.ir.ops import COMPARE, TABLE
+from optdsl.ir.ops import COMPARE, NEUTRAL, TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import is_stacked, of_matrices
 from optdsl.ir.types import Extent
@@ -109,10 +109,12 @@ def specialize(program: Program, section: int) -> Program:
     def choose(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
         if operation.opcode == "section":
             return builder.constant(number)
-        whole = operation.opcode == "sum" or TABLE[operation.opcode].stage is Stage.TOTAL
+        row = TABLE[operation.opcode]
+        whole = operation.opcode in {"sum", "max_matrix"} or row.stage is Stage.TOTAL
         if whole and builder[x[0]].type.extent <= Extent.SHARED:
-            # A sum over the tensors of other sections, to which this one adds nothing.
-            return builder.constant(0.0)
+            # A total over the tensors of other sections, to which this one adds nothing.
+            largest = operation.opcode == "max_matrix" or row.combined == "max"
+            return builder.constant(NEUTRAL["max" if largest else "add"])
         if operation.opcode in _OF_MATRIX and not matrices:
             # Where a tensor is no stack of matrices.
             return builder.emit(_OF_MATRIX[operation.opcode], *x)

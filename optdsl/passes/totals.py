@@ -8,12 +8,15 @@ numbers are the host's, in double precision. Every backend runs the stages as it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from optdsl.ir.builder import Builder
 from optdsl.ir.domain import EVERYTHING
-from optdsl.ir.ops import TOTALS
+from optdsl.ir.host import maximum
+from optdsl.ir.ops import NEUTRAL, TABLE, TOTALS
 from optdsl.ir.program import Hyper, Program, State, Value, upstream
 from optdsl.ir.types import SCALAR, Extent
 from optdsl.passes.eliminate_dead import eliminate_dead
@@ -22,6 +25,8 @@ from optdsl.passes.specialize import specialize
 # The prefixes of the hyperparameters that stand for totals, for shared states, and for whether an
 # input is given.
 TOTAL, SHARED, GIVEN = "total/", "shared/", "given/"
+# What the name of a total ends with that is not a sum, but the largest number.
+_LARGEST = "/max"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,22 @@ class Staged:
         return tuple(sorted(n for n in names if not n.startswith((TOTAL, SHARED, GIVEN))))
 
 
+def combines(name: str) -> str:
+    """What makes one number of two parts of a total: "add", or "max"."""
+    return "max" if name.endswith(_LARGEST) else "add"
+
+
+def combined(name: str, parts: Iterable[float]) -> float:
+    """A total of its parts, those of tensors, kinds or ranks; of none, what adds nothing.
+
+    Args:
+        name: of the total, or of another sum over ranks.
+        parts: the parts.
+    """
+    function = maximum if combines(name) == "max" else operator.add
+    return functools.reduce(function, parts, NEUTRAL[combines(name)])
+
+
 def staged(program: Program) -> Staged | None:
     """The stages of a rule; None for a rule without any, as most are.
 
@@ -72,7 +93,7 @@ def staged(program: Program) -> Staged | None:
     new: list[Value] = []
     levels: dict[Value, int] = {}
     summed: list[tuple[str, Value, int]] = []
-    known: dict[Value, int] = {}
+    known: dict[tuple[str, Value], int] = {}
     for operation in program.operations:
         arguments = tuple(new[a] for a in operation.arguments)
         level = max((levels[a] for a in arguments), default=0)
@@ -80,9 +101,11 @@ def staged(program: Program) -> Staged | None:
             name = f"{GIVEN}{operation.attribute}"
             value = builder.emit("hyper", attribute=name, hint=operation.hint)
         elif operation.opcode in TOTALS:
-            # Equal sums in different places are one.
-            place = known.setdefault(arguments[0], len(summed))
+            # Equal totals in different places are one.
+            place = known.setdefault((operation.opcode, arguments[0]), len(summed))
             name = f"{TOTAL}{place}"
+            if TABLE[operation.opcode].combined == "max":
+                name += _LARGEST
             if place == len(summed):
                 summed.append((name, arguments[0], level))
             value = builder.emit("hyper", attribute=name, hint=f"total_{place}")
@@ -145,10 +168,11 @@ def _unguarded(program: Program, roots: Sequence[Value], name: str) -> bool:
 def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
     """The program that measures some totals, which changes nothing else."""
     builder = Builder(step.operations)
-    sections = {name: _sections(step, x) for name, x in summed}
+    sections = {name: _sections(step, x, NEUTRAL[combines(name)]) for name, x in summed}
     totals = []
     for name, x in summed:
-        part = builder.emit("sum", x) if builder[x].type.spans else x
+        reduction = "sum" if combines(name) == "add" else "max_matrix"
+        part = builder.emit(reduction, x) if builder[x].type.spans else x
         zero = builder.constant(0.0)
         totals.append(State(name, SCALAR, zero, part, sections=sections[name]))
     behind = upstream(builder.operations, [s.next for s in totals])
@@ -176,14 +200,14 @@ def _measure(step: Program, summed: Sequence[tuple[str, Value]]) -> Program:
     )
 
 
-def _sections(step: Program, summed: Value) -> tuple[int, ...]:
+def _sections(step: Program, summed: Value, neutral: float) -> tuple[int, ...]:
     """The sections whose tensors add something to a total; () for all."""
     alone = replace(step, states=(), tangents=(), evaluation=None, parameter=summed)
 
     def adds(section: int) -> bool:
         found = specialize(alone, section)
         operation = found.operations[found.parameter]
-        return operation.opcode != "constant" or operation.attribute != 0.0
+        return operation.opcode != "constant" or operation.attribute != neutral
 
     found = tuple(n for n in range(len(step.sections)) if adds(n))
     return () if len(found) == len(step.sections) else found

@@ -158,6 +158,7 @@ class _Kinds:
             if value is None:
                 found.append(None)
                 continue
-            (argument,) = program.operations[value].arguments
-            found.append((program.type(argument), *forms(at, [argument], keys)))
+            total = program.operations[value]
+            (argument,) = total.arguments
+            found.append((total.opcode, program.type(argument), *forms(at, [argument], keys)))
         return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from .ranks import BACKENDS, close, network, on_ranks, train, values
 
 pytestmark = pytest.mark.slow
 
-RULES = {"prodigy": {"d0": 1e-3}, "adamw with clip(limit = 0.05)": {"lr": 0.02}}
+RULES = {
+    "prodigy": {"d0": 1e-3},
+    "adamw with clip(limit = 0.05)": {"lr": 0.02},
+    str(Path(__file__).parent / "largest.opt"): {"lr": 0.02},
+}
 STEPS = 6
 
 

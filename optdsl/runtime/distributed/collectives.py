@@ -15,6 +15,7 @@ torch.distributed uses.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optdsl.passes.totals import combined
 from optdsl.runtime.core.tasks import HyperGradients
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def over_ranks(
         others = {k: v for k, v in sums.items() if not k.startswith(prefix)}
         if torch.distributed.get_rank() == ranks[0]:
             for key in [key for key in keys if key in others]:  # sums over replicas
-                own[key] = own.get(key, 0.0) + others[key]
+                own[key] = combined(key, [*([own[key]] if key in own else []), others[key]])
         total, counts = _added(own, counts, keys, group_of(meshes[ranks]))
         sums = {k: v for k, v in others.items() if k.startswith(_SHARDS)} | total
     if process_group is not None:
@@ -111,7 +113,11 @@ def _added(
     row = [*(sums.get(name, 0.0) for name in names), *found, *map(float, taken)]
     columns = list(zip(*gathered(row, group), strict=True))
     values, present = columns[: len(names)], columns[len(names) : 2 * len(names)]
-    total = {n: sum(v) for n, v, p in zip(names, values, present, strict=True) if any(p)}
+    total = {
+        name: combined(name, itertools.compress(parts, found))
+        for name, parts, found in zip(names, values, present, strict=True)
+        if any(found)
+    }
     return total, [int(max(counts)) for counts in columns[2 * len(names) :]]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from optdsl.ir.evaluate import Uniforms
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import added
-from optdsl.passes.totals import SHARED, Staged
+from optdsl.passes.totals import SHARED, Staged, combined, combines
 from optdsl.runtime.core.owned_numbers import counts, made, number_of
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import PLAIN, HyperGradients, ParameterTask
@@ -90,13 +90,13 @@ class _Plain:
         measured = [state[name] for state in states if name in state]
         memory, parts = self.parts.get(name, (None, []))
         if not measured:
-            return 0.0
+            return combined(name, ())
         if memory is None or not all(map(operator.is_, measured, parts)):
             # One for each tensor, or of a stack for each matrix.
             if any(x.ndim for x in measured):
-                measured = [x.sum() for x in measured]
+                measured = [_reduced(name, x) for x in measured]
             memory = torch.stack(measured)
-        return float(memory.sum(dtype=torch.float64))
+        return float(_reduced(name, memory))
 
 
 def begin(optimizer: LearningOptimizer, hypers: Sequence[dict[str, float]]) -> None:
@@ -158,10 +158,11 @@ def measure(optimizer: LearningOptimizer, parts: Sequence[Part]) -> None:
                 group = optimizer.param_groups[place if part.group is None else part.group]
                 known = optimizer._known.get(StepCache, level, number, place)
                 for name, value in _measured(optimizer, level, pairs, values, group, known):
-                    sums[name] = sums.get(name, 0.0) + value
+                    own = [sums[name]] if name in sums else []
+                    sums[name] = combined(name, [*own, value])
         if optimizer.process_group is not None or is_spread(optimizer.param_groups):
             (sums,), _ = over_ranks([sums], [], names, held, optimizer.process_group)
-        found = {name: sums.get(name, 0.0) for name in names}
+        found = {name: sums.get(name, combined(name, ())) for name in names}
         for part in parts:
             for _, values in part.work:
                 values.update(found)
@@ -294,9 +295,9 @@ def _sums(
         engine.advance(some, known.get(StepCache, level, id(engine)))
         for name in which.totals:
             # One for each tensor, or of a stack for each matrix; none of one without elements.
-            measured = [task.state[name].sum() for task in some if name in task.state]
+            measured = [_reduced(name, task.state[name]) for task in some if name in task.state]
             if measured:
-                yield start + name, float(torch.stack(measured).double().sum())
+                yield start + name, float(_reduced(name, torch.stack(measured).double()))
 
 
 def _whole_state(optimizer: LearningOptimizer, which: Measure, parameter: Tensor) -> dict[str, Any]:
@@ -313,6 +314,13 @@ def _whole_state(optimizer: LearningOptimizer, which: Measure, parameter: Tensor
             name: torch.zeros((), dtype=_dtype(parameter), device=device) for name in which.totals
         }
     return found
+
+
+def _reduced(name: str, parts: Tensor) -> Tensor:
+    """A total of its parts, of which there are some."""
+    if combines(name) == "max":
+        return parts.amax()
+    return parts.sum(dtype=torch.float64) if parts.ndim == 1 else parts.sum()
 
 
 def _plain(x: Any) -> Tensor:
