@@ -293,17 +293,13 @@ def test_a_rule_is_modified_and_blended(rule: str, backend: str) -> None:
     own = {h.name: h.default for h in program.hypers}
     modified = loaded(f"{rule} with clip_value(limit = 1e9)", backend, verify=False, learn=False)
     pairs: list[tuple[Any, dict[str, float]]] = [(modified, {})]
-    if program.axes:
-        with pytest.raises(SpecError, match="declares axes"):
-            optdsl.blend(rule, "adam", backend=backend)
-    else:
-        blended = optdsl.blend(rule, partner(rule), backend=backend, learn=False)
-        weights = blended.compiled.program.simplexes[0]
-        pairs.append((blended, dict(zip(weights.hypers, (1.0, 0.0), strict=True))))
-        # A shared hyperparameter has one default.
-        shared = {h.name: h.default for h in blended.compiled.program.hypers}
-        members = {h for v in program.simplexes for h in v.hypers}
-        own |= {name: shared[name] for name in own.keys() & shared.keys() - members}
+    blended = optdsl.blend(rule, partner(rule), backend=backend, learn=False)
+    weights = blended.compiled.program.simplexes[0]
+    pairs.append((blended, dict(zip(weights.hypers, (1.0, 0.0), strict=True))))
+    # A shared hyperparameter has one default.
+    shared = {h.name: h.default for h in blended.compiled.program.hypers}
+    members = {h for v in program.simplexes for h in v.hypers}
+    own |= {name: shared[name] for name in own.keys() & shared.keys() - members}
     expected = trained(loaded(rule, backend, learn=False), rule, dtype, own)
     for cls, corner in pairs:
         hypers = own | corner if cls is modified else corner
