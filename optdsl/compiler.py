@@ -16,6 +16,7 @@ from dataclasses import replace
 from optdsl.artifact import Artifact, Target
 from optdsl.backends.base import DTYPES, Backend, SourceModule, check_backend
 from optdsl.backends.c import CBackend
+from optdsl.backends.capabilities import compiled_backends
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.triton import TritonBackend
 from optdsl.diagnostics import Source, render
@@ -24,8 +25,7 @@ from optdsl.elaboration import Elaboration, Remark, Stores
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
-from optdsl.ir.sections import of_matrices
-from optdsl.ir.storage import compiles, stored
+from optdsl.ir.storage import stored
 from optdsl.ir.verify import verify
 from optdsl.learn_option import LearnOption
 from optdsl.learning import Block, Coefficient, scalarized
@@ -83,9 +83,8 @@ def emit(
     mark = "//" if backend == "c" else "#"
     texts = []
     for title, part in divided:
-        what = "matrices" if of_matrices(part.kind) else "largest and smallest numbers"
-        text = f"{mark} The {backend} backend takes no {what}; eager code runs here.\n"
-        if BACKENDS[options.backend].matrices or (compiles(part) and not of_matrices(part.kind)):
+        text = f"{mark} The {backend} backend does not run this part; eager code does.\n"
+        if options.backend in {"eager", *compiled_backends(part)}:
             text = artifact(part, target).module.text
         texts.append(f"{mark} --- {title} ---\n\n{text}")
     return SourceModule(selected.name, options.backend, "\n\n".join(texts), {})
@@ -217,7 +216,7 @@ def artifact(program: Program, target: Target) -> Artifact:
 
 
 def _planned(program: Program, target: Target) -> Plan:
-    kinds = BACKENDS[target.backend].plans
+    kinds = BACKENDS[target.backend].plans(program)
     # What a codec rounds cannot be computed again, nor tangents from it.
     return cheapest(plans(program, target.rounded, ("stored",) if stored(program) else kinds))
 

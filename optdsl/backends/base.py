@@ -137,12 +137,9 @@ class Backend(Protocol):
     """A way to spell kernels in some language."""
 
     name: str
-    plans: tuple[Kind, ...]
-    """The kinds of plans for tangents that it supports."""
-    matrices: bool
-    """Whether it runs programs whose tensors are read as matrices."""
-    draws: bool
-    """Whether it draws random numbers, and stores states by codecs."""
+
+    def plans(self, program: Program) -> tuple[Kind, ...]:
+        """The kinds of plans for tangents that it supports for a program of one section."""
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str, order: str = "overlapped"

@@ -42,9 +42,6 @@ class EagerBackend:
     """Emits plain torch code."""
 
     name = "eager"
-    plans: tuple[Kind, ...] = ("stored",)
-    matrices = True
-    draws = True
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
@@ -58,6 +55,11 @@ class EagerBackend:
         text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
         entries = {f.entry.name: f.entry for f in functions}
         return SourceModule(program.name, "python", text + "\n", entries)
+
+    @staticmethod
+    def plans(program: Program) -> tuple[Kind, ...]:
+        """Tangents are states."""
+        return ("stored",)
 
     @staticmethod
     def spellings() -> frozenset[str]:

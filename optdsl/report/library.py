@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from optdsl import resources
+from optdsl.backends.capabilities import compiled_backends
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program
 from optdsl.ir.sections import name_of, of_matrices
-from optdsl.ir.storage import compiles, draws, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.passes.totals import staged
@@ -42,7 +42,6 @@ KINDS = {
 }
 # A modifier is applied to the first of these rules that has its slots, where its row needs one.
 _BASES = ("adamw", "muon")
-_COMPILED = ("c", "triton")
 
 
 @dataclass(frozen=True)
@@ -312,14 +311,9 @@ def _parts(program: Program, without: Mapping[str, int]) -> tuple[Part, ...]:
 
 def _runs_on(program: Program) -> tuple[str, ...]:
     """The backends that run a program of one section; the engines decide the same."""
-    learned = [x.signal for x in program.learned]
-    eager = of_matrices(program.kind) or "cosine" in learned or not compiles(program)
     # States that lag by a step cannot be summed over before it is completed.
-    late = learned and staged(program) is not None
-    if eager or late:
-        return ("eager",)
-    coded = draws(program) or stored(program)
-    return ("eager", *(name for name in _COMPILED if name == "c" or not coded))
+    late = program.learned and staged(program) is not None
+    return ("eager",) if late else ("eager", *compiled_backends(program))
 
 
 def _size(row: Row) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from optdsl.backends.capabilities import COMPILED, compiled_backends
 from optdsl.diagnostics import Source
 from optdsl.differentiate import held
 from optdsl.ir.domain import spell, spell_in
 from optdsl.ir.ops import DRAWS
 from optdsl.ir.program import Operation, Program, State
-from optdsl.ir.sections import OTHERWISE, of_matrices
+from optdsl.ir.sections import OTHERWISE, name_of, of_matrices
 from optdsl.ir.storage import added, stored
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
@@ -47,7 +48,7 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     if program.learned:
         blocks.append(["Learned by hyper-gradient descent", *_learned(program)])
     blocks.append(_states(program, declaration, separate))
-    blocks += _eager(program)
+    blocks += _eager(program) or _compiled(program)
     claims = [statement(s) for s in declaration.statements if isinstance(s, ast.Claim)]
     if claims:
         lines = [line for claim in claims for line in _wrapped(claim, "    ")]
@@ -192,6 +193,30 @@ def _eager(program: Program) -> list[list[str]]:
         where = "C runs this on the CPU, and PyTorch code for matrices and on GPUs"
     text = f"{', and '.join(found)}: {where}."
     return [textwrap.wrap(text[0].upper() + text[1:], WIDTH)]
+
+
+# Where compiled code runs, by backend.
+_PLACES = {"c": "C on the CPU", "triton": "Triton on GPUs"}
+
+
+def _compiled(program: Program) -> list[list[str]]:
+    """What is compiled of the sections of a rule; nothing where it is all of them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for number, kind in enumerate(program.sections):
+        found[name_of(kind)] = compiled_backends(in_kind(program, program.sections, number))
+    if set(found.values()) <= {COMPILED}:
+        return []
+    rows = [
+        (kind, ", ".join([*(_PLACES[b] for b in own), *_elsewhere(own)]))
+        for kind, own in found.items()
+    ]
+    return [['Where steps run (`backend="auto"`)', *table(rows)]]
+
+
+def _elsewhere(own: tuple[str, ...]) -> list[str]:
+    if own == COMPILED:
+        return []
+    return ["PyTorch code elsewhere" if own else "PyTorch code"]
 
 
 def _draws(operation: Operation) -> bool:

@@ -10,14 +10,16 @@ of threads. The file knows nothing of shapes, of how many tensors there are, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.c.coding import WIDENED, coding, drawing
 from optdsl.backends.c.driver import driver
 from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
 from optdsl.backends.c.functions import Functions
+from optdsl.backends.c.matrices import helpers, kernels_of, matrix_kernel
 from optdsl.ir.program import Program
+from optdsl.ir.sections import of_matrices
 from optdsl.plan import KINDS, Kind
 from optdsl.schedule import Kernel, Role
 
@@ -96,30 +98,44 @@ class CBackend:
     """Emits C for the processor."""
 
     name = "c"
-    plans: tuple[Kind, ...] = KINDS
-    matrices = False
-    draws = True
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
+        if of_matrices(kernels[Role.STEP].program.kind):
+            return _of_matrices(kernels, dtype)
         emitted = [Functions(kernel, dtype) for kernel in needed_kernels(kernels, order)]
         program = kernels[Role.STEP].program
         texts = [driver(functions) for functions in emitted]
         slots = 2 + max(len(f.entry.states) for f in emitted)
-        text = "\n".join([_header(program, dtype, slots, emitted), *texts])
+        double, drawn = emitted[0].storage.double, any(f.entry.draws for f in emitted)
+        text = "\n".join([_header(program, dtype, slots, double, drawn), *texts])
         return SourceModule(program.name, "c", text, {f.entry.name: f.entry for f in emitted})
+
+    @staticmethod
+    def plans(program: Program) -> tuple[Kind, ...]:
+        """Those with all tangents; where tensors are read as matrices, they are states."""
+        return ("stored",) if of_matrices(program.kind) else KINDS
 
     spellings = staticmethod(spelled_operations)
 
 
-def _header(program: Program, dtype: str, slots: int, emitted: Sequence[Functions]) -> str:
+def _of_matrices(kernels: Mapping[str, Kernel], dtype: str) -> SourceModule:
+    """The file of a rule whose tensors are read as matrices."""
+    emitted = [matrix_kernel(kernel, dtype) for kernel in kernels_of(kernels)]
+    program = kernels[Role.STEP].program
+    slots = 2 + max(len(entry.states) for _, entry in emitted)
+    header = _header(program, dtype, slots, dtype == "float64", drawn=False)
+    texts = [header, helpers(), *(text for text, _ in emitted)]
+    entries = {entry.name: entry for _, entry in emitted}
+    return SourceModule(program.name, "c", "\n".join(texts), entries)
+
+
+def _header(program: Program, dtype: str, slots: int, double: bool, drawn: bool) -> str:
     # A citation is text, and must not end the comment.
     lines = [line.replace("*/", "* /") for line in (program.name, *program.documentation)]
-    double = emitted[0].storage.double
     kind, size = ("double", 8) if double else ("float", 4)
-    drawn = any(f.entry.draws for f in emitted)
     origin = " const int64_t *origin;" if drawn else ""
     wide = double and dtype != "float64"
     return "\n".join(

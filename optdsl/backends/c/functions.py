@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optdsl.backends.base import entry_point
+from optdsl.backends.base import EntryPoint, entry_point
 from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
 from optdsl.backends.c.finite import finite
@@ -50,9 +50,11 @@ class Functions:
                 block = Chunked(self.values, self.entry, number, loop, self.finite)
             parts.append(block.text())
         self.finals()  # say what they need of the row, too
-        uniform = [self._uniform_function(self.values, "uniform", "u")]
+        uniform = [uniform_function(self.values, self.entry, "uniform", "u")]
         if self.finite is not None:
-            uniform.append(self._uniform_function(self.finite, "finite", "q"))
+            uniform.append(
+                uniform_function(self.finite, self.entry, "finite", "q", self.values.kernel)
+            )
         if self.counters:
             head = f"RARE static int {self.kernel.name}_counted(const double *u)"
             finite = " && ".join(f"fabs({text}) <= DBL_MAX" for text in self.counters)
@@ -95,25 +97,6 @@ class Functions:
         counter = self.values.counter(stream.counter)
         return f"drawn_alone({stream.numbers}, {origin}, {stream.name}, {counter})"
 
-    def _uniform_function(self, values: Values, name: str, row: str) -> str:
-        order = ("t", *self.entry.hypers)
-        lines = [f"(void)hypers, (void){row};"]
-        for value in values.stored_uniforms if values is self.values else ():
-            values.place(values.name(value))
-        for value in values.kernel.uniform:
-            operation = values.operation(value)
-            if TABLE[operation.opcode].stage is Stage.HOST:
-                place = order.index(str(operation.attribute or "t"))
-                lines.append(f"const double {values.name(value)} = hypers[{place}];")
-            elif operation.opcode != "constant":
-                lines += values.assigned(value, "double")
-        lines += values.share_lines()
-        if "t_COUNTER" in values.places:
-            lines.append("const double t_COUNTER = hypers[0];")
-        lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
-        head = f"RARE static void {self.kernel.name}_{name}(const double *hypers, double *{row})"
-        return braced(head, lines)
-
     def _scalar_function(self, number: int, loop: Loop) -> str:
         values = self.values
         lines = ["(void)x, (void)u;"]
@@ -138,3 +121,35 @@ class Functions:
             lines.append(f"{values.location(value)} = {name};")
         head = f"static void {self.kernel.name}_scalars{number}"
         return braced(f"{head}(const tensor *x, const double *u, double *s)", lines)
+
+
+def uniform_function(
+    values: Values, entry: EntryPoint, name: str, row: str, of: Kernel | None = None
+) -> str:
+    """The function that computes the uniform values of a row, as far as something asks for them.
+
+    Args:
+        values: the values of the kernel.
+        entry: its entry point.
+        name: the last part of the function's name.
+        row: the name of the row of uniform numbers.
+        of: the kernel in whose place it stands, if it stands in the place of another.
+    """
+    order = ("t", *entry.hypers)
+    lines = [f"(void)hypers, (void){row};"]
+    for value in values.stored_uniforms if of is None else ():
+        values.place(values.name(value))
+    for value in values.kernel.uniform:
+        operation = values.operation(value)
+        if TABLE[operation.opcode].stage is Stage.HOST:
+            place = order.index(str(operation.attribute or "t"))
+            lines.append(f"const double {values.name(value)} = hypers[{place}];")
+        elif operation.opcode != "constant":
+            lines += values.assigned(value, "double")
+    lines += values.share_lines()
+    if "t_COUNTER" in values.places:
+        lines.append("const double t_COUNTER = hypers[0];")
+    lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
+    kernel = (of or values.kernel).name
+    head = f"RARE static void {kernel}_{name}(const double *hypers, double *{row})"
+    return braced(head, lines)

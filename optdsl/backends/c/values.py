@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from optdsl.backends.c.expressions import RESERVED, identifier, literal, power, spell
 from optdsl.backends.c.storage import Storage, Stream
@@ -27,11 +28,13 @@ class Values(NamedValues):
     """
 
     _SHARING = frozenset({Extent.TENSOR})
+    _RESERVED: ClassVar[frozenset[str]] = RESERVED
 
     def __init__(self, kernel: Kernel, storage: Storage, buffers: Sequence[str]) -> None:
         """Name everything, as `NamedValues` does; `storage` says how it lies in memory."""
         double = storage.double
-        super().__init__(kernel, buffers, RESERVED, identifier, "x", None if double else "real")
+        single = None if double else "real"
+        super().__init__(kernel, buffers, self._RESERVED, identifier, "x", single)
         self._double = double
         self.storage = storage
 
@@ -45,6 +48,10 @@ class Values(NamedValues):
         if self.extent(value) is Extent.UNIFORM:
             return f"{row}[{self.place(self.name(value))}]"
         return f"s[{self.scalars.index(value)}]"
+
+    def inline(self, value: Value) -> bool:
+        """Whether a value is spelled where it is used: compilers vectorize conditions so best."""
+        return self.operation(value).type.condition and self.extent(value) is Extent.TENSOR
 
     def drawn(self, value: Value) -> bool:
         """Whether a value is drawn at random."""
@@ -74,8 +81,8 @@ class Values(NamedValues):
         operation, name = self.operation(value), self.name(value)
         if operation.opcode == "mix":
             return self._mix(value, kind)
-        if operation.type.condition and self.extent(value) is Extent.TENSOR:
-            return []  # spelled where it is used, for compilers vectorize that best
+        if self.inline(value):
+            return []
         kind_of_result = "int" if operation.type.condition else kind
         return [f"const {kind_of_result} {name} = {self._expression(value, kind)};"]
 
@@ -89,7 +96,7 @@ class Values(NamedValues):
             return f"{x[0]} * {x[1]}_PER"
         if operation.opcode == "where":
             condition = operation.arguments[0]
-            if self.extent(condition) is Extent.TENSOR:
+            if self.inline(condition):
                 x[0] = f"({self._expression(condition, kind)})"
             elif kind == "real" and self.extent(value) is Extent.TENSOR:
                 return f"chosen({', '.join(x)})"

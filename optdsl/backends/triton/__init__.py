@@ -20,6 +20,7 @@ from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions
+from optdsl.ir.program import Program
 from optdsl.plan import KINDS, Kind
 from optdsl.plan.keys import pending
 from optdsl.schedule import Kernel, Role
@@ -33,9 +34,6 @@ class TritonBackend:
     """Emits Triton, for GPUs."""
 
     name = "triton"
-    plans: tuple[Kind, ...] = KINDS
-    matrices = False
-    draws = False
 
     def emit(
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
@@ -80,6 +78,11 @@ class TritonBackend:
         text = "\n\n\n".join(["\n".join(header), *helpers("\n".join(texts)), *texts])
         entries = {f.entry.name: f.entry for f in emitted}
         return SourceModule(program.name, "python", f"{text}\n", entries)
+
+    @staticmethod
+    def plans(program: Program) -> tuple[Kind, ...]:
+        """All of them."""
+        return KINDS
 
     spellings = staticmethod(spelled_operations)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from optdsl.backends.base import EntryPoint, SourceModule
 
@@ -62,12 +62,24 @@ class Function:
         return dict(zip(self.entry.results, results, strict=True))
 
 
+class Runs(Protocol):
+    """A built entry point."""
+
+    @property
+    def entry(self) -> EntryPoint:
+        """What it takes and returns."""
+
+    @property
+    def __call__(self) -> Callable[..., dict[str, Any]]:
+        """See `Function`."""
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A built rule: how its states start, and its step."""
+    """A built rule: how its states start, and its step; both are called as a `Function` is."""
 
-    initialize: Function
-    step: Function
+    initialize: Runs
+    step: Runs
 
 
 def module(source: SourceModule) -> ModuleType:

@@ -26,7 +26,7 @@ class CEngine(PackedEngine):
             NoCompiler, BuildError: as `optdsl.runtime.build.library_cache.shared_library`.
         """
         super().__init__(artifact, torch.device("cpu"))
-        functions = _functions(self.module)
+        functions = functions_of(self.module)
         self._calls = {
             name: Call(entry, functions[name]) for name, entry in self.module.entries.items()
         }
@@ -50,7 +50,7 @@ class CEngine(PackedEngine):
         return self._calls[task.entry.name](len(task.works), table, rows, task.finish)
 
 
-def _functions(module: SourceModule) -> dict[str, Callable[..., int]]:
+def functions_of(module: SourceModule) -> dict[str, Callable[..., int]]:
     """The entry points of a module, built or from the cache."""
     library = shared_library(module.text, module.name)
     try:

@@ -52,6 +52,11 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def threads() -> int:
+    """How many threads a call may use."""
+    return 1 if _after_fork else torch.get_num_threads()
+
+
 class Rows:
     """The different rows of hyperparameters of a call: t, the others, those of a pending step."""
 
@@ -140,7 +145,7 @@ class Call:
             ctypes.c_int64(rows.count),
             ctypes.c_void_p(rows.values.buffer_info()[0]),
             ctypes.c_void_p(sums.buffer_info()[0]),
-            ctypes.c_int(1 if _after_fork else torch.get_num_threads()),
+            ctypes.c_int(threads()),
         )
         failed = 0
         try:

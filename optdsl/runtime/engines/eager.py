@@ -11,7 +11,7 @@ import torch
 from optdsl.artifact import Artifact
 from optdsl.learning import square_keys
 from optdsl.plan.keys import tangent
-from optdsl.runtime.build.python_modules import build
+from optdsl.runtime.build.python_modules import Rule, build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
@@ -43,11 +43,15 @@ class EagerEngine:
         self._storage = Storage(program)
         self._shapes = StateShapes(program)
         self.shape = Shape(self.plan)
-        self._rule = build(artifact.module)
+        self._rule = self._built(artifact)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))
         self._sums = (*self._tangents, *squares)
+
+    def _built(self, artifact: Artifact) -> Rule:
+        """The functions of a rule: how states start, and the step."""
+        return build(artifact.module)
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The dot products of the gradients with the stored tangents; one wait for the device."""

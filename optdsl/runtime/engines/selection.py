@@ -11,16 +11,18 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.artifact import Artifact, Target
+from optdsl.backends.capabilities import compiled_backends
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.storage import PARAMETER, compiles, draws, stored
+from optdsl.ir.storage import PARAMETER, stored
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
-from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype, cosines
+from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype
 from optdsl.runtime.distributed.boxes import is_boxed
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
+from optdsl.runtime.engines.matrices import MatrixEngine
 from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
 from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
@@ -63,14 +65,10 @@ class Engines:
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
-        # Compiled kernels have no norms of tangents, look for no largest number, and do not read
-        # tensors as matrices.
-        elementwise = not of_matrices(program.kind) and compiles(program)
-        self._compiles = backend != "eager" and not cosines(program) and elementwise
+        wanted = ("c", "triton") if backend == "auto" else (backend,)
+        self._backends = {name for name in compiled_backends(program) if name in wanted}
         codecs = stored(program)
         self._widens = PARAMETER in codecs and codecs[PARAMETER].widens
-        # Those of Triton draw nothing, and read and write states as they are computed.
-        self._codes = bool(draws(program) or codecs)
 
     def of(self, parameter: torch.Tensor) -> Engine:
         """The engine for a parameter.
@@ -123,20 +121,23 @@ class Engines:
 
     def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
         check_dtype(self.program.name, dtype)
-        if not self._compiles or (self._widens and dtype is torch.float64):
+        if not self._backends or (self._widens and dtype is torch.float64):
             return self.eager  # which says why no wider precision is there
         try:
-            if self.backend != "triton" and device.type == "cpu":
+            if "c" in self._backends and device.type == "cpu":
                 target = Target("c", NAMES[dtype], self._order)
-                return CEngine(self._compiled(self.program, target))
-            if self.backend != "c" and runs_on(device) and not self._codes:
+                made = self._compiled(self.program, target)
+                if of_matrices(self.program.kind):
+                    return MatrixEngine(made, lambda: self.eager, self.backend == "c")
+                return CEngine(made)
+            if "triton" in self._backends and runs_on(device):
                 check(device, self._compiled)
                 target = Target("triton", NAMES[dtype], self._order)
                 return TritonEngine(self._compiled(self.program, target), device)
         except (NoCompiler, BuildError, NoTriton) as trouble:
             if self.backend == "c" and isinstance(trouble, BuildError):
                 raise
-            self._compiles = False
+            self._backends.clear()
             warnings.warn(
                 f"{self.program.name} runs without compiled kernels, which is slower: {trouble}",
                 RuntimeWarning,
