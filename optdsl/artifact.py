@@ -43,12 +43,15 @@ class Artifact:
         program: the rule, differentiated.
         plan: how its steps and its hyper-gradients fit together.
         module: the source text of the kernels.
+        beside: that of the parts of steps that torch runs, between those of `module`; see
+            `optdsl.backends.interleaved`.
     """
 
     target: Target
     program: Program
     plan: Plan
     module: SourceModule
+    beside: SourceModule | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class BackHalf:
 
 def print_artifact(artifact: Artifact) -> str:
     """The plan and the module as JSON; the program and the target are in the key of the cache."""
-    return json.dumps([print_plan(artifact.plan), print_module(artifact.module)])
+    beside = None if artifact.beside is None else print_module(artifact.beside)
+    return json.dumps([print_plan(artifact.plan), print_module(artifact.module), beside])
 
 
 def parse_artifact(text: str, program: Program, target: Target) -> Artifact:
@@ -81,5 +85,6 @@ def parse_artifact(text: str, program: Program, target: Target) -> Artifact:
     Raises:
         ValueError, TypeError, LookupError, AttributeError: for anything else.
     """
-    plan, module = json.loads(text)
-    return Artifact(target, program, parse_plan(plan), parse_module(module))
+    plan, module, other = json.loads(text)
+    beside = None if other is None else parse_module(other)
+    return Artifact(target, program, parse_plan(plan), parse_module(module), beside)

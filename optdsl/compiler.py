@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.artifact import Artifact, Target
+from optdsl.backends import interleaved
 from optdsl.backends.base import DTYPES, Backend, SourceModule, check_backend
 from optdsl.backends.c import CBackend
+from optdsl.backends.c.passes import runs
 from optdsl.backends.capabilities import compiled_backends
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.triton import TritonBackend
@@ -25,6 +27,7 @@ from optdsl.elaboration import Elaboration, Remark, Stores
 from optdsl.ir.builder import MAX_OPERATIONS, TooManyOperations
 from optdsl.ir.derivatives import NoDerivative
 from optdsl.ir.program import Learned, Program
+from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import stored
 from optdsl.ir.verify import verify
 from optdsl.learn_option import LearnOption
@@ -85,9 +88,18 @@ def emit(
     for title, part in divided:
         text = f"{mark} The {backend} backend does not run this part; eager code does.\n"
         if options.backend in {"eager", *compiled_backends(part)}:
-            text = artifact(part, target).module.text
+            text = _text(artifact(part, target), mark)
         texts.append(f"{mark} --- {title} ---\n\n{text}")
     return SourceModule(selected.name, options.backend, "\n\n".join(texts), {})
+
+
+def _text(artifact: Artifact, mark: str) -> str:
+    """The text of an artifact; what torch runs between the parts of steps is in comments."""
+    if artifact.beside is None:
+        return artifact.module.text
+    lines = [f"{mark} {line}".rstrip() for line in artifact.beside.text.splitlines()]
+    title = f"{mark} PyTorch code that runs before, between and after these parts:"
+    return "\n".join([artifact.module.text, title, "", *lines, ""])
 
 
 def parts(program: Program) -> list[tuple[str, Program]]:
@@ -211,6 +223,8 @@ def artifact(program: Program, target: Target) -> Artifact:
     """
     planned = _planned(program, target)
     kernels = schedule(planned)
+    if target.backend == "c" and of_matrices(program.kind) and not runs(program):
+        return Artifact(target, program, planned, *interleaved.emit(kernels, target.dtype))
     module = BACKENDS[target.backend].emit(kernels, target.dtype, target.order)
     return Artifact(target, program, planned, module)
 

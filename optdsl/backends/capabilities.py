@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optdsl.backends.c.passes import runs
+from optdsl.backends.interleaved import interleaves
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import compiles, draws, stored
@@ -15,13 +16,15 @@ def compiled_backends(program: Program) -> tuple[str, ...]:
 
     Compiled kernels have no norms of tangents, and of tensors that are no matrices no maxima. Those
     of Triton draw nothing, and read and write states as they are computed, and so do those of C
-    that read tensors as matrices; the latter have no products and no factorizations.
+    that read tensors as matrices; the latter have all but what torch computes between them (see
+    `optdsl.backends.interleaved`), if that leaves anything.
     """
     if any(x.signal == "cosine" for x in program.learned):
         return ()
     coded = draws(program) or bool(stored(program))
     if of_matrices(program.kind):
-        return ("c",) if not coded and runs(program) else ()
+        found = not coded and (runs(program) or interleaves(program))
+        return ("c",) if found else ()
     if not compiles(program):
         return ()
     return ("c",) if coded else COMPILED

@@ -50,11 +50,7 @@ class EagerBackend:
         emitted = (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
         functions = [emit_function(kernels[name]) for name in emitted if name in kernels]
         program = next(iter(kernels.values())).program
-        bodies = [f.text for f in functions]
-        helpers = list(helpers_of(functions).values())
-        text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
-        entries = {f.entry.name: f.entry for f in functions}
-        return SourceModule(program.name, "python", text + "\n", entries)
+        return module_of(program, functions)
 
     @staticmethod
     def plans(program: Program) -> tuple[Kind, ...]:
@@ -80,6 +76,15 @@ class EmittedFunction:
     text: str
     entry: EntryPoint
     helpers: frozenset[str]
+
+
+def module_of(program: Program, functions: Sequence[EmittedFunction]) -> SourceModule:
+    """A module of some functions of a program."""
+    bodies = [f.text for f in functions]
+    helpers = list(helpers_of(functions).values())
+    text = "\n\n\n".join([_header(program, "\n".join([*helpers, *bodies])), *helpers, *bodies])
+    entries = {f.entry.name: f.entry for f in functions}
+    return SourceModule(program.name, "python", text + "\n", entries)
 
 
 def emit_function(

@@ -57,8 +57,8 @@ class MatrixPrinter(Printer):
         self, program: Program, hypers: Mapping[str, str], states: Mapping[str, str]
     ) -> None:
         super().__init__(program, hypers, states)
-        self._host = _on_host(program)
-        self._narrow = _in_bfloat16(program, self._host)
+        self._host = on_host(program)
+        self._narrow = in_bfloat16(program, self._host)
         self._sums: dict[Value, FusedProduct] = {}
         self.lifetimes: Lifetimes | None = None
         self.statement: Value | None = None
@@ -353,7 +353,7 @@ class MatrixPrinter(Printer):
         return self._at(x, level)
 
 
-def _on_host(program: Program) -> frozenset[Value]:
+def on_host(program: Program) -> frozenset[Value]:
     """The values that are numbers of the host: made of hyperparameters, `t` and lengths."""
     found: set[Value] = set()
     for index, operation in enumerate(program.operations):
@@ -368,7 +368,7 @@ def _on_host(program: Program) -> frozenset[Value]:
     return frozenset(found)
 
 
-def _in_bfloat16(program: Program, host: frozenset[Value]) -> frozenset[Value]:
+def in_bfloat16(program: Program, host: frozenset[Value]) -> frozenset[Value]:
     """The values that may be in bfloat16: made of such values and of numbers of the host."""
     found: set[Value] = set()
     for index, operation in enumerate(program.operations):

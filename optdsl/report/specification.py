@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from optdsl.backends.c.passes import runs
 from optdsl.backends.capabilities import COMPILED, compiled_backends
 from optdsl.diagnostics import Source
 from optdsl.differentiate import held
@@ -195,28 +196,25 @@ def _eager(program: Program) -> list[list[str]]:
     return [textwrap.wrap(text[0].upper() + text[1:], WIDTH)]
 
 
-# Where compiled code runs, by backend.
-_PLACES = {"c": "C on the CPU", "triton": "Triton on GPUs"}
-
-
 def _compiled(program: Program) -> list[list[str]]:
     """What is compiled of the sections of a rule; nothing where it is all of them."""
-    found: dict[str, tuple[str, ...]] = {}
-    for number, kind in enumerate(program.sections):
-        found[name_of(kind)] = compiled_backends(in_kind(program, program.sections, number))
-    if set(found.values()) <= {COMPILED}:
+    parts = [in_kind(program, program.sections, n) for n in range(len(program.sections))]
+    if all(compiled_backends(part) == COMPILED for part in parts):
         return []
-    rows = [
-        (kind, ", ".join([*(_PLACES[b] for b in own), *_elsewhere(own)]))
-        for kind, own in found.items()
-    ]
+    named = zip(map(name_of, program.sections), parts, strict=True)
+    rows = [(kind, _where(part)) for kind, part in named]
     return [['Where steps run (`backend="auto"`)', *table(rows)]]
 
 
-def _elsewhere(own: tuple[str, ...]) -> list[str]:
-    if own == COMPILED:
-        return []
-    return ["PyTorch code elsewhere" if own else "PyTorch code"]
+def _where(program: Program) -> str:
+    """Where the steps of a section run."""
+    found = compiled_backends(program)
+    if not found:
+        return "PyTorch code"
+    if found == COMPILED:
+        return "C on the CPU, Triton on GPUs"
+    own = "" if runs(program) else ", products between them by PyTorch"
+    return f"C on the CPU{own}; PyTorch code elsewhere"
 
 
 def _draws(operation: Operation) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import interpret
-from optdsl.runtime.engines.eager import EagerEngine
 from optdsl.runtime.engines.matrices import MatrixEngine
+from optdsl.runtime.engines.matrix_kernels import Interleaved
 
 EVERY_REDUCTION = """
 optimizer EveryReductionInC
@@ -212,10 +212,77 @@ def test_what_is_not_finite_stays_where_eager_code_has_it() -> None:
         assert torch.equal(found[0][1][name].isnan(), value.isnan()), name
 
 
-def test_products_and_large_narrow_matrices_are_eager_code() -> None:
+# Tensors that are not contiguous are copied when they are flattened.
+FLATTENED = """
+optimizer AroundProducts
+  "no paper: a test"
+
+hyper lr   = 0.1 in [0, 1]
+hyper beta = 0.7 in [0, 1]
+
+for flattened matrices
+
+state m = 0
+state old = 0
+state L : rows * rows = 0
+state c : cols = 0
+
+m'     = ema(m, g, beta)
+old'   = where(t == 2, L @ m, m)
+L'     = ema(L, g @ transpose(m'), beta)
+p      = (L' @ m') / (1 + norm(L'))
+c'     = ema(c, max(p over rows) + mean(theta over rows), beta)
+u      = p / sqrt(mean(p^2 over cols) + 1) + m' * c' - sign(old') * min(theta over cols)
+theta' = theta - lr * (transpose(L') @ u) / (1 + rms(u))
+
+otherwise
+
+theta' = theta - lr * g
+"""
+WITH_PRODUCTS = ["adamuon", "normuon with cautious", FLATTENED]
+
+
+@pytest.mark.parametrize("rule", WITH_PRODUCTS)
+def test_parts_in_c_around_products_take_the_steps_of_eager_code(rule: str) -> None:
+    shapes: list[tuple[int, ...]] = [(9, 14), (14, 9), (1, 6), (0, 3), *[(8, 8)] * 4]
+    shapes += [(4, 3, 2, 2)] * 3 if rule == FLATTENED else []
+    ours, own, _ = stepped(rule, "c", torch.float64, shapes)
+    theirs, others, _ = stepped(rule, "eager", torch.float64, shapes)
+    for x, y in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x.detach(), y.detach(), rtol=1e-9, atol=1e-11)
+        assert own.state[x].keys() == others.state[y].keys()
+        for name, value in others.state[y].items():
+            torch.testing.assert_close(own.state[x][name], value, rtol=1e-9, atol=1e-11)
+    engine: Any = own.compiled.parts.of(ours[0], own.param_groups[0]).of(ours[0])
+    assert type(engine._kernel) is Interleaved
+    resumed = [nn.Parameter(x.detach().clone()) for x in ours]
+    again = loaded(rule, "c")(resumed)
+    again.load_state_dict(copy.deepcopy(own.state_dict()))
+    for p, q in zip(ours, resumed, strict=True):
+        p.grad, q.grad = p.detach().cos(), q.detach().cos()
+    own.step()
+    again.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, resumed, strict=True))
+
+
+def test_coefficients_are_learned_around_products() -> None:
+    found = []
+    for backend in ("c", "eager"):
+        generator = torch.Generator().manual_seed(0)
+        p = nn.Parameter(randn(generator, (6, 9), torch.float64))
+        learn = {"lr": optdsl.Learn("sgd", lr=1e-3), "weight_decay": optdsl.Learn("sgd", lr=1e-3)}
+        optimizer = optdsl.load("normuon", backend=backend, learn=learn)([p])
+        for _ in range(4):
+            p.grad = randn(generator, (6, 9), torch.float64) + p.detach()
+            optimizer.step()
+        group = optimizer.param_groups[0]
+        found.append((group["lr"], group["weight_decay"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0] != (0.02, 0.0)
+
+
+def test_large_narrow_matrices_are_eager_code() -> None:
     narrow, square = nn.Parameter(torch.zeros(9000, 8)), nn.Parameter(torch.zeros(300, 300))
-    muon = optdsl.load("muon")([square])
-    assert type(muon.compiled.parts.of(square, muon.param_groups[0]).of(square)) is EagerEngine
     for backend, left in (("auto", True), ("c", False)):
         optimizer = optdsl.load("adafactor", backend=backend)([narrow, square])
         engine: Any = optimizer.compiled.parts.of(square, optimizer.param_groups[0]).of(square)

@@ -10,7 +10,7 @@ of threads. The file knows nothing of shapes, of how many tensors there are, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import SourceModule, needed_kernels
 from optdsl.backends.c.coding import WIDENED, coding, drawing
@@ -104,7 +104,7 @@ class CBackend:
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
         if of_matrices(kernels[Role.STEP].program.kind):
-            return _of_matrices(kernels, dtype)
+            return matrix_module(kernels_of(kernels), dtype)
         emitted = [Functions(kernel, dtype) for kernel in needed_kernels(kernels, order)]
         program = kernels[Role.STEP].program
         texts = [driver(functions) for functions in emitted]
@@ -121,10 +121,10 @@ class CBackend:
     spellings = staticmethod(spelled_operations)
 
 
-def _of_matrices(kernels: Mapping[str, Kernel], dtype: str) -> SourceModule:
-    """The file of a rule whose tensors are read as matrices."""
-    emitted = [matrix_kernel(kernel, dtype) for kernel in kernels_of(kernels)]
-    program = kernels[Role.STEP].program
+def matrix_module(kernels: Sequence[Kernel], dtype: str) -> SourceModule:
+    """The file of some kernels whose tensors are read as matrices."""
+    emitted = [matrix_kernel(kernel, dtype) for kernel in kernels]
+    program = kernels[0].program
     slots = 2 + max(len(entry.states) for _, entry in emitted)
     header = _header(program, dtype, slots, dtype == "float64", drawn=False)
     texts = [header, helpers(), *(text for text, _ in emitted)]

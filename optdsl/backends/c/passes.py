@@ -46,14 +46,15 @@ def reduction(program: Program, value: Value) -> Reduction | None:
         return None
     kind, _, along = operation.opcode.partition("_")
     of = program.type(operation.arguments[0]).spans
+    # Of a square matrix, the two axes are one by name.
+    if len(set(of)) < len(of) or not set(of) <= set(AXES) or of == AXES[::-1]:
+        raise NotImplementedError(operation.opcode)
     if along == "tensor":
         return Reduction(kind, of, STACK)
     if not of:
         raise NotImplementedError(operation.opcode)
     gone = {"first": of[:1], "last": of[-1:], "rows": ("rows",), "cols": ("cols",)}.get(along, of)
     left = tuple(axis for axis in of if axis not in gone)
-    if not set(of) <= set(AXES):
-        raise NotImplementedError(operation.opcode)
     return Reduction(kind, of, left[0] if left else MATRIX)
 
 
@@ -121,16 +122,20 @@ def runs(program: Program) -> bool:
     product or goes into one.
     """
     values = program.needed((*program.initial_values, *program.step_values))
-    for value in values:
-        operation = program.operations[value]
-        stage, kind = TABLE[operation.opcode].stage, operation.type
-        known = stage in _STAGES or operation.opcode in {"length", *RESTATED}
-        if not known or not set(kind.axes) <= set(AXES) or len(kind.axes) > 1:
-            return False
-        try:
-            reduction(program, value)
-        except NotImplementedError:
-            return False
+    return all(runs_value(program, value) for value in values)
+
+
+def runs_value(program: Program, value: Value) -> bool:
+    """Whether a value can be computed in a pass, or between passes."""
+    operation = program.operations[value]
+    stage, kind = TABLE[operation.opcode].stage, operation.type
+    known = stage in _STAGES or operation.opcode in {"length", *RESTATED}
+    if not known or not set(kind.axes) <= set(AXES) or len(kind.axes) > 1:
+        return False
+    try:
+        reduction(program, value)
+    except NotImplementedError:
+        return False
     return True
 
 
