@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optdsl.options import OptionError
     from optdsl.resources import UnknownSpecError
     from optdsl.runtime.torch_api.rank_consistency import check_ranks
+    from optdsl.specifications.search import SpecClashError
     from optdsl.specifications.sources import list_specs
     from optdsl.torch_states import from_torch, to_torch
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Learn",
     "OptionError",
+    "SpecClashError",
     "SpecError",
     "SpecWarning",
     "UnknownSpecError",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "Learn": "optdsl.learn_option",
     "OptionError": "optdsl.options",
+    "SpecClashError": "optdsl.specifications.search",
     "SpecError": "optdsl.diagnostics",
     "SpecWarning": "optdsl.diagnostics",
     "UnknownSpecError": "optdsl.resources",

@@ -12,6 +12,7 @@ from optdsl.classes import elaborate, optimizer_class
 from optdsl.diagnostics import Source, SpecWarning
 from optdsl.elaboration import summary
 from optdsl.options import check_keywords, compile_options
+from optdsl.specifications.search import Paths, searching
 from optdsl.specifications.sources import open_source
 
 if TYPE_CHECKING:
@@ -27,12 +28,15 @@ def load(
     learn: LearnOption = True,
     verify: bool = True,
     store: Mapping[str, str] | None = None,
+    path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
-    """Compile an optimizer of the library, or a ``.opt`` file.
+    """Compile an optimizer of the library, of another directory or package, or a ``.opt`` file.
 
     Args:
-        name: a name that `list_specs` lists, or the path of a ``.opt`` file.
+        name: a name that `list_specs` lists, or of a file in ``path``, in the directories of the
+            environment variable ``OPTDSL_PATH``, or of an installed package with specifications;
+            or the path of a ``.opt`` file.
         backend: how it runs. "eager" is plain torch, on every device; "c" is compiled kernels for
             the CPU, built by the system's C compiler when they are first needed; "triton" is
             kernels for the GPU; "auto" is the fastest that works for a parameter's device and
@@ -47,6 +51,8 @@ def load(
         store: how states, or the parameters, lie in memory, by name: ``{"m": "bfloat16"}``; in
             place of what the specification says. "states" stands for all states with a number for
             each element, row or column, and "theta" for the parameters.
+        path: a directory, or several, whose specifications are found by their names, here and by
+            the specification itself.
         **hypers: not accepted; hyperparameters are arguments of the class.
 
     Returns:
@@ -54,7 +60,8 @@ def load(
         by their names in the specification. The same arguments give the same class.
 
     Raises:
-        UnknownSpecError: (a LookupError) when the library has no such name.
+        UnknownSpecError: (a LookupError) when there is no such name.
+        SpecClashError: (a ValueError) when there are several of it, the library's included.
         OSError: when the file cannot be read.
         SpecError: (a ValueError) with every mistake of the specification.
         OptionError: (a ValueError) for an invalid value of an option.
@@ -64,7 +71,8 @@ def load(
         SpecWarning: for a valid specification with something doubtful.
     """
     check_keywords("load", hypers)
-    return _compile(open_source(name), backend, order, learn, verify, store)
+    with searching(path):
+        return _compile(open_source(name), backend, order, learn, verify, store)
 
 
 def compile(
@@ -75,11 +83,13 @@ def compile(
     learn: LearnOption = True,
     verify: bool = True,
     store: Mapping[str, str] | None = None,
+    path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
     check_keywords("compile", hypers)
-    return _compile(Source("<text>", text), backend, order, learn, verify, store)
+    with searching(path):
+        return _compile(Source("<text>", text), backend, order, learn, verify, store)
 
 
 def blend(
@@ -89,6 +99,7 @@ def blend(
     order: str = "overlapped",
     learn: LearnOption = True,
     store: Mapping[str, str] | None = None,
+    path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile a mixture of any rules: their updates with weights that are learned while training.
@@ -104,10 +115,11 @@ def blend(
         order: as of `load`.
         learn: as of `load`; the weights are called ``w``.
         store: as of `load`.
+        path: as of `load`.
         **hypers: as of `load`.
 
     Raises:
-        UnknownSpecError, OSError, SpecError, OptionError, TypeError: as `load`.
+        UnknownSpecError, SpecClashError, OSError, SpecError, OptionError, TypeError: as `load`.
 
     Warns:
         SpecWarning: for hyperparameters that the rules share and use in different places.
@@ -119,8 +131,9 @@ def blend(
         if not isinstance(rule, str | os.PathLike):
             wrong = type(rule).__name__
             raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
-    source = blend_source(rules, name)
-    return _compile(source, backend, order, learn, verify=True, store=store, composed=True)
+    with searching(path):
+        source = blend_source(rules, name)
+        return _compile(source, backend, order, learn, verify=True, store=store, composed=True)
 
 
 def _compile(

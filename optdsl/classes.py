@@ -25,6 +25,8 @@ from optdsl.runtime.build.artifact_cache import noted
 from optdsl.specifications.sources import (
     Recipe,
     RuleFiles,
+    elsewhere,
+    in_library,
     is_path,
     open_source,
     surroundings,
@@ -51,13 +53,14 @@ def elaborate(
 
         return compiler.elaborate(source, learn, verify, store)
 
-    wish, kept = _wish(learn), _stores(store)
+    kept = _stores(store)
+    try:
+        wish = _wish(learn)
+        named = [surroundings(open_source(path)) for path in wish[1]] if wish else []
+    except (OSError, ValueError):
+        wish = None  # the compiler says what is wrong
     if wish is None or kept is None:
         return make()
-    try:
-        named = [surroundings(open_source(path)) for path in wish[1]]
-    except (OSError, ValueError):
-        return make()  # which says what is wrong
     key = [
         json.dumps(surroundings(source)),
         f"learn={wish[0]} {verify=} {kept=}",
@@ -79,7 +82,8 @@ def _wish(learn: LearnOption) -> tuple[str, list[str]] | None:
         from optdsl import learn_option
 
         plain = learn_option.plain(learn)
-        paths = [how["rule"] for how in (plain or {}).values() if is_path(how["rule"])]
+        rules = [how["rule"] for how in (plain or {}).values()]
+        paths = [rule for rule in rules if is_path(rule) or elsewhere(rule, in_library(rule))]
     try:
         return None if plain is None else (json.dumps(plain), paths)
     except (TypeError, ValueError):

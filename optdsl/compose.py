@@ -17,7 +17,8 @@ from optdsl.ir.program import Program
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.options import OptionError
 from optdsl.specifications import library, sources
-from optdsl.specifications.sources import beside_of, folded
+from optdsl.specifications.search import folded
+from optdsl.specifications.sources import beside_of
 from optdsl.syntax.format import format
 from optdsl.syntax.parse import KEYWORDS, parse
 
@@ -51,16 +52,20 @@ def blend_source(
             raise OptionError(
                 f"{member} is listed twice; in a file, `use {member} as A, {member} as B` does that"
             )
+        near = beside.get(folded(member))
         if source.directory is None:
-            if near := beside.get(folded(member)):
+            if near:
                 raise OptionError(
                     f"a blend in {directory} would take {near[0]} for {member}, and not the "
                     f"library's; name that file, or write elsewhere"
                 )
         elif directory is not None and not os.path.samefile(directory, source.directory):
-            raise OptionError(
-                f"{source.name} is in another directory; a blend finds rules beside itself"
-            )
+            other = None if near else sources.elsewhere(member, sources.in_library(member))
+            if other is None or not os.path.samefile(other, source.name):
+                raise OptionError(
+                    f"{source.name} is in another directory; a blend finds rules beside itself, "
+                    f"and in the directories of --path, OPTDSL_PATH and packages"
+                )
         members[member] = source
     if near := beside.get(folded(LEARNER)):
         raise OptionError(

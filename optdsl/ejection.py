@@ -35,6 +35,7 @@ from optdsl.plan import plans
 from optdsl.plan.keys import is_added
 from optdsl.schedule import Kernel, Result, Role, evaluating, make_kernel, schedule
 from optdsl.specifications import library, sources
+from optdsl.specifications.search import Paths, searching
 
 if TYPE_CHECKING:
     from optdsl.runtime.torch_api.optimizer import CompiledOptimizer
@@ -49,6 +50,7 @@ def eject(
     learn: LearnOption = False,
     order: str = "overlapped",
     store: Mapping[str, str] | None = None,
+    path: Paths = None,
 ) -> str:
     """An optimizer as the text of one Python file that needs nothing but PyTorch.
 
@@ -63,19 +65,21 @@ def eject(
             by default.
         order: of a step and of what is learned from it, as of `load`.
         store: how states, or the parameters, lie in memory, as of `load`.
+        path: where specifications are found, too, as of `load`.
 
     Returns:
         The text of the file.
 
     Raises:
-        UnknownSpecError, OSError, SpecError: as `optdsl.load`.
+        UnknownSpecError, SpecClashError, OSError, SpecError: as `optdsl.load`.
         OptionError: (a ValueError) for a rule that needs more than the file could bring along:
             coefficients of single tensors, say.
     """
     order = compile_options("eager", order).order
     if not isinstance(rule, type):
-        source = sources.open_source(rule)
-        return _ejected(source, elaborate(source, learn, store=store), order)
+        with searching(path):
+            source = sources.open_source(rule)
+            return _ejected(source, elaborate(source, learn, store=store), order)
     found = elaboration_of(rule)
     if learn not in (True, False):
         raise OptionError(f"learn={learn!r}: {rule.__name__} says itself what it learns; give True")

@@ -69,7 +69,7 @@ def check_keywords(function: str, given: Mapping[str, object]) -> None:
         TypeError: for the first of them.
     """
     for name in given:
-        hint = nearest(name, {"backend", "order", "learn", "store"} - {name})
+        hint = nearest(name, {"backend", "order", "learn", "store", "path"} - {name})
         raise TypeError(
             f"{function} has no option {name!r}: "
             + (hint or f"give hyperparameters to the class, {function}(...)(params, {name}=...)")

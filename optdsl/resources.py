@@ -21,12 +21,14 @@ class UnknownSpecError(LookupError):
     Attributes:
         name: The name that was asked for.
         known: The names that exist, sorted.
+        troubles: A sentence about each directory that could not be searched.
     """
 
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(name, known)
+    def __init__(self, name: str, known: tuple[str, ...], troubles: tuple[str, ...] = ()) -> None:
+        super().__init__(name, known, troubles)
         self.name = name
         self.known = known
+        self.troubles = troubles
 
     def __str__(self) -> str:
         hint = nearest(self.name, self.known) or f"the specs are {', '.join(self.known)}"
@@ -36,7 +38,7 @@ class UnknownSpecError(LookupError):
             hint = f"did you mean {' '.join(words)!r}?"
         if Path(f"{self.name}.opt").is_file():
             hint = f"for the file write {self.name}.opt"
-        return f"no spec is named {self.name!r}: {hint}"
+        return f"no spec is named {self.name!r}: {'; '.join((hint, *self.troubles))}"
 
 
 def grammar_text() -> str:

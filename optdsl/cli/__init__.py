@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from optdsl import __version__
 from optdsl.cli import commands, texts, train
 from optdsl.cli.errors import UsageError
+from optdsl.options import OptionError
+from optdsl.specifications.search import searching
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,11 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        status = options.run(options)
+        with searching(options.path):
+            status = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except UsageError as error:
+    except (UsageError, OptionError) as error:
         print(f"optdsl {options.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -68,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     def files(help: str) -> None:
         command.add_argument("files", nargs="+", metavar="FILE", help=help)
 
+    def path() -> None:
+        command.add_argument("--path", action="append", metavar="DIR", help=_PATH)
+
     def flag(name: str, help: str, place: argparse._ActionsContainer | None = None) -> None:
         (place or command).add_argument(name, action="store_true", help=help)
 
@@ -79,11 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         help="only elementwise, norms, matrices, blend or modifier; may be given several times",
     )
     flag("--json", "print all that is known of them as JSON")
+    path()
     command.set_defaults(run=commands.list_)
 
     command = add("check", "find the mistakes of specifications; changes nothing", texts.CHECK)
     files("a .opt file, or - for the standard input")
     flag("--strict", "treat warnings as mistakes")
+    path()
     command.set_defaults(run=commands.check)
 
     command = add("show", "show what a specification says, and the code it becomes", texts.SHOW)
@@ -97,16 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     flag("--plan", "print the bytes of its state, and those that a step moves, instead", what)
     flag("--ir", "print the compiler's list of operations instead", what)
     flag("--no-learn", "show it with all coefficients fixed")
+    path()
     command.set_defaults(run=commands.show)
 
     command = add("fmt", "rewrite specifications in the canonical layout", texts.FMT)
     files("a .opt file, which is rewritten, or - to go from the standard input to the output")
     flag("--check", "change nothing; name the files that would change")
     flag("--diff", "change nothing; print what would change")
-    command.set_defaults(run=commands.format_)
+    command.set_defaults(run=commands.format_, path=None)
 
     command = add("verify", "prove or refute what specifications claim", texts.VERIFY)
     files("a name of the library, a .opt file, or a directory of .opt files")
+    path()
     command.set_defaults(run=commands.verify)
 
     command = add("blend", "make one specification of several, with learned weights", texts.BLEND)
@@ -118,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--name", metavar="NAME", help="name of the blend (default: the rules' names, joined)"
     )
     flag("--force", "replace the file of --output if it exists")
+    path()
     command.set_defaults(run=commands.blend)
 
     command = add("eject", "write an optimizer as one file that needs only PyTorch", texts.EJECT)
@@ -136,13 +147,16 @@ def _parser() -> argparse.ArgumentParser:
         "hyper-gradients, or before it (default: overlapped)",
     )
     flag("--force", "replace the file of --output if it exists")
+    path()
     command.set_defaults(run=commands.eject)
 
     summary = "train a small model on real text and compare optimizers"
     command = add("train", summary, train.DESCRIPTION, train.EPILOG)
     train.add_arguments(command)
+    path()
     command.set_defaults(run=train.run)
     return parser
 
 
-_RULE = "a name of the library, or a .opt file"
+_RULE = "a name of the library, of --path, OPTDSL_PATH or a package, or a .opt file"
+_PATH = "find the specifications in this directory, too; may be given several times"

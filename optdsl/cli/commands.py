@@ -19,24 +19,30 @@ from optdsl.words import counted
 
 
 def list_(options: argparse.Namespace) -> int:
-    """``optdsl list``: the table of the library, or the rows of some kinds."""
-    from optdsl.report.library import KINDS, as_json, listing, rows
+    """``optdsl list``: the table of all specifications that are found, or the rows of some kinds.
+
+    The exit status is 1 when there are some that cannot be listed, each with the reason.
+    """
+    from optdsl.report.library import KINDS, as_json, listing, others, rows
 
     for kind in options.kind or ():
         if kind not in KINDS:
             raise UsageError(f"there is no kind '{kind}'; the kinds are {', '.join(KINDS)}")
-    found = [row for row in rows() if not options.kind or row.kind in options.kind]
+    more, troubles = others()
+    found = [row for row in (*rows(), *more) if not options.kind or row.kind in options.kind]
+    for trouble in troubles:
+        print(f"optdsl list: {trouble}", file=sys.stderr)
     if options.json:
         print(as_json(found), end="")
-        return 0
+        return 1 if troubles else 0
     print(listing(found), end="")
     print(
         "\nB is bytes of state per parameter in float32, in eager code; of a modifier, what it\n"
         "adds to AdamW. Compiled code may keep less where something is learned: `optdsl show\n"
         "NAME --plan` tells. 4/8 is 4 for matrices and 8 for other tensors; + stands for states\n"
-        "of rows, columns or pairs of them."
+        "of rows, columns or pairs of them. Those without a file are the library's."
     )
-    return 0
+    return 1 if troubles else 0
 
 
 def check(options: argparse.Namespace) -> int:

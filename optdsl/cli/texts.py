@@ -2,8 +2,10 @@
 
 LIST = """\
 List the specifications of the library by kind, each with its bytes of state, its paper, what it
-learns and needs, where it runs, and what it is compared with in tests. Their names are what
-`optdsl show`, `optdsl train` and `optdsl.load` take."""
+learns and needs, where it runs, and what it is compared with in tests; and those of --path, of the
+directories in OPTDSL_PATH and of installed packages, each with its file. Their names are what
+`optdsl show`, `optdsl train` and `optdsl.load` take. The exit status is 1 when some cannot be
+listed; the reasons are printed."""
 
 CHECK = """\
 Find every mistake of every file, with its place and a hint, and say how many files were checked.

@@ -15,12 +15,13 @@ import textwrap
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optdsl import resources
 from optdsl.backends.capabilities import compiled_backends
+from optdsl.diagnostics import SpecError
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program
@@ -29,7 +30,7 @@ from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.passes.totals import staged
 from optdsl.report.specification import state_bytes
-from optdsl.specifications import library, sources
+from optdsl.specifications import library, references, search, sources
 from optdsl.syntax.parse import parse
 
 # The kinds of specifications, with what they are. The first that fits is a specification's own.
@@ -88,11 +89,14 @@ class Row:
     Attributes:
         name: what `optdsl.load` calls it.
         kind: of `KINDS`.
-        title: the first line of its documentation.
+        title: the first line of its documentation, which may be empty outside the library.
         learns: the hyperparameters that it learns.
         needs: what it asks of its user, or of the rule that it modifies.
         parts: its sections.
         references: what it is compared with.
+        origin: "library", or how its directory was found, as `optdsl.specifications.search.File`
+            says it.
+        file: the file, of a specification outside the library.
     """
 
     name: str
@@ -102,6 +106,8 @@ class Row:
     needs: tuple[str, ...]
     parts: tuple[Part, ...]
     references: tuple[Reference, ...]
+    origin: str = "library"
+    file: str = ""
 
 
 def rows() -> tuple[Row, ...]:
@@ -116,9 +122,33 @@ def rows() -> tuple[Row, ...]:
 
 def made() -> tuple[Row, ...]:
     """The table, made from the specifications."""
-    references = tomllib.loads(resources.references_text())
+    compared = tomllib.loads(resources.references_text())
     names = (*sources.list_specs(), *sources.list_modifiers())
-    return tuple(_row(name, tuple(map(_reference_of, references.get(name, ())))) for name in names)
+    return tuple(_row(name, tuple(map(_reference_of, compared.get(name, ())))) for name in names)
+
+
+def others() -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """The rows of specifications outside the library by name, and a sentence about each trouble.
+
+    Troubles are directories, packages and files that cannot be read, and names of several files.
+    """
+    found = search.everywhere()
+    made, troubles = [], list(found.troubles)
+    for name in sorted(found.files):
+        first = found.files[name][0]
+        try:
+            sources.elsewhere(first.name, sources.in_library(first.name), thorough=True)
+            row = _row(first.name, ())
+        except SpecError as error:
+            wrong = error.diagnostics[0]
+            told = f"{wrong.span.place}: {wrong.message}; `optdsl check` says more"
+            troubles.append(f"{first}: {told}")
+        except (OSError, ValueError) as error:
+            clash = isinstance(error, search.SpecClashError)
+            troubles.append(str(error) if clash else f"{first}: {error}")
+        else:
+            made.append(replace(row, origin=first.origin, file=first.place))
+    return tuple(made), tuple(troubles)
 
 
 def stored_text(found: Sequence[Row]) -> str:
@@ -163,11 +193,11 @@ def page(found: Sequence[Row]) -> str:
         out += ["| name | bytes | needs | backends | compared with | source |", "|" + "---|" * 6]
         for row in found:
             if row.kind == kind:
-                references = "; ".join(map(_reference, row.references))
+                compared = "; ".join(map(_reference, row.references))
                 title = row.title.replace("|", "\\|")
                 needs = [*row.needs, *([f"learns {', '.join(row.learns)}"] if row.learns else ())]
                 cells = (f"`{row.name}`", _bytes(row), "; ".join(needs), _backends(row))
-                out.append(f"| {' | '.join((*cells, references, title))} |")
+                out.append(f"| {' | '.join((*cells, compared, title))} |")
         out.append("")
     out += [_DIFFERENCES]
     for row in found:
@@ -236,18 +266,19 @@ def _reference_of(values: dict[str, Any]) -> Reference:
     return Reference(**{**values, "differs": tuple(values.get("differs", ()))})
 
 
-def _row(name: str, references: tuple[Reference, ...]) -> Row:
+def _row(name: str, compared: tuple[Reference, ...]) -> Row:
     declaration = parse(sources.open_source(name))
     modifier = declaration.modifier
     program = _read(example(name))
-    documentation = declaration.documentation or program.documentation
+    documentation = declaration.documentation or (() if modifier else program.documentation)
+    title = documentation[0] if documentation else ""
     needs = _needs(program)
     slots = (s.spelled for s in declaration.slots if s.spelled not in _EVERYWHERE)
     needs = (*(f"{slot} in the rule" for slot in slots), *needs)
     kind = "modifier" if modifier else "blend" if declaration.blend else _kind(program)
-    own = _bytes_of(_read(example(name).partition(" ")[0])) if modifier else {}
+    own = _bytes_of(_read_base(example(name).partition(" ")[0])) if modifier else {}
     learns = tuple(x.hyper for x in program.learned)
-    return Row(name, kind, documentation[0], learns, needs, _parts(program, own), references)
+    return Row(name, kind, title, learns, needs, _parts(program, own), compared)
 
 
 # The slots that every rule has.
@@ -261,15 +292,26 @@ def example(name: str) -> str:
         return name
     slots = {s.spelled.rstrip("'") for s in declaration.slots if s.spelled not in _EVERYWHERE}
     for base in _BASES:
-        program = _read(base)
+        program = _read_base(base)
         names = *(h.name for h in program.hypers), *(s.name for s in program.states)
         if slots <= {*program.equations, *names}:
             break
     return f"{base} with {name}"
 
 
+def _read_base(name: str) -> Program:
+    """A rule of the library, whatever else has its name."""
+    return library.read(sources.of_library(name), verify=False)
+
+
 def _read(text: str) -> Program:
-    return library.read(sources.open_source(text), verify=False)
+    """An `example`."""
+    base, _, name = text.partition(" with ")
+    if not name:
+        return library.read(sources.open_source(text), verify=False)
+    modifier = sources.open_source(name)
+    rules = ((base, sources.of_library(base)), (f"{references.WITH}{name}", modifier))
+    return library.read(replace(sources.combination(text), rules=rules), verify=False)
 
 
 def _bytes_of(program: Program) -> dict[str, int]:
@@ -351,11 +393,13 @@ def _reference(reference: Reference) -> str:
 def _sentences(row: Row) -> list[str]:
     """What the list of a terminal says of a row."""
     eager = [p.tensors for p in row.parts if p.backends == ("eager",)]
-    found = [row.title.rstrip(".") + "."]
+    found = [row.title.rstrip(".") + "."] if row.title else []
     found += [f"Learns {', '.join(row.learns)}."] if row.learns else []
     found += [f"Needs {', '.join(row.needs)}."] if row.needs else []
     if len(eager) == len(row.parts):
         found.append("Eager code only.")
     elif eager:
         found.append(f"Eager code for {' and '.join(eager)}.")
-    return [*found, f"Compared with {' and '.join(r.against for r in row.references)}."]
+    if row.references:
+        found.append(f"Compared with {' and '.join(r.against for r in row.references)}.")
+    return [*found, f"From {row.file} ({row.origin})."] if row.file else found

@@ -1,4 +1,4 @@
-"""Rules for learned hyperparameters: of the library, beside a specification, and by path."""
+"""Rules for learned hyperparameters: of the library, other directories, and files by path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from optdsl.diagnostics import Source
 from optdsl.ir.program import Hyper, Learned
 from optdsl.options import OptionError
-from optdsl.specifications import library, sources
+from optdsl.specifications import library, search, sources
 from optdsl.specifications.references import BY, learner_name
 
 
@@ -26,10 +26,14 @@ class Rulebook(library.Library):
             OptionError: for a file that cannot be read, or has the name of another one.
             SpecError: for a file with mistakes.
         """
-        if not sources.is_path(name):
-            return super().hypers(name)
         try:
+            if not sources.is_path(name):
+                library_has = sources.in_library(name)
+                if sources.elsewhere(name, library_has) is None:
+                    return super().hypers(name)
             source = sources.open_source(name)
+        except search.SpecClashError as error:
+            raise OptionError(f"Learn: {error}") from None
         except (OSError, ValueError) as error:
             raise OptionError(f"Learn: {name} cannot be read: {error}") from None
         own, recipe = learner_name(source.name), library.recipe(source)

@@ -32,6 +32,8 @@ from optdsl.specifications.sources import (
     known_names,
     list_modifiers,
     list_specs,
+    names_elsewhere,
+    of_library,
     open_source,
 )
 from optdsl.syntax import ast
@@ -251,8 +253,8 @@ class Library:
     """The library's rules, by which specifications may learn."""
 
     def names(self) -> Iterable[str]:
-        """The names of all rules."""
-        return list_specs()
+        """The names of all rules, those of other directories among them."""
+        return sorted({*list_specs(), *names_elsewhere()})
 
     def hypers(self, name: str) -> tuple[str, tuple[Hyper, ...]] | None:
         """A rule's name in the library and its hyperparameters; None for an unknown name.
@@ -268,7 +270,7 @@ class Library:
             return None
         token = _READING.set(reading | {found})
         try:
-            return found, read(open_source(found)).hypers
+            return found, read(of_library(found)).hypers
         finally:
             _READING.reset(token)
 
@@ -276,6 +278,8 @@ class Library:
 @dataclass(frozen=True, eq=False)
 class Learners(Library):
     """The rules by which a specification may learn: its own directory's, then the library's.
+
+    Those of other directories are attached to it as those of its own.
 
     Attributes:
         own: the files that it names, by those names: what programs call them, and their

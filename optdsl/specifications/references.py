@@ -1,4 +1,7 @@
-"""The rules that a specification refers to: in its own directory first, then in the library."""
+"""The rules that a specification refers to: in its own directory first, then in the library.
+
+Names that are in neither are those of other directories, see `optdsl.specifications.search`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,15 @@ from pathlib import Path
 
 from optdsl import resources
 from optdsl.diagnostics import Report, Source, nearest
-from optdsl.specifications.sources import beside_of, folded
+from optdsl.specifications import search
+from optdsl.specifications.search import SpecClashError, folded
+from optdsl.specifications.sources import (
+    beside_of,
+    elsewhere,
+    is_of_library,
+    names_elsewhere,
+    of_library,
+)
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination as written, reference, unbound
 from optdsl.syntax.parse import parse_partial
@@ -49,6 +60,8 @@ def attached(
     known = {folded(name): name for name in library}
     beside = beside_of(source.directory)
     inside = (*path, source)
+    names_of_library = set(known.values())
+    closed = is_of_library(source, names_of_library)
     report = Report()
     declaration = parse_partial(source, Report()).declaration
     for name, rule in named(declaration) if declaration else ():
@@ -71,13 +84,17 @@ def attached(
             continue
         opened = []
         learner = name.startswith(BY)
-        # Rules of the library by which it learns are not attached: every installation has them.
-        for place in _candidates(rule.text, beside, {} if learner else known):
-            try:
-                opened.append(opener(place))
-            except (OSError, ValueError) as error:
-                message = f"`{rule.text}` cannot be read"
-                report.error("unknown-rule", message, rule.span, label=str(error))
+        try:
+            for place in _candidates(rule.text, beside, known, learner, closed):
+                inner = place in names_of_library
+                opened.append(of_library(place) if inner else opener(place))
+        except SpecClashError as error:
+            message = f"`{rule.text}` may be any of several specifications"
+            label, hint = " and ".join(error.places), "rename all but one, or leave out a directory"
+            report.error("unknown-rule", message, rule.span, label=label, hint=hint)
+        except (OSError, ValueError) as error:
+            message = f"`{rule.text}` cannot be read"
+            report.error("unknown-rule", message, rule.span, label=str(error))
         # In a file with the name of a rule of the library, that name means the library's rule.
         others = [o for o in opened if all(_identity(o) != _identity(p) for p in inside)]
         if others:
@@ -109,14 +126,38 @@ def _modified(declaration: ast.Declaration | None, name: str) -> ast.Combination
     return found[0] if found else None
 
 
-def _candidates(name: str, beside: Mapping[str, list[str]], known: Mapping[str, str]) -> list[str]:
-    """Where a rule may be: the file beside, then the library; empty if several files match."""
+def _candidates(
+    name: str,
+    beside: Mapping[str, list[str]],
+    known: Mapping[str, str],
+    learner: bool,
+    closed: bool,
+) -> list[str]:
+    """Where a rule may be: the file beside, then the library or another directory.
+
+    There is none if several files beside match.
+
+    Args:
+        name: of the rule.
+        beside: the files in the directory of the specification that refers to it.
+        known: the names of the library by their folded ones.
+        learner: whether something is learned by it. Rules of the library are left out then: every
+            installation has them.
+        closed: whether a specification of the library refers to it, which knows the library only.
+
+    Raises:
+        SpecClashError: when several specifications of other directories match.
+    """
     files = beside.get(folded(name), [])
     exact = [place for place in files if Path(place).stem == name]
     if len(files) > 1 and not exact:
         return []
+    near = exact or files
     library = known.get(folded(name))
-    return [*(exact or files), *([library] if library is not None else [])]
+    # A nearer file wins, so that nothing is wrong with names farther away.
+    other = None if near or closed else elsewhere(name, library is not None)
+    far = other if library is None else None if learner else library
+    return [*near, *([far] if far is not None else [])]
 
 
 def named(declaration: ast.Declaration) -> Iterator[tuple[str, ast.Identifier]]:
@@ -186,14 +227,17 @@ def report_unknown(
             continue  # either a rule of the library, or reported when `learn` is lowered
         modifying = name.startswith(WITH)
         what, known = ("modifier", modifiers) if modifying else ("rule", library)
-        others = {*known, *files} | (set() if modifying else set(members))
+        others = {*known, *files, *names_elsewhere()} | (set() if modifying else set(members))
+        hint = (
+            nearest(rule.text, others - {rule.text})
+            or f"{what}s are found by the names of their files; the library has {', '.join(known)}"
+        )
         report.error(
             "unknown-rule",
             f"unknown {what} `{rule.text}`",
             rule.span,
             label="neither in the library nor a file of this name beside this one",
-            hint=nearest(rule.text, others - {rule.text})
-            or f"{what}s are found by the names of their files; the library has {', '.join(known)}",
+            hint="; ".join((hint, *search.everywhere().troubles)),
         )
 
 

@@ -1,6 +1,7 @@
 """The texts of specifications: of the library, of files, and of combinations such as `a with b`.
 
-Nothing is parsed here. What a class needs whose program is in the cache is in this module; the rest
+A name is one of the library, or of a directory that `optdsl.specifications.search` finds. Nothing
+is parsed here. What a class needs whose program is in the cache is in this module; the rest
 of the package, which reads the texts, is imported where they have to be read.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from optdsl import resources
 from optdsl.diagnostics import Source
 from optdsl.resources import UnknownSpecError
+from optdsl.specifications import search
+from optdsl.specifications.search import SpecClashError, folded
 
 
 def list_specs() -> tuple[str, ...]:
@@ -43,18 +47,51 @@ def known_names() -> tuple[str, ...]:
     return (*list_specs(), *list_modifiers())
 
 
+def in_library(name: str) -> bool:
+    """Whether the library has a specification or a modifier of a name."""
+    return folded(name) in map(folded, known_names())
+
+
+def elsewhere(name: str, own: bool, thorough: bool = False) -> str | None:
+    """The file outside the library that a name stands for; None where there is none.
+
+    What installed packages bring along is looked at only if the library has no such name, because
+    that takes milliseconds; `optdsl list` names packages that repeat a name of the library.
+
+    Args:
+        name: the name.
+        own: whether the library has it.
+        thorough: whether packages are looked at in any case.
+
+    Raises:
+        SpecClashError: when several files have the name, or a file and the library.
+    """
+    found = search.everywhere() if thorough or not own else search.given()
+    files = found.files.get(folded(name), ())
+    places = [*map(str, files), *(["the library"] if own and files else [])]
+    if len(places) > 1:
+        raise SpecClashError(name, places)
+    return files[0].place if files else None
+
+
+def names_elsewhere() -> list[str]:
+    """The names of all specifications outside the library, sorted."""
+    return sorted({file.name for own in search.everywhere().files.values() for file in own})
+
+
 def is_path(name: str) -> bool:
     """Whether a name is the path of a file, and not one of the library's."""
     return name.endswith(".opt") or os.sep in name
 
 
 def open_source(name: str | os.PathLike[str]) -> Source:
-    """The text of a specification of the library, of a ``.opt`` file, or of a combination.
+    """The text of a specification by its name, of a ``.opt`` file, or of a combination.
 
     A combination such as ``adamw with cautious`` is the text of a file that names it.
 
     Raises:
-        UnknownSpecError: when the library has no specification of that name.
+        UnknownSpecError: when there is no specification of that name.
+        SpecClashError: when there are several.
         OSError: when the file cannot be read.
         ValueError: when the file is not UTF-8 text, or a combination has a comment.
     """
@@ -62,8 +99,14 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     if isinstance(name, str) and is_combination(text):
         return combination(text)
     if isinstance(name, str) and not is_path(name):
-        found = find(text)
-        return Source(f"{found}.opt", resources.spec_text(found))
+        own = in_library(text)
+        place = elsewhere(text, own)
+        if own:
+            return of_library(text)
+        if place is None:
+            known = sorted({*list_specs(), *names_elsewhere()})
+            raise UnknownSpecError(text, tuple(known), search.everywhere().troubles)
+        text = place
     try:
         # A byte order mark is dropped; line ends are kept, for the formatter to change.
         content = Path(text).read_bytes().decode("utf-8-sig")
@@ -72,9 +115,14 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
 
-def folded(name: str) -> str:
-    """A name in lower case and without signs between words, which do not count in look-ups."""
-    return re.sub(r"[\W_]", "", name.lower())
+def of_library(name: str) -> Source:
+    """The text of a specification or a modifier of the library.
+
+    Raises:
+        UnknownSpecError: when the library has none of that name.
+    """
+    found = find(name)
+    return Source(f"{found}.opt", resources.spec_text(found))
 
 
 # A name, perhaps with options, and `with`: no path begins like this unless it has spaces.
@@ -101,16 +149,9 @@ def beside_of(directory: str | None) -> dict[str, list[str]]:
     if directory is None:
         return {}
     try:
-        with os.scandir(directory) as entries:
-            names = sorted(e.name for e in entries if e.name.endswith(".opt") and e.is_file())
+        return search.files_in(directory)
     except OSError:
         return {}
-    found: dict[str, list[str]] = {}
-    for name in names:
-        if not name.startswith("."):
-            place = os.path.join(directory, name)
-            found.setdefault(folded(name.removesuffix(".opt")), []).append(place)
-    return found
 
 
 # A source as plain values: its name, text and directory, and the recipes of the rules it refers to.
@@ -140,4 +181,22 @@ def surroundings(source: Source) -> list[Any]:
                 beside.append((path.name, path.read_bytes().hex()))
     rules = [(name, surroundings(rule)) for name, rule in source.rules or ()]
     own = (source.name, source.text, source.directory)
-    return [own, rules, beside, list(resources.spec_texts().items())]
+    texts = resources.spec_texts()
+    far: list[tuple[str, str]] = []
+    if source.rules is None and not is_of_library(source, texts):
+        known = {folded(name) for name in texts}
+        named = _names_in(source.name) if is_combination(source.name) else None
+        closed = named is not None and known.issuperset(map(folded, named))
+        far = search.texts(search.given() if closed else search.everywhere())
+    return [own, rules, beside, far, list(texts.items())]
+
+
+def is_of_library(source: Source, known: Collection[str]) -> bool:
+    """Whether a source is a specification of the library, whose names are given."""
+    return source.directory is None and source.name.removesuffix(".opt") in known
+
+
+def _names_in(text: str) -> list[str]:
+    """The names of the rule and its modifiers in a combination."""
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
+    return [name for name in names if name != "with"]

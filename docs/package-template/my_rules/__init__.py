@@ -1,0 +1,1 @@
+"""Specifications of optimizers; optdsl reads the files beside this one."""
