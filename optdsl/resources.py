@@ -106,6 +106,16 @@ def references_text() -> str:
     return _read(_directory("specs") / "references.toml")
 
 
+def measured_path() -> Path:
+    """Return the file of the differences that tests measured, ``specs/measured.json``."""
+    return _directory("specs") / "measured.json"
+
+
+def measured_text() -> str:
+    """Return how far the specs are from what they are compared with: by spec and test."""
+    return _read(measured_path())
+
+
 def library_table_path() -> Path:
     """Return the file of the library's table, ``specs/library.json``."""
     return _directory("specs") / "library.json"

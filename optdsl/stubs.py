@@ -11,7 +11,7 @@ from pathlib import Path
 from optdsl import optimizers, resources
 from optdsl.ir.domain import Choice
 from optdsl.ir.program import Program
-from optdsl.report import library as table
+from optdsl.report import library as report, table
 from optdsl.runtime.core.hints import HINTS
 from optdsl.runtime.core.hyperparameters import beta_names
 from optdsl.runtime.torch_api.make import documentation, signature
@@ -51,9 +51,9 @@ def write() -> Path:
 
 def write_table() -> tuple[Path, Path]:
     """Write the table of the library, and the document that shows it; where they are."""
-    rows = table.made()
+    rows = report.made()
     texts = {
-        resources.library_table_path(): table.stored_text(rows),
+        resources.library_table_path(): report.stored_text(rows),
         table.place_of_page(): table.page(rows),
     }
     for place, text in texts.items():

@@ -7,12 +7,15 @@ import shutil
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import differences
 
 # No deadline: the first example pays for imports and compilers. CI must answer the same twice.
 settings.register_profile("dev", deadline=None)
@@ -47,11 +50,27 @@ if "OPTDSL_CACHE_DIR" not in os.environ:
                 shutil.rmtree(entry)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A specification is not farther from its reference than when that was measured."""
+    test = item.nodeid.partition("[")[0]
+    if test not in COMPARED or item.config.pluginmanager.has_plugin("recorder"):
+        return (yield)
+    with differences.measuring() as measured:
+        yield
+    for name in differences.meant(item, COMPARED[test]):
+        wrong = differences.problem(name, test, max(measured, default=0.0))
+        assert wrong is None, wrong
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let property tests know whether this is `make test`; they read it when they are imported."""
     everyday = "not exhaustive" in str(config.getoption("markexpr"))
     os.environ["OPTDSL_TEST_SHARE"] = "3" if everyday else "1"
 
+
+# The tests that compare specifications of the library with their references.
+COMPARED = differences.compared()
 
 # A parameter with fewer values than this, such as a backend, an order or a dtype, keeps them all.
 FEW = 5

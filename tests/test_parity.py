@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import optdsl
+from tests import differences
 from tests.oracles import problems
 from tests.oracles.blends import REFERENCES
 from tests.oracles.references import AVGrad, Lion, Yogi
@@ -104,6 +105,7 @@ def largest_deviation(
         left, right = one(found, rate), other(found, rate)
         for name in start:
             assert left[name].shape == start[name].shape
+            differences.note(left[name], right[name])
         gaps = torch.cat([(left[name] - right[name]).flatten() for name in start]).abs()
         assert torch.isfinite(gaps).all()
         worst = max(worst, float(gaps.max()))

@@ -23,7 +23,8 @@ def list_(options: argparse.Namespace) -> int:
 
     The exit status is 1 when there are some that cannot be listed, each with the reason.
     """
-    from optdsl.report.library import KINDS, as_json, listing, others, rows
+    from optdsl.report.library import KINDS, as_json, others, rows
+    from optdsl.report.table import listing
 
     for kind in options.kind or ():
         if kind not in KINDS:
@@ -40,7 +41,8 @@ def list_(options: argparse.Namespace) -> int:
         "\nB is bytes of state per parameter in float32, in eager code; of a modifier, what it\n"
         "adds to AdamW. Compiled code may keep less where something is learned: `optdsl show\n"
         "NAME --plan` tells. 4/8 is 4 for matrices and 8 for other tensors; + stands for states\n"
-        "of rows, columns or pairs of them. Those without a file are the library's."
+        "of rows, columns or pairs of them. The number after what a rule is compared with is the\n"
+        "largest relative difference measured, in float64. Those without a file are the library's."
     )
     return 1 if troubles else 0
 

@@ -14,10 +14,11 @@ import torch
 
 import optdsl
 from optdsl.cli import main
-from optdsl.report import library as table
+from optdsl.report import library as table, table as printed
 from optdsl.resources import library_table_path
 from optdsl.runtime.engines import selection
 from optdsl.runtime.engines.eager import EagerEngine
+from tests import differences
 
 ROOT = Path(__file__).parents[2]
 ROWS = table.rows()
@@ -27,7 +28,9 @@ def test_the_stored_table_and_the_document_are_up_to_date() -> None:
     made = table.made()
     stored = library_table_path().read_text(encoding="utf-8")
     assert stored == table.stored_text(made), "run `make stubs`"
-    assert table.place_of_page().read_text(encoding="utf-8") == table.page(made), "run `make stubs`"
+    assert printed.place_of_page().read_text(encoding="utf-8") == printed.page(made), (
+        "run `make stubs`"
+    )
     assert ROWS == made
 
 
@@ -65,6 +68,34 @@ def test_every_specification_is_compared_with_something_by_a_test_that_is_there(
             if reference.within:
                 spelled = f"{reference.within:g}".replace("e-0", "e-")
                 assert spelled in texts[file], f"{where} the bound {spelled}"
+
+
+def test_every_difference_within_a_bound_is_measured() -> None:
+    for row in ROWS:
+        for r in row.references:
+            known = r.measured is not None and 0 <= r.measured < 1e-8
+            told = f"run `python -m tests.library.measure {row.name}` and `make stubs`"
+            assert known == (r.within is not None), told
+    names = {row.name: {r.test for r in row.references} for row in ROWS}
+    for name, own in differences.recorded().items():
+        assert own.keys() <= names.get(name, set()), f"specs/measured.json has more of {name}"
+
+
+def test_differences_are_measured_and_growing_ones_are_told() -> None:
+    x = torch.tensor([1.0, -4.0], dtype=torch.float64)
+    with differences.measuring() as found:
+        torch.testing.assert_close([x, x + 1], [x, x + 1])
+        differences.note({"p": x + torch.tensor([0.0, 1e-3])}, {"p": x})
+        torch.testing.assert_close(x.float(), x.float() + 1, atol=2, rtol=0)  # of no account
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(torch.zeros(1), torch.ones(1))
+    assert found == pytest.approx([0, 0, 1e-3 / 4])
+    torch.testing.assert_close(x, x + 1, atol=2, rtol=0)
+    assert len(found) == 3
+    (test,) = differences.recorded()["adam"]
+    recorded = differences.recorded()["adam"][test]
+    assert differences.problem("adam", test, 2 * recorded) is None
+    assert "python -m tests.library.measure adam" in str(differences.problem("adam", test, 1e-9))
 
 
 def cases() -> Iterator[Any]:
