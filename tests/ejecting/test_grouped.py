@@ -108,3 +108,31 @@ def test_states_have_memory_of_their_own(name: str) -> None:
     for _ in range(3):
         train(optimizer, held, 1)
         check_memory(optimizer, held)
+
+
+LONG = """\
+optimizer LongNames
+  "A side of a choice that is one number of each tensor, with a long name."
+
+hyper lr   = 0.1 in [0, 1]
+hyper mode = 1   in {0, 1}
+
+state second_moment_of_gradients = g
+state root : scalar              = 0
+
+root'                      = tanh(norm(second_moment_of_gradients))
+second_moment_of_gradients' = where(mode == 1, rms(second_moment_of_gradients * theta), theta)
+theta'                     = theta - lr * second_moment_of_gradients' * root'
+"""
+
+
+def test_comprehensions_are_broken_where_python_allows_it(tmp_path: Any) -> None:
+    path = tmp_path / "long_names.opt"
+    path.write_text(LONG)
+    runs = []
+    for cls in (optdsl.load(path, backend="eager"), ejected(path)):
+        held = parameters(torch.float64)
+        train(cls([{"params": held[:2]}, {"params": held[2:], "mode": 0.0}]), held, 4)
+        runs.append(held)
+    for p, q in zip(*runs, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-12)

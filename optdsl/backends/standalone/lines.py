@@ -50,10 +50,15 @@ def _listed(indent: str, before: str, value: str, after: str) -> list[str]:
     if start is None or value[-1] != _CLOSING[_OPENING.index(value[start])]:
         return [f"{indent}{before}{value}{after}"]
     inner = value[start + 1 : -1]
+    opening, closing = f"{indent}{before}{value[: start + 1]}", f"{indent}{value[-1]}{after}"
+    clause = next((i for i in _top(inner) if inner.startswith(" for ", i)), None)
+    if clause is not None:
+        # The commas of a comprehension part names, and not what is listed.
+        rows = [inner[:clause], inner[clause + 1 :]]
+        return [opening, *(f"{indent}    {row}" for row in rows), closing]
     commas = [i for i in _top(inner) if inner.startswith(", ", i)]
     ends = [-2, *commas, len(inner)]
     rows = [inner[a + 2 : b] for a, b in itertools.pairwise(ends)]
-    opening, closing = f"{indent}{before}{value[: start + 1]}", f"{indent}{value[-1]}{after}"
     return [opening, *(f"{indent}    {row}," for row in rows), closing]
 
 
