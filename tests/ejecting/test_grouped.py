@@ -126,13 +126,32 @@ theta'                     = theta - lr * second_moment_of_gradients' * root'
 """
 
 
-def test_comprehensions_are_broken_where_python_allows_it(tmp_path: Any) -> None:
-    path = tmp_path / "long_names.opt"
-    path.write_text(LONG)
+NUMBERS = """\
+optimizer NumbersOfTensors
+  "Sums of a number of each tensor, or of a product of two, and the tensor's elements."
+
+hyper lr = 0.1 in [0, 1]
+
+state a = 0.3
+state b = 0
+
+a'     = ema(mean(a * g), g, 0.7)
+b'     = mean(a) * rms(g) + theta
+theta' = 3 * lr * norm(g) + theta - lr * b'
+"""
+
+
+@pytest.mark.parametrize("text", [LONG, NUMBERS])
+def test_rules_with_numbers_of_each_tensor(text: str, tmp_path: Any) -> None:
+    path = tmp_path / "own.opt"
+    path.write_text(text)
     runs = []
     for cls in (optdsl.load(path, backend="eager"), ejected(path)):
         held = parameters(torch.float64)
-        train(cls([{"params": held[:2]}, {"params": held[2:], "mode": 0.0}]), held, 4)
+        optimizer = cls([{"params": held[:2]}, {"params": held[2:], "lr": 0.2}])
+        if "mode" in optimizer.defaults:
+            optimizer.param_groups[1]["mode"] = 0.0
+        train(optimizer, held, 4)
         runs.append(held)
     for p, q in zip(*runs, strict=True):
         torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-12)

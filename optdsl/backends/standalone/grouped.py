@@ -180,8 +180,7 @@ class _Grouped(Choosing):
         for part in (second.left, second.right):
             if part is not None:
                 self._variable(part)  # before anything is overwritten
-        name = self._base(value, first, second, inside)
-        target, ending = (name, "_") if name else (self._variable(first.left), "")
+        target, ending = self._base(value, first, second, inside)
         scale = second.scale or "1"
         if negative:
             scale = f"-({scale})" if " " in scale else f"-{scale}"
@@ -197,9 +196,9 @@ class _Grouped(Choosing):
         scale = scale[1:-1] if enclosed else scale
         rest += [f"{keyword}={scale}"] if scale != "1" else []
         text = f"torch._foreach_{call}{ending}({', '.join([target, *rest])})"
-        if name:
+        if ending:
             self._lines.append(text)
-            self._variables[value] = name
+            self._variables[value] = target
         else:
             self._lines.append(f"{self._fresh(value)} = {text}")
 
@@ -220,15 +219,17 @@ class _Grouped(Choosing):
         ]
         return Term(times(term.scale, update.scale), update.kind, update.left, update.right)
 
-    def _base(self, value: Value, first: Term, second: Term, inside: set[Value]) -> str | None:
-        """The variable of the first summand if the sum may be computed in it."""
+    def _base(
+        self, value: Value, first: Term, second: Term, inside: set[Value]
+    ) -> tuple[str, str]:
+        """The variable of the first summand; "_" with it if the sum may be computed in it."""
         others = {second.left, second.right}
         if first.kind or first.scale:
             apart = first.left not in others
             if apart and not first.kind and self._consumable(first.left, value, inside):
                 name = self._variable(first.left)
                 self._lines.append(f"torch._foreach_mul_({name}, {first.scale})")
-                return name
+                return name, "_"
             if first.kind:
                 right = self._variable(first.right) if first.right is not None else ""
                 text = f"torch._foreach_{first.kind}({self._variable(first.left)}, {right})"
@@ -238,10 +239,12 @@ class _Grouped(Choosing):
             self._lines.append(f"{name} = {text}")
             if first.kind and first.scale:
                 self._lines.append(f"torch._foreach_mul_({name}, {first.scale})")
-            return name
-        if first.left not in others and self._consumable(first.left, value, inside):
-            return self._variable(first.left)
-        return None
+            # A number of each tensor has no room for its elements.
+            parts = (v for v in (first.left, first.right) if v is not None)
+            extents = {self._program.type(v).extent for v in parts}
+            return name, "_" if self._program.type(value).extent in extents else ""
+        consumable = first.left not in others and self._consumable(first.left, value, inside)
+        return self._variable(first.left), "_" if consumable else ""
 
     def _lerps(self, value: Value, x: tuple[Value, ...], inside: set[Value]) -> bool:
         """Spell u * x + (1 - u) * y as an interpolation."""
