@@ -225,10 +225,10 @@ class Followed:
                 x.state = {s.name: at.extended(values[s.next], s.type) for s in x.program.states}
                 x.theta = at.extended(values[x.program.parameter], TENSOR)
             after = tuple(y for x in held for y in elements(x.theta))
-            yield after, self._evaluated(held, shared) if points else ()
+            yield after, self._evaluated(held, shared, watch) if points else ()
 
     def _evaluated(
-        self, held: Sequence[_Tensor], shared: Mapping[str, Number] | None
+        self, held: Sequence[_Tensor], shared: Mapping[str, Number] | None, watch: Watch | None
     ) -> tuple[Any, ...]:
         """The numbers of the points at which the model is evaluated, between two steps."""
         found: list[Any] = []
@@ -237,7 +237,7 @@ class Followed:
             if place is not None and x.t:
                 x.state |= shared or {}
                 at = x.at(x.theta, ())
-                values = self._points[x.part.section].evaluated(at)
+                values = self._points[x.part.section].evaluated(at, watch)
                 point = at.extended(values[place], TENSOR)
             found += elements(point)
         return tuple(found)

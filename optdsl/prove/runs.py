@@ -76,7 +76,7 @@ def landmarks(programs: Sequence[Program], hypers: Mapping[str, float]) -> Landm
     steps: set[int] = set()
     count, far = 0, list[int]()
     for program in programs:
-        needed = program.needed(program.carried_values)
+        needed = program.needed((*program.carried_values, *program.points))
         branching = [v for v in needed if laws_of(program.operations[v]).compares]
         compared = [a for v in branching for a in _arguments(program, v)]
         numbers |= dict.fromkeys(_numbers(program, compared, hypers))

@@ -204,8 +204,9 @@ class _Comparison:
         self._prepared: dict[tuple[int, str], Followed] = {}
         # For each condition of each program, the results that it had.
         self._results: list[dict[Value, set[bool]]] = [
-            {v: set() for v in p.needed(p.carried_values) if p.operations[v].opcode in COMPARE}
+            {v: set() for v in needed if p.operations[v].opcode in COMPARE}
             for p, *_ in both
+            for needed in (p.needed((*p.carried_values, *p.points)),)
         ]
 
     def difference(self, run: Run) -> Counterexample | None:

@@ -87,6 +87,12 @@ WRONG = {
         PLAIN,
         "the points of evaluation differ after step 2",
     ),
+    "late evaluation": (
+        averaged("Mine", "where(t > 300, theta, a)"),
+        averaged("Other", "a"),
+        PLAIN,
+        "the points of evaluation differ after step 301",
+    ),
 }  # fmt: skip
 
 
