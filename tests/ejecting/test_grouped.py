@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import optdsl
+from optdsl.backends.standalone.lines import broken
 from tests.ejecting.helpers import ejected, executed, parameters, train
 
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
@@ -155,3 +157,18 @@ def test_rules_with_numbers_of_each_tensor(text: str, tmp_path: Any) -> None:
         runs.append(held)
     for p, q in zip(*runs, strict=True):
         torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "condition = torch.clamp(gradient, max=bound) > (other if t < 4 else torch.zeros(3, 4))",
+        "choice = [x.expand_as(theta) for x, theta in zip(means, theta, strict=True)]",
+        "means = torch.mean(some_tensor_with_a_name, some_axis_with_a_name).clone()",
+        "means = torch.mean(some_tensor, some_axis).expand_as(another_tensor_with_a_name, theta)",
+        "torch._foreach_add_([x * two for x in exp_avg], gradients, alpha=one_minus_beta1)",
+        "pair = (some_tensor_with_a_long_name, another_tensor_with_a_long_name)",
+    ],
+)
+def test_long_statements_mean_on_several_lines_what_they_did(line: str) -> None:
+    assert ast.dump(ast.parse(broken(line, 40))) == ast.dump(ast.parse(line))

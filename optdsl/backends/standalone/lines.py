@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 from optdsl.backends.eager import wrapped
@@ -46,8 +47,8 @@ def _pieces(line: str, width: int) -> list[str]:
 
 def _listed(indent: str, before: str, value: str, after: str) -> list[str]:
     """A call, or something in brackets, with its parts on lines of their own."""
-    start = next((i for i, letter in enumerate(value) if letter in _OPENING), None)
-    if start is None or value[-1] != _CLOSING[_OPENING.index(value[start])]:
+    start = _opened(value)
+    if start is None or start == len(value) - 2:
         return [f"{indent}{before}{value}{after}"]
     inner = value[start + 1 : -1]
     opening, closing = f"{indent}{before}{value[: start + 1]}", f"{indent}{value[-1]}{after}"
@@ -59,7 +60,20 @@ def _listed(indent: str, before: str, value: str, after: str) -> list[str]:
     commas = [i for i in _top(inner) if inner.startswith(", ", i)]
     ends = [-2, *commas, len(inner)]
     rows = [inner[a + 2 : b] for a, b in itertools.pairwise(ends)]
-    return [opening, *(f"{indent}    {row}," for row in rows), closing]
+    # A comma would make a tuple of what only stands in brackets.
+    called = value[start] != "(" or re.search(r"[\w)\]]$", value[:start])
+    comma = "," if called or len(rows) > 1 else ""
+    return [opening, *(f"{indent}    {row}{comma}" for row in rows), closing]
+
+
+def _opened(text: str) -> int | None:
+    """The place of the bracket that the last character closes; None if that closes none."""
+    depth = 0
+    for place in range(len(text) - 1, -1, -1):
+        depth += (text[place] in _CLOSING) - (text[place] in _OPENING)
+        if depth <= 0:
+            return place if place < len(text) - 1 else None
+    return None
 
 
 def _top(text: str) -> Iterator[int]:
