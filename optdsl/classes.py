@@ -53,20 +53,30 @@ def elaborate(
 
         return compiler.elaborate(source, learn, verify, store)
 
+    def files() -> tuple[str, list[str]] | None:
+        """What is learned, with what is in all files that the result depends on; see `_wish`."""
+        wish = _wish(learn)
+        if wish is None:
+            return None
+        named = [surroundings(open_source(path)) for path in wish[1]]
+        return wish[0], [json.dumps(surroundings(source)), json.dumps(named)]
+
+    def hold() -> bool:
+        """Whether the files are what they were before the compiler read them."""
+        try:
+            return files() == before
+        except (OSError, ValueError):
+            return False
+
     kept = _stores(store)
     try:
-        wish = _wish(learn)
-        named = [surroundings(open_source(path)) for path in wish[1]] if wish else []
+        before = files()
     except (OSError, ValueError):
-        wish = None  # the compiler says what is wrong
-    if wish is None or kept is None:
+        before = None  # the compiler says what is wrong
+    if before is None or kept is None:
         return make()
-    key = [
-        json.dumps(surroundings(source)),
-        f"learn={wish[0]} {verify=} {kept=}",
-        json.dumps(named),
-    ]
-    return noted("rule", key, lambda: print_elaboration(make()), parse_elaboration)
+    key = [f"learn={before[0]} {verify=} {kept=}", *before[1]]
+    return noted("rule", key, lambda: print_elaboration(make()), parse_elaboration, hold)
 
 
 def _wish(learn: LearnOption) -> tuple[str, list[str]] | None:

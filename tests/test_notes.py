@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import optdsl
+from optdsl import compiler
 from optdsl.artifact import Target
 from optdsl.classes import artifact, elaborate, optimizer_class
 from optdsl.compiler import derive
@@ -53,6 +55,51 @@ def test_a_note_is_made_once(directory: Path) -> None:
     assert noted("kind", ["b"], lambda: "other", plain) == "other"
     assert noted("another kind", ["a"], lambda: "third", plain) == "third"
     assert not [p for p in (directory / "notes").iterdir() if p.suffix != ".json"]
+
+
+def test_a_note_by_a_compiler_that_has_changed_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts are imported when they are needed, which may be after files have changed."""
+    own = tmp_path / "package" / "part.py"
+    own.parent.mkdir()
+    own.write_text("first")
+    monkeypatch.setattr(notes, "PACKAGE", own.parent)
+    monkeypatch.setattr(notes, "_COMPILER", notes._compiler())
+
+    def newer() -> str:
+        own.write_text("second")
+        return "of the second"
+
+    assert noted("kind", ["a"], newer, plain) == "of the second"
+    own.write_text("first")
+    assert noted("kind", ["a"], lambda: "of the first", plain) == "of the first"
+    assert noted("kind", ["a"], never, plain) == "of the first"
+
+
+def test_a_note_of_a_file_that_was_changed_meanwhile_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member is saved while a blend is compiled, and then set back to what it was."""
+    member, blend = tmp_path / "mine.opt", tmp_path / "pair.opt"
+    before = TEXT.replace("optimizer A", "optimizer Mine")
+    member.write_text(before)
+    blend.write_text(
+        "blend Pair\nuse Mine, Lion\nhyper w = 0.5 in [0, 1]\n"
+        "theta' = w * Mine.theta' + (1 - w) * Lion.theta'\n"
+    )
+    whole = compiler.elaborate
+
+    def saved(*given: Any) -> Any:
+        member.write_text(before.replace("lr * g", "2 * lr * g"))
+        return whole(*given)
+
+    monkeypatch.setattr(compiler, "elaborate", saved)
+    assert "2 * lr" in str(optdsl.load(blend).compiled.recipe)
+    monkeypatch.undo()
+    monkeypatch.setenv("OPTDSL_CACHE_DIR", str(tmp_path / "cache"))
+    member.write_text(before)
+    assert "2 * lr" not in str(optdsl.load(blend).compiled.recipe)
 
 
 DAMAGES = {

@@ -23,7 +23,13 @@ _FORMAT = 2
 T = TypeVar("T")
 
 
-def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable[[str], T]) -> T:
+def noted(
+    kind: str,
+    key: Sequence[str],
+    make: Callable[[], str],
+    read: Callable[[str], T],
+    holds: Callable[[], bool] = lambda: True,
+) -> T:
     """The result that a note holds, made now if there is no valid note.
 
     Args:
@@ -32,6 +38,8 @@ def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable
         make: makes the text; its exceptions are passed on, and nothing is kept then.
         read: makes the result from the text; it raises an exception for a text that `make` cannot
             have made.
+        holds: says, when the text has been made, whether what the key was made of is still so. A
+            text that may be made of something else is not kept.
     """
     parts = json.dumps([_FORMAT, _COMPILER, grammar_text(), prelude_text(), kind, *key])
     whole = hashlib.sha256(parts.encode()).hexdigest()
@@ -46,6 +54,9 @@ def noted(kind: str, key: Sequence[str], make: Callable[[], str], read: Callable
             return read(note["text"])
     made = make()
     found = read(made)
+    # Parts of the compiler are imported by what makes the text, and may be newer than this one.
+    if not holds() or _compiler() != _COMPILER:
+        return found
     with contextlib.suppress(OSError):
         write_entry(place, json.dumps({"text": made, "sha256": _digest(whole, made)}))
     return found
