@@ -219,9 +219,7 @@ class _Grouped(Choosing):
         ]
         return Term(times(term.scale, update.scale), update.kind, update.left, update.right)
 
-    def _base(
-        self, value: Value, first: Term, second: Term, inside: set[Value]
-    ) -> tuple[str, str]:
+    def _base(self, value: Value, first: Term, second: Term, inside: set[Value]) -> tuple[str, str]:
         """The variable of the first summand; "_" with it if the sum may be computed in it."""
         others = {second.left, second.right}
         if first.kind or first.scale:
