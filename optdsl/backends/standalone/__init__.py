@@ -80,5 +80,6 @@ def _header(rule: Rule) -> str:
 
 def _imports(body: str) -> str:
     library = [f"import {name}" for name in ("contextlib", "hashlib", "math") if f"{name}." in body]
-    library += ["from collections.abc import Callable", "from typing import Any"]
+    from_abc = "Callable, Iterator" if "Iterator[" in body else "Callable"
+    library += [f"from collections.abc import {from_abc}", "from typing import Any"]
     return "\n".join([*library, "", "import torch", "from torch import Tensor"])

@@ -69,7 +69,8 @@ def checks(rule: Rule) -> list[str]:
         )
         tables.append("\n".join([comment, *wrapped("DIMENSIONS = {", rows, "}")]))
         functions.append(texts.KINDS)
-        functions += reading.functions(rule.program.sections)
+        batched = {part.kind for part in rule.parts if part.batches}
+        functions += reading.functions(rule.program.sections, batched)
     if any(part.program.states or part.widens for part in rule.parts):
         functions.append(texts.KEPT)
         functions += [texts.ALL_KEPT] if rule.grouped else []

@@ -11,6 +11,7 @@ from optdsl.backends.standalone import reading, texts
 from optdsl.backends.standalone.lines import listed
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
 from optdsl.ir.sections import name_of
+from optdsl.ir.stacks import ELEMENTS, FEWEST
 
 BEGIN, FINISH = "begin_shared", "finish_shared"
 
@@ -43,12 +44,16 @@ def dispatch(rule: Rule) -> list[str]:
 
 
 def gathering(rule: Rule) -> list[str]:
-    """The function that gathers the tensors on which one call works; none if there is none."""
-    if not rule.grouped:
+    """The functions that gather the tensors on which one call works; none if there is none."""
+    if not rule.gathers:
         return []
     several = len(rule.parts) > 1
     text = texts.ALIKE.replace("@PART@", "part, " if several else "")
-    return [text.replace("@FOR@", " by each part" if several else "")]
+    found = [text.replace("@FOR@", " by each part" if several else "")]
+    if any(part.batches for part in rule.parts):
+        text = texts.BATCHES.replace("@FEWEST@", str(FEWEST))
+        found.append(text.replace("@ELEMENTS@", str(ELEMENTS)))
+    return found
 
 
 def giving(rule: Rule) -> list[str]:

@@ -175,7 +175,7 @@ def _step(rule: Rule) -> str:
             "            hypers.update(totals)",
         ]
     call = "UPDATE[part]" if kind else "update"
-    if rule.grouped:
+    if rule.gathers:
         names = "part, hypers, tensors" if kind else "hypers, tensors"
         lines += [f"        for {names} in alike(work, self.state):"]
         lines += [f"            {call}(tensors, hypers)"]

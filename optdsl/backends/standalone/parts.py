@@ -34,6 +34,7 @@ _OWN = (
     "precise",
     "kept",
     "own",
+    "lead",
 )
 _FUNCTIONS = ("begin", "initialize", "step", "evaluate")
 _LEAVES = {"parameter", "gradient", "state"}
@@ -55,7 +56,7 @@ def functions_of(rule: Rule, part: Part) -> tuple[list[EmittedFunction], list[st
     if grouped is not None:
         driving.append(_update_all(part, step))
     else:
-        driving.append(_update(part, step, bool(rule.grouped)))
+        driving.append(_update(part, step, rule.gathers))
     for kernel in part.measures:
         if kernel is not None:
             found.append(emit_function(kernel, f"{kernel.name}{part.name}"))
@@ -122,18 +123,44 @@ def _of(part: Part) -> str:
 
 
 def _update(part: Part, entry: EntryPoint, many: bool) -> str:
-    """A step of a tensor, or of each of some tensors."""
+    """A step of a tensor, or of each of some tensors, in batches where a batch is as good."""
     given = "\n    p: Tensor, g: Tensor, state: dict[str, Any], hypers: dict[str, float]\n"
-    head, what = f"def update{part.name}({given}) -> None:", "a tensor"
+    head, what, ending = f"def update{part.name}({given}) -> None:", "a tensor", ""
     if many:
-        head, what = _defined(f"update{part.name}"), "tensors, one after the other"
-    head += f'\n    """A step of {what}{_of(part)}."""'
+        head, what, ending = _defined(f"update{part.name}"), "tensors", ", one after the other"
+    if part.batches:
+        ending = ", small ones of equal shapes as one batch"
+    head += f'\n    """A step of {what}{_of(part)}{ending}."""'
+    if part.batches:
+        return "\n".join([head, *(f"    {line}" for line in _batched(part, entry))])
     lines = []
     if of_matrices(part.kind):
         lines += ["if not p.numel():", "    continue" if many else "    return"]
     lines += ["if not state:", f"    begin{part.name}(p, g, state, hypers)"]
-    lines += _read(part)
-    lines += _kept(part, entry)
+    lines += _stepped(part, entry)
+    if many:
+        lines = ["for p, g, state in tensors:", *(f"    {line}" for line in lines)]
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _batched(part: Part, entry: EntryPoint) -> list[str]:
+    """The statements of a step of tensors, and of batches of them."""
+    lead = "lead" if reading.is_read(part.kind) else "_"
+    named = ["tensors", *(f'"{name}"' for name in entry.states)]
+    return [
+        "tensors = [x for x in tensors if x[0].numel()]",
+        "for p, g, state in tensors:",
+        "    if not state:",
+        f"        begin{part.name}(p, g, state, hypers)",
+        *wrapped(f"for p, g, state, {lead} in batches(", named, "):"),
+        *(f"    {line}" for line in _stepped(part, entry, "lead")),
+    ]
+
+
+def _stepped(part: Part, entry: EntryPoint, lead: str = "") -> list[str]:
+    """The statements of a step of a tensor that has states, or of a batch."""
+    lines = _read(part, lead=lead)
+    lines += _kept(part, entry, lead)
     lines += ['t = state["step"].item() + 1']
     names = {s.name: name for s, name in _pairs(part)}
     results = ["theta_next", *(names[r] for r in entry.results[1:])]
@@ -144,10 +171,7 @@ def _update(part: Part, entry: EntryPoint, many: bool) -> str:
         text = f"own({name}, theta, g)" if state.name in shared else name
         lines.append(f'state["{state.name}"] = {_written(part, state.name, text, "t")}')
     lines += storage.written(part, reading.written(part.kind, "theta_next"))
-    lines.append('state["step"].fill_(t)')
-    if many:
-        lines = ["for p, g, state in tensors:", *(f"    {line}" for line in lines)]
-    return "\n".join([head, *(f"    {line}" for line in lines)])
+    return [*lines, 'state["step"].fill_(t)']
 
 
 def _measured(part: Part, kernel: Kernel, entry: EntryPoint) -> str:
@@ -190,12 +214,12 @@ def _point(part: Part, emitted: EmittedFunction | None) -> str:
     return "\n".join([head, *(f"    {line}" for line in lines)])
 
 
-def _read(part: Part, theta: str = "") -> list[str]:
+def _read(part: Part, theta: str = "", lead: str = "") -> list[str]:
     names = ("theta", theta or storage.theta(part)), ("g", "precise(g, p)")
-    return [f"{x} = {reading.read(part.kind, y)}" for x, y in names]
+    return [f"{x} = {reading.read(part.kind, y, lead)}" for x, y in names]
 
 
-def _kept(part: Part, entry: EntryPoint) -> list[str]:
+def _kept(part: Part, entry: EntryPoint, lead: str = "") -> list[str]:
     """The statements that take the states that a function reads from those that are kept."""
     if not entry.states:
         return []
@@ -207,7 +231,7 @@ def _kept(part: Part, entry: EntryPoint) -> list[str]:
     if reading.is_read(part.kind):
         whole = {s.name for s in part.program.states if s.type.extent is Extent.TENSOR}
         names = {n: x for n, x in names.items() if n in whole and n in entry.states}
-        lines += [f"{x} = {reading.read(part.kind, x)}" for x in names.values()]
+        lines += [f"{x} = {reading.read(part.kind, x, lead)}" for x in names.values()]
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from optdsl.ir.sections import FLAT, KINDS, VECTORS, WIDE, name_of, of_matrices
 
@@ -17,9 +17,16 @@ def is_read(kind: str) -> bool:
     return of_matrices(kind) and bool({FLAT, WIDE} & set(kind.split()))
 
 
-def read(kind: str, text: str) -> str:
-    """A tensor as the functions of a kind read it."""
-    return f"read_{slug(kind)}({text})" if is_read(kind) else text
+def read(kind: str, text: str, lead: str = "") -> str:
+    """A tensor as the functions of a kind read it.
+
+    Args:
+        kind: the kind.
+        text: the tensor.
+        lead: how many dimensions it has before those of a parameter; none if empty.
+    """
+    arguments = f"{text}, {lead}" if lead else text
+    return f"read_{slug(kind)}({arguments})" if is_read(kind) else text
 
 
 def written(kind: str, text: str) -> str:
@@ -44,24 +51,35 @@ def dimensions(kind: str) -> str:
     )
 
 
-def functions(kinds: Iterable[str]) -> list[str]:
-    """The functions that `read` and `written` call."""
-    return [text for kind in dict.fromkeys(kinds) if is_read(kind) for text in _of(kind)]
+def functions(kinds: Iterable[str], batched: Container[str] = ()) -> list[str]:
+    """The functions that `read` and `written` call.
+
+    Args:
+        kinds: the kinds.
+        batched: those of which batches are read, too.
+    """
+    read_so = [kind for kind in dict.fromkeys(kinds) if is_read(kind)]
+    return [text for kind in read_so for text in _of(kind, kind in batched)]
 
 
-def _of(kind: str) -> list[str]:
+def _of(kind: str, batched: bool) -> list[str]:
     words = set(kind.split())
-    lines, matrices = [], "p"
-    if FLAT in words:
-        lines, matrices = ["x = x.flatten(1)"], "p.flatten(1)"
+    lines: list[str] = []
+    back: list[str] = []
+    matrices, lead, start = "p", "", "1"
+    if batched:
+        lead, start = ", lead: int = 0", "lead + 1"
     if WIDE in words:
+        if FLAT in words:
+            lines, matrices = [f"x = x.flatten({start})"], "p.flatten(1)"
         lines.append("return x.mT if x.shape[-2] > x.shape[-1] else x")
         back = [f"rows, cols = {matrices}.shape[-2:]", "x = x.mT if rows > cols else x"]
     else:
-        lines.append("return x")
-        back = []
+        lines.append(f"return x.flatten({start})")
     what = "of which none is higher than wide" if WIDE in words else "with one row for each index"
-    head = f'def read_{slug(kind)}(x: Tensor) -> Tensor:\n    """A tensor as matrices, {what}."""'
+    what += "; `lead` is 1 for a batch of them" if lead else ""
+    head = f"def read_{slug(kind)}(x: Tensor{lead}) -> Tensor:\n"
+    head += f'    """A tensor as matrices, {what}."""'
     end = (
         f"def written_{slug(kind)}(x: Tensor, p: Tensor) -> Tensor:\n"
         f'    """Such matrices in the shape of the parameter."""'

@@ -11,6 +11,7 @@ from optdsl.backends.standalone.grouped import emit_grouped
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.stacks import stackable
 from optdsl.ir.storage import CODECS, draws, stored
 from optdsl.learning import Block
 from optdsl.schedule import Kernel, Role
@@ -35,6 +36,11 @@ class Part:
     kernels: Mapping[str, Kernel]
     measures: tuple[Kernel | None, ...] = ()
     holds: tuple[bool, ...] = ()
+
+    @property
+    def batches(self) -> bool:
+        """Whether small tensors of equal shapes are stepped as one batch."""
+        return stackable(self.program)
 
     @property
     def widens(self) -> bool:
@@ -98,6 +104,11 @@ class Rule:
         plain = [p for p in self.parts if not stored(p.program)]
         found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in plain}
         return {name: function for name, function in found.items() if function is not None}
+
+    @property
+    def gathers(self) -> bool:
+        """Whether one call steps all tensors that are alike."""
+        return bool(self.grouped) or any(part.batches for part in self.parts)
 
     @property
     def wholes(self) -> bool:

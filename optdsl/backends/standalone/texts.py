@@ -181,6 +181,37 @@ def alike(work: list[Any], states: dict[Tensor, dict[str, Any]]) -> Any:
         found[key][-1].append((p, g, state))
     return found.values()'''
 
+BATCHES = '''\
+# From how many small tensors of one shape a batch is made, and how many elements one has at most.
+FEWEST, SMALL = @FEWEST@, @ELEMENTS@
+
+
+def batches(tensors: list[Any], *names: str) -> Iterator[tuple[Tensor, Tensor, Any, int]]:
+    """The tensors, with their gradients and states: small ones of equal shapes as one batch.
+
+    A batch has one dimension more, in front, which the last number says. When its step has been
+    taken, each of its tensors gets its part of the parameters and states.
+    """
+    found: dict[Any, Any] = {}
+    for p, g, state in tensors:
+        fits = p.dim() == 2 and p.numel() <= SMALL and all(name in state for name in names)
+        shapes = [tuple(state[name].shape) for name in names if fits]
+        found.setdefault((tuple(p.shape), *shapes) if fits else id(p), []).append((p, g, state))
+    for some in found.values():
+        if len(some) < FEWEST:
+            yield from ((*one, 0) for one in some)
+            continue
+        held, gradients, states = zip(*some, strict=True)
+        whole = {name: torch.stack([state[name] for state in states]) for name in names}
+        whole["step"] = states[0]["step"].clone()
+        p = torch.stack(held)
+        yield p, torch.stack(gradients), whole, 1
+        torch._foreach_copy_(held, p.unbind())
+        torch._foreach_add_([state["step"] for state in states], 1)
+        for name in whole.keys() - {"step"}:
+            for state, x in zip(states, whole[name], strict=True):
+                state[name] = x.clone()'''
+
 IN_ITS_PRECISION = '''\
 def in_its_precision(p: Tensor) -> contextlib.AbstractContextManager[object]:
     """Within, products on the device of a parameter are not taken in what autocast chooses."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from optdsl.artifact import Artifact
+from optdsl.ir.stacks import stackable
 from optdsl.learning import square_keys
 from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import Rule, build
@@ -28,7 +29,7 @@ from optdsl.runtime.core.tasks import (
 )
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.reading import Reading
-from optdsl.runtime.engines.stacks import divided, stackable, stacked
+from optdsl.runtime.engines.stacks import divided, stacked
 from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.storage import Storage
 
