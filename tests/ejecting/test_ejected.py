@@ -78,7 +78,15 @@ def test_every_rule_and_modifier_takes_the_same_steps(name: str) -> None:
     compare(name, torch.float32, 100)
 
 
-TEXTS = ("tiger", "prodigy", "galore_adamw", "soap", "mada", "adamw with stochastic_rounding")
+TEXTS = (
+    "tiger",
+    "prodigy",
+    "galore_adamw",
+    "soap",
+    "mada",
+    "memory",
+    "adamw with stochastic_rounding",
+)
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -21,7 +21,23 @@ def listed(opening: str, names: Iterable[str]) -> list[str]:
 
 def broken(text: str, width: int) -> str:
     """The text of functions, with assignments longer than `width` on several lines."""
-    return "\n".join(piece for line in text.split("\n") for piece in _pieces(line, width))
+    lines = text.split("\n")
+    pieces: list[str] = []
+    for line, after in itertools.zip_longest(lines, lines[1:], fillvalue=""):
+        if len(line) > width and after.lstrip().startswith("else ") and after[-1] != ":":
+            pieces += _condition(line)
+        else:
+            pieces += _pieces(line, width)
+    return "\n".join(pieces)
+
+
+def _condition(line: str) -> list[str]:
+    """A choice whose alternative is on a line of its own, with the condition on one, too."""
+    cut = next((i for i in _top(line) if line.startswith(" if ", i)), None)
+    if cut is None:
+        return [line]
+    indent = line[: len(line) - len(line.lstrip())]
+    return [line[:cut], f"{indent}{line[cut + 1 :]}"]
 
 
 def _pieces(line: str, width: int) -> list[str]:
