@@ -219,7 +219,7 @@ def test_many_tensors_at_once_are_stepped_as_by_hand() -> None:
 
 
 def test_infinite_parameters_stay_so_under_decay() -> None:
-    for name in ("adam", "adamw"):
+    for name in ("adam", "adamw", "sgd", "radam"):
         p = torch.nn.Parameter(torch.tensor([math.inf, -math.inf, 1.0]))
         optimizer = ejected(name)([p], lr=0.1, weight_decay=0.1)
         for _ in range(3):

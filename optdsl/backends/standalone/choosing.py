@@ -8,7 +8,7 @@ from optdsl.backends.branches import Region, branches
 from optdsl.backends.eager import wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import Printer
-from optdsl.backends.standalone.groupable import finite_part, uniform, users
+from optdsl.backends.standalone.groupable import finite_part, uniform, users, zeroed
 from optdsl.backends.standalone.lists import Lists
 from optdsl.backends.standalone.terms import Term
 from optdsl.ir.program import Operation, Value
@@ -50,7 +50,7 @@ class Choosing(Lists):
 
     def _decides(self, value: Value, user: Value) -> bool:
         x = self._operation(user).arguments
-        return finite_part(self._kernel, user) and x[0] == value and x[1] != value
+        return zeroed(self._kernel, user) and x[0] == value and x[1] != value
 
     def _look_for_norm(self, value: Value) -> None:
         """Note a root of a sum of squares that nothing else uses."""
@@ -99,6 +99,10 @@ class Choosing(Lists):
         match operation.opcode:
             case "where" if uniform(self._kernel, x[0]):
                 self._choice(value, operation)
+            case "where" if zeroed(self._kernel, value):
+                self._helpers.add("finite")
+                argument = self._variable(self._materialized(x[1]))
+                self._lines.append(f"{self._fresh(value)} = finite({argument})")
             case "stop_gradient" | "define":
                 self._variables[value] = self._variable(self._materialized(x[0]))
                 self._alias(value, x[0])

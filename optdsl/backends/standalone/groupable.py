@@ -58,13 +58,19 @@ def uniform(kernel: Kernel, value: Value) -> bool:
     return kernel.program.type(value).extent is Extent.UNIFORM
 
 
+def zeroed(kernel: Kernel, value: Value) -> bool:
+    """Whether a value is its argument, or 0 where that is not finite."""
+    operation = kernel.program.operations[value]
+    if not kernel.program.is_finite_part(operation):
+        return False
+    x, other = operation.arguments[1:]
+    of_tensor = kernel.program.type(x).extent is Extent.TENSOR
+    return of_tensor and kernel.program.operations[other].attribute == 0.0
+
+
 def finite_part(kernel: Kernel, value: Value) -> bool:
     """Whether a value is 0 where its argument is not finite, and only scaled and added."""
-    operation = kernel.program.operations[value]
-    if operation.opcode != "where" or value in {r.value for r in kernel.results}:
-        return False
-    found = kernel.program.is_finite_part(operation)
-    if not found or kernel.program.operations[operation.arguments[2]].attribute != 0.0:
+    if not zeroed(kernel, value) or value in {r.value for r in kernel.results}:
         return False
     products = list(users(kernel, value))
     if len(products) != 1 or kernel.program.operations[products[0]].opcode != "mul":

@@ -27,9 +27,13 @@ def add_finite(x: list[Tensor], y: list[Tensor], scale: float) -> list[Tensor]:
     """x + scale * y, where what is not finite in y is left out; x itself if the scale is 0."""
     if scale == 0:
         return x
-    finite = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in y]
-    return torch._foreach_add(x, finite, alpha=scale)'''
+    found = [torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0) for part in y]
+    return [torch.add(a, b, alpha=scale, out=b) for a, b in zip(x, found, strict=True)]'''
 
+FINITE = '''\
+def finite(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies of the tensors, with 0 for what is not finite."""
+    return [torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in tensors]'''
 
 OWN_ALL = '''\
 def own_all(tensors: list[Tensor], *others: list[Tensor]) -> list[Tensor]:
@@ -38,7 +42,7 @@ def own_all(tensors: list[Tensor], *others: list[Tensor]) -> list[Tensor]:
     return [x.clone() if x.data_ptr() in taken else x for x in tensors]'''
 
 # What a step may call, besides what the eager backend brings along.
-CALLED = {"add_finite": ADD_FINITE, "own_all": OWN_ALL}
+CALLED = {"add_finite": ADD_FINITE, "finite": FINITE, "own_all": OWN_ALL}
 
 
 class _Unspelled(Exception):
