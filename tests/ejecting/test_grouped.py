@@ -99,7 +99,7 @@ def test_averages_of_infinite_parameters_are_infinite(modifier: str) -> None:
     assert not any(torch.isnan(x[0]) for x in optimizer.state[p].values() if x.dim())
 
 
-NAMES = ("adan", "lookahead", "tail_average", "cautious", "clip_norm")
+NAMES = ("adan", "lookahead", "tail_average", "cautious", "clip_norm", "ema_nesterov")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -69,7 +69,7 @@ def checks(rule: Rule) -> list[str]:
         )
         tables.append("\n".join([comment, *wrapped("DIMENSIONS = {", rows, "}")]))
         functions.append(texts.KINDS)
-        batched = {part.kind for part in rule.parts if part.batches}
+        batched = {part.kind for part in rule.parts if part.name in rule.batched}
         functions += reading.functions(rule.program.sections, batched)
     if any(part.program.states or part.widens for part in rule.parts):
         functions.append(texts.KEPT)

@@ -50,7 +50,7 @@ def gathering(rule: Rule) -> list[str]:
     several = len(rule.parts) > 1
     text = texts.ALIKE.replace("@PART@", "part, " if several else "")
     found = [text.replace("@FOR@", " by each part" if several else "")]
-    if any(part.batches for part in rule.parts):
+    if rule.batched:
         text = texts.BATCHES.replace("@FEWEST@", str(FEWEST))
         found.append(text.replace("@ELEMENTS@", str(ELEMENTS)))
     return found

@@ -56,7 +56,7 @@ def functions_of(rule: Rule, part: Part) -> tuple[list[EmittedFunction], list[st
     if grouped is not None:
         driving.append(_update_all(part, step))
     else:
-        driving.append(_update(part, step, rule.gathers))
+        driving.append(_update(part, step, rule))
     for kernel in part.measures:
         if kernel is not None:
             found.append(emit_function(kernel, f"{kernel.name}{part.name}"))
@@ -122,16 +122,17 @@ def _of(part: Part) -> str:
     return f" for {part.kind}" if part.kind else ""
 
 
-def _update(part: Part, entry: EntryPoint, many: bool) -> str:
+def _update(part: Part, entry: EntryPoint, rule: Rule) -> str:
     """A step of a tensor, or of each of some tensors, in batches where a batch is as good."""
     given = "\n    p: Tensor, g: Tensor, state: dict[str, Any], hypers: dict[str, float]\n"
     head, what, ending = f"def update{part.name}({given}) -> None:", "a tensor", ""
+    many, batched = rule.gathers, part.name in rule.batched
     if many:
         head, what, ending = _defined(f"update{part.name}"), "tensors", ", one after the other"
-    if part.batches:
+    if batched:
         ending = ", small ones of equal shapes as one batch"
     head += f'\n    """A step of {what}{_of(part)}{ending}."""'
-    if part.batches:
+    if batched:
         return "\n".join([head, *(f"    {line}" for line in _batched(part, entry))])
     lines = []
     if of_matrices(part.kind):

@@ -38,11 +38,6 @@ class Part:
     holds: tuple[bool, ...] = ()
 
     @property
-    def batches(self) -> bool:
-        """Whether small tensors of equal shapes are stepped as one batch."""
-        return stackable(self.program)
-
-    @property
     def widens(self) -> bool:
         """Whether the parameter has more precision than its dtype, by what is kept beside it."""
         codec = self.program.codec
@@ -105,10 +100,16 @@ class Rule:
         found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in plain}
         return {name: function for name, function in found.items() if function is not None}
 
+    @cached_property
+    def batched(self) -> set[str]:
+        """The names of parts of which small tensors of equal shapes are stepped as one batch."""
+        others = [part for part in self.parts if part.name not in self.grouped]
+        return {part.name for part in others if stackable(part.program)}
+
     @property
     def gathers(self) -> bool:
         """Whether one call steps all tensors that are alike."""
-        return bool(self.grouped) or any(part.batches for part in self.parts)
+        return bool(self.grouped or self.batched)
 
     @property
     def wholes(self) -> bool:

@@ -62,6 +62,8 @@ class Terms:
         )
         if not scaled or result is None or result not in self._results:
             return None
+        if self._results[result].name != "theta":
+            return None  # The parameter is needed as it was.
         last = self._operation(result)
         if last.opcode != "sub" or self._operation(last.arguments[0]).opcode != "parameter":
             return None
