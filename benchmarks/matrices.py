@@ -5,6 +5,9 @@ tensors of a million elements and with 150 tensors of a thousand. The figures ar
 times of two steps in a turn, of the clock (with its quartiles) and of the processor. The latter
 hardly depends on what else the machine does, but counts all threads, also while they wait for each
 other.
+
+Layers are stepped one after another, so that the time of a rival that is very slow can be taken
+from fewer of them (``--rival-layers``): times are divided by the layers that they were for.
 """
 
 from __future__ import annotations
@@ -85,17 +88,23 @@ def parameters(shapes: Sequence[tuple[int, ...]]) -> list[torch.nn.Parameter]:
     return found
 
 
-def timed(step: Step) -> tuple[float, float]:
-    """The time of a step, of the clock and of the processor."""
+def timed(step: Step, layers: int) -> tuple[float, float]:
+    """Seconds of a step for each of its layers, by the clock and by the processor."""
     clock, processor = perf_counter(), process_time()
     step()
-    return perf_counter() - clock, process_time() - processor
+    return (perf_counter() - clock) / layers, (process_time() - processor) / layers
 
 
 def main() -> None:
     """Run the turns and print the medians."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--layers", type=int, default=12)
+    options.add_argument(
+        "--rival-layers",
+        type=int,
+        help="layers of the rival, if it is too slow for as many; ratios are then by layer",
+    )
+    options.add_argument("--warm-up", type=int, default=2, help="turns that are not counted")
     options.add_argument("--turns", type=int, default=5)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--only", default="", help="a part of the names to run")
@@ -104,24 +113,31 @@ def main() -> None:
     for pair in PAIRS:
         if asked.only not in f"{pair.rule} / {pair.rival}":
             continue
-        shapes = [*pair.shapes] * (asked.layers if pair.layered else 1)
+        layers = (asked.layers, asked.rival_layers or asked.layers) if pair.layered else (1, 1)
+        shapes, fewer = ([*pair.shapes] * count for count in layers)
         ours = optdsl.load(pair.rule)(parameters(shapes)).step
-        theirs = pair.make(parameters(shapes))
-        for _ in range(min(2, asked.turns)):
+        theirs = pair.make(parameters(fewer))
+        for _ in range(asked.warm_up):
             ours()
             theirs()
-        turns = [(timed(ours), timed(theirs)) for _ in range(asked.turns)]
+        turns = [(timed(ours, layers[0]), timed(theirs, layers[1])) for _ in range(asked.turns)]
         clock, processor = (
             paired([own[kind] for own, _ in turns], [other[kind] for _, other in turns])
             for kind in (0, 1)
         )
-        seconds = [statistics.median(t[who][0] for t in turns) for who in (0, 1)]
+        seconds, processors = (
+            [statistics.median(t[who][kind] for t in turns) for who in (0, 1)] for kind in (0, 1)
+        )
         size = f"{asked.layers} layers, " if pair.layered else ""
+        each = " a layer" if pair.layered else ""
+        if layers[0] != layers[1]:
+            size += f"{layers[1]} of the rival, "
         print(
             f"{pair.rule} / {pair.rival}: {clock.median:.2f} ({clock.low:.2f}-{clock.high:.2f}) by "
             f"the clock, {processor.median:.2f} by the processor, aim {pair.aim} ("
-            f"{seconds[0] * 1e3:.2f} ms, {seconds[1] * 1e3:.2f} ms; {size}{asked.turns} turns, "
-            f"{asked.threads} threads)",
+            f"{seconds[0] * 1e3:.2f} ms, {seconds[1] * 1e3:.2f} ms{each}, of the processor "
+            f"{processors[0] * 1e3:.2f} ms, {processors[1] * 1e3:.2f} ms; {size}{asked.turns} "
+            f"turns, {asked.threads} threads)",
             flush=True,
         )
 
