@@ -11,7 +11,7 @@ from torch import nn
 
 import optdsl
 from benchmarks.autograd_mada import AutogradMADA
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import CONTESTANTS, RULE
 
 Parameters = list[nn.Parameter]
 
@@ -99,8 +99,10 @@ def build(name: str, params: Parameters, backend: str) -> Any:
     """Makes a contestant, which has `step()` and `state`.
 
     Args:
-        name: one of `CONTESTANTS`.
+        name: one of `CONTESTANTS`, or `RULE` and a rule of the library, which then learns nothing.
         params: the parameters that it shall update.
         backend: of optdsl; the others have only one.
     """
+    if name.startswith(RULE):
+        return _ours(name.removeprefix(RULE), params, backend, learn=False)
     return _BUILDERS[name](params, backend)

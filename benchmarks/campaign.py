@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.contestants import CONTESTANTS, EAGER_MEMORY, WORD
+from benchmarks.contestants import CONTESTANTS, EAGER_MEMORY, RULE, WORD
 from benchmarks.machine import Watch, available_memory
 from benchmarks.plan import (
+    FLOORS,
     HEATS,
     MEMORY,
     STARTERS,
@@ -35,6 +36,7 @@ class Options:
     parts: tuple[str, ...]
     backend: str
     effort: Effort
+    clock: str = "wall"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,29 @@ class HeatResult:
     others: float | None = None
 
 
+@dataclass(frozen=True)
+class FloorResult:
+    """A rule of the library beside copying and scaling; see `benchmarks.floors.run`.
+
+    Attributes:
+        rule: its name.
+        kind: of `benchmarks.floors.KINDS`.
+        size: of the parameters.
+        bytes: that a step moves for each parameter, by its plan.
+        times: seconds, one a turn, of a step, of copying and of scaling.
+        reason: why there are no times.
+        others: the share of the processors that other programs used meanwhile, if known.
+    """
+
+    rule: str
+    kind: str
+    size: str
+    bytes: int = 0
+    times: dict[str, list[float]] = field(default_factory=dict)
+    reason: str | None = None
+    others: float | None = None
+
+
 @dataclass
 class Results:
     """What was measured; whatever could not be is listed in its place with the reason."""
@@ -67,6 +92,7 @@ class Results:
     options: Options
     machine: dict[str, Any]
     heats: list[HeatResult] = field(default_factory=list)
+    floors: list[FloorResult] = field(default_factory=list)
     memory_size: str | None = None
     memory: dict[str, dict[str, float] | str] = field(default_factory=dict)
     starts: dict[str, dict[str, list[dict[str, float]]] | str] = field(default_factory=dict)
@@ -93,6 +119,8 @@ def measure(options: Options, say: Say) -> Results:
                 say(f"{size.name}: {'; '.join(_label(c) for c in heat.contestants)}")
                 results.heats.append(_heat(results, heat, size))
     streaming = [size for size in sizes if size.streams]
+    if FLOORS in options.parts and streaming:
+        _floors(results, min(streaming, key=lambda size: size.parameters), say)
     if MEMORY in options.parts and streaming:
         _memory(results, min(streaming, key=lambda size: size.parameters), say)
     if STARTUP in options.parts:
@@ -137,6 +165,7 @@ def _heat(results: Results, heat: Heat, size: Size) -> HeatResult:
                 seconds=effort.seconds,
                 least=effort.least,
                 sample=effort.sample,
+                clock=options.clock,
             )
         except Unavailable as unavailable:
             reason = str(unavailable)
@@ -144,6 +173,36 @@ def _heat(results: Results, heat: Heat, size: Size) -> HeatResult:
             results.warn(found.pop("warnings"))
             return HeatResult(heat.name, size.name, **found, others=watch.others())
     return HeatResult(heat.name, size.name, unavailable=dict.fromkeys(heat.contestants, reason))
+
+
+def _floors(results: Results, size: Size, say: Say) -> None:
+    """Every elementwise and every reducing rule of the library, each in a process of its own."""
+    options, effort = results.options, results.options.effort
+    for rule, kind in call("rules", effort.timeout)["rules"].items():
+        say(f"floor, {size.name}: {rule}")
+        watch = Watch()
+        try:
+            found = call(
+                "floor",
+                effort.timeout,
+                rule=rule,
+                size=size.name,
+                backend=options.backend,
+                rounds=effort.rounds,
+                seconds=effort.floor_seconds,
+                least=effort.least,
+                sample=effort.sample,
+                clock=options.clock,
+            )
+        except Unavailable as unavailable:
+            results.floors.append(FloorResult(rule, kind, size.name, reason=str(unavailable)))
+            continue
+        results.warn(found["warnings"])
+        times = {name.removeprefix(RULE): taken for name, taken in found["times"].items()}
+        reason = next(iter(found["unavailable"].values()), None)
+        others = watch.others()
+        floor = FloorResult(rule, kind, size.name, found["bytes"], times, reason, others)
+        results.floors.append(floor)
 
 
 def _memory(results: Results, size: Size, say: Say) -> None:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 WORD = 4  # bytes of a float32
 
+# Before the name of a rule of the library, which takes part without being one of `CONTESTANTS`.
+RULE = "rule:"
+
 
 class Traffic(NamedTuple):
     """Words per parameter that a step has to read from memory and write to it."""

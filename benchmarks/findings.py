@@ -9,7 +9,9 @@ from benchmarks.contestants import CONTESTANTS
 from benchmarks.plan import (
     COLD,
     DISTURBED,
+    FLOOR,
     HEATS,
+    SCALE,
     STREAM_BYTES,
     STREAMED,
     STREAMS,
@@ -67,6 +69,36 @@ class Footprint:
     nanoseconds: Spread
     shares: dict[str, Spread]
     state: float
+
+
+@dataclass(frozen=True)
+class FloorFinding:
+    """The time of a rule's step over that in which memory moves the bytes of its plan.
+
+    Attributes:
+        rule: its name.
+        kind: "elementwise" or "norms".
+        bytes: per parameter and step.
+        values: the ratio by the bandwidth of each of `STREAMS`; empty when there are no times.
+        target: of the ratio by `SCALE`, for elementwise rules.
+        reason: why there are no times.
+        others: the share of the processors that other programs used.
+    """
+
+    rule: str
+    kind: str
+    bytes: int
+    values: dict[str, Spread]
+    target: Target | None
+    reason: str | None = None
+    others: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the target; None without one or without a measurement."""
+        if self.target is None or not self.values:
+            return None
+        return self.target.met(self.values[SCALE].median)
 
 
 @dataclass(frozen=True)
@@ -142,7 +174,26 @@ def start_findings(results: Results) -> list[Start]:
     return found
 
 
-def disturbed(finding: RatioFinding | Start) -> bool:
+def floor_findings(results: Results) -> list[FloorFinding]:
+    """The rules of the library, the slowest of each kind first."""
+    found = []
+    for floor in results.floors:
+        values = {}
+        if floor.reason is None:
+            work = floor.bytes * SIZES[floor.size].parameters / (STREAM_BYTES * STREAMED)
+            for stream in STREAMS:
+                least = [work * time for time in floor.times[stream]]
+                values[stream] = paired(floor.times[floor.rule], least)
+        target = FLOOR if floor.kind == "elementwise" else None
+        found.append(
+            FloorFinding(
+                floor.rule, floor.kind, floor.bytes, values, target, floor.reason, floor.others
+            )
+        )
+    return sorted(found, key=lambda f: (f.kind, -f.values[SCALE].median if f.values else 0))
+
+
+def disturbed(finding: RatioFinding | FloorFinding | Start) -> bool:
     """Whether other programs were at work, so that the figure says little."""
     return finding.others is not None and finding.others > DISTURBED
 

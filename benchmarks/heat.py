@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ WARM_UP = 4  # steps; the first ones allocate states and compile
 GRADIENT = 1e-3  # the standard deviation of a gradient's elements
 LONGEST_SAMPLE = 200  # steps
 
+# What times are taken with; see `benchmarks.plan.CLOCKS`.
+CLOCKS = {"wall": perf_counter, "processor": process_time}
+
 
 class Runner:
     """A contestant at work on its own copy of the parameters.
@@ -29,8 +32,14 @@ class Runner:
     """
 
     def __init__(
-        self, name: str, shapes: Sequence[Shape], gradients: list[list[Tensor]], backend: str
+        self,
+        name: str,
+        shapes: Sequence[Shape],
+        gradients: list[list[Tensor]],
+        backend: str,
+        clock: str = "wall",
     ) -> None:
+        self.now = CLOCKS[clock]
         generator = torch.Generator().manual_seed(0)
         self.params = [nn.Parameter(0.02 * torch.randn(s, generator=generator)) for s in shapes]
         self.gradients = gradients
@@ -42,9 +51,9 @@ class Runner:
         for p, g in zip(self.params, self.gradients[self.taken % 2], strict=True):
             p.grad = g
         self.taken += 1
-        start = perf_counter()
+        start = self.now()
         self.optimizer.step()
-        return perf_counter() - start
+        return self.now() - start
 
     def state_bytes(self) -> float:
         """Bytes of state per parameter, counters and other single numbers left out."""
@@ -64,19 +73,20 @@ def make_gradients(shapes: Sequence[Shape]) -> list[list[Tensor]]:
     return [[GRADIENT * torch.randn(s, generator=generator) for s in shapes] for _ in range(2)]
 
 
-def streams() -> dict[str, Callable[[], float]]:
+def streams(clock: str) -> dict[str, Callable[[], float]]:
     """Simple operations on large tensors, as steps that are timed."""
+    now = CLOCKS[clock]
     source, target = torch.ones(STREAMED), torch.zeros(STREAMED)
 
     def copy() -> float:
-        start = perf_counter()
+        start = now()
         target.copy_(source)
-        return perf_counter() - start
+        return now() - start
 
     def scale() -> float:
-        start = perf_counter()
+        start = now()
         target.mul_(1.0)
-        return perf_counter() - start
+        return now() - start
 
     return {COPY: copy, SCALE: scale}
 
@@ -89,6 +99,7 @@ def run(
     seconds: float,
     least: int,
     sample: float,
+    clock: str = "wall",
 ) -> dict[str, Any]:
     """Times contestants in turn: A B C, A B C, and so on.
 
@@ -101,6 +112,7 @@ def run(
         seconds: after which no further turn begins, once there were `least`.
         least: turns that there are in any case.
         sample: seconds that a turn of the fastest contestant lasts at least.
+        clock: one of `benchmarks.plan.CLOCKS`.
 
     Returns:
         "times": seconds per step, one number a turn, by contestant, and of copying and scaling;
@@ -114,7 +126,7 @@ def run(
     fastest = math.inf
     for name in contestants:
         try:
-            runner = Runner(name, shapes, gradients, backend)
+            runner = Runner(name, shapes, gradients, backend, clock)
             fastest = min(fastest, *(runner.step() for _ in range(WARM_UP)))
         except Exception as error:
             unavailable[name] = explain(error)
@@ -122,7 +134,7 @@ def run(
             runners[name] = runner
     turns = {name: runner.step for name, runner in runners.items()}
     if SIZES[size].streams:
-        turns |= streams()
+        turns |= streams(clock)
         for step in turns.values():
             step()
     steps = min(max(1, math.ceil(sample / fastest)), LONGEST_SAMPLE) if runners else 1

@@ -99,9 +99,17 @@ HEATS = {
 }
 
 # Parts that are not heats.
+FLOORS = "floors"
 MEMORY = "memory"
 STARTUP = "startup"
-PARTS = (*HEATS, MEMORY, STARTUP)
+PARTS = (*HEATS, FLOORS, MEMORY, STARTUP)
+
+# The time of an elementwise rule's step over that in which memory moves the bytes of its plan.
+FLOOR = Target(1.3)
+
+# What times are taken with. The time of the processors, of all threads together, hardly depends on
+# how much of them other programs take, but counts threads that wait for each other.
+CLOCKS = ("wall", "processor")
 
 # Whose start is timed.
 STARTERS = ("adam", "mada-overlapped", "mada-exact")
@@ -123,6 +131,7 @@ class Effort:
         seconds: after which a heat takes no further round, once it has `least`.
         least: rounds that every heat takes.
         sample: seconds that the fastest contestant's sample lasts at least.
+        floor_seconds: the same for a rule beside copying and scaling.
         starts: cold starts and warm starts of each starter.
         timeout: seconds after which a process is given up.
     """
@@ -131,9 +140,10 @@ class Effort:
     seconds: float
     least: int
     sample: float
+    floor_seconds: float
     starts: int
     timeout: float
 
 
-FULL = Effort(rounds=40, seconds=90, least=5, sample=0.02, starts=7, timeout=900)
-QUICK = Effort(rounds=15, seconds=20, least=3, sample=0.01, starts=3, timeout=300)
+FULL = Effort(rounds=40, seconds=90, least=5, sample=0.02, floor_seconds=15, starts=7, timeout=900)
+QUICK = Effort(rounds=15, seconds=20, least=3, sample=0.01, floor_seconds=5, starts=3, timeout=300)

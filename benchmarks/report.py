@@ -16,16 +16,18 @@ from rich.text import Text
 from benchmarks.campaign import Results
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.findings import (
+    FloorFinding,
     RatioFinding,
     Start,
     bandwidth,
     disturbed,
+    floor_findings,
     footprints,
     imports,
     ratio_findings,
     start_findings,
 )
-from benchmarks.plan import FUSED, SCALE, STREAMS
+from benchmarks.plan import COPY, FUSED, SCALE, STREAMS
 from benchmarks.ratios import Spread
 from benchmarks.sizes import SIZES
 
@@ -46,11 +48,15 @@ def report(results: Results) -> Group:
         parts.append(_ratio_table(results))
     if footprints(results):
         parts.append(_bandwidth_table(results))
+    if results.floors:
+        parts.append(_floor_table(results))
     if results.memory:
         parts.append(_memory_table(results))
     if starts:
         parts.append(_start_table(results))
-    findings: list[RatioFinding | Start] = [*ratio_findings(results), *starts]
+    floors = floor_findings(results)
+    findings: list[RatioFinding | FloorFinding | Start]
+    findings = [*ratio_findings(results), *floors, *starts]
     shares = [f.others or 0 for f in findings if disturbed(f)]
     if shares:
         parts.append(
@@ -89,6 +95,10 @@ def write(results: Results, folder: Path) -> None:
         "footprints": [
             {**asdict(f), "floor": CONTESTANTS[f.contestant].floor} for f in footprints(results)
         ],
+        "floors": [
+            {**asdict(f), "target": str(f.target), "met": f.met, "disturbed": disturbed(f)}
+            for f in floor_findings(results)
+        ],
         "starts": [
             {**asdict(s), "target": str(s.target), "met": s.met, "disturbed": disturbed(s)}
             for s in start_findings(results)
@@ -118,6 +128,8 @@ def _machine(results: Results) -> str:
         machine["compiler"] or "no C compiler",
     ]
     lines = [", ".join(first), ", ".join(second)]
+    if results.options.clock == "processor":
+        lines.append("Heats and floors are in time of the processors, of all threads together.")
     return "\n".join(lines) + "\n"
 
 
@@ -201,6 +213,29 @@ def _memory_table(results: Results) -> Table:
     return table
 
 
+def _floor_table(results: Results) -> Table:
+    table = _table(
+        "Time of a step over the floor by bytes, for rules of the library",
+        "The floor is the time in which memory moves the bytes that the plan of the rule counts, "
+        "all passes of a step together, at the speed of scaling a tensor in place beside it; the "
+        "last column is the same at the speed of a copy. Medians of turns and the quartiles around "
+        "them. Nothing is learned.",
+    )
+    table.add_column("rule", no_wrap=True)
+    for name in ("bytes", "ratio", "quartiles", "target", "met", "by copy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    kind = None
+    for finding in floor_findings(results):
+        if finding.kind != kind:
+            kind = finding.kind
+            table.add_row(Text(kind, style="bold"))
+        target = NONE if finding.target is None else str(finding.target)
+        scaling, copying = (finding.values.get(stream) for stream in (SCALE, COPY))
+        ends = (target, _mark(finding), _spread(copying)[0])
+        table.add_row(f" {finding.rule}", str(finding.bytes or NONE), *_spread(scaling), *ends)
+    return table
+
+
 def _start_table(results: Results) -> Table:
     others = imports(results)
     caption = "Medians and quartiles of new processes, after the imports."
@@ -225,6 +260,7 @@ def _start_table(results: Results) -> Table:
 def _reasons(results: Results) -> list[str]:
     """Why figures are missing, each once."""
     notes = [f"{_named(f)}: {f.reason}" for f in ratio_findings(results) if f.reason]
+    notes += [f"floor of {f.rule}: {f.reason}" for f in floor_findings(results) if f.reason]
     notes += [
         f"memory of {label(name)}: {found}"
         for name, found in results.memory.items()
@@ -261,7 +297,7 @@ def _number(value: float) -> str:
     return f"{value:.{min(max(digits, 0), 3)}f}"
 
 
-def _mark(finding: RatioFinding | Start) -> Text:
+def _mark(finding: RatioFinding | FloorFinding | Start) -> Text:
     doubt = " ?" if disturbed(finding) else ""
     if finding.met is None:
         return Text(doubt.strip(), style="yellow")

@@ -20,6 +20,8 @@ MARK = "RESULT "  # before the result on the last line of a worker's output
 TASKS = {
     "environment": "benchmarks.machine:environment",
     "heat": "benchmarks.heat:run",
+    "rules": "benchmarks.floors:rules",
+    "floor": "benchmarks.floors:run",
     "memory": "benchmarks.memory:run",
     "startup": "benchmarks.startup:run",
 }
