@@ -22,6 +22,7 @@ TASKS = {
     "heat": "benchmarks.heat:run",
     "rules": "benchmarks.floors:rules",
     "floor": "benchmarks.floors:run",
+    "lightbench": "benchmarks.lightbench:run",
     "memory": "benchmarks.memory:run",
     "startup": "benchmarks.startup:run",
 }
@@ -32,7 +33,7 @@ class Unavailable(Exception):
 
 
 def call(
-    task: str, timeout: float, environment: Mapping[str, str] | None = None, **arguments: Any
+    task: str, timeout: float, environment: Mapping[str, str] | None = None, /, **arguments: Any
 ) -> dict[str, Any]:
     """Runs a task in a new process and returns its result.
 
