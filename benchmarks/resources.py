@@ -43,6 +43,7 @@ _POINTERS = {
     **dict.fromkeys(
         ("uniforms", "scalars", "sums", "rows", "dots", "given", "memory", "later"), "*fp64"
     ),
+    **dict.fromkeys(("of_rows", "of_cols", "of_all"), "*fp64"),
 }
 # The accesses of `fetch` and `put` without a mask.
 _FAST_LOAD, _FAST_STORE = "        return tl.load(p + i)", "        tl.store(p + i, x)"
@@ -56,7 +57,14 @@ _SIZES = {
     **dict.fromkeys(("short", "ushort", "sshort"), 2),
     **{"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16},
 }
-_KERNEL = re.compile(r"_(loop|numbers)\d+$|_(begin|uniforms)$|^learn_all$")
+_KERNEL = re.compile(
+    r"_(loop|numbers|pass|fold)\d+$|_between\d+_\d+$|_(begin|uniforms)$|^learn_all$"
+)
+# What kernels of matrices are compiled for, of rows that can be read by wide accesses; and the
+# working space whose type is that of calculations.
+_TILE = {"UNIT": 16, "HIGH": 16, "WIDE": 128}
+_TYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_REAL = ("row_values", "col_values")
 
 
 @dataclass(frozen=True)
@@ -105,28 +113,32 @@ def resources(rule: str, dtype: str, order: str, target: str) -> Iterator[Resour
         fast = [_line(text, _FAST_LOAD), _line(text, _FAST_STORE)]
         for name, kernel in vars(made).items():
             if hasattr(kernel, "arg_names") and _KERNEL.search(name):
-                binary = compiled(made, kernel, target)
+                binary = compiled(made, kernel, target, dtype)
                 measured = _measured(binary, target)
                 assembly = binary.asm["ptx" if target.startswith("cuda") else "amdgcn"]
                 loads, stores = (accesses(assembly, line) for line in fast)
                 yield Resources(rule, dtype, order, target, name, *measured, loads, stores)
 
 
-def compiled(made: ModuleType, kernel: Any, target: str) -> Any:
-    """A kernel of an emitted module, as Triton compiles it for a target."""
+def compiled(made: ModuleType, kernel: Any, target: str, dtype: str = "float32") -> Any:
+    """A kernel of an emitted module, for parameters of a dtype, as Triton compiles it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     maker, arch = target.split(":")
     signature, constants = {}, {}
+    pointers = _POINTERS | _of_matrices(kernel.arg_names, dtype)
     for name in kernel.arg_names:
-        if name in {"BLOCK", "SPAN"}:
-            signature[name], constants[name] = "constexpr", getattr(made, name)
+        if name in {"BLOCK", "SPAN", "TALL", *_TILE}:
+            signature[name] = "constexpr"
+            constants[name] = _TILE[name] if name in _TILE else getattr(made, name)
         else:
-            signature[name] = _POINTERS.get(name, "i32")
+            signature[name] = pointers.get(name, "i32")
     aligned = [["tt.divisibility", 16]]
-    attributes = {(n,): aligned for n, name in enumerate(kernel.arg_names) if name in _POINTERS}
+    attributes = {
+        (n,): aligned for n, name in enumerate(kernel.arg_names) if "*" in pointers.get(name, "")
+    }
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget(maker, int(arch) if arch.isdigit() else arch, TARGETS[target]),
@@ -140,6 +152,16 @@ def compiled(made: ModuleType, kernel: Any, target: str) -> Any:
             ),
         },
     )
+
+
+def _of_matrices(names: Sequence[str], dtype: str) -> dict[str, str]:
+    """The types of what only kernels of matrices are given: tensors, and values of one axis."""
+    if "stack" not in names:
+        return {}
+    element, real = f"*{_TYPES[dtype]}", "*fp64" if dtype == "float64" else "*fp32"
+    tensors = names[: names.index("stack")]
+    found = {name: element if name in {"theta_", "g_"} else real for name in tensors}
+    return {"rows": "i32", **found, **dict.fromkeys(_REAL, real)}
 
 
 def _measured(binary: Any, target: str) -> tuple[int, int, int, int]:

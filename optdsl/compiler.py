@@ -17,9 +17,9 @@ from optdsl.artifact import Artifact, Target
 from optdsl.backends import interleaved
 from optdsl.backends.base import DTYPES, Backend, SourceModule, check_backend
 from optdsl.backends.c import CBackend
-from optdsl.backends.c.passes import runs
 from optdsl.backends.capabilities import compiled_backends
 from optdsl.backends.eager import EagerBackend
+from optdsl.backends.tiled_passes import runs
 from optdsl.backends.triton import TritonBackend
 from optdsl.diagnostics import Source, render
 from optdsl.differentiate import differentiate

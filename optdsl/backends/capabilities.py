@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from optdsl.backends.c.passes import runs
 from optdsl.backends.interleaved import interleaves
+from optdsl.backends.tiled_passes import runs
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import compiles, draws, stored
@@ -18,13 +18,24 @@ def compiled_backends(program: Program) -> tuple[str, ...]:
     of Triton draw nothing, and read and write states as they are computed, and so do those of C
     that read tensors as matrices; the latter have all but what torch computes between them (see
     `optdsl.backends.interleaved`), if that leaves anything.
+    Those of Triton that read tensors as matrices have no products and no factorizations.
     """
     if any(x.signal == "cosine" for x in program.learned):
         return ()
     coded = draws(program) or bool(stored(program))
     if of_matrices(program.kind):
-        found = not coded and (runs(program) or interleaves(program))
-        return ("c",) if found else ()
+        if coded:
+            return ()
+        return COMPILED if runs(program) else ("c",) if interleaves(program) else ()
     if not compiles(program):
         return ()
     return ("c",) if coded else COMPILED
+
+
+def chosen_backends(program: Program) -> tuple[str, ...]:
+    """Those of them that `backend="auto"` chooses, each on its own devices.
+
+    Triton's kernels of matrices have been measured on no GPU, and are there for who asks for them.
+    """
+    found = compiled_backends(program)
+    return tuple(b for b in found if not (b == "triton" and of_matrices(program.kind)))

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from optdsl.backends.base import SourceModule
 from optdsl.backends.branches import ROOT, branches
 from optdsl.backends.c import matrix_module
-from optdsl.backends.c.passes import reduction, runs_value
 from optdsl.backends.eager import emit_function, module_of
 from optdsl.backends.matrix_expressions import MatrixPrinter, in_bfloat16, on_host
+from optdsl.backends.tiled_passes import reduction, runs_value
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from optdsl.backends.c.passes import runs
-from optdsl.backends.capabilities import COMPILED, compiled_backends
+from optdsl.backends.capabilities import COMPILED, chosen_backends
+from optdsl.backends.tiled_passes import runs
 from optdsl.diagnostics import Source
 from optdsl.differentiate import held
 from optdsl.ir.domain import spell, spell_in
@@ -199,7 +199,7 @@ def _eager(program: Program) -> list[list[str]]:
 def _compiled(program: Program) -> list[list[str]]:
     """What is compiled of the sections of a rule; nothing where it is all of them."""
     parts = [in_kind(program, program.sections, n) for n in range(len(program.sections))]
-    if all(compiled_backends(part) == COMPILED for part in parts):
+    if all(chosen_backends(part) == COMPILED for part in parts):
         return []
     named = zip(map(name_of, program.sections), parts, strict=True)
     rows = [(kind, _where(part)) for kind, part in named]
@@ -208,13 +208,14 @@ def _compiled(program: Program) -> list[list[str]]:
 
 def _where(program: Program) -> str:
     """Where the steps of a section run."""
-    found = compiled_backends(program)
+    found = chosen_backends(program)
     if not found:
         return "PyTorch code"
     if found == COMPILED:
         return "C on the CPU, Triton on GPUs"
-    own = "" if runs(program) else ", products between them by PyTorch"
-    return f"C on the CPU{own}; PyTorch code elsewhere"
+    if runs(program):
+        return 'C on the CPU; PyTorch code elsewhere, or Triton with backend="triton"'
+    return "C on the CPU, products between them by PyTorch; PyTorch code elsewhere"
 
 
 def _draws(operation: Operation) -> bool:

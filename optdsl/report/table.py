@@ -77,7 +77,8 @@ the equations.
 - **needs**: inputs are given to `step(inputs=...)`, and `eval()` and `train()` are called around an
   evaluation, see [language.md](language.md). A sum over all tensors waits for the device once a
   step. A modifier may need an equation or a hyperparameter of the rule.
-- **backends**: `backend="auto"` takes compiled code where it runs, and eager code elsewhere.
+- **backends**: `backend="auto"` takes compiled code where it runs, and eager code elsewhere and for
+  matrices on GPUs, for which Triton has to be asked for.
 - **compared with**: what a test of this repository takes the same steps with, in float64. "By hand"
   is the algorithm written for the tests, without optdsl. "Measured" is the largest difference of an
   element that the test has seen, relative to the largest element of its tensor; 0 is the same to

@@ -85,17 +85,22 @@ def layouts(x: Tensor, number: int) -> Tensor:
 
 
 def stepped(
-    rule: str, backend: str, dtype: torch.dtype, shapes: list[tuple[int, ...]], steps: int = 3
+    rule: str,
+    backend: str,
+    dtype: torch.dtype,
+    shapes: list[tuple[int, ...]],
+    steps: int = 3,
+    device: str = "cpu",
 ) -> tuple[list[nn.Parameter], Any, list[list[Tensor]]]:
     """Parameters after steps, their optimizer, and the gradients of each step."""
     generator = torch.Generator().manual_seed(0)
     start = [randn(generator, s, dtype) for s in shapes]
-    parameters = [nn.Parameter(layouts(x, n)) for n, x in enumerate(start)]
+    parameters = [nn.Parameter(layouts(x.to(device), n)) for n, x in enumerate(start)]
     optimizer, given = loaded(rule, backend)(parameters), []
     for _ in range(steps):
         given.append([randn(generator, s, dtype) for s in shapes])
         for n, (p, g) in enumerate(zip(parameters, given[-1], strict=True)):
-            p.grad = layouts(g, n + 1)
+            p.grad = layouts(g.to(device), n + 1)
         optimizer.step()
     return parameters, optimizer, given
 

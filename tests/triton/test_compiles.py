@@ -22,6 +22,7 @@ from benchmarks import resources
 from optdsl.compiler import emit
 from optdsl.schedule import Role
 from tests.c import rules, test_hostile as hostile
+from tests.c.test_matrices import EVERY_REDUCTION
 
 pytest.importorskip("triton")
 
@@ -112,10 +113,13 @@ def hostile_files(directory: Path) -> list[str]:
     "target", ["cuda:90", pytest.param("hip:gfx942", marks=pytest.mark.exhaustive)]
 )
 def test_a_rule_compiles_for_both_makers_devices(target: str, tmp_path: Path) -> None:
-    options = ["--rules", "lion", "--dtypes", "float32", "--orders", "overlapped"]
+    options = ["--rules", "lion,adafactor", "--dtypes", "float32", "--orders", "overlapped"]
     found = compiled(target, tmp_path, options)
-    assert "step_loop0" in {r["kernel"] for r in found}
-    assert [r for r in found if r["spilled"]] == []
+    # Adafactor's are those of matrices.
+    kernels = {"step_loop0", "step_between0_0", "step_pass0", "step_fold0", "step_pass2"}
+    assert kernels <= {r["kernel"] for r in found}
+    # Between passes, a division in double precision is a function, which has a stack.
+    assert [r for r in found if r["spilled"] and "_between" not in r["kernel"]] == []
 
 
 @pytest.mark.exhaustive
@@ -145,6 +149,21 @@ def test_kernels_for_nvidias_devices(tmp_path: Path) -> None:
         # Three programs of four warps fit a multiprocessor of 65,536 registers.
         if r["dtype"] == "float32" and r["kernel"].startswith(WIDE):
             assert r["registers"] <= 168, r
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("target", ["cuda:90", "hip:gfx942"])
+def test_kernels_of_matrices_compile(target: str, tmp_path: Path) -> None:
+    file = tmp_path / "every.opt"
+    file.write_text(EVERY_REDUCTION)
+    dtypes = "float32,bfloat16,float16,float64"
+    options = ["--rules", f"{file},came", "--dtypes", dtypes, "--orders", "overlapped"]
+    found = compiled(target, tmp_path, options)
+    passes = [r for r in found if re.fullmatch(r"step_pass\d", r["kernel"])]
+    assert {(r["rule"], r["dtype"]) for r in passes} == {
+        (rule, dtype) for rule in (str(file), "came") for dtype in dtypes.split(",")
+    }
+    assert [r for r in passes if r["spilled"] and r["dtype"] != "float64"] == []
 
 
 @pytest.mark.exhaustive

@@ -16,8 +16,8 @@ from optdsl.backends.c.layout import braced
 from optdsl.backends.c.matrix_between import between, over_matrices, written_beside
 from optdsl.backends.c.matrix_pass import MatrixPass
 from optdsl.backends.c.matrix_values import MatrixValues
-from optdsl.backends.c.passes import COLS, ROWS, passes
 from optdsl.backends.c.storage import Storage
+from optdsl.backends.tiled_passes import COLS, ROWS, passes
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Role
 

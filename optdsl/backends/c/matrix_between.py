@@ -11,7 +11,7 @@ from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.matrix_pass import KINDS
 from optdsl.backends.c.matrix_values import MatrixValues
-from optdsl.backends.c.passes import Reduction, reduction
+from optdsl.backends.tiled_passes import Reduction, reduction
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent

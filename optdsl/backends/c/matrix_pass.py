@@ -9,7 +9,7 @@ from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.chunk import loaded, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.matrix_values import MatrixValues
-from optdsl.backends.c.passes import COLS, ROWS, Pass, Reduction, reduction
+from optdsl.backends.tiled_passes import COLS, ROWS, Pass, Reduction, reduction
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 from optdsl.schedule import Result

@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.backends.base import SourceModule, needed_kernels
+from optdsl.backends.triton import matrices
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions
 from optdsl.ir.program import Program
+from optdsl.ir.sections import of_matrices
 from optdsl.plan import KINDS, Kind
 from optdsl.plan.keys import pending
 from optdsl.schedule import Kernel, Role
@@ -40,6 +42,8 @@ class TritonBackend:
     ) -> SourceModule:
         """The file of a rule; see `optdsl.backends.base.Backend`."""
         program = kernels[Role.STEP].program
+        if of_matrices(program.kind):
+            return _of_matrices(kernels, dtype)
         kept, names = Role.COMPLETE in kernels, ["t", *(h.name for h in program.hypers)]
         row = [*names, *map(pending, names)] if kept else names
         emitted = [Functions(kernel, dtype, row) for kernel in needed_kernels(kernels, order)]
@@ -59,12 +63,7 @@ class TritonBackend:
             "import triton",
             "import triton.language as tl",
             "",
-            *textwrap.wrap(
-                f"# A row of hyperparameters has {', '.join(row)}.",
-                96,
-                subsequent_indent="# ",
-                break_on_hyphens=False,
-            ),
+            *_comment(f"A row of hyperparameters has {', '.join(row)}."),
             "# A program works on a span of a tensor, a block of it at a time.",
             f"SPAN, BLOCK, THREADS = {SPAN}, {BLOCK}, {_threads(emitted, dtype)}",
             OPTIONS,
@@ -81,10 +80,48 @@ class TritonBackend:
 
     @staticmethod
     def plans(program: Program) -> tuple[Kind, ...]:
-        """All of them."""
-        return KINDS
+        """All of them; where tensors are read as matrices, tangents are states."""
+        return ("stored",) if of_matrices(program.kind) else KINDS
 
     spellings = staticmethod(spelled_operations)
+
+
+def _of_matrices(kernels: Mapping[str, Kernel], dtype: str) -> SourceModule:
+    """The file of a rule whose tensors are read as matrices."""
+    program = kernels[Role.STEP].program
+    emitted = matrices.functions_of(kernels, dtype)
+    row = ", ".join(["t", *(h.name for h in program.hypers)])
+    header = [
+        f'"""{_documentation(program.name, program.documentation)}"""',
+        "",
+        "import triton",
+        "import triton.language as tl",
+        "",
+        *_comment(f"A row of hyperparameters has {row}."),
+        "# A program has so many tiles below each other, of so many elements, usually so wide.",
+        f"TALL, ELEMENTS, WIDE = {matrices.TALL}, {matrices.ELEMENTS}, {matrices.WIDE}",
+        f"BLOCK, THREADS = {matrices.BLOCK}, {matrices.THREADS}",
+        OPTIONS,
+        *_comment(
+            "How many uniform values there are; numbers, values of rows and values of columns of "
+            "a matrix; and reductions for each row, for each column, and of all."
+        ),
+        "WIDTHS = {",
+        *(f'    "{f.entry.name}": {f.widths},' for f in emitted),
+        "}",
+    ]
+    texts = [f.text for f in emitted]
+    called = list[str]()
+    # Those that functions call are found in turn.
+    while called != (found := helpers("\n".join([*texts, *called]), matrices.KNOWN)):
+        called = found
+    text = "\n\n\n".join(["\n".join(header), *called, *texts])
+    entries = {f.entry.name: f.entry for f in emitted}
+    return SourceModule(program.name, "python", f"{text}\n", entries)
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(f"# {text}", 96, subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _fixed(functions: Functions, dtype: str, row: Sequence[str]) -> Functions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import BINARY
 from optdsl.ir.ops import LEAVES, OF_MATRICES, TOTALS
@@ -131,10 +131,10 @@ def mixed(mean, x, turned, way):
 RESERVED = frozenset(_RESERVED.split()) | HELPERS.keys()
 
 
-def helpers(text: str) -> list[str]:
-    """The functions that a text calls, and those that they call."""
-    found = [name for name in HELPERS if re.search(rf"(?<!\.)\b{name}\(", text)]
-    return [HELPERS[name] for name in found]
+def helpers(text: str, known: Mapping[str, str] = HELPERS) -> list[str]:
+    """The functions that a text calls, of those that are known by their names."""
+    found = [name for name in known if re.search(rf"(?<!\.)\b{name}\(", text)]
+    return [known[name] for name in found]
 
 
 def spelled_operations() -> frozenset[str]:

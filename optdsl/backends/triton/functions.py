@@ -21,6 +21,41 @@ REAL = {"float64": "tl.float64"}
 _WIDTH_HERE, _HALF_HERE = "@WIDTH@", "@HALF@"
 
 
+def uniform_function(values: Values, row: Sequence[str]) -> str:
+    """The function that computes what was asked for of uniform values; empty if that is nothing.
+
+    Args:
+        values: those of the kernel, when everything else has been spelled.
+        row: the names of a row of hyperparameters.
+    """
+    if not values.places and not values.stored_uniforms:
+        return ""
+    for value in values.stored_uniforms:
+        values.place(values.name(value))
+    lines = []
+    for value in values.kernel.uniform:
+        operation = values.operation(value)
+        if TABLE[operation.opcode].stage is Stage.HOST:
+            place = row.index(str(operation.attribute or "t"))
+            lines.append(f"{values.name(value)} = tl.load(q + {place})")
+        elif operation.opcode != "constant":
+            lines += values.assigned(value, DOUBLE)
+    lines += values.derived()
+    for name, place in values.places.items():
+        stored = f"{name}.to({DOUBLE})" if values.condition(name) else name
+        lines.append(f"tl.store(u + {place}, {stored})")
+        lines.append(f"tl.store(w + {place}, ({stored}).to({values.real}))")
+    body = [
+        '"""Uniform values of a row: in double precision, and as elements need them."""',
+        f"q = rows + tl.program_id(0) * {len(row)}",
+        f"u = uniforms + tl.program_id(0) * {2 * len(values.places)}",
+        f"w = (u + {len(values.places)}).to(tl.pointer_type({values.real}))",
+        *lines,
+    ]
+    head = f"{values.kernel.name}_uniforms(rows, uniforms)"
+    return function(head, body)
+
+
 class Functions:
     """The functions of one kernel, and what they need to be called.
 
@@ -57,44 +92,13 @@ class Functions:
         self._texts = list(zip(numbers, loops, strict=True))
         self.scalars = len(self.values.scalars)
         self.sums = max((len(loop.reductions) for loop in kernel.loops), default=0)
-        uniform = "" if like is not None else self._uniform()
+        uniform = "" if like is not None else uniform_function(self.values, self._row)
         self.uniforms = 2 * len(self.values.places)
         assert like is None or self.values.places == like.values.places
         texts = [text for text in (uniform, *(t for pair in self._texts for t in pair)) if text]
         texts.append(self._host((like or self).entry.name if self.uniforms else ""))
         text = "\n\n\n".join(texts).replace(_WIDTH_HERE, str(self.uniforms))
         self.text = text.replace(_HALF_HERE, str(self.uniforms // 2))
-
-    # --- uniform values -------------------------------------------------------------------------
-
-    def _uniform(self) -> str:
-        values = self.values
-        if not values.places and not values.stored_uniforms:
-            return ""
-        for value in values.stored_uniforms:
-            values.place(values.name(value))
-        lines = []
-        for value in self.kernel.uniform:
-            operation = values.operation(value)
-            if TABLE[operation.opcode].stage is Stage.HOST:
-                place = self._row.index(str(operation.attribute or "t"))
-                lines.append(f"{values.name(value)} = tl.load(q + {place})")
-            elif operation.opcode != "constant":
-                lines += values.assigned(value, DOUBLE)
-        lines += values.derived()
-        for name, place in values.places.items():
-            stored = f"{name}.to({DOUBLE})" if values.condition(name) else name
-            lines.append(f"tl.store(u + {place}, {stored})")
-            lines.append(f"tl.store(w + {place}, ({stored}).to({values.real}))")
-        body = [
-            '"""Uniform values of a row: in double precision, and as elements need them."""',
-            f"q = rows + tl.program_id(0) * {len(self._row)}",
-            f"u = uniforms + tl.program_id(0) * {2 * len(values.places)}",
-            f"w = (u + {len(values.places)}).to(tl.pointer_type({values.real}))",
-            *lines,
-        ]
-        head = f"{self.kernel.name}_uniforms(rows, uniforms)"
-        return function(head, body)
 
     # --- values of a tensor ---------------------------------------------------------------------
 

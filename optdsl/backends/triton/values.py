@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import ClassVar
 
 from optdsl.backends.base import BINARY
 from optdsl.backends.named import NamedValues
@@ -28,10 +29,11 @@ class Values(NamedValues):
     """
 
     _SHARING = frozenset({Extent.TENSOR, Extent.SCALAR})
+    _RESERVED: ClassVar[frozenset[str]] = RESERVED
 
     def __init__(self, kernel: Kernel, real: str, buffers: Sequence[str]) -> None:
         """Name everything, as `NamedValues` does."""
-        super().__init__(kernel, buffers, RESERVED, plain_identifier, "v", "tl.float32")
+        super().__init__(kernel, buffers, self._RESERVED, plain_identifier, "v", "tl.float32")
         self.real = real
 
     def word(self, value: Value, kind: str | None = None) -> str:

@@ -177,7 +177,7 @@ def _made(
         dots=torch.empty(len(entry.dots), blocks, dtype=torch.float64, device=device),
         total=blocks,
         width=rows.shape[1],
-        lanes=_lanes(device),
+        lanes=lanes(device),
         options=_OPTIONS if device.type == "cuda" and torch.version.hip is None else {},
     )
 
@@ -189,7 +189,8 @@ _OPTIONS = {"maxnreg": REGISTERS}
 
 
 @functools.cache
-def _lanes(device: torch.device) -> int:
+def lanes(device: torch.device) -> int:
+    """How many threads a warp of a device has."""
     if device.type != "cuda":
         return 32
     return int(torch.cuda.get_device_properties(device).warp_size)

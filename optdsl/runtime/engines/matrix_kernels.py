@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -101,9 +101,13 @@ class MatrixKernel(InPlace):
                 f"{self._name}: gradient has shape {tuple(g.shape)}, and its parameter is read as "
                 f"{tuple(theta.shape)}"
             )
+        self._called((theta, g, *(own[name] for name in self.entry.states)), hypers, t)
+
+    def _called(self, tensors: Sequence[Tensor], hypers: Mapping[str, float], t: float) -> None:
+        """Call it with the parameter, its gradient and states, which are as it takes them."""
+        theta = tensors[0]
         rows, cols = theta.shape[-2:]
         shape = (ctypes.c_int64 * 3)(theta.numel() // (rows * cols), rows, cols)
-        tensors = (theta, g, *(own[name] for name in self.entry.states))
         memory = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
         values = [t, *(hypers[name] for name in self.entry.hypers)]
         numbers = (ctypes.c_double * len(values))(*values)
@@ -174,7 +178,7 @@ def room(kind: Type, theta: Tensor, dtype: torch.dtype) -> Tensor:
         theta: the parameter as it is read.
         dtype: that of the value.
     """
-    return torch.zeros(value_shape(kind, theta.shape), dtype=dtype, device="cpu")
+    return torch.zeros(value_shape(kind, theta.shape), dtype=dtype, device=theta.device)
 
 
 def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,7 +186,7 @@ def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     usual = type(x) in PLAIN and not without_values(x) and not x._is_zerotensor()
     if usual and x.dtype is dtype and x.is_contiguous() and not x.is_neg():
         return x
-    return torch.empty(x.shape, dtype=dtype, device="cpu").copy_(x)
+    return torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x)
 
 
 def overlapping(tensors: Iterable[Tensor]) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.artifact import Artifact, Target
-from optdsl.backends.capabilities import compiled_backends
+from optdsl.backends.capabilities import chosen_backends, compiled_backends
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import PARAMETER, stored
@@ -26,6 +26,7 @@ from optdsl.runtime.engines.matrices import MatrixEngine
 from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
 from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
+from optdsl.runtime.engines.triton_matrices import TritonMatrixEngine
 from optdsl.runtime.engines.whole import whole_engine
 
 _WHERE = {
@@ -65,8 +66,8 @@ class Engines:
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
-        wanted = ("c", "triton") if backend == "auto" else (backend,)
-        self._backends = {name for name in compiled_backends(program) if name in wanted}
+        known = chosen_backends(program) if backend == "auto" else compiled_backends(program)
+        self._backends = {name for name in known if backend in {"auto", name}}
         codecs = stored(program)
         self._widens = PARAMETER in codecs and codecs[PARAMETER].widens
 
@@ -132,8 +133,10 @@ class Engines:
                 return CEngine(made)
             if "triton" in self._backends and runs_on(device):
                 check(device, self._compiled)
-                target = Target("triton", NAMES[dtype], self._order)
-                return TritonEngine(self._compiled(self.program, target), device)
+                made = self._compiled(self.program, Target("triton", NAMES[dtype], self._order))
+                if of_matrices(self.program.kind):
+                    return TritonMatrixEngine(made, lambda: self.eager)
+                return TritonEngine(made, device)
         except (NoCompiler, BuildError, NoTriton) as trouble:
             if self.backend == "c" and isinstance(trouble, BuildError):
                 raise

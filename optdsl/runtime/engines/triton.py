@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -139,14 +140,19 @@ class TritonEngine(PackedEngine):
 
     def launched(self, function: Callable[..., None], ready: Launch, *flags: bool) -> None:
         """Call an emitted host function where the device is the current one."""
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                function(ready, *flags)
-        elif self.device.type == "cpu":
-            import numpy as np
+        launched(self.device, function, ready, *flags)
 
-            # The interpreter computes with it, and it warns of what kernels do on purpose.
-            with np.errstate(all="ignore"):
-                function(ready, *flags)
-        else:
-            function(ready, *flags)
+
+def launched(device: torch.device, function: Callable[..., Any], *arguments: Any) -> None:
+    """Call an emitted host function where a device is the current one."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            function(*arguments)
+    elif device.type == "cpu":
+        import numpy as np
+
+        # The interpreter computes with it, and it warns of what kernels do on purpose.
+        with np.errstate(all="ignore"):
+            function(*arguments)
+    else:
+        function(*arguments)
