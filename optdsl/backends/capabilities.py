@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from optdsl.backends.interleaved import interleaves
 from optdsl.backends.tiled_passes import runs
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
@@ -24,6 +23,9 @@ def compiled_backends(program: Program) -> tuple[str, ...]:
         return ()
     coded = draws(program) or bool(stored(program))
     if of_matrices(program.kind):
+        # A warm start of a rule of elements does without the emitters.
+        from optdsl.backends.interleaved import interleaves
+
         if coded:
             return ()
         return COMPILED if runs(program) else ("c",) if interleaves(program) else ()

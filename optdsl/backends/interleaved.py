@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from optdsl.backends.base import SourceModule
+from optdsl.backends.between_parts import BETWEEN, between
 from optdsl.backends.branches import ROOT, branches
 from optdsl.backends.c import matrix_module
 from optdsl.backends.eager import emit_function, module_of
@@ -22,10 +23,9 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value
-from optdsl.ir.types import Extent, Type, read_type
+from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Result, Role, make_kernel
 
-BETWEEN = "between/"
 # A part with fewer operations on elements is left to torch, whose products compute some of them.
 _FEWEST = 4
 
@@ -41,29 +41,6 @@ class Part:
 
     kernel: Kernel
     torch: bool
-
-
-def between(number: Value, program: Program) -> str:
-    """The name of a value that another part needs."""
-    return f"{BETWEEN}{number}/{program.type(number)}"
-
-
-def name_and_type(name: str) -> tuple[str, Type]:
-    """What follows `BETWEEN` in the name of a value, and its type.
-
-    Raises:
-        ValueError: for another name.
-    """
-    _, what, spelled = name.split("/", 2)
-    kind = read_type(spelled)
-    if kind is None:
-        raise ValueError(name)
-    return what, kind
-
-
-def number_of_part(name: str) -> int:
-    """The place in a step of the part of a name."""
-    return int(name.rpartition("_")[2])
 
 
 def parts(kernel: Kernel) -> tuple[Part, ...]:

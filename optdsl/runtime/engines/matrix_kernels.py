@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optdsl.artifact import Artifact
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.interleaved import BETWEEN, name_and_type, number_of_part
+from optdsl.backends.between_parts import BETWEEN, name_and_type, number_of_part
 from optdsl.ir.sections import value_shape
 from optdsl.ir.types import Type
 from optdsl.runtime.build.python_modules import Function, function
