@@ -6,6 +6,7 @@ The stages are those of the compiler, up to kernels; `optdsl.backends.standalone
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,13 +21,15 @@ from optdsl.classes import elaborate, elaboration_of
 from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration
 from optdsl.ir.builder import Builder
+from optdsl.ir.domain import Interval
+from optdsl.ir.lengths import reads_taps
 from optdsl.ir.ops import TABLE
-from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import UNIFORM
+from optdsl.ir.program import Hyper, Operation, Program, Value
+from optdsl.ir.types import TAPS, UNIFORM
 from optdsl.learn_option import LearnOption
 from optdsl.learning import blocks
 from optdsl.options import OptionError, compile_options
-from optdsl.passes.lengths import conditions_on_lengths, without_conditions
+from optdsl.passes.lengths import conditions_on_lengths, with_taps, without_conditions
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.rewrite import rewrite
 from optdsl.passes.specialize import specialize
@@ -207,7 +210,17 @@ def _specialized(step: Program, number: int) -> Program:
     return run_passes(replace(specialize(step, number), structure=()))
 
 
+def _given_taps(program: Program) -> Program:
+    """A program that is given the number of positions of a kernel as it is its hyperparameters."""
+    if not reads_taps(program):
+        return program
+    given = Hyper(TAPS, 1.0, Interval(1.0, math.inf, whole=True))
+    found = with_taps(program, lambda builder: builder.emit("hyper", attribute=TAPS, hint=TAPS))
+    return replace(found, hypers=(*found.hypers, given))
+
+
 def _part(name: str, kind: str, program: Program, measures: tuple[Kernel | None, ...]) -> Part:
+    program = _given_taps(program)
     (plan,) = plans(program, rounded=False, kinds=("stored",))
     kernels: Mapping[str, Kernel] = schedule(plan)
     if program.points:
@@ -240,7 +253,7 @@ def _measures(stages: Staged | None, number: int) -> tuple[Kernel | None, ...]:
     """For each stage, what measures a section's part of its totals."""
     found: list[Kernel | None] = []
     for level, measure in enumerate(stages.measures if stages is not None else ()):
-        program = _specialized(measure, number)
+        program = _given_taps(_specialized(measure, number))
         totals = [s for s in program.states if s.name.startswith(TOTAL)]
         results = tuple(Result(s.name, s.next, s.type) for s in totals)
         kernel = make_kernel(f"measure_{level}", program, results) if totals else None

@@ -21,7 +21,7 @@ from optdsl.ir.ops import DRAWS, LEAVES
 from optdsl.ir.program import Operation, Program
 from optdsl.ir.sections import flattened, is_turned, of_matrices, section_of, value_shape
 from optdsl.ir.storage import PARAMETER, stored
-from optdsl.ir.types import TENSOR, Extent, Type
+from optdsl.ir.types import TAPS, TENSOR, Extent, Type
 from optdsl.passes.specialize import specialize
 
 
@@ -103,6 +103,8 @@ def _of_shape(operation: Operation, theta: Tensor, own: Mapping[str, int]) -> Te
         return torch.arange(size[-2], dtype=torch.float64).unsqueeze(-1).expand(size)
     if operation.opcode == "identity":
         return torch.eye(size[-1], dtype=torch.float64).expand(size)
+    if operation.attribute == TAPS:
+        return _double(own[TAPS])
     return _double(theta.shape[-2 if operation.attribute == "rows" else -1])
 
 

@@ -102,6 +102,7 @@ def test_the_rules_of_matrices_in_the_documents_take_steps() -> None:
         "Standardized",
         "Shampoo",
         "LowRank",
+        "ScaledSigns",
         "Factored",
         "SignsForMatrices",
         "Powers",
@@ -174,7 +175,7 @@ def test_the_specifications_of_the_documents_are_in_the_canonical_layout(tmp_pat
 
     texts = [b for text in (LANGUAGE, BLENDING, PAPER) for b in blocks(text)]
     found = [b for b in texts if b.startswith(("blend ", "optimizer ", "modifier "))]
-    assert len(found) == 22
+    assert len(found) == 23
     files = [tmp_path / f"{number}.opt" for number in range(len(found))]
     for file, text in zip(files, found, strict=True):
         file.write_text(text)

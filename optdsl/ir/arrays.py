@@ -20,7 +20,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation
 from optdsl.ir.sections import value_shape
-from optdsl.ir.types import Type
+from optdsl.ir.types import TAPS, Type
 
 # How many matrices, of how many rows and columns.
 Shape = tuple[int, int, int]
@@ -99,7 +99,7 @@ def of_shape(
     Args:
         operation: the leaf.
         theta: the parameter.
-        own: the lengths of the axes that the rule declares.
+        own: the lengths of the axes that the rule declares, and `taps` if it reads that.
     """
     stack, rows, cols = theta.shape
     if operation.opcode == "indices":
@@ -108,6 +108,8 @@ def of_shape(
     if operation.opcode == "identity":
         n = value_shape(operation.type, theta.shape, own)[-1]
         return stacked([[[float(i == j) for j in range(n)] for i in range(n)]] * stack)
+    if operation.attribute == TAPS:
+        return float(own[TAPS])
     return float(rows if operation.attribute == "rows" else cols)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from optdsl.ir.ops import APPLY, COMPARE, TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.sections import of_matrices, read_as
-from optdsl.ir.types import Type
+from optdsl.ir.sections import of_matrices, read_as, taps
+from optdsl.ir.types import TAPS, Type
 
 # The operations on numbers, choices between two of them and names included.
 COMPUTED: dict[str, Callable[..., Any]] = {
@@ -31,7 +31,7 @@ def numbers(
         group: the values of the hyperparameters.
     """
     rows, cols = read_as(program.kind, shape)[-2:]
-    lengths = {"rows": float(rows), "cols": float(cols)}
+    lengths = {"rows": float(rows), "cols": float(cols), TAPS: float(taps(shape))}
     found: dict[Value, Any] = {}
     for value in program.needed(tuple(values)):
         operation = program.operations[value]
@@ -50,7 +50,7 @@ def numbers(
 
 
 def own_lengths(program: Program, shape: Sequence[int], group: Mapping[str, Any]) -> dict[str, int]:
-    """The lengths of the axes that a rule declares, for a tensor.
+    """The lengths of the axes that a rule declares, for a tensor, and `taps` where it reads that.
 
     Args:
         program: of one section.
@@ -61,8 +61,11 @@ def own_lengths(program: Program, shape: Sequence[int], group: Mapping[str, Any]
         ValueError: where a length is no whole number, or less than 1 for a tensor with elements,
             or more singular vectors are asked for than a matrix has.
     """
-    if not program.axes or not of_matrices(program.kind):
+    if not of_matrices(program.kind):
         return {}
+    known = {TAPS: taps(shape)} if reads_taps(program) else {}
+    if not program.axes:
+        return known
     lengths = numbers(program, [v for _, v in program.axes], shape, group)
     where = f"{program.name}: for a parameter of shape {tuple(shape)} the axis"
     found: dict[str, int] = {}
@@ -75,7 +78,12 @@ def own_lengths(program: Program, shape: Sequence[int], group: Mapping[str, Any]
             )
         found[name] = int(length)
     _check_vectors(program, shape, found, where)
-    return found
+    return found | known
+
+
+def reads_taps(program: Program) -> bool:
+    """Whether a rule depends on the number of positions of a kernel."""
+    return any(o.opcode == "length" and o.attribute == TAPS for o in program.operations)
 
 
 def _check_vectors(

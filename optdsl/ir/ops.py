@@ -229,7 +229,8 @@ _ROWS = (
         attribute=str, combined="max"),
     # Matrices. They have no meaning on single numbers, and so no `apply`.
     Row("length", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: _COUNT, None,
-        _leaf(Stage.SHAPE, False), "the number of rows or of columns", attribute=str),
+        _leaf(Stage.SHAPE, False), "the number of rows, of columns, or of positions of a kernel",
+        attribute=str),
     Row("section", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: ANYTHING, None,
         _leaf(Stage.SHAPE, False), "the number of the section that holds for a tensor, from 0"),
     Row("indices", 0, signatures.leaf(SCALAR), derivatives.zero, lambda: Interval(0.0, math.inf),

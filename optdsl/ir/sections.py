@@ -74,6 +74,32 @@ def read_as(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
     return (*flat[:-2], flat[-1], flat[-2]) if is_turned(kind, shape) else flat
 
 
+def taps(shape: Sequence[int]) -> int:
+    """The number of positions of the kernel of a convolution; 1 for a matrix.
+
+    Args:
+        shape: of the weight: channels out, channels in, and the lengths of the kernel.
+    """
+    return math.prod(shape[2:])
+
+
+def unread(kind: str, matrix: Sequence[int]) -> tuple[int, ...]:
+    """A shape of a tensor that a kind reads as some matrices; its kernel has positions if it can.
+
+    Args:
+        kind: the kind.
+        matrix: how many matrices there are, of how many rows and columns; one, if the kind does not
+            read tensors as stacks.
+    """
+    stack, rows, cols = matrix
+    if is_stacked(kind):
+        return stack, rows, cols
+    if FLAT not in kind.split():
+        return rows, cols
+    positions = next((n for n in range(2, cols + 1) if cols % n == 0), 1)
+    return rows, cols // positions, positions
+
+
 def flattened(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of the matrices of a tensor, which a kind may read transposed."""
     if FLAT in kind.split() and len(shape) > 2:

@@ -33,6 +33,7 @@ from optdsl.ir.evaluate import (
 from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
+from optdsl.ir.sections import unread
 from optdsl.ir.together import Together
 from optdsl.ir.types import TENSOR, Extent
 
@@ -265,8 +266,9 @@ class _Tensor:
         self.program, self.part, self.theta, self.t = program, part, theta, 0
         self.state: dict[str, Number] = {}
         self._hypers = {**hypers, **dict(part.hypers)} if part.hypers else hypers
-        if program.axes and part.shape is not None:
-            lengths = own_lengths(program, part.shape, self._hypers)
+        if part.shape is not None and (
+            lengths := own_lengths(program, unread(program.kind, part.shape), self._hypers)
+        ):
             arithmetic = replace(
                 arithmetic,
                 expanded=functools.partial(arrays.expanded, own=lengths),

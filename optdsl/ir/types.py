@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 # The axes of a matrix, as the language calls them. Rules may declare others, with their lengths.
 AXES = ("rows", "cols")
+# The number of positions of the kernel of a convolution, which is read as matrices.
+TAPS = "taps"
+# The numbers that the shape of a tensor decides which is read as matrices.
+LENGTHS = (*AXES, TAPS)
 
 
 class Extent(enum.IntEnum):

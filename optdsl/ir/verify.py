@@ -10,7 +10,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import ANY, DRAWS, TABLE, laws_of
 from optdsl.ir.program import Operation, Program
 from optdsl.ir.storage import CODECS
-from optdsl.ir.types import AXES, UNIFORM, Extent, TypeMismatch
+from optdsl.ir.types import LENGTHS, UNIFORM, Extent, TypeMismatch
 from optdsl.words import SCOPES, SIGNALS
 
 
@@ -101,7 +101,7 @@ def _operation(program: Program, index: int, operation: Operation) -> None:
         raise InvalidProgram(f"%{index}: {row.opcode} needs a {row.attribute.__name__}")
     if any(not 0 <= a < index for a in operation.arguments):
         raise InvalidProgram(f"%{index}: an argument is not defined before its use")
-    if operation.opcode == "length" and operation.attribute not in AXES:
+    if operation.opcode == "length" and operation.attribute not in LENGTHS:
         raise InvalidProgram(f"%{index}: no axis {operation.attribute}")
     if row.leaf or row.declared:
         if operation.type.condition:

@@ -74,7 +74,7 @@ def of_matrix(function: str, x: Value, builder: Builder, own: Mapping[str, Value
 
 
 def length(axis: str, builder: Builder) -> Value:
-    """The number of rows or of columns."""
+    """The number of rows, of columns, or of positions of a kernel."""
     return builder.emit("length", attribute=axis, hint=axis)
 
 

@@ -8,7 +8,8 @@ from optdsl.diagnostics import Note, Span
 from optdsl.ir.builder import Builder, TooManyOperations
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Value
-from optdsl.ir.types import TypeMismatch
+from optdsl.ir.sections import STACKED
+from optdsl.ir.types import TAPS, TypeMismatch
 from optdsl.lower import axes
 from optdsl.lower.frame import Frame, report_too_large
 from optdsl.lower.scope import Scope
@@ -77,6 +78,16 @@ class Emission:
         if value is None:
             return None
         opcode = self.builder[value].opcode
+        if self._scope.kind.endswith(STACKED) and self.builder[value].attribute == TAPS:
+            self._report.error(
+                "type",
+                "a stack of matrices has no kernel",
+                span,
+                label="`taps` is the number of positions of a kernel",
+                hint="write this after `for stacked convolutions`, or after `for flattened "
+                "matrices`, of which a convolution's weight is one",
+            )
+            return None
         inside = self._scope.matrices or (self._whole and opcode in axes.OF_STACKS)
         if inside or not TABLE[opcode].stage.of_matrices:
             return value

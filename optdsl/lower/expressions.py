@@ -11,7 +11,7 @@ from optdsl.diagnostics import Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.ops import COMPARE, FUNCTIONS, OPERATORS
 from optdsl.ir.program import Value
-from optdsl.ir.types import AXES, TENSOR
+from optdsl.ir.types import AXES, LENGTHS, TENSOR
 from optdsl.lower import axes
 from optdsl.lower.deciding import checked_length, decided
 from optdsl.lower.emission import Emission
@@ -93,7 +93,7 @@ class Lowering(Emission):
             case ast.Name():
                 if node.spelled in frame.names:
                     return frame.names[node.spelled]
-                if node.spelled in {*AXES, *self._scope.axes}:
+                if node.spelled in {*LENGTHS, *self._scope.axes}:
                     return self._checked(self.length(node.spelled), span)
                 return self._leaf(node.spelled, span)
             case ast.Negate():
@@ -242,8 +242,8 @@ class Lowering(Emission):
         return None
 
     def length(self, axis: str) -> Value | None:
-        """The number of indices of an axis; None after a mistake."""
-        if axis in AXES:
+        """The number of indices of an axis, or of positions of a kernel; None after a mistake."""
+        if axis in LENGTHS:
             return axes.length(axis, self.builder)
         if axis not in self._lengths:
             node = self._scope.axes[axis]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set as AbstractSet
 
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
-from optdsl.ir.types import AXES
+from optdsl.ir.types import LENGTHS
 from optdsl.lower import axes
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.lower.foreign import function_hint, name_hint
@@ -40,12 +40,12 @@ def resolve(scope: Scope) -> None:
     for own, equation in scope.equations.items():
         resolve_expression(equation.value, scope, names, own=own)
     if not scope.kind or scope.matrices:
-        known = {*AXES, *BUILTINS, *scope.hypers, *scope.states}
+        known = {*LENGTHS, *BUILTINS, *scope.hypers, *scope.states}
         for name, axis in scope.axes.items():
             resolve_expression(axis.length, scope, known, own=name)
             known.add(name)
     for state in scope.states.values():
-        allowed = {"g", "theta", *AXES, *scope.axes, *scope.hypers, *scope.components}
+        allowed = {"g", "theta", *LENGTHS, *scope.axes, *scope.hypers, *scope.components}
         resolve_initial(state, scope, allowed)
     for random in scope.randoms.values():
         if random.counter is not None:
@@ -57,7 +57,7 @@ def resolve_functions(scope: Scope) -> None:
     """Report names in the bodies of functions that are not parameters."""
     for function in scope.functions.values():
         parameters = _parameters(function, scope.report)
-        known = {*parameters, "t", *AXES, *scope.axes}
+        known = {*parameters, "t", *LENGTHS, *scope.axes}
         resolve_expression(function.body, scope, known, inside=function)
 
 

@@ -12,14 +12,12 @@ from typing import TypeVar
 from optdsl.diagnostics import Note, Report, Span, nearest
 from optdsl.ir.ops import FUNCTIONS
 from optdsl.ir.sections import KINDS, OTHERWISE, of_matrices
-from optdsl.ir.types import AXES, BY_NAME as TYPES
+from optdsl.ir.types import BY_NAME as TYPES, LENGTHS
 from optdsl.lower import axes
 from optdsl.lower.evaluation import EVALUATION
 from optdsl.syntax import ast
 
 BUILTINS = {"g": "gradient", "theta": "parameter", "t": "step"}
-# The numbers of rows and columns, which tensors have that are read as matrices.
-LENGTHS = AXES
 # Asks whether an input is given to the step.
 GIVEN = "given"
 # The numbers that have names.

@@ -108,7 +108,7 @@ def _turned(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Val
     if row.leaf or row.declared:
         attribute = operation.attribute
         if operation.opcode == "length":
-            attribute = _OTHER[str(attribute)]
+            attribute = _OTHER.get(str(attribute), attribute)
         return builder.copy(replace(operation, attribute=attribute, type=_type(operation.type)), x)
     if row.stage is Stage.FACTORIZATION:
         made = builder.copy(operation, (builder.emit("transpose", x[0]), *x[1:]))

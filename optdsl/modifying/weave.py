@@ -16,12 +16,12 @@ from types import MappingProxyType
 from optdsl.diagnostics import Note, Report, Span
 from optdsl.ir.builder import Builder
 from optdsl.ir.program import Operation, Program, State, Value, upstream
-from optdsl.ir.types import TypeMismatch
+from optdsl.ir.types import LENGTHS, TypeMismatch
 from optdsl.lower.evaluation import EVALUATION, check_evaluation
 from optdsl.lower.expressions import Lowering
 from optdsl.lower.randoms import draw
 from optdsl.lower.resolve import compared_labels, resolve_expression, resolve_initial, walk
-from optdsl.lower.scope import BUILTINS, LENGTHS, NUMBERS, Scope
+from optdsl.lower.scope import BUILTINS, NUMBERS, Scope
 from optdsl.lower.types import state_type
 from optdsl.modifying.axes import copied_axes
 from optdsl.modifying.initial import started

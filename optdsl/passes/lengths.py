@@ -7,7 +7,7 @@ nothing reads any more are left out, and take no memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from optdsl.ir.builder import Builder
 from optdsl.ir.lengths import COMPUTED, numbers
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.sections import of_matrices
+from optdsl.ir.types import TAPS
 from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.rewrite import rewrite
 
@@ -93,3 +94,37 @@ def _read_states(program: Program) -> set[str]:
         if read <= found:
             return found
         found |= read
+
+
+def with_taps(program: Program, make: Callable[[Builder], Value]) -> Program:
+    """A program where the number of positions of a kernel is another value.
+
+    Args:
+        program: the program.
+        make: emits the value, such as a literal where the shape of a tensor is known.
+    """
+
+    def known(builder: Builder, operation: Operation, x: tuple[Value, ...]) -> Value | None:
+        if operation.opcode != "length" or operation.attribute != TAPS:
+            return None
+        return make(builder)
+
+    return rewrite(program, known)
+
+
+def at_taps(program: Program, positions: int) -> Program:
+    """A program as it is for kernels of so many positions.
+
+    Kernels come in few sizes, and the matrix that a program sees has lost that of its own. States
+    that only other sizes need are left out.
+    """
+
+    def fixed(value: Value) -> bool:
+        made_of = (program.operations[v] for v in program.needed((value,)))
+        leaves = [o for o in made_of if not o.arguments]
+        return all(o.opcode == "constant" or o.attribute == TAPS for o in leaves)
+
+    conditions = [v for v in conditions_on_lengths(program) if fixed(v)]
+    holds = decided(program, conditions, (1, 1, positions), {})
+    known = without_conditions(program, conditions, holds) if conditions else program
+    return with_taps(known, lambda builder: builder.constant(float(positions)))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from optdsl.ir.arrays import Shape
 from optdsl.ir.domain import Choice, Domain, spell_in
 from optdsl.ir.evaluate import number
+from optdsl.ir.lengths import reads_taps
 from optdsl.ir.program import Program
-from optdsl.ir.sections import of_matrices, read_as, section_of
+from optdsl.ir.sections import of_matrices, read_as, section_of, unread
 from optdsl.ir.trajectories import Run
 from optdsl.ir.types import Extent
 
@@ -160,11 +161,12 @@ def _mixed(
     assert settlement.difference is not None
     run = settlement.difference.run
     kinds = program.sections or settlement.claim.reference.sections
+    taps = reads_taps(program) or reads_taps(settlement.claim.reference)
     shapes, own = [], []
     for part in run.mixed:
         kind = kinds[part.section] if kinds else ""
         matrix = part.shape if of_matrices(kind) else None
-        shape, chosen = _shape_of(kinds, kind, matrix, part.size) if kinds else ((), False)
+        shape, chosen = _shape_of(kinds, kind, matrix, part.size, taps) if kinds else ((), False)
         shapes.append(shape or (part.size,))
         own.append({"kind": kind} if chosen else {})
     return [
@@ -253,11 +255,12 @@ def _tensor(program: Program, settlement: Settlement) -> tuple[tuple[int, ...], 
     run, kinds = settlement.difference.run, program.sections or settlement.claim.reference.sections
     if not kinds:
         return (), False
-    return _shape_of(kinds, settlement.kind, run.shape, len(run.theta) // run.tensors)
+    taps = reads_taps(program) or reads_taps(settlement.claim.reference)
+    return _shape_of(kinds, settlement.kind, run.shape, len(run.theta) // run.tensors, taps)
 
 
 def _shape_of(
-    kinds: Sequence[str], kind: str, matrix: Shape | None, size: int
+    kinds: Sequence[str], kind: str, matrix: Shape | None, size: int, taps: bool = False
 ) -> tuple[tuple[int, ...], bool]:
     """A shape for a tensor of a kind; see `_tensor`.
 
@@ -266,11 +269,12 @@ def _shape_of(
         kind: that of the tensor.
         matrix: as which shape it is read, if it is one of matrices.
         size: how many numbers it has.
+        taps: whether a rule depends on the number of positions of a kernel, which it has.
     """
     shapes: list[tuple[int, ...]] = [(size,), (size, 1), (size, 1, 1)]
     if matrix is not None:
         rows, cols = matrix[1:]
-        shapes = [(rows, cols), matrix, (rows, cols, 1)]
+        shapes = [*([unread(kind, matrix)] if taps else []), (rows, cols), matrix, (rows, cols, 1)]
     wanted = kinds.index(kind)
     for shape in shapes:
         read = read_as(kind, shape)[-2:]

@@ -14,6 +14,7 @@ from optdsl.ir.evaluate import BOUNDED, FLOATS, MATRICES, TRUSTING, Tensor, Watc
 from optdsl.ir.lengths import own_lengths
 from optdsl.ir.ops import COMPARE
 from optdsl.ir.program import Program, Value
+from optdsl.ir.sections import unread
 from optdsl.ir.trajectories import Followed, Run
 from optdsl.prove.mixed import mixed, spans_tensors
 from optdsl.prove.runs import landmarks, runs
@@ -178,7 +179,8 @@ def _has_axes(programs: Sequence[Program], run: Run) -> bool:
             continue
         hypers = dict(run.hypers) | dict(part.hypers)
         try:
-            lengths = own_lengths(programs[part.section], part.shape, hypers)
+            program = programs[part.section]
+            lengths = own_lengths(program, unread(program.kind, part.shape), hypers)
         except ValueError:
             return False
         if any(length > _LONGEST for length in lengths.values()):

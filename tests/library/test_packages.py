@@ -294,7 +294,31 @@ def test_scion_is_that_of_a_package(unconstrained: float, backend: str) -> None:
     torch.testing.assert_close(trained(ours, shapes), trained(theirs, shapes), rtol=0, atol=1e-9)
 
 
-def test_scion_refuses_convolutions() -> None:
-    """Their ball needs the number of positions of the kernel, which the language lacks."""
-    with pytest.raises(ValueError, match="matrices"):
-        optdsl.load("scion")(parameters([(2, 3, 2)]))
+@pytest.mark.usefixtures("precise")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scion_scales_convolutions_as_a_package(backend: str) -> None:
+    """By the number of positions of the kernel, which differs where matrices are alike."""
+    cls = optdsl.load("scion", backend=backend)
+    shapes = [(4, 12), (4, 4, 3), (4, 3, 2, 2), (4, 12, 1, 1), (5,)]
+
+    def theirs(held: list[nn.Parameter]) -> Any:
+        norms = [None, *[scion_module.LMONorm.SPECTRALCONV] * 3, None]
+        groups = [
+            {"params": [p]} | ({"norm_type": norm} if norm else {})
+            for p, norm in zip(held, norms, strict=True)
+        ]
+        return others.SCION(groups, lr=0.01, constraint=True)
+
+    ours = trained(lambda p: cls(p, lr=0.01), shapes)
+    torch.testing.assert_close(ours, trained(theirs, shapes), rtol=0, atol=1e-9)
+
+
+def test_amos_counts_the_positions_of_a_kernel_as_its_authors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The expected size is 1 / sqrt(inputs); the package has the channels alone for these."""
+    monkeypatch.setattr(others.Amos, "get_scale", lambda self, p: (p[0].numel()) ** -0.5)
+    shapes = [(4, 3, 2), (2, 3, 2, 2)]
+    ours = trained(lambda p: optdsl.load("amos")(p, lr=0.05), shapes)
+    theirs = trained(lambda p: others.Amos(p, lr=0.05), shapes)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)

@@ -35,8 +35,7 @@ def rules() -> Iterator[Any]:
 def parameters(name: str = "", dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
     generator = problems.seeded(0)
     dtype = torch.float32 if name.endswith("kahan") else dtype
-    shapes = SHAPES if name != "scion" else [s for s in SHAPES if len(s) < 3]
-    return [nn.Parameter(problems.randn(generator, *s).to(dtype)) for s in shapes]
+    return [nn.Parameter(problems.randn(generator, *s).to(dtype)) for s in SHAPES]
 
 
 def trained(

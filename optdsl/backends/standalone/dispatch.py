@@ -10,8 +10,10 @@ from optdsl.backends.matrix_expressions import MatrixPrinter
 from optdsl.backends.standalone import reading, texts
 from optdsl.backends.standalone.lines import listed
 from optdsl.backends.standalone.rule import Conditions, Part, Rule
+from optdsl.ir.program import Value
 from optdsl.ir.sections import name_of
 from optdsl.ir.stacks import ELEMENTS, FEWEST
+from optdsl.ir.types import TAPS
 
 BEGIN, FINISH = "begin_shared", "finish_shared"
 
@@ -81,6 +83,9 @@ def _spelled(conditions: Conditions) -> list[str]:
     program = conditions.program
     hypers = {h.name: f'hypers["{h.name}"]' for h in program.hypers}
     printer = MatrixPrinter(program, hypers, {})
+    for value, operation in enumerate(program.operations):
+        if operation.opcode == "length" and operation.attribute == TAPS:
+            printer.bind(Value(value), reading.TAPS_OF_TENSOR)
     return [printer.text(value) for value in conditions.values]
 
 

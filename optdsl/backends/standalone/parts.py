@@ -9,7 +9,7 @@ from optdsl.backends.standalone import reading, storage
 from optdsl.backends.standalone.rule import Part, Rule
 from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
-from optdsl.ir.types import Extent
+from optdsl.ir.types import TAPS, Extent
 from optdsl.plan.keys import is_added
 from optdsl.schedule import Kernel, Role
 
@@ -244,7 +244,7 @@ def _call(
     states = [known[name] for name in entry.states]
     keywords = ["t=t"] if entry.takes_step else []
     keywords += [
-        f'{keyword}=hypers["{hyper}"]'
+        f"{keyword}={reading.TAPS_OF_TENSOR}" if hyper == TAPS else f'{keyword}=hypers["{hyper}"]'
         for keyword, hyper in zip(entry.keywords, entry.hypers, strict=True)
     ]
     keywords += [f"draws={storage.OF_TENSOR}"] if entry.draws else []

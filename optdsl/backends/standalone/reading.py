@@ -6,6 +6,9 @@ from collections.abc import Container, Iterable
 
 from optdsl.ir.sections import FLAT, KINDS, VECTORS, WIDE, name_of, of_matrices
 
+# The number of positions of the kernel of the tensor `p`, in the functions of a part.
+TAPS_OF_TENSOR = "math.prod(p.shape[2:])"
+
 
 def slug(kind: str) -> str:
     """A kind as a part of names."""

@@ -13,6 +13,7 @@ from optdsl.ir.program import Program, State, Value
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.stacks import stackable
 from optdsl.ir.storage import CODECS, draws, stored
+from optdsl.ir.types import TAPS
 from optdsl.learning import Block
 from optdsl.schedule import Kernel, Role
 
@@ -36,6 +37,11 @@ class Part:
     kernels: Mapping[str, Kernel]
     measures: tuple[Kernel | None, ...] = ()
     holds: tuple[bool, ...] = ()
+
+    @property
+    def reads_taps(self) -> bool:
+        """Whether its functions are given the number of positions of a tensor's kernel."""
+        return any(h.name == TAPS for h in self.program.hypers)
 
     @property
     def widens(self) -> bool:
@@ -96,14 +102,15 @@ class Rule:
     @cached_property
     def grouped(self) -> dict[str, EmittedFunction]:
         """The steps of parts that are spelled for many tensors at once, by the parts' names."""
-        plain = [p for p in self.parts if not stored(p.program)]
+        plain = [p for p in self.parts if not (stored(p.program) or p.reads_taps)]
         found = {p.name: emit_grouped(p.kernels[Role.STEP], f"step{p.name}") for p in plain}
         return {name: function for name, function in found.items() if function is not None}
 
     @cached_property
     def batched(self) -> set[str]:
         """The names of parts of which small tensors of equal shapes are stepped as one batch."""
-        others = [part for part in self.parts if part.name not in self.grouped]
+        # A stack does not have the shape of its tensors, of which the kernel is a part.
+        others = [p for p in self.parts if p.name not in self.grouped and not p.reads_taps]
         return {part.name for part in others if stackable(part.program)}
 
     @property

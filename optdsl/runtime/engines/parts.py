@@ -17,19 +17,21 @@ from typing import Any
 import torch
 
 from optdsl.ir.laws import Stage
+from optdsl.ir.lengths import reads_taps
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.sections import name_of, section_of
-from optdsl.passes.lengths import conditions_on_lengths, decided, without_conditions
+from optdsl.ir.sections import name_of, of_matrices, section_of, taps
+from optdsl.passes.lengths import at_taps, conditions_on_lengths, decided, without_conditions
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.engines.shards import looks_at_wholes
 
-# The number of a section, if there are any, and the values of the structure.
-_Key = tuple[int | None, tuple[float, ...]]
-_ANY: _Key = (None, ())
+# The number of a section, if there are any, the values of the structure, and the number of
+# positions of a kernel, if the rule reads it.
+_Key = tuple[int | None, tuple[float, ...], int | None]
+_ANY: _Key = (None, (), None)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Parts:
         self.varied = bool(program.sections or program.structure)
         self.divided = self.varied or self.stages is not None
         self._engines, self._variant = engines, variant
+        self._taps = reads_taps(program)
         self._variants: dict[tuple[float, ...], tuple[Program, Staged | None]] = {}
         self._parts: dict[_Key, Engines] = {}
         self._measures: dict[tuple[int, _Key], Measure | None] = {}
@@ -105,7 +108,7 @@ class Parts:
         key = self._key(parameter, group) if self.varied else _ANY
         if key not in self._parts:
             program, stages = self._at(key[1])
-            self._parts[key] = self._of_section(stages.program if stages else program, key[0])
+            self._parts[key] = self._of_section(stages.program if stages else program, key)
         return self._of_lengths(self._parts[key], parameter, group)
 
     def _of_lengths(
@@ -131,7 +134,7 @@ class Parts:
         if (level, key) not in self._measures:
             stages = self._at(key[1])[1]
             assert stages is not None
-            engines = self._of_section(stages.measures[level], key[0])
+            engines = self._of_section(stages.measures[level], key)
             self._measures[level, key] = _measure(engines)
         return self._measures[level, key]
 
@@ -153,8 +156,10 @@ class Parts:
     def _key(self, parameter: torch.Tensor, group: Mapping[str, Any]) -> _Key:
         structure = tuple(float(group[name]) for name, _ in self.program.structure)
         if not self.program.sections:
-            return None, structure
-        return self._section(parameter, group.get("kind")), structure
+            return None, structure, None
+        section = self._section(parameter, group.get("kind"))
+        reads = self._taps and of_matrices(self.program.sections[section])
+        return section, structure, taps(parameter.shape) if reads else None
 
     def _section(self, parameter: torch.Tensor, kind: Any, name: str = "a parameter") -> int:
         found = section_of(self.program.sections, parameter.shape, kind)
@@ -172,9 +177,12 @@ class Parts:
             self._variants[structure] = program, staged(program)
         return self._variants[structure]
 
-    def _of_section(self, program: Program, section: int | None) -> Engines:
+    def _of_section(self, program: Program, key: _Key) -> Engines:
+        section, _, positions = key
         if section is not None:
             program = specialize(program, section)
+        if positions is not None:
+            program = at_taps(program, positions)
         return self._engines(run_passes(replace(program, structure=())))
 
 
