@@ -190,15 +190,15 @@ def _ordered(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint ``did you mean `x`?`` with the known name most similar to `name`, or "".
 
-    Case is ignored only if no known name is similar with case.
+    Case only decides between names that are equally similar without it.
     """
-    known = sorted(known)
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not matches:
-        folded = {k.lower(): k for k in known}
-        close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-        matches = [folded[found] for found in close]
-    return f"did you mean `{matches[0]}`?" if matches else ""
+
+    def similarity(x: str, y: str) -> float:
+        return difflib.SequenceMatcher(a=x, b=y).ratio()
+
+    scored = ((similarity(k.lower(), name.lower()), similarity(k, name), k) for k in set(known))
+    score, _, found = max(scored, default=(0.0, 0.0, ""))
+    return f"did you mean `{found}`?" if score >= 0.6 else ""
 
 
 def _width(text: str) -> int:
