@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
 
 from optdsl.backends.named import NamedValues
-from optdsl.backends.tiled_passes import COLS, ROWS, inlined
+from optdsl.backends.tiled_passes import COLS, ROWS, Pass, Reduction, inlined, reduction
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
+from optdsl.schedule import Result
 
 
 class AxisValues(NamedValues):
@@ -62,3 +66,35 @@ class AxisValues(NamedValues):
         for argument in self.operation(value).arguments:
             found += self.behind(argument) if inlined(self.program.type(argument)) else []
         return list(dict.fromkeys([*found, value]))
+
+
+Values = TypeVar("Values", bound=AxisValues)
+
+
+@dataclass(frozen=True)
+class KernelPass(Generic[Values]):
+    """One pass of a kernel, in a language.
+
+    Attributes:
+        values: the values of the kernel.
+        number: which of its passes it is.
+        own: the pass.
+        last: whether it writes results.
+    """
+
+    values: Values
+    number: int
+    own: Pass
+    last: bool
+
+    @cached_property
+    def stored(self) -> tuple[Result, ...]:
+        """The results that it writes to memory."""
+        results = self.values.kernel.stored if self.last else ()
+        return tuple(r for r in results if r.type.extent is Extent.TENSOR)
+
+    @cached_property
+    def reductions(self) -> tuple[tuple[Value, Reduction], ...]:
+        """What it reduces, by the values that are the results."""
+        found = ((v, reduction(self.values.program, v)) for v in self.own.reductions)
+        return tuple((v, r) for v, r in found if r is not None)

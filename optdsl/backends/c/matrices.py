@@ -177,7 +177,7 @@ def matrix_kernel(kernel: Kernel, dtype: str) -> tuple[str, EntryPoint]:
     values = MatrixValues(kernel, Storage(kernel, dtype), ("theta", "g", *entry.states))
     found = passes(kernel)
     made = [
-        MatrixPass(values, entry, number, own, number == len(found) - 1)
+        MatrixPass(values, number, own, number == len(found) - 1, entry)
         for number, own in enumerate(found)
     ]
     bodies = [p.text() for p in made if not p.empty]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from optdsl.backends.axis_values import KernelPass
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.chunk import loaded, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
 from optdsl.backends.c.matrix_values import MatrixValues
-from optdsl.backends.tiled_passes import COLS, ROWS, Pass, Reduction, reduction
+from optdsl.backends.tiled_passes import COLS, ROWS, Reduction
 from optdsl.ir.program import Value
-from optdsl.ir.types import Extent
-from optdsl.schedule import Result
 
 # By the kind of a reduction: its part in the names of functions, and what it starts from.
 KINDS = {
@@ -24,39 +23,19 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class MatrixPass:
+class MatrixPass(KernelPass[MatrixValues]):
     """The functions of one pass.
 
     Attributes:
-        values: the values of the kernel.
         entry: its entry point.
-        number: which of its passes it is.
-        own: the pass.
-        last: whether it writes results.
     """
 
-    values: MatrixValues
     entry: EntryPoint
-    number: int
-    own: Pass
-    last: bool
-
-    @cached_property
-    def stored(self) -> tuple[Result, ...]:
-        """The results that it writes to memory."""
-        results = self.values.kernel.stored if self.last else ()
-        return tuple(r for r in results if r.type.extent is Extent.TENSOR)
 
     @cached_property
     def homes(self) -> tuple[str, ...]:
         """The buffers that they are written to."""
         return tuple(map(self.values.kernel.home, self.stored))
-
-    @cached_property
-    def reductions(self) -> tuple[tuple[Value, Reduction], ...]:
-        """What it reduces, by the values that are the results."""
-        found = ((v, reduction(self.values.program, v)) for v in self.own.reductions)
-        return tuple((v, r) for v, r in found if r is not None)
 
     def giving(self, *gives: str) -> list[tuple[Value, Reduction]]:
         """The reductions that give something, in order."""

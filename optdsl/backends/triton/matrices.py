@@ -61,7 +61,7 @@ def matrix_functions(kernel: Kernel, dtype: str) -> MatrixFunctions:
     values = MatrixValues(kernel, REAL.get(dtype, "tl.float32"), ("theta", "g", *entry.states))
     found = passes(kernel)
     made = [
-        MatrixPass(values, f"tl.{dtype}", number, own, number == len(found) - 1)
+        MatrixPass(values, number, own, number == len(found) - 1, f"tl.{dtype}")
         for number, own in enumerate(found)
     ]
     beside = [r for r in kernel.stored if r.type.extent is not Extent.TENSOR]

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from optdsl.backends.axis_values import KernelPass
 from optdsl.backends.named import PARAMETER_LIKE
-from optdsl.backends.tiled_passes import COLS, ROWS, STACK, Pass, Reduction, reduction
+from optdsl.backends.tiled_passes import COLS, ROWS, STACK, Reduction
 from optdsl.backends.triton.layout import function
 from optdsl.backends.triton.matrix_layout import COUNTS, OF_FOLDS, OF_TILES, head, launch
 from optdsl.backends.triton.matrix_values import MatrixValues, joined, named, start
 from optdsl.backends.triton.values import DOUBLE
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value
-from optdsl.ir.types import Extent
-from optdsl.schedule import Result
 
 _TILES = [
     "cols = width * UNIT",
@@ -27,34 +26,14 @@ HALF_HERE = "@HALF@"
 
 
 @dataclass(frozen=True)
-class MatrixPass:
+class MatrixPass(KernelPass[MatrixValues]):
     """The kernels of one pass.
 
     Attributes:
-        values: the values of the kernel.
         element: the type of the elements of the parameter.
-        number: which of its passes it is.
-        own: the pass.
-        last: whether it writes results.
     """
 
-    values: MatrixValues
     element: str
-    number: int
-    own: Pass
-    last: bool
-
-    @cached_property
-    def stored(self) -> tuple[Result, ...]:
-        """The results that it writes to memory."""
-        results = self.values.kernel.stored if self.last else ()
-        return tuple(r for r in results if r.type.extent is Extent.TENSOR)
-
-    @cached_property
-    def reductions(self) -> tuple[tuple[Value, Reduction], ...]:
-        """What it reduces, by the values that are the results."""
-        found = ((v, reduction(self.values.program, v)) for v in self.own.reductions)
-        return tuple((v, r) for v, r in found if r is not None)
 
     @property
     def sums(self) -> tuple[int, int, int]:
