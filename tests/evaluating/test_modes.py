@@ -18,7 +18,7 @@ from optdsl import Learn
 from optdsl.compiler import derive
 from optdsl.diagnostics import SpecError
 from optdsl.plan import plans
-from optdsl.runtime.engines import shards
+from optdsl.runtime.engines.sharded import shards
 from optdsl.specifications import library
 
 from .common import BACKENDS, RULES, copies, parameters, same_bits, train

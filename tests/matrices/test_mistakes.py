@@ -12,7 +12,7 @@ from torch.distributed.tensor import Shard
 import optdsl
 from optdsl.diagnostics import Source
 from optdsl.passes.specialize import specialize
-from optdsl.runtime.engines.shards import needs_whole
+from optdsl.runtime.engines.sharded.shards import needs_whole
 from optdsl.specifications import library
 
 DEEP = """

@@ -10,7 +10,7 @@ import pytest
 import optdsl
 from optdsl.ir.program import Program
 from optdsl.passes.specialize import specialize
-from optdsl.runtime.engines.owners import cost, owners
+from optdsl.runtime.engines.sharded.owners import cost, owners
 
 
 def program_of(rule: str) -> Program:

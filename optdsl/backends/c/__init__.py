@@ -17,7 +17,7 @@ from optdsl.backends.c.coding import WIDENED, coding, drawing
 from optdsl.backends.c.driver import driver
 from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
 from optdsl.backends.c.functions import Functions
-from optdsl.backends.c.matrices import helpers, kernels_of, matrix_kernel
+from optdsl.backends.c.matrices.kernels import helpers, kernels_of, matrix_kernel
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.plan import KINDS, Kind

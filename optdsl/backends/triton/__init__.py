@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optdsl.backends.base import SourceModule, needed_kernels
-from optdsl.backends.triton import matrices
 from optdsl.backends.triton.begin import ADVANCE, KEEP, begin, later
 from optdsl.backends.triton.expressions import OPTIONS, helpers, spelled_operations
 from optdsl.backends.triton.functions import Functions
+from optdsl.backends.triton.matrices import kernels as matrices
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.plan import KINDS, Kind

@@ -27,7 +27,7 @@ from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.drawing import drawing
-from optdsl.runtime.engines.shards import shard
+from optdsl.runtime.engines.sharded.shards import shard
 from optdsl.runtime.learning.scopes import OWN
 
 Pairs = Sequence[tuple[Tensor, Tensor]]

@@ -26,7 +26,7 @@ from optdsl.passes.pipeline import run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, Staged, staged
 from optdsl.runtime.engines.selection import Engines
-from optdsl.runtime.engines.shards import looks_at_wholes
+from optdsl.runtime.engines.sharded.shards import looks_at_wholes
 
 # The number of a section, if there are any, the values of the structure, and the number of
 # positions of a kernel, if the rule reads it.

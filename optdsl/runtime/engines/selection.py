@@ -23,11 +23,11 @@ from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines.c import CEngine
 from optdsl.runtime.engines.eager import EagerEngine
 from optdsl.runtime.engines.matrices import MatrixEngine
-from optdsl.runtime.engines.shards import ShardEngine, needs_whole, shard
+from optdsl.runtime.engines.sharded.shards import ShardEngine, needs_whole, shard
+from optdsl.runtime.engines.sharded.whole import whole_engine
 from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.triton import NoTriton, TritonEngine, check, runs_on
 from optdsl.runtime.engines.triton_matrices import TritonMatrixEngine
-from optdsl.runtime.engines.whole import whole_engine
 
 _WHERE = {
     "c": "the CPU",

@@ -19,9 +19,9 @@ from optdsl.ir.program import Program
 from optdsl.ir.sections import state_shapes
 from optdsl.runtime.core.draws import Draws
 from optdsl.runtime.core.tasks import PLAIN, Engine, ParameterTask, Shape
-from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.selection import Engines
+from optdsl.runtime.engines.sharded import shards
 from optdsl.runtime.learning.scopes import Pairs, Part, add
 
 Drawing = Callable[[Tensor], Draws | None]

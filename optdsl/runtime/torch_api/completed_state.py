@@ -10,8 +10,8 @@ from torch import Tensor
 from optdsl.ir.storage import added
 from optdsl.plan.keys import TRAINED
 from optdsl.runtime.core.tasks import ParameterTask
-from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer
+from optdsl.runtime.engines.sharded import shards
 from optdsl.runtime.learning.scopes import OWN
 
 

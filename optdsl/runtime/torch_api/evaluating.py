@@ -15,8 +15,8 @@ from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.reading import Reading
+from optdsl.runtime.engines.sharded.whole import evaluated
 from optdsl.runtime.engines.storage import Storage
-from optdsl.runtime.engines.whole import evaluated
 from optdsl.runtime.learning.scopes import VALUE
 from optdsl.runtime.torch_api.completed_state import completed
 

@@ -16,8 +16,8 @@ from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.distributed.collectives import is_dtensor
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.drawing import drawing
-from optdsl.runtime.engines.shards import shard
-from optdsl.runtime.engines.whole import begun
+from optdsl.runtime.engines.sharded.shards import shard
+from optdsl.runtime.engines.sharded.whole import begun
 from optdsl.runtime.learning.scopes import Pairs
 
 # By the input's name, a tensor for each parameter, or one number.

@@ -14,8 +14,8 @@ from optdsl.learning import square_keys
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask, check_dense
 from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
-from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer, Observed
+from optdsl.runtime.engines.sharded import shards
 from optdsl.runtime.learning.scopes import OWN, Part, add
 from optdsl.runtime.torch_api.arguments import gradients
 from optdsl.runtime.torch_api.replicas import on_all_ranks

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.distributed import collectives
-from optdsl.runtime.engines import shards
 from optdsl.runtime.engines.compiled import LearningOptimizer, Observed
+from optdsl.runtime.engines.sharded import shards
 
 _SAMPLED = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 

@@ -35,8 +35,8 @@ from optdsl.runtime.distributed.collectives import (
 from optdsl.runtime.engines.compiled import LearningOptimizer
 from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.engines.parts import Measure
-from optdsl.runtime.engines.shards import needs_whole, of_shard, placed_gradient, shard
-from optdsl.runtime.engines.whole import gathered
+from optdsl.runtime.engines.sharded.shards import needs_whole, of_shard, placed_gradient, shard
+from optdsl.runtime.engines.sharded.whole import gathered
 from optdsl.runtime.learning.scopes import Pairs, Part
 from optdsl.runtime.torch_api.batches import alike
 

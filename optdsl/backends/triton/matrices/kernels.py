@@ -15,9 +15,9 @@ from optdsl.backends.tiled_passes import COLS, ROWS, passes
 from optdsl.backends.triton.expressions import HELPERS
 from optdsl.backends.triton.functions import REAL, uniform_function
 from optdsl.backends.triton.layout import wrapped
-from optdsl.backends.triton.matrix_between import between
-from optdsl.backends.triton.matrix_pass import HALF_HERE, MatrixPass
-from optdsl.backends.triton.matrix_values import HELPERS as OF_MATRICES, MatrixValues
+from optdsl.backends.triton.matrices.between import between
+from optdsl.backends.triton.matrices.passes import HALF_HERE, MatrixPass
+from optdsl.backends.triton.matrices.values import HELPERS as OF_MATRICES, MatrixValues
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Role
 

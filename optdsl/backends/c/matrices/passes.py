@@ -9,7 +9,7 @@ from optdsl.backends.axis_values import KernelPass
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.chunk import loaded, table, written
 from optdsl.backends.c.layout import braced, indented, listed, slot
-from optdsl.backends.c.matrix_values import MatrixValues
+from optdsl.backends.c.matrices.values import MatrixValues
 from optdsl.backends.tiled_passes import COLS, ROWS, Reduction
 from optdsl.ir.program import Value
 

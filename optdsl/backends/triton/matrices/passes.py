@@ -10,8 +10,8 @@ from optdsl.backends.axis_values import KernelPass
 from optdsl.backends.named import PARAMETER_LIKE
 from optdsl.backends.tiled_passes import COLS, ROWS, STACK, Reduction
 from optdsl.backends.triton.layout import function
-from optdsl.backends.triton.matrix_layout import COUNTS, OF_FOLDS, OF_TILES, head, launch
-from optdsl.backends.triton.matrix_values import MatrixValues, joined, named, start
+from optdsl.backends.triton.matrices.layout import COUNTS, OF_FOLDS, OF_TILES, head, launch
+from optdsl.backends.triton.matrices.values import MatrixValues, joined, named, start
 from optdsl.backends.triton.values import DOUBLE
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value

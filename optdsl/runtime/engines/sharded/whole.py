@@ -1,8 +1,9 @@
 """Steps on whole tensors of which each rank has a shard: rules of matrices, or of norms of tensors.
 
-Tensors are dealt out to the ranks (`optdsl.runtime.engines.dealing`). Where that is not known of
-how a tensor is placed, every rank gathers the parameter, its gradient and its states, takes the
-whole step, and keeps its own shards of the results: a collective for each of these tensors.
+Tensors are dealt out to the ranks (`optdsl.runtime.engines.sharded.dealing`). Where that is not
+known of how a tensor is placed, every rank gathers the parameter, its gradient and its states,
+takes the whole step, and keeps its own shards of the results: a collective for each of these
+tensors.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import Engine, HyperGradients, ParameterTask, Shape
 from optdsl.runtime.distributed.boxes import is_boxed
 from optdsl.runtime.distributed.collectives import is_dtensor, whole_prefix
-from optdsl.runtime.engines import shards
-from optdsl.runtime.engines.dealing import Deal
 from optdsl.runtime.engines.eager import EagerEngine
-from optdsl.runtime.engines.owners import owners
-from optdsl.runtime.engines.shards import (
+from optdsl.runtime.engines.sharded import shards
+from optdsl.runtime.engines.sharded.dealing import Deal
+from optdsl.runtime.engines.sharded.owners import owners
+from optdsl.runtime.engines.sharded.shards import (
     ShardEngine,
     filed,
     needs_whole,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.c.layout import braced, indented, listed, slot
-from optdsl.backends.c.matrix_pass import KINDS
-from optdsl.backends.c.matrix_values import MatrixValues
+from optdsl.backends.c.matrices.passes import KINDS
+from optdsl.backends.c.matrices.values import MatrixValues
 from optdsl.backends.tiled_passes import Reduction, reduction
 from optdsl.ir.ops import LEAVES
 from optdsl.ir.program import Value

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from optdsl.backends.tiled_passes import STACK, Reduction, reduction
 from optdsl.backends.triton.layout import function
-from optdsl.backends.triton.matrix_layout import COUNTS, OF_BETWEEN, head, launch
-from optdsl.backends.triton.matrix_values import MatrixValues, named
+from optdsl.backends.triton.matrices.layout import COUNTS, OF_BETWEEN, head, launch
+from optdsl.backends.triton.matrices.values import MatrixValues, named
 from optdsl.backends.triton.values import DOUBLE
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent

@@ -18,7 +18,7 @@ from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS, ParameterTask, Sh
 from optdsl.runtime.distributed.boxes import box, coordinates, is_boxed, placed, sends
 from optdsl.runtime.distributed.collectives import group_of, is_dtensor
 from optdsl.runtime.distributed.exchange import exchange
-from optdsl.runtime.engines.shards import placed_gradient, shard
+from optdsl.runtime.engines.sharded.shards import placed_gradient, shard
 
 # Numbers of a state that every rank has, and that are on the host.
 _NUMBERS = ("step", PENDING_HYPERS)

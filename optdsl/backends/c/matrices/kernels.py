@@ -13,9 +13,9 @@ from dataclasses import replace
 from optdsl.backends.base import EntryPoint, entry_point
 from optdsl.backends.c.functions import uniform_function
 from optdsl.backends.c.layout import braced
-from optdsl.backends.c.matrix_between import between, over_matrices, written_beside
-from optdsl.backends.c.matrix_pass import MatrixPass
-from optdsl.backends.c.matrix_values import MatrixValues
+from optdsl.backends.c.matrices.between import between, over_matrices, written_beside
+from optdsl.backends.c.matrices.passes import MatrixPass
+from optdsl.backends.c.matrices.values import MatrixValues
 from optdsl.backends.c.storage import Storage
 from optdsl.backends.tiled_passes import COLS, ROWS, passes
 from optdsl.ir.types import Extent

@@ -1,0 +1,1 @@
+"""C for sections whose tensors are read as matrices."""

@@ -1,0 +1,1 @@
+"""Triton for sections whose tensors are read as matrices."""

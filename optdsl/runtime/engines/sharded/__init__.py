@@ -1,0 +1,1 @@
+"""Tensors of which each rank has a shard: steps on the shards, or on whole tensors dealt out."""
