@@ -275,6 +275,7 @@ def test_hyper_gradients_of_weights(rules: tuple[str, str], shape: tuple[int, ..
     torch.testing.assert_close(found, (up - down) / (2 * width), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.broad(3)
 @pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
 @pytest.mark.parametrize("rules", PAIRS, ids="-".join)
 @pytest.mark.parametrize("order", ["overlapped", "exact"])

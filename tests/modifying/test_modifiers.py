@@ -353,7 +353,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.broad(20)
+@pytest.mark.broad(40)
 @pytest.mark.parametrize(("rule", "modifier"), PAIRS)
 def test_every_modifier_takes_every_rule(rule: str, modifier: str) -> None:
     """Its claims hold, and compiled code takes the interpreter's steps."""
