@@ -73,10 +73,12 @@ def pytest_configure(config: pytest.Config) -> None:
 COMPARED = differences.compared()
 
 # A parameter with fewer values than this, such as a backend, an order or a dtype, keeps them all.
-FEW = 5
+FEW = 4
 # Of a parameter with more values than this, such as the rules of the library, a test keeps one in
 # `PART`, and the next test others, so that every rule meets a part of the tests.
-MANY, PART = 12, 4
+MANY, PART = 6, 10
+# Of the combinations that a test lists as its part, `make test` runs one in so many.
+SHARE = 3
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for cases in broad.values():
         marker = cases[0].get_closest_marker("broad")
         assert marker is not None
-        wanted, seen = math.ceil(len(cases) / marker.args[0]), set[tuple[int, str]]()
+        wanted, seen = math.ceil(len(cases) / marker.args[0] / SHARE), set[tuple[int, str]]()
         counts = Counter(chain.from_iterable(map(_values, cases)))
         distinct = Counter(position for position, _ in counts)
         shared = {v for v, count in counts.items() if count > 1 or distinct[v[0]] < FEW}

@@ -7,6 +7,8 @@ from torch import nn
 import optdsl
 from benchmarks.autograd_mada import LEARNED, AutogradMADA
 
+pytestmark = pytest.mark.broad(2)
+
 STEPS = 75  # the specification learns after 50
 SHAPES = ((7, 5), (11,), ())
 

@@ -14,6 +14,8 @@ from optdsl import interpret
 from optdsl.runtime.engines.matrices import MatrixEngine
 from optdsl.runtime.engines.matrix_kernels import Interleaved
 
+pytestmark = pytest.mark.broad(2)
+
 EVERY_REDUCTION = """
 optimizer EveryReductionInC
   "no paper: a test"

@@ -14,6 +14,8 @@ from tests.oracles.by_interpreter import ByInterpreter
 
 from . import rules
 
+pytestmark = pytest.mark.broad(3)
+
 # A prime number of elements: nothing divides it.
 SIZE = 100_003
 CUTS = {

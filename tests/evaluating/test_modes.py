@@ -23,6 +23,8 @@ from optdsl.specifications import library
 
 from .common import BACKENDS, RULES, copies, parameters, same_bits, train
 
+pytestmark = pytest.mark.broad(3)
+
 KEPT = "trained/theta"
 
 backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -12,6 +12,8 @@ from optdsl.diagnostics import Source, SpecError
 from optdsl.prove.equality import equal
 from optdsl.specifications import library
 
+pytestmark = pytest.mark.broad(3)
+
 
 def stepped(text: str, **hypers: float) -> torch.Tensor:
     """The parameter after one step from 2 with gradient 3."""

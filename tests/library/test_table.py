@@ -20,6 +20,8 @@ from optdsl.runtime.engines import selection
 from optdsl.runtime.engines.eager import EagerEngine
 from tests import differences
 
+pytestmark = pytest.mark.broad(4)
+
 ROOT = Path(__file__).parents[2]
 ROWS = table.rows()
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import optdsl
 
+pytestmark = pytest.mark.broad(2)
+
 STEPS = 12  # shampoo computes roots anew in every tenth
 
 

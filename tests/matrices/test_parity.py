@@ -14,6 +14,8 @@ from torch.testing._internal import common_optimizers
 
 import optdsl
 
+pytestmark = pytest.mark.broad(3)
+
 STEPS = 100
 SHAPES = [(4, 6), (6, 4), (3, 3), (1, 5), (5, 1)]
 OTHERS = [(3, 4, 5), (2, 2, 2, 3), (7,), ()]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import optdsl
 
+pytestmark = pytest.mark.broad(2)
+
 STEPS = 100
 SHAPES = [(4, 6), (6, 4), (3, 3), (5, 1), (2, 3, 4)]
 OTHERS = [(7,), ()]

@@ -14,6 +14,8 @@ from optdsl.ir.trajectories import Part, Run, trajectory
 from optdsl.prove import Settlement, Verdict, settle, snippet
 from optdsl.specifications import library
 
+pytestmark = pytest.mark.broad(2)
+
 
 def rule(name: str, body: str, more: str = "") -> str:
     return f"""optimizer {name}

@@ -16,6 +16,8 @@ from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.c import CEngine
 
+pytestmark = pytest.mark.broad(2)
+
 MOVED = """\
 optimizer Moved
   "Adds the gradient, in one rounding, and keeps it twice."

@@ -14,6 +14,8 @@ from optdsl.compose import blend_source
 from optdsl.prove import Verdict, settle
 from optdsl.specifications import library
 
+pytestmark = pytest.mark.broad(2)
+
 SHAPES = [(4, 3), (3, 4), (5,), ()]
 BACKENDS = ["eager", "auto"]
 PAIRS = [

@@ -7,6 +7,8 @@ import torch
 
 from tests.c import rules, test_battery as battery
 
+pytestmark = pytest.mark.broad(3)
+
 # An interpreted kernel is slow, and what a step can do wrong it does in the first few.
 STEPS = 3
 DEVICE = rules.device("triton")

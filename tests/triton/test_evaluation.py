@@ -12,6 +12,8 @@ from optdsl import Learn
 from tests.c.rules import device
 from tests.evaluating.common import RULES, SHAPES, copies, parameters, same_bits, train
 
+pytestmark = pytest.mark.broad(3)
+
 LEARN = {"lr": Learn("sgd", lr=1e-5, bounds=(0, 1))}
 
 
