@@ -15,6 +15,7 @@ SHAPES = ((7, 5), (11,), ())
 
 @pytest.mark.parametrize("hypers", [{}, {"c": 0.9, "rho": 0.8, "kappa": 0.1, "gamma": 0.9}])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.exhaustive
 def test_it_agrees_with_the_compiled_step(hypers, weight_decay):
     hypers = {**hypers, "weight_decay": weight_decay, "lr": 1e-2}
     generator = torch.Generator().manual_seed(1)

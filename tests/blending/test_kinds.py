@@ -279,6 +279,7 @@ def test_hyper_gradients_of_weights(rules: tuple[str, str], shape: tuple[int, ..
 @pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
 @pytest.mark.parametrize("rules", PAIRS, ids="-".join)
 @pytest.mark.parametrize("order", ["overlapped", "exact"])
+@pytest.mark.exhaustive
 def test_weights_are_learned_on_matrices_and_vectors(rules: tuple[str, str], order: str) -> None:
     cls = optdsl.blend(*rules, order=order)
     parameters = [nn.Parameter(randn(n, *s)) for n, s in enumerate(SHAPES)]

@@ -110,6 +110,7 @@ PRECISION = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 0.1, tor
 
 @pytest.mark.parametrize("old", ENGINES, ids="-".join)
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.exhaustive
 def test_another_engine_goes_on_where_one_has_stopped(rule: str, old: tuple[str, str]) -> None:
     """With coefficients that stand still, so that the order of learning makes no difference."""
     dtype, learn = torch.float64, rules.learning(rule)
@@ -166,6 +167,7 @@ def test_learning_goes_on_where_it_has_stopped(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", rules.BACKENDS)
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.exhaustive
 def test_whoever_learns_no_more_goes_on(rule: str, backend: str, dtype: torch.dtype) -> None:
     """A state that lags is completed, though nobody wants its tangents; and back again."""
     learn, gradients = rules.learning(rule), stream(dtype)
@@ -236,6 +238,7 @@ def bits(training: Training) -> list[Any]:
 @pytest.mark.parametrize("order", rules.ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.exhaustive
 def test_copies_go_on_to_the_bit(rule: str, dtype: torch.dtype, order: str) -> None:
     """A deep copy, a pickle, and a checkpoint, each taken while a step is pending."""
     gradients = stream(dtype)

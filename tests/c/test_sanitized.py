@@ -39,6 +39,7 @@ def _sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.usefixtures("_sanitizers")
 @pytest.mark.parametrize(("rule", "learn", "order", "dtype"), CASES)
+@pytest.mark.exhaustive
 def test_no_entry_point_leaves_its_memory(
     rule: str, learn: bool | str, order: str, dtype: str, tmp_path: Path
 ) -> None:

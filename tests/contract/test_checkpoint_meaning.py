@@ -489,6 +489,7 @@ def test_torch_load_reads_it_with_default_settings_and_no_bit_is_lost(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_spawned_processes_go_on_the_same(tmp_path: Path) -> None:
     optimizers: list[Any] = []
     for backend in BACKENDS:

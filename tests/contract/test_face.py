@@ -275,6 +275,7 @@ def test_the_stub_is_up_to_date() -> None:
     assert place.read_text(encoding="utf-8") == stubs.text(), "run `make stubs`"
 
 
+@pytest.mark.exhaustive
 def test_editors_complete_what_the_signatures_say() -> None:
     tree = ast.parse(stubs.text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

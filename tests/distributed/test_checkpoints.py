@@ -211,6 +211,7 @@ def two_ranks() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.exhaustive
 def test_optimizer_state_dict_round_trips_under_fsdp2(
     backend: str, mode: str, two_ranks: list[dict[str, Any]]
 ) -> None:

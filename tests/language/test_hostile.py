@@ -74,6 +74,7 @@ def test_a_hyperparameter_works_or_is_refused_by_name(name: str) -> None:
         assert stepped(text, **{name: 0.25}).item() == pytest.approx(2 - 0.25 - 0.1 / 0.75)
 
 
+@pytest.mark.exhaustive
 def test_what_optimizers_take_and_keep_is_reserved_or_works() -> None:
     """Arguments of every optimizer, keys of every parameter group, and names like these."""
     parameter = torch.nn.Parameter(torch.zeros(1))

@@ -195,6 +195,7 @@ def close(ours: Any, theirs: Tensor, name: str = "") -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9, msg=lambda m: f"{name}: {m}")
 
 
+@pytest.mark.exhaustive
 def test_it_trains_a_small_network() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 16))

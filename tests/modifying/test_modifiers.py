@@ -355,6 +355,7 @@ PAIRS = [
 
 @pytest.mark.broad(40)
 @pytest.mark.parametrize(("rule", "modifier"), PAIRS)
+@pytest.mark.exhaustive
 def test_every_modifier_takes_every_rule(rule: str, modifier: str) -> None:
     """Its claims hold, and compiled code takes the interpreter's steps."""
     # Schedule-Free has a hyperparameter warmup_steps of its own.

@@ -97,5 +97,6 @@ def test_a_text_is_settled(name: str) -> None:
 @pytest.mark.parametrize(
     ("opcode", "count"), [("mul", 22), ("mul", 2_000), ("add", 2_000), ("add", 19_000)]
 )
+@pytest.mark.exhaustive
 def test_a_checkpoint_is_compared(opcode: str, count: int) -> None:
     finished(COMPARE, opcode, str(count))

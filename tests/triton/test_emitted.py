@@ -176,6 +176,7 @@ def test_special_gradients_side_by_side(rule: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", special.DTYPES, ids=str)
 @pytest.mark.parametrize("rule", SOME)
+@pytest.mark.exhaustive
 def test_special_parameters(rule: str, dtype: torch.dtype) -> None:
     nan, inf = float("nan"), float("inf")
     start = torch.tensor([nan, inf, -inf, 1e-40, 0.0, -0.0, 1e38]).to(dtype)

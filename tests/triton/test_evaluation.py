@@ -19,6 +19,7 @@ LEARN = {"lr": Learn("sgd", lr=1e-5, bounds=(0, 1))}
 
 @pytest.mark.parametrize("learn", [False, True], ids=["plain", "learning"])
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.exhaustive
 def test_points_are_those_of_eager_code(rule: str, learn: bool) -> None:
     found = {}
     for backend in ("eager", "triton"):
