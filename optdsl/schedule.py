@@ -182,7 +182,11 @@ class Kernel:
     @property
     def read(self) -> frozenset[tuple[str, str | None]]:
         """What the last loop reads from memory: opcodes, and names of states."""
-        operations = (self.program.operations[v] for v in self.loops[-1].body)
+        return self.reads_in(self.loops[-1])
+
+    def reads_in(self, loop: Loop) -> frozenset[tuple[str, str | None]]:
+        """What a loop reads from memory: opcodes, and names of states."""
+        operations = (self.program.operations[v] for v in loop.body)
         return frozenset(
             (o.opcode, str(o.attribute) if o.opcode == "state" else None)
             for o in operations

@@ -122,8 +122,9 @@ class Chunk:
     def text(self, attribute: str, own_tables: bool = False) -> str:
         """The function; with `own_tables` it computes its tables from the uniform row."""
         values = self.values
-        given = ["const double *u"] if own_tables else ["const real *restrict f",
-                                                        "const bits *restrict b"]  # fmt: skip
+        given = ["const real *restrict f", "const bits *restrict b"]
+        if own_tables:
+            given = [f"const double *{row}" for row in values.rows]
         pointers = []
         for buffer in self.buffers:
             constant = "" if buffer in self.changed else "const "
@@ -140,7 +141,7 @@ class Chunk:
             fixed.append(f"const {kind} {name} = {word}[{counts[kind]}];")
             counts[kind] += 1
         loops = [line for loop in self._loops() for line in loop.split("\n")]
-        tables = ["(void)u;", *self.tables()] if own_tables else []
+        tables = [f"(void){', (void)'.join(values.rows)};", *self.tables()] if own_tables else []
         return braced(head, indented([*tables, "(void)f, (void)b;", *fixed, *loops]))
 
     @cached_property

@@ -8,11 +8,12 @@ from functools import cached_property
 
 from optdsl.backends.c.block import SIZE, Block
 from optdsl.backends.c.chunk import Chunk
+from optdsl.backends.c.finite import FiniteValues
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.storage import Stream
-from optdsl.backends.c.values import Values
 from optdsl.backends.c.watch import watched
 from optdsl.ir.program import Value
+from optdsl.ir.types import SCALAR
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Chunked(Block):
         finite: the values of the kernel for finite numbers.
     """
 
-    finite: Values | None = None
+    finite: FiniteValues | None = None
 
     def text(self) -> str:
         """The functions; the last one is for a block of one tensor."""
@@ -57,7 +58,7 @@ class Chunked(Block):
             f"real out[{height}][CHUNK];",
             *(line for s in self._streams for line in self._opened(s)),
             *(self._edges(quick) if quick else []),
-            *([f"const int plain = usual(f, {max(1, first.reals)});"] if quick else []),
+            *(self._plain(quick) if quick else []),
             *(["double product[CHUNK];"] if self.dots else []),
             *([f"double acc[{sums}][LANES];", "memset(acc, 0, sizeof acc);"] if sums else []),
             braced(
@@ -83,12 +84,15 @@ class Chunked(Block):
     def _summands(self) -> tuple[Value, ...]:
         return tuple(dict.fromkeys(v for v, _ in self.sums))
 
+    @property
+    def _results(self) -> tuple[Value, ...]:
+        return (*(r.value for r in self.stored), *self._summands)
+
     @cached_property
     def _exact(self) -> Chunk:
         """The chunk as the rule is written."""
         name = self.name("elements" if self.finite is None else "carefully")
-        results = (*(r.value for r in self.stored), *self._summands)
-        made = Chunk(name, self.values, self.loop.body, results)
+        made = Chunk(name, self.values, self.loop.body, self._results)
         if self.finite is not None or not any(map(self.coded, self.homes)) or made.cut_up:
             return made
         # One loop reads an element before it writes it; what is more than rounded has its own.
@@ -100,17 +104,19 @@ class Chunked(Block):
         """The chunk for finite numbers; sums are in the same rows as those of the other one."""
         if self.finite is None:
             return None
-        kernel, old = self.finite.kernel, self.values.kernel
+        kernel = self.finite.kernel
+        loop = kernel.loops[self.number]
         results = {r.name: r.value for r in kernel.results}
-        dots = {o.value: n.value for o, n in zip(old.dots, kernel.dots, strict=True)}
-        body = kernel.loops[-1].body
-        rows = (*(results[r.name] for r in self.stored), *(dots[v] for v in self._summands))
+        sums = [kernel.program.operations[v].arguments[0] for v in loop.reductions]
+        sums += [d.value for d in kernel.dots] if self.last else []
+        new = {old: n for (old, _), n in zip(self.sums, sums, strict=True)}
+        rows = (*(results[r.name] for r in self.stored), *(new[v] for v in self._summands))
         return Chunk(
             self.name("quickly"),
             self.finite,
-            body,
+            loop.body,
             rows,
-            watched=watched(kernel.program, body, rows),
+            watched=watched(kernel.program, loop.body, rows),
             row="q",
             homes=self.homes,
             kept=frozenset(self.homes) & frozenset(self.read),
@@ -149,7 +155,7 @@ class Chunked(Block):
             failed.append(f"odd(out[{quick.odd}], n)")
         held = [stream.row for stream in self._streams]
         held += [f"{self.values.buffer(b)}OLD" for b in self._held]
-        arguments = ["x, u, start, n, out, plain && n == CHUNK", *held]
+        arguments = ["x", *self.values.rows, "start, n, out, plain && n == CHUNK", *held]
         again = f"{self.name('again')}({', '.join(arguments)});"
         rare = braced(f"if ({' || '.join(failed)})", [again, *self._left_out()]).rstrip()
         return [
@@ -159,6 +165,21 @@ class Chunked(Block):
             rare,
             braced("else if (n < CHUNK)", back).rstrip(),
         ]
+
+    def _plain(self, quick: Chunk) -> list[str]:
+        """The lines that tell whether what is the same for all elements is finite."""
+        values = self.values
+        asked = values.asked(self.loop.body, self._results, "real")
+        own = [f"(real){values.location(v)}" for v in asked if values.program.type(v) == SCALAR]
+        seen = {text for _, text in quick.table.values()}
+        left = [text for text in own if text not in seen]
+        looked_at = [f"usual(f, {max(1, quick.reals)})"]
+        lines = []
+        if left:
+            # What a collected expression leaves out may be infinite or no number all the same.
+            lines = [listed("const real own[] = {", left, "};")]
+            looked_at.append(f"usual(own, {len(left)})")
+        return [*lines, f"const int plain = {' && '.join(looked_at)};"]
 
     def _edges(self, quick: Chunk) -> list[str]:
         """Room for a whole chunk of each buffer."""
@@ -199,15 +220,15 @@ class Chunked(Block):
                 for b in self._held]  # fmt: skip
         head = listed(
             f"RARE static void {self.name('again')}(",
-            ["const tensor *x", "const double *u", "int64_t start", "int64_t n",
-             "real (*restrict out)[CHUNK]", "int put_back",
+            ["const tensor *x", *(f"const double *{row}" for row in self.values.rows),
+             "int64_t start", "int64_t n", "real (*restrict out)[CHUNK]", "int put_back",
              *(f"const real *{stream.row}" for stream in self._streams), *held],
         )  # fmt: skip
         lines = [
             "(void)put_back;",
             *put_back,
             *(self._start(b, False) for b in self._exact.buffers),
-            listed(f"{self._exact.name}(", self._exact.arguments(["u"]), ");"),
+            listed(f"{self._exact.name}(", self._exact.arguments(self.values.rows), ");"),
             *self._copied(range(len(self.homes))),
         ]
         return braced(head, indented(lines))

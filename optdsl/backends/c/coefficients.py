@@ -1,4 +1,4 @@
-"""Arithmetic of uniform coefficients in a program that is being built."""
+"""Arithmetic of coefficients in a program that is being built: numbers known before a loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optdsl.ir.program import Value
 
 @dataclass(frozen=True)
 class Coefficient:
-    """The sum of a literal and a uniform number; where one may be None, None stands for zero.
+    """The sum of a literal and a number; where one may be None, None stands for zero.
 
     A parameter that decays has the coefficient 1 - lr * weight_decay. Rounded to a float, that
     would lose most of the decay, so the parameter and its decay are separate terms of a sum.
@@ -33,7 +33,7 @@ class Coefficients:
         self._builder = builder
 
     def of(self, value: Value) -> Coefficient | None:
-        """A uniform number as a coefficient; None if it is the literal zero."""
+        """A number as a coefficient; None if it is the literal zero."""
         attribute = self._builder[value].attribute
         if isinstance(attribute, float):
             return Coefficient(attribute) if attribute != 0.0 else None
@@ -90,7 +90,7 @@ class Coefficients:
         pairs = zip(weights, rests, strict=True)
         return Coefficient(literal, self._builder.emit("mix", *(v for p in pairs for v in p)))
 
-    # --- uniform numbers ------------------------------------------------------------------------
+    # --- numbers --------------------------------------------------------------------------------
 
     def _scaled(self, literal: float, x: Value) -> Value | None:
         if literal == 0.0:

@@ -1,14 +1,16 @@
-"""Collection of uniform factors: expressions that are linear in tensors become sums of few terms.
+"""Collection of factors: expressions that are linear in tensors become sums of few terms.
 
-Means of scaled sums become one sum, in which each term has a uniform coefficient that the host
-computes in double precision; terms that cancel are removed. The result is the same function only
-for finite numbers, and up to rounding: a part of a mean without weight is multiplied by zero here,
-and not left out. The emitted code checks that the numbers are finite.
+Means of scaled sums become one sum, in which each term has a coefficient that is computed in double
+precision before the loop: by the host where it is uniform, once a tensor where it is made of a
+number of the tensor, such as a norm or a scalar state. Terms that cancel are removed. The result is
+the same function only for finite numbers, and up to rounding: a part of a mean without weight is
+multiplied by zero here, and not left out. The emitted code checks that the numbers are finite.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from optdsl.backends.c.coefficients import NEGATIVE, ONE, Coefficient, Coefficients
@@ -28,7 +30,13 @@ def collect(program: Program) -> Program:
 
     Differences of two leaves are kept, since they are exact where the leaves are close.
     """
-    return eliminate_dead(_Collector(program).collected())
+    return eliminate_dead(collected(program)[0])
+
+
+def collected(program: Program) -> tuple[Program, Mapping[Value, Value]]:
+    """The same with unused operations, and the new values of what is no tensor of numbers."""
+    collector = _Collector(program)
+    return collector.collected(), collector.others
 
 
 @dataclass
@@ -37,7 +45,7 @@ class _Root:
 
     Attributes:
         terms: the coefficient of each root in the sum, by the number of the root.
-        constant: a uniform number that is added to the sum.
+        constant: a number that is added to the sum.
         value: the value in the new program, once it is computed.
         hint: its name.
         factors: the two factors of a product that is used only once.
@@ -67,7 +75,7 @@ class _Collector:
         self._old = Multiples(program, self._needed)
         self._builder = Builder()
         self._numbers = Coefficients(self._builder)
-        self._new: dict[Value, Value] = {}  # of values that are no tensors of numbers
+        self.others: dict[Value, Value] = {}  # of values that are no tensors of numbers
         self._forms: dict[Value, _Form] = {}  # of those that are
         self._roots: list[_Root] = []
         self._atoms: dict[Value, int] = {}  # the root of each new value
@@ -85,7 +93,7 @@ class _Collector:
     def _visit(self, value: Value) -> None:
         operation = self._program.operations[value]
         if not self._old.tensor(value):
-            self._new[value] = self._copied(operation)
+            self.others[value] = self._copied(operation)
             return
         multiple = self._old.multiple(value)
         if multiple is not None:
@@ -125,7 +133,7 @@ class _Collector:
             return replace(form, scale=numbers.times(NEGATIVE, form.scale))
         if multiple.by is None:
             return form
-        by = numbers.of(self._new[multiple.by]) or Coefficient(0.0)
+        by = numbers.of(self.others[multiple.by]) or Coefficient(0.0)
         change = numbers.times if multiple.how == "mul" else numbers.over
         return replace(form, scale=change(form.scale, by))
 
@@ -137,7 +145,7 @@ class _Collector:
         """A sum, a difference or a mean; one that is used several times is computed."""
         mean = operation.opcode == "mix"
         weights, parts = operation.arguments[0::2], operation.arguments[mean :: 1 + mean]
-        if mean and not all(map(self._old.uniform, weights)):
+        if mean and not all(map(self._old.number, weights)):
             return self._atom(self._copied(operation))
         seen = [self._terms(part) for part in parts]
         total = _Root(hint=operation.hint)
@@ -164,11 +172,11 @@ class _Collector:
     def _terms(self, value: Value) -> tuple[dict[int, Coefficient], Value | None]:
         """The coefficients of a value by root, and its constant."""
         numbers = self._numbers
-        if self._old.uniform(value):
-            zero = self._builder.is_constant(self._new[value], 0.0)
-            return {}, None if zero else self._new[value]
+        if self._old.number(value):
+            zero = self._builder.is_constant(self.others[value], 0.0)
+            return {}, None if zero else self.others[value]
         if not self._old.tensor(value):
-            return {self._atom(self._new[value]).root: ONE}, None
+            return {self._atom(self.others[value]).root: ONE}, None
         scale, number = self._forms[value].scale, self._forms[value].root
         root = self._roots[number]
         if root.value is not None:
@@ -188,10 +196,10 @@ class _Collector:
             case "sub":
                 left, right = parts
                 return numbers.plus(left, None if right is None else numbers.times(NEGATIVE, right))
-        return numbers.mean([self._new[w] for w in operation.arguments[0::2]], parts)
+        return numbers.mean([self.others[w] for w in operation.arguments[0::2]], parts)
 
     def _product(self, value: Value, operation: Operation) -> _Form:
-        """A product or a quotient of tensors, uniform factors apart."""
+        """A product or a quotient of tensors, numbers apart."""
         builder, numbers = self._builder, self._numbers
         one = builder.constant(1.0)
         scales, bases = [], []
@@ -200,12 +208,12 @@ class _Collector:
             if form is not None:
                 scales.append(form.scale)
                 bases.append(self._computed(form.root))
-            elif self._old.uniform(argument):
-                scales.append(numbers.of(self._new[argument]) or Coefficient(0.0))
+            elif self._old.number(argument):
+                scales.append(numbers.of(self.others[argument]) or Coefficient(0.0))
                 bases.append(one)
             else:
                 scales.append(ONE)
-                bases.append(self._new[argument])
+                bases.append(self.others[argument])
         if operation.opcode == "mul" and bases[0] == bases[1]:
             # The square of a base may underflow where the square of its multiple does not.
             squared = [self._value(a) for a in operation.arguments]
@@ -233,14 +241,14 @@ class _Collector:
             return self._atom(self._copied(operation))
         nothing = self._builder.constant(0.0)
         chosen = [nothing if z else self._computed(form.root) for z in zero]
-        return self._atom(self._builder.emit("where", self._new[condition], *chosen), form.scale)
+        return self._atom(self._builder.emit("where", self.others[condition], *chosen), form.scale)
 
     # --- new values -----------------------------------------------------------------------------
 
     def _value(self, value: Value) -> Value:
         """The new value of an old one."""
         if not self._old.tensor(value):
-            return self._new[value]
+            return self.others[value]
         form = self._forms[value]
         if self._roots[form.root].value is None and self._old.used_once(value):
             terms, constant = self._terms(value)

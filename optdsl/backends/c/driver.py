@@ -47,6 +47,11 @@ _SCALARS = """\
     {name}_scalars{k}(&tensors[i], u + tensors[i].row * {uniforms}, s + i * {scalars});
 """
 
+_COEFFICIENTS = """\
+  for (int64_t i = 0; i < count; i++)
+    {name}_coefficients{k}(q + tensors[i].row * {collected}, s + i * {scalars});
+"""
+
 _LOOP = """\
   #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t b = 0; b < blocks; b++) {{
@@ -87,7 +92,7 @@ def driver(functions: Functions) -> str:
         "name": kernel.name,
         "uniforms": len(functions.values.places),
         "collected": len(functions.finite.places) if functions.finite else 0,
-        "scalars": len(functions.values.scalars),
+        "scalars": functions.scalars,
         "width": max(len(loop.reductions) for loop in kernel.loops) + len(kernel.dots),
         "hypers": 1 + len(entry.hypers),
     }
@@ -101,11 +106,13 @@ def driver(functions: Functions) -> str:
     for k, loop in enumerate(kernel.loops):
         if loop.scalars:
             text.append(_SCALARS.format(k=k, **sizes))
+        if functions.finite and functions.finite.kernel.loops[k].scalars:
+            text.append(_COEFFICIENTS.format(k=k, **sizes))
         text.append(_LOOP.format(k=k, **sizes))
         for position, value in enumerate(loop.reductions):
             mean = kernel.program.operations[value].opcode == "mean"
             divided = " / (double)tensors[i].size" if mean else ""
-            place = functions.values.scalars.index(value)
+            place = functions.values.position(value)
             text.append(_REDUCED.format(k=position, place=place, divided=divided, **sizes))
     finals = functions.finals()
     if finals:

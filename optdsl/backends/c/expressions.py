@@ -19,7 +19,7 @@ _RESERVED = """
     if index INFINITY initialize inline int islessgreater j0 j1 jn l LANES LARGEST leave_out
     lgamma LINE linux load load_bfloat16 log log10 log2 logf long m main malloc maximum maximumd
     memcpy memory memset minimum minimumd mixed mixedd n NAN near normal_numbers NULL o odd
-    opened origin out padded partial philox plain pow power powerd powf product put
+    opened origin out own padded partial philox plain pow power powerd powf product put
     put_at_random put_at_random_bfloat16 put_bfloat16 put_with_rest q rademacher_numbers RARE
     real register remainder rest restrict return rindex round rounded rounded_bfloat16 row rows
     s scalars stream complete complete_and_step share_of short sign signd signed signgam size

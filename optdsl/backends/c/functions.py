@@ -7,7 +7,7 @@ from dataclasses import replace
 from optdsl.backends.base import EntryPoint, entry_point
 from optdsl.backends.c.block import Block
 from optdsl.backends.c.chunked import Chunked
-from optdsl.backends.c.finite import finite
+from optdsl.backends.c.finite import FiniteValues, finite
 from optdsl.backends.c.layout import braced, slot
 from optdsl.backends.c.storage import Storage, Stream, rounding_number
 from optdsl.backends.c.values import Values
@@ -36,7 +36,9 @@ class Functions:
         self.entry = replace(self.entry, draws=kernel.draws or bool(random))
         self.values = Values(kernel, self.storage, buffers)
         variant = finite(kernel)
-        self.finite = None if variant is None else Values(variant, self.storage, buffers)
+        self.finite = None
+        if variant is not None:
+            self.finite = FiniteValues(variant, self.storage, buffers, self.values)
 
     def text(self) -> str:
         """All functions; the places of values are complete only afterwards."""
@@ -44,10 +46,15 @@ class Functions:
         for number, loop in enumerate(self.kernel.loops):
             if loop.scalars:
                 parts.append(self._scalar_function(number, loop))
+            if self.finite is not None and self.finite.kernel.loops[number].scalars:
+                parts.append(self._coefficient_function(number, self.finite))
             block = Block(self.values, self.entry, number, loop)
             apart = any(map(block.coded, block.homes)) or self.storage.streams
-            if self.finite is not None or block.sums or apart:
-                block = Chunked(self.values, self.entry, number, loop, self.finite)
+            quick = self.finite
+            if quick is not None and number in quick.kernel.left:
+                quick = None
+            if quick is not None or block.sums or apart:
+                block = Chunked(self.values, self.entry, number, loop, quick)
             parts.append(block.text())
         self.finals()  # say what they need of the row, too
         uniform = [uniform_function(self.values, self.entry, "uniform", "u")]
@@ -73,7 +80,7 @@ class Functions:
                 place = values.places[values.name(result.value)]
                 text = f"u[tensors[i].row * {len(values.places)} + {place}]"
             else:
-                text = f"s[i * {len(values.scalars)} + {values.scalars.index(result.value)}]"
+                text = f"s[i * {self.scalars} + {values.position(result.value)}]"
             own = self.storage.format(result.name)
             text = own.rounded(f"(real){text}")
             if own.random:
@@ -82,6 +89,12 @@ class Functions:
             memory = f"tensors[i].memory[{slot(self.entry, result.name)}]"
             lines.append(f"*({own.type} *){memory} = {text};")
         return lines
+
+    @property
+    def scalars(self) -> int:
+        """How many numbers are stored for each tensor."""
+        coefficients = () if self.finite is None else self.finite.kernel.coefficients
+        return len(self.values.scalars) + len(coefficients)
 
     @property
     def counters(self) -> list[str]:
@@ -121,6 +134,27 @@ class Functions:
             lines.append(f"{values.location(value)} = {name};")
         head = f"static void {self.kernel.name}_scalars{number}"
         return braced(f"{head}(const tensor *x, const double *u, double *s)", lines)
+
+    def _coefficient_function(self, number: int, values: FiniteValues) -> str:
+        """Coefficients of a tensor are computed in double precision, as uniform ones are.
+
+        A number of a tensor may be as small or as large as its elements. Where a coefficient is too
+        small for a float, the tensor is computed as the rule is written.
+        """
+        scalars = values.kernel.loops[number].scalars
+        lines = ["(void)q;"]
+        for value in values.asked(scalars, (), "double"):
+            condition = values.program.type(value).condition
+            place = values.location(value, "q")
+            kind, text = ("int", f"{place} != 0") if condition else ("double", place)
+            lines.append(f"const {kind} {values.name(value)} = {text};")
+        for value in scalars:
+            lines += values.assigned(value, "double")
+            name, to = values.name(value), values.location(value)
+            small = f"{name} != 0 && fabs({name}) < FLT_MIN"
+            lines.append(f"{to} = {name if self.storage.double else f'{small} ? NAN : {name}'};")
+        head = f"static void {self.kernel.name}_coefficients{number}(const double *q, double *s)"
+        return braced(head, lines)
 
 
 def uniform_function(

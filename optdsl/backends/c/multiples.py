@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
-from optdsl.ir.types import TENSOR, UNIFORM
+from optdsl.ir.types import SCALAR, TENSOR, UNIFORM
 
 
 class Multiple(NamedTuple):
-    """A tensor that is another one negated, unchanged, or times or over a uniform number."""
+    """A tensor that is another one negated, unchanged, or times or over a number."""
 
     of: Value
     how: str
@@ -60,6 +60,10 @@ class Multiples:
         """Whether a value is a uniform number."""
         return self._program.type(value) == UNIFORM
 
+    def number(self, value: Value) -> bool:
+        """Whether a value is one number for all elements of a tensor, known before a loop."""
+        return self._program.type(value) in {UNIFORM, SCALAR}
+
     def multiple(self, value: Value) -> Multiple | None:
         """The multiple as which a tensor is written; None if it is not written as one."""
         operation = self._program.operations[value]
@@ -69,9 +73,9 @@ class Multiples:
         match operation.opcode:
             case "neg" | "define" | "stop_gradient" if self.tensor(x[0]):
                 return Multiple(x[0], operation.opcode)
-            case "mul" if self.uniform(x[0]) and self.tensor(x[1]):
+            case "mul" if self.number(x[0]) and self.tensor(x[1]):
                 return Multiple(x[1], "mul", x[0])
-            case "mul" | "div" if self.tensor(x[0]) and self.uniform(x[1]):
+            case "mul" | "div" if self.tensor(x[0]) and self.number(x[1]):
                 return Multiple(x[0], operation.opcode, x[1])
             case "where" if self.tensor(x[2]) and self._weighed(operation):
                 return Multiple(x[2], "define")
@@ -87,11 +91,11 @@ class Multiples:
                 self.demanded.add(base)
 
     def _weighed(self, choice: Operation) -> bool:
-        """Whether a choice is zero only where a product has the uniform factor zero."""
+        """Whether a choice is zero only where a product has the factor zero, a number."""
         condition, zero, product = (self._program.operations[a] for a in choice.arguments)
         return (
             condition.opcode == "eq"
-            and self.uniform(condition.arguments[0])
+            and self.number(condition.arguments[0])
             and self._program.operations[condition.arguments[1]].attribute == 0.0
             and zero.attribute == 0.0
             and product.opcode == "mul"

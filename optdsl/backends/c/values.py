@@ -47,7 +47,16 @@ class Values(NamedValues):
         """The expression that reads a value that is not one of the elements."""
         if self.extent(value) is Extent.UNIFORM:
             return f"{row}[{self.place(self.name(value))}]"
-        return f"s[{self.scalars.index(value)}]"
+        return f"s[{self.position(value)}]"
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of numbers that are the same for all elements: of the host, and of a tensor."""
+        return ("u", "s") if self.scalars else ("u",)
+
+    def position(self, value: Value) -> int:
+        """The index of a number of a tensor among those that are stored for it."""
+        return self.scalars.index(value)
 
     def inline(self, value: Value) -> bool:
         """Whether a value is spelled where it is used: compilers vectorize conditions so best."""
