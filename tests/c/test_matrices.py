@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import optdsl
-from optdsl import interpret
+from optdsl import compiler, interpret
+from optdsl.runtime.build.library_cache import shared_library
 from optdsl.runtime.engines.matrices import MatrixEngine
 from optdsl.runtime.engines.matrix_kernels import Interleaved
+from optdsl.specifications import library
+from tests.oracles.problems import seeded
 
 pytestmark = pytest.mark.broad(2)
 
@@ -296,3 +300,50 @@ def test_large_narrow_matrices_are_eager_code() -> None:
         assert type(engine) is MatrixEngine
         assert engine.leaves(narrow) == left
         assert not engine.leaves(square)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_means_in_vectors_are_those_of_elementwise_kernels(dtype: torch.dtype) -> None:
+    """Their two functions agree on numbers of every kind, the sign of zero included."""
+    source = library.open_source("adafactor")
+    files = compiler.emit(source, "c", False, dtype=str(dtype).removeprefix("torch.")).text
+    first = "#include <float.h>"
+    text = first + next(x for x in files.split(first) if "mixed_evenly" in x).rpartition("/*")[0]
+    for name in ("mixed", "mixed_evenly"):
+        text += (
+            f"void all_{name}(const real *x, const real *y, double share, real *to, int64_t n) {{\n"
+            "  const bits ahead = turned(share);\n  const real by = way(share);\n"
+            f"  for (int64_t i = 0; i < n; i++) to[i] = {name}(x[i], y[i], ahead, by);\n}}\n"
+        )
+    library_of_both = ctypes.CDLL(str(shared_library(text, "means")))
+    info = torch.finfo(dtype)
+    special = [0.0, 1.0, 0.1, info.tiny, info.tiny / 8, info.max, 0.7 * info.max, float("inf")]
+    numbers = torch.tensor([s * x for x in special for s in (1, -1)] + [float("nan")], dtype=dtype)
+    numbers = torch.cat([numbers, torch.randn(40, generator=seeded(1), dtype=dtype)])
+    x, y = (z.contiguous() for z in torch.meshgrid(numbers, numbers, indexing="ij"))
+    for share in (0.0, 1.0, 0.5, 0.3, 0.8, 1e-300, 1 - 1e-12):
+        found = [torch.empty_like(x) for _ in range(2)]
+        for name, to in zip(("mixed", "mixed_evenly"), found, strict=True):
+            places = [ctypes.c_void_p(z.data_ptr()) for z in (x, y, to)]
+            call = getattr(library_of_both, f"all_{name}")
+            call(*places[:2], ctypes.c_double(share), places[2], ctypes.c_int64(x.numel()))
+        expected, ours = found
+        # Where the difference is infinite, compilers may round one product of two or the other.
+        finite = (y - x).isfinite()
+        assert torch.equal(ours[finite], expected[finite])
+        assert torch.equal(ours[finite].signbit(), expected[finite].signbit())
+        torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("rules", [("adafactor", "adam"), ("came", "adafactor")], ids="+".join)
+def test_blends_take_the_steps_of_eager_code(rules: tuple[str, str]) -> None:
+    results = []
+    for backend in ("auto", "eager"):
+        parameter = nn.Parameter(torch.randn(37, 53, generator=seeded(2)))
+        optimizer = optdsl.blend(*rules, learn=False, backend=backend)([parameter])
+        generator = seeded(3)
+        for _ in range(4):
+            parameter.grad = torch.randn(37, 53, generator=generator)
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)

@@ -29,6 +29,8 @@ class Values(NamedValues):
 
     _SHARING = frozenset({Extent.TENSOR})
     _RESERVED: ClassVar[frozenset[str]] = RESERVED
+    _MIXED: ClassVar[str] = "mixed"
+    """The function for a mean of two elements."""
 
     def __init__(self, kernel: Kernel, storage: Storage, buffers: Sequence[str]) -> None:
         """Name everything, as `NamedValues` does; `storage` says how it lies in memory."""
@@ -128,7 +130,7 @@ class Values(NamedValues):
                     lines += [f"const {k} {share}_{way.upper()} = {way}({share});" for way, k in
                               WAYS.items()]  # fmt: skip
                 ways = f"{mean}, {x}, {share}_TURNED, {share}_WAY"
-                lines.append(f"const real {result} = mixed({ways});")
+                lines.append(f"const real {result} = {self._MIXED}({ways});")
             mean = result
         return lines
 

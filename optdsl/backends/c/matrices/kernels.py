@@ -46,6 +46,16 @@ APART static grid tiling(const int64_t *shape) {{
   return x;
 }}
 
+/* The same mean as `mixed`, without branches: lines have no kernel for finite numbers, and of this
+   compilers make vectors. */
+static inline real mixed_evenly(real mean, real x, bits turned, real way) {{
+  const real share = turned ? 1 + way : way, gap = x - mean, end = chosen(turned, x, mean);
+  const real sum = mean + x, near = end + way * gap, far = (1 - share) * mean + share * x;
+  const real finite = gap <= LARGEST && gap >= -LARGEST ? near : far;
+  const real zero = end == 0 ? sum : end;  /* zeros have signs */
+  return chosen(way == 0 ? -1 : 0, end, gap == 0 ? zero : finite);
+}}
+
 APART static void fill(double *to, double value, int64_t n) {{
   for (int64_t i = 0; i < n; i++) to[i] = value;
 }}

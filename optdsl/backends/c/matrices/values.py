@@ -14,8 +14,8 @@ from optdsl.schedule import Kernel
 
 # What functions of matrices use besides.
 _WORDS = """
-    across array col_values down failed fill grid high layout left line of_all of_cols of_rows
-    row_values shape tiles tiling to top unit units WIDE wide
+    across array col_values down failed fill grid high layout left line mixed_evenly of_all
+    of_cols of_rows row_values shape tiles tiling to top unit units WIDE wide
 """
 _HELPERS = frozenset(
     f"{function}_{of}"
@@ -28,6 +28,7 @@ class MatrixValues(AxisValues, Values):
     """The values of one kernel; see `Values` and `AxisValues`."""
 
     _RESERVED = RESERVED | _HELPERS | frozenset(_WORDS.split())
+    _MIXED = "mixed_evenly"
 
     def __init__(self, kernel: Kernel, storage: Storage, buffers: Sequence[str]) -> None:
         """Name everything, as `Values` does."""
