@@ -153,18 +153,31 @@ def test_a_member_without_weight_has_no_part_though_its_norms_are_no_numbers(
     assert (~torch.isfinite(found[-1])).sum() == 1
 
 
-def test_a_product_of_numbers_of_a_tensor_may_be_too_small_for_a_float() -> None:
-    """1e-20 * (1e-20 * x) is a number, and 1e-20 * 1e-20 is none in single precision."""
-    text = (
-        "optimizer Small\nhyper a = 1 in [0, 1]\nstate k : scalar = 1e-20\nk' = k\n"
-        "theta' = theta - a * (k * (k * g))\nlearn a in [0, 1] by SGD(lr = 0)\n"
-    )
+def moved(text: str, backend: str, gradient: float, steps: int) -> Tensor:
+    """Zeros after some steps with the same gradient; a coefficient is measured and not moved."""
+    learned = f"optimizer Own\nhyper a = 1 in [0, 1]\n{text}learn a in [0, 1] by SGD(lr = 0)\n"
     parameter = nn.Parameter(torch.zeros(300))
-    optimizer = optdsl.compile(text, backend="auto")([parameter])
-    for _ in range(2):
-        parameter.grad = torch.full((300,), 1e38)
+    optimizer = optdsl.compile(learned, backend=backend)([parameter])
+    for _ in range(steps):
+        parameter.grad = torch.full((300,), gradient)
         optimizer.step()
-    torch.testing.assert_close(parameter.detach(), torch.full((300,), -2e-2), rtol=1e-5, atol=0)
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_product_of_numbers_of_a_tensor_may_be_too_small_for_a_float(backend: str) -> None:
+    """1e-22 * (1e-22 * 1e38) is a number, and 1e-22 * 1e-22 has three bits in single precision."""
+    text = "state k : scalar = 1e-22\nk' = k\ntheta' = theta - a * (k * (k * g))\n"
+    found = moved(text, backend, 1e38, 3)
+    torch.testing.assert_close(found, torch.full((300,), -3e-6), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_number_of_a_tensor_that_cancels_is_looked_at_all_the_same(backend: str) -> None:
+    """From the second step on it is infinite, and infinity less infinity is no number."""
+    text = "state k : scalar = 1\nk' = 0\ntheta' = (1 / k) * g + theta - (1 / k) * g - a * g\n"
+    assert moved(text, backend, 1.0, 1).isfinite().all()
+    assert moved(text, backend, 1.0, 3).isnan().all()
 
 
 def with_means_left(kernel: Kernel) -> list[int]:
