@@ -17,6 +17,8 @@ from optdsl.plan import plans
 from optdsl.schedule import Kernel, schedule
 from tests.oracles import problems
 
+pytestmark = pytest.mark.broad(2)
+
 # What is added to a parameter for a gradient.
 Step = Callable[[Tensor], Tensor]
 
