@@ -182,3 +182,15 @@ def test_learning_rates_are_learned_as_by_eager_code() -> None:
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] != 1e-3
     assert rates[0] == pytest.approx(rates[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "c"])
+def test_what_is_beside_a_parameter_follows_its_precision(backend: str) -> None:
+    theta = Parameter(numbers(torch.float32, 50)[9:])
+    optimizer = optdsl.load("adamw with kahan", backend=backend)([theta])
+    for dtype in (torch.float32, torch.bfloat16, torch.bfloat16):
+        theta.grad = None
+        theta.data = theta.data.to(dtype)
+        theta.grad = torch.ones_like(theta)
+        optimizer.step()
+    assert optimizer.state[theta]["compensation/theta"].dtype is torch.bfloat16

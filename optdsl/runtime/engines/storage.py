@@ -81,7 +81,11 @@ class Storage:
         first, *others = self._encoded(PARAMETER, value, work, t)
         parameter.copy_(first)
         for buffer, x in zip(self._codecs[PARAMETER].buffers[1:], others, strict=True):
-            work.state[buffer.key(PARAMETER)].copy_(x)
+            key, own = buffer.key(PARAMETER), dtype_of(buffer, parameter.dtype)
+            if work.state[key].dtype is not own:
+                # The model has changed its precision since.
+                work.state[key] = work.state[key].to(own)
+            work.state[key].copy_(x)
 
     def write(self, name: str, value: Tensor, work: ParameterTask, t: float) -> None:
         """Store a state after a step, or before the first one, at which `t` is 0."""
