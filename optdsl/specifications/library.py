@@ -127,8 +127,11 @@ def _specification(values: Recipe, verify: bool, choices: Choices = ()) -> Speci
     sources = dict(source.rules or ())
     rules: dict[str, Specification] = {}
     modifiers = {n: s for n, s in sources.items() if n.startswith(references.WITH)}
+    # What these lack is reported below, where this text names it.
+    lacking = references.incomplete(declaration, source)
+    broken |= lacking.keys()
     for name, rule in sources.items():
-        if name in modifiers:
+        if name in modifiers or name in lacking:
             continue
         try:
             rules[name] = _specification(recipe(rule), verify)

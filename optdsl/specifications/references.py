@@ -37,6 +37,9 @@ WITH = "with "
 # Reads a specification by its name in the library, or by its path.
 Opener = Callable[[str], Source]
 
+# A name that no file was found for, and whether it is that of a modifier.
+_Missing = tuple[ast.Identifier, bool]
+
 
 def attached(
     source: Source, opener: Opener, library: Iterable[str], path: tuple[Source, ...] = ()
@@ -207,6 +210,7 @@ def report_unknown(
 ) -> None:
     """Report the rules that `attached` did not find, or found in several places."""
     found = dict(source.rules or ())
+    missing = [part for parts in incomplete(declaration, source).values() for part in parts]
     beside = others_beside(source)
     files = [Path(place).stem for places in beside.values() for place in places]
     members = [name for name, _ in named(declaration) if not name.startswith(BY)]
@@ -225,7 +229,8 @@ def report_unknown(
             continue
         if name.startswith(BY):
             continue  # either a rule of the library, or reported when `learn` is lowered
-        modifying = name.startswith(WITH)
+        missing.append((rule, name.startswith(WITH)))
+    for rule, modifying in missing:
         what, known = ("modifier", modifiers) if modifying else ("rule", library)
         others = {*known, *files, *names_elsewhere()} | (set() if modifying else set(members))
         hint = (
@@ -239,6 +244,25 @@ def report_unknown(
             label="neither in the library nor a file of this name beside this one",
             hint="; ".join((hint, *search.everywhere().troubles)),
         )
+
+
+def incomplete(declaration: ast.Declaration, source: Source) -> dict[str, list[_Missing]]:
+    """The rules with modifiers, by their references, of which a file was not found.
+
+    Each comes with the names that were not found, as they stand in the text that refers to them,
+    and whether these are modifiers.
+    """
+    found = dict(source.rules or ())
+    lacking: dict[str, list[_Missing]] = {}
+    for name, _ in named(declaration):
+        modified = _modified(declaration, name) if name in found else None
+        if modified is None:
+            continue
+        parts = [(modified.base.text, modified.base, False)]
+        parts += [(f"{WITH}{a.modifier.text}", a.modifier, True) for a in modified.applications]
+        own = dict(found[name].rules or ())
+        lacking[name] = [(part, is_modifier) for key, part, is_modifier in parts if key not in own]
+    return {name: missing for name, missing in lacking.items() if missing}
 
 
 def others_beside(source: Source) -> dict[str, list[str]]:
