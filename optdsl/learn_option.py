@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optdsl.options import OptionError
-from optdsl.words import Scope, Signal
+from optdsl.words import LARGEST_SAMPLE, Scope, Signal
 
 
 class Learn(BaseModel):
@@ -35,6 +35,9 @@ class Learn(BaseModel):
         scope: what has its own learned value: the "optimizer", each "group", or each "tensor".
         signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
             the gradient and the derivative of the parameters by the hyperparameter.
+        sample: hyper-gradients are estimated from one in so many elements of large tensors, for all
+            that an optimizer learns; by default as another `Learn` of the optimizer says, and from
+            every element if none does.
 
     Raises:
         OptionError: (a ValueError) for a value of the wrong kind or out of range.
@@ -49,6 +52,7 @@ class Learn(BaseModel):
     exponentiated: bool = Field(default=False, strict=True)
     scope: Scope = "optimizer"
     signal: Signal = "raw"
+    sample: int | None = Field(default=None, ge=1, le=LARGEST_SAMPLE, strict=True)
 
     def __init__(self, rule: str | os.PathLike[str], **options: Any) -> None:
         """See the class."""

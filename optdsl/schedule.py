@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,6 +30,8 @@ class Role(enum.StrEnum):
     """A step right after `COMPLETE`, with the same gradient."""
     FUSED = "complete_and_step"
     """`COMPLETE` and the next step at once."""
+    STEP_OUTSIDE = "step_outside"
+    """A step of elements from which no hyper-gradient is estimated."""
     EVALUATE = "evaluate"
     """The point at which the model is evaluated, after a step."""
 
@@ -206,13 +208,19 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
 
     If a step keeps its gradient, `COMPLETE` stores it, since it reads the gradient anyway, and
     `STEP_COMPLETED`, which runs next with the same gradient, does not.
+
+    Where hyper-gradients are estimated from a sample, `INITIALIZE` starts the states of the rule,
+    which all elements have, and not those of the sampled ones, which start at zero.
     """
     program = plan.advance
-    initial = tuple(Result(s.name, s.initial, s.type) for s in program.states)
+    first = program if plan.outside is None else plan.outside
+    initial = tuple(Result(s.name, s.initial, s.type) for s in first.states)
     kernels = [
-        make_kernel(Role.INITIALIZE, program, initial),
+        make_kernel(Role.INITIALIZE, first, initial),
         make_kernel(Role.STEP, program, _results(program)),
     ]
+    if plan.outside is not None:
+        kernels.append(make_kernel(Role.STEP_OUTSIDE, plan.outside, _results(plan.outside)))
     if plan.complete is not None and plan.fused is not None:
         kept = {pending("g"), pending("theta")}
         early = {
@@ -226,6 +234,9 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
             make_kernel(Role.STEP_COMPLETED, program, _results(program, early)),
             make_kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
         ]
+    if plan.outside is not None:
+        # A state of all elements and one of sampled ones cannot trade places.
+        kernels = [replace(kernel, rotates=False) for kernel in kernels]
     return {kernel.name: kernel for kernel in kernels}
 
 
@@ -246,16 +257,34 @@ def _keeping_the_gradient(program: Program, names: Container[str]) -> Program:
 def cheapest(plans: Iterable[Plan]) -> Plan:
     """The plan with the least state; of equal ones, the one that moves the least memory."""
 
-    def moved(plan: Plan) -> int:
+    def moved(plan: Plan) -> float:
         kernels = schedule(plan)
-        return sum(kernels.get(Role.FUSED, kernels[Role.STEP]).traffic)
+        return sampled_traffic(kernels, kernels.get(Role.FUSED, kernels[Role.STEP]), plan.sample)
 
     return min(plans, key=lambda p: (state_tensors(p), moved(p)))
 
 
-def state_tensors(plan: Plan) -> int:
-    """The number of states that have one number for each element."""
-    return sum(s.type.extent is Extent.TENSOR for s in plan.states)
+def state_tensors(plan: Plan) -> float:
+    """The number of states that have one number for each element.
+
+    One that has a number for each sampled element counts as its part of that, as in large tensors.
+    """
+    own = [s.name for s in plan.states if s.type.extent is Extent.TENSOR]
+    return sum(1 / plan.sample if name in plan.kept else 1 for name in own)
+
+
+def sampled_traffic(kernels: Mapping[str, Kernel], kernel: Kernel, sample: int) -> float:
+    """How many tensors a step reads and writes, where sampled elements take one by `kernel`.
+
+    Args:
+        kernels: those of the plan.
+        kernel: what runs for sampled elements.
+        sample: one in so many elements is sampled; the others take the plain step.
+    """
+    if sample == 1:
+        return sum(kernel.traffic)
+    outside = sum(kernels[Role.STEP_OUTSIDE].traffic)
+    return sum(kernel.traffic) / sample + outside * (1 - 1 / sample)
 
 
 def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...]:

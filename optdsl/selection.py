@@ -67,9 +67,9 @@ def _chosen(program: Program, learn: LearnOption, rules: Rules) -> tuple[Learned
     if isinstance(learn, str):
         learn = [learn]
     if isinstance(learn, Mapping):
-        return tuple(
-            entry for name, how in learn.items() for entry in _learned(program, name, how, rules)
-        )
+        found = [x for name, how in learn.items() for x in _learned(program, name, how, rules)]
+        sample = _sample(learn)
+        return tuple(replace(entry, sample=sample) for entry in found)
     if not isinstance(learn, Iterable):
         raise OptionError(f"learn={learn!r} must be True, False, names, or optdsl.Learn by name")
     known = {x.hyper: x for x in program.learned}
@@ -128,6 +128,20 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> tuple[Lea
         told = message.replace("`", "'") + (f"{mark} {reason}" if reason else "")
         raise OptionError(f"Learn: {told}")
     return learned(request, hypers, rules)
+
+
+def _sample(learn: Mapping[str, Learn]) -> int:
+    """The one sample from which all is learned."""
+    given = {name: how.sample for name, how in learn.items() if how.sample is not None}
+    for name, sample in given.items():
+        first = next(iter(given))
+        if sample != given[first]:
+            raise OptionError(
+                f"Learn: sample={given[first]} for {first}, and sample={sample} for {name}; an "
+                f"optimizer learns all that it learns from one sample: give the same, or give it "
+                f"once"
+            )
+    return next(iter(given.values()), 1)
 
 
 def _number(value: object) -> float:

@@ -9,6 +9,8 @@ Scope = Literal["optimizer", "group", "tensor"]
 Signal = Literal["raw", "sign", "cosine"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+# Hyper-gradients are estimated from one in at most so many elements of large tensors.
+LARGEST_SAMPLE = 65536
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import compiler, interpret
+from optdsl.diagnostics import Source
 from optdsl.differentiate import differentiate, moves
-from optdsl.ir.program import Program
+from optdsl.ir.domain import Interval
+from optdsl.ir.program import Learned, Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan import KINDS, Kind, Plan, completing, plans
 from optdsl.plan.keys import pending
+from optdsl.plan.text import parse_plan, print_plan
 from optdsl.schedule import Role, cheapest, schedule, state_tensors
 from optdsl.specifications import library
 from tests.oracles import every_operation, problems
@@ -199,3 +202,49 @@ def test_a_step_of_adam_reads_four_tensors_and_writes_three() -> None:
 def test_the_cheapest_plan_keeps_least(name: str, learned: str) -> None:
     found = plans(program(name, learned), False)
     assert state_tensors(cheapest(found)) == min(map(state_tensors, found))
+
+
+@pytest.mark.parametrize("name", ["mada", "adam", "lion"])
+def test_a_plan_for_a_sample_keeps_its_part(name: str) -> None:
+    """The same programs, and the plain step for all other elements."""
+    plain = program(name, "everything")
+    learned = [
+        tuple(
+            Learned(x.hyper, "sgd", (), None, Interval(0.0, 1.0, False, False), 0, sample=k)
+            for x in plain.tangents
+        )
+        for k in (1, 8)
+    ]
+    found = [plans(replace(plain, learned=each), False) for each in learned]
+    for whole, plan in zip(*found, strict=True):
+        assert replace(plan, sample=1, outside=None) == whole
+        assert plan.sample == 8
+        assert plan.outside is not None
+        assert not plan.outside.tangents
+        assert {s.name for s in plan.outside.states} == {s.name for s in plain.states}
+        own = sum(s.name not in plan.kept for s in plan.states)
+        assert state_tensors(plan) == own + len(plan.kept) / 8
+        assert parse_plan(print_plan(plan)) == plan
+        kernels = schedule(plan)
+        assert all(home == state for k in kernels.values() for state, home in k.buffers.items())
+        assert [r.name for r in kernels[Role.INITIALIZE].results] == [s.name for s in plain.states]
+        trial = Trial(plain, plan, rounded=False)
+        state, at = trial.start(plain), (trial.theta, trial.gradients[0])
+        expected = interpret.step(plain, *at, state, trial.hypers[0], 1)
+        done = interpret.step(plan.outside, *at, state, trial.hypers[0], 1)
+        assert torch.equal(done.parameter, expected.parameter)
+        assert all(torch.equal(done.state[s], x) for s, x in expected.state.items())
+
+
+def test_steps_that_are_not_by_element_store_tangents_of_a_sample() -> None:
+    text = """\
+optimizer Normed
+hyper lr = 0.1 in [0, 1]
+state m = 0
+m' = 0.9 * m + g
+theta' = theta - lr * m' / norm(m')
+learn lr by SGD sample 1/8
+"""
+    found = plans(compiler.derive(Source("normed.opt", text)), False)
+    assert [plan.kind for plan in found] == ["stored"]
+    assert found[0].kept == ("tangent/lr",)

@@ -102,7 +102,8 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
 
     Raises:
         OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
-            the signal "cosine" needs, and take no largest number of a tensor; and with "triton",
+            the signal "cosine" needs, learn from all elements, and take no largest number of a
+            tensor; and with "triton",
             whose kernels draw no random numbers, and read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
@@ -121,6 +122,11 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
         raise OptionError(
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
             f'take backend="auto" or "eager", or the signal "sign"'
+        )
+    if backend in {"c", "triton"} and any(x.sample > 1 for x in learned):
+        raise OptionError(
+            f'{program.name} learns from a sample of the elements, which backend="{backend}" does '
+            f'not do: take backend="auto" or "eager", or the sample 1/1'
         )
 
 

@@ -47,7 +47,7 @@ class EagerBackend:
         self, kernels: Mapping[str, Kernel], dtype: str = "float32", order: str = "overlapped"
     ) -> SourceModule:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
-        emitted = (Role.INITIALIZE, Role.STEP, Role.EVALUATE)
+        emitted = (Role.INITIALIZE, Role.STEP, Role.STEP_OUTSIDE, Role.EVALUATE)
         functions = [emit_function(kernels[name]) for name in emitted if name in kernels]
         program = next(iter(kernels.values())).program
         return module_of(program, functions)

@@ -39,6 +39,7 @@ from optdsl.lower.expressions import Lowering
 from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.resolve import resolve_expression, resolve_functions, walk
+from optdsl.lower.sampling import sampled
 from optdsl.lower.scope import Scope
 from optdsl.lower.sections import joined
 from optdsl.lower.stores import stored
@@ -117,7 +118,8 @@ def blend(
     slots = _slots(scope, every, settled)
     if report.count == before and complete:
         check_used(found, slots, _equations(every), report)
-    learned = learning(scope, settled.learnable, settled.declared.hypers, rules)
+    named = learning(scope, settled.learnable, settled.declared.hypers, rules)
+    learned = sampled(named, scope.declaration.statements, 1, scope.report)
     if not found:
         report.check()
 

@@ -110,6 +110,8 @@ class Learned:
         scope: what has a value of its own: the "optimizer", each "group", or each "tensor".
         signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
             gradient and tangent.
+        sample: hyper-gradients are estimated from one in so many elements of large tensors; one
+            number for all that a program learns.
     """
 
     hyper: str
@@ -121,6 +123,7 @@ class Learned:
     exponentiated: bool = False
     scope: str = "optimizer"
     signal: str = "raw"
+    sample: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,11 @@ class Program:
     def defaults(self) -> dict[str, float]:
         """The default of each hyperparameter, by its name."""
         return {h.name: h.default for h in self.hypers}
+
+    @property
+    def sample(self) -> int:
+        """Hyper-gradients are estimated from one in so many elements; see `Learned.sample`."""
+        return next((x.sample for x in self.learned), 1)
 
     def simplex_of(self, hyper: str) -> Simplex | None:
         """The weight vector that a hyperparameter is a component of; None for others."""

@@ -61,8 +61,9 @@ def _learned(x: Learned) -> str:
     by = "by exponentiated" if x.exponentiated else "by"
     scope = "" if x.scope == "optimizer" else f" per {x.scope}"
     signal = "" if x.signal == "raw" else f" on {x.signal}"
+    sample = "" if x.sample == 1 else f" sample 1/{x.sample}"
     where = f"{x.hyper}{scope} in {x.bounds.written(repr)}"
-    return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}"
+    return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}{sample}"
 
 
 def _simplex(x: Simplex) -> str:
@@ -116,7 +117,7 @@ def _read_line(line: str, found: dict[str, list[Any]]) -> None:
 
 
 def _read_learned(m: re.Match[str]) -> Learned:
-    hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after = m.groups()
+    hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after, sample = m.groups()
     bounds = _read_domain(bounds_text)
     if isinstance(bounds, Choice):
         raise ValueError("the bounds of learning are an interval")
@@ -131,6 +132,7 @@ def _read_learned(m: re.Match[str]) -> Learned:
         exponentiated is not None,
         scope or "optimizer",
         signal or "raw",
+        int(sample or 1),
     )
 
 
@@ -199,7 +201,7 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         (
             "learned",
             rf"learn (\w+)(?: per (\w+))? in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
-            rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)",
+            rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)(?: sample 1/(\d+))?",
             _read_learned,
         ),
         (

@@ -78,6 +78,8 @@ def _simplexes(program: Program, hypers: set[str]) -> None:
             raise InvalidProgram(f"{entry.hyper} is no weight")
         if entry.scope not in SCOPES or entry.signal not in SIGNALS:
             raise InvalidProgram(f"{entry.hyper} has no such scope or signal")
+        if entry.sample < 1 or entry.sample != program.sample:
+            raise InvalidProgram(f"{entry.hyper} is learned from another sample, or from none")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

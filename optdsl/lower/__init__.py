@@ -23,6 +23,7 @@ from optdsl.lower.order import order
 from optdsl.lower.randoms import check_randoms
 from optdsl.lower.resolve import resolve, spelled_name, walk
 from optdsl.lower.rest import completed
+from optdsl.lower.sampling import sampled
 from optdsl.lower.scope import Scope, check_states
 from optdsl.lower.sections import check_sections, joined
 from optdsl.lower.shared import check_counts
@@ -100,7 +101,8 @@ def _lowered(
     check_randoms(scope)
     resolve(scope)
     hypers = declared(scope)
-    learned = learning(scope, hypers.learnable, hypers.hypers, rules)
+    named = learning(scope, hypers.learnable, hypers.hypers, rules)
+    learned = sampled(named, scope.declaration.statements, 1, scope.report)
     check_types(scope)
     decided = {n: choices.get(n, h.default) for n, h in hypers.hypers.items() if h.domain.discrete}
     lowering = Lowering(scope, Builder(), decided)

@@ -18,6 +18,7 @@ from optdsl.lower.learn_request import Rules
 from optdsl.lower.learning import learning
 from optdsl.lower.numbers import in_domain
 from optdsl.lower.resolve import resolve_expression, walk
+from optdsl.lower.sampling import sampled
 from optdsl.lower.scope import Scope
 from optdsl.lower.sections import joined
 from optdsl.lower.stores import stored
@@ -109,14 +110,15 @@ def combine(
     program = making.program()
     declared = Declared({h.name: h for h in program.hypers}, program.simplexes)
     learned = learning(scope, declared.learnable, declared.hypers, rules)
+    again_learned = {x.hyper for x in learned}
+    kept = tuple(x for x in program.learned if x.hyper not in again_learned)
+    learned = sampled((*kept, *learned), declaration.statements, program.sample, report)
     report.check()
     # What the combination says itself holds, whatever its modifiers say.
     program = _stored(program, making.settled.applied, report)
     program = stored(program, declaration.statements, report)
     report.check()
-    again_learned = {x.hyper for x in learned}
-    kept = tuple(x for x in program.learned if x.hyper not in again_learned)
-    program = verify(replace(program, learned=(*kept, *learned)))
+    program = verify(replace(program, learned=learned))
     return program, _claims(making, program)
 
 
@@ -321,7 +323,7 @@ def _without(declaration: ast.Declaration, place: int) -> str:
     return combination(replace(node, applications=others))
 
 
-_ALLOWED = (ast.Hyper, ast.Learn, ast.LearnAfter, ast.Claim, ast.Store)
+_ALLOWED = (ast.Hyper, ast.Learn, ast.LearnAfter, ast.LearnSample, ast.Claim, ast.Store)
 
 
 def _check_statements(declaration: ast.Declaration, report: Report) -> None:

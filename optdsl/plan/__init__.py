@@ -11,6 +11,10 @@ are three ways to have the tangent when that gradient is known:
 Until its tangents have been used, a step is called pending. A plan is a pair of programs on the
 same states: `complete` computes the tangents of the pending step, and completes its states;
 `advance` takes a step and leaves it pending. `fused` does both, one after the other.
+
+Where hyper-gradients are estimated from a sample of the elements, these programs are for the
+sampled elements, of which alone something is kept for a pending step; all others take the step
+`outside`, which leaves nothing pending.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ from optdsl.passes.eliminate_dead import eliminate_dead
 from optdsl.passes.pipeline import run_passes
 from optdsl.plan.keys import pending, tangent
 from optdsl.plan.rematerialization import Rematerialization
+from optdsl.plan.sampling import elementwise, plain
 
-__all__ = ["KINDS", "Kind", "Plan", "completing", "plans"]
+__all__ = ["KINDS", "Kind", "Plan", "completing", "elementwise", "plans"]
 
 Kind = Literal["none", "live", "replay", "stored"]
 KINDS: tuple[Kind, ...] = ("live", "stored", "replay")
@@ -48,6 +53,9 @@ class Plan:
             their own (see `pending`).
         kept: the states that the plan adds to those of the rule.
         hypers: the hyperparameters of a pending step that `complete` reads, "t" included.
+        sample: hyper-gradients are estimated from one in so many elements of large tensors.
+        outside: the step of elements that are not sampled, on the states of the rule; None where
+            every element is.
     """
 
     kind: Kind
@@ -56,6 +64,8 @@ class Plan:
     fused: Program | None = None
     kept: tuple[str, ...] = ()
     hypers: tuple[str, ...] = ()
+    sample: int = 1
+    outside: Program | None = None
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -65,6 +75,8 @@ class Plan:
 
 def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tuple[Plan, ...]:
     """The plans that are possible for a differentiated program, in the order of `kinds`.
+
+    From a sample, only steps by element are computed again.
 
     Args:
         program: a program with its tangents.
@@ -76,8 +88,15 @@ def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tup
     if not program.tangents:
         return (Plan("none", program),)
     makers = {"live": _live, "replay": _replay, "stored": _stored}
-    found = (makers[kind](program, rounded) for kind in kinds)
-    return tuple(plan for plan in found if plan is not None)
+    if program.sample > 1 and not elementwise(program):
+        # A step of sampled elements alone could not be computed again.
+        kinds = [kind for kind in kinds if kind == "stored"]
+    made = (makers[kind](program, rounded) for kind in kinds)
+    found = tuple(plan for plan in made if plan is not None)
+    if program.sample == 1:
+        return found
+    outside = plain(program)
+    return tuple(replace(plan, sample=program.sample, outside=outside) for plan in found)
 
 
 def completing(program: Program, kept: Iterable[str]) -> Plan | None:

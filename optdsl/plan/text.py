@@ -13,8 +13,12 @@ from optdsl.plan import Plan
 def print_plan(plan: Plan) -> str:
     """A plan as JSON, with its programs as `optdsl.ir.text` prints them."""
     programs = {"advance": plan.advance, "complete": plan.complete, "fused": plan.fused}
+    if plan.outside is not None:
+        programs["outside"] = plan.outside
     texts = {name: p and print_program(p) for name, p in programs.items()}
-    return json.dumps({"kind": plan.kind, "kept": plan.kept, "hypers": plan.hypers, **texts})
+    sample = {} if plan.sample == 1 else {"sample": plan.sample}
+    found = {"kind": plan.kind, "kept": plan.kept, "hypers": plan.hypers}
+    return json.dumps({**found, **sample, **texts})
 
 
 def parse_plan(text: str) -> Plan:
@@ -28,7 +32,8 @@ def parse_plan(text: str) -> Plan:
     if advance is None:
         raise ValueError("a plan takes steps")
     kept, hypers = (tuple(found[name]) for name in ("kept", "hypers"))
-    return Plan(found["kind"], advance, complete, fused, kept, hypers)
+    sample, outside = found.get("sample", 1), _program(found.get("outside"))
+    return Plan(found["kind"], advance, complete, fused, kept, hypers, sample, outside)
 
 
 def _program(text: str | None) -> Program | None:

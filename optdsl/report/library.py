@@ -55,7 +55,7 @@ class Part:
     """
 
     tensors: str
-    bytes: int
+    bytes: float
     beside: tuple[str, ...]
     backends: tuple[str, ...]
 
@@ -241,7 +241,7 @@ def _read(text: str) -> Program:
     return library.read(replace(sources.combination(text), rules=rules), verify=False)
 
 
-def _bytes_of(program: Program) -> dict[str, int]:
+def _bytes_of(program: Program) -> dict[str, float]:
     """The bytes of state per parameter, for each of the sections, or under no name."""
     kinds = program.sections
     every = ((name_of(k), in_kind(program, kinds, n)) for n, k in enumerate(kinds))
@@ -266,7 +266,7 @@ def _needs(program: Program) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _parts(program: Program, without: Mapping[str, int]) -> tuple[Part, ...]:
+def _parts(program: Program, without: Mapping[str, float]) -> tuple[Part, ...]:
     """The sections, of which the bytes of a rule without a modifier are taken off."""
     found: dict[str, Part] = {}
     for number in range(len(program.sections) or 1):

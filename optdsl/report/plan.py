@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from optdsl.compiler import derive, parts
 from optdsl.diagnostics import Source
-from optdsl.ir.program import Program
+from optdsl.ir.program import Program, State
 from optdsl.ir.storage import added, stored
 from optdsl.ir.types import Extent
 from optdsl.learn_option import LearnOption
 from optdsl.plan import KINDS, Plan, plans
 from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
-from optdsl.schedule import Kernel, Role, cheapest, schedule, state_tensors
+from optdsl.schedule import Kernel, Role, cheapest, sampled_traffic, schedule, state_tensors
 
 _WAYS = {
     "none": "Nothing is learned, so that a step needs no tangents.",
@@ -46,8 +46,8 @@ def _page(title: str, program: Program) -> list[list[str]]:
     way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
     own = (s for s in chosen.states if s.type.extent is Extent.TENSOR)
     beside = BYTES * len(added(chosen.advance))
-    many = sum(bytes_of(s.codec) for s in own) + beside
-    state = f"State: {many} bytes per parameter in float32"
+    many = sum(_bytes(chosen, s) for s in own) + beside
+    state = f"State: {many:g} bytes per parameter in float32"
     blocks = [
         [program.name if title == "a step" else f"{program.name}, {title}", *way],
         [state, *table(_states(chosen))],
@@ -66,9 +66,16 @@ def _states(plan: Plan) -> list[Sequence[str]]:
     for state in plan.states:
         unit = unit_of(state.type)
         why = "for the pending step" if state.name in plan.kept else ""
-        rows.append((state.name, f"{bytes_of(state.codec)} per {unit}", why or state.codec))
+        if why and plan.sample > 1:
+            why += f", of 1 in {plan.sample} elements"
+        rows.append((state.name, f"{_bytes(plan, state):g} per {unit}", why or state.codec))
     rows += [(key, f"{BYTES} per parameter", "beside the parameter") for key in added(plan.advance)]
     return rows or [("none",)]
+
+
+def _bytes(plan: Plan, state: State) -> float:
+    """The size of a number of a state, as a mean over all elements of a large tensor."""
+    return bytes_of(state.codec) / (plan.sample if state.name in plan.kept else 1)
 
 
 def _steps(plan: Plan) -> list[Sequence[str]]:
@@ -77,7 +84,14 @@ def _steps(plan: Plan) -> list[Sequence[str]]:
         return [_moved("a step", kernels["step"])]
     rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
     exact = sum(sum(kernels[key].traffic) for key in (Role.COMPLETE, Role.STEP_COMPLETED))
-    return [*rows, ("exact, together", "", "", f"{BYTES * exact}")]
+    rows.append(("exact, together", "", "", f"{BYTES * exact}"))
+    if plan.sample > 1:
+        rows.append(_moved("outside the sample", kernels[Role.STEP_OUTSIDE]))
+        mean = sampled_traffic(kernels, kernels[Role.FUSED], plan.sample)
+        rows.append(("overlapped, all elements", "", "", f"{BYTES * mean:g}"))
+        mean = (exact + (plan.sample - 1) * sum(kernels[Role.STEP_OUTSIDE].traffic)) / plan.sample
+        rows.append(("exact, all elements", "", "", f"{BYTES * mean:g}"))
+    return rows
 
 
 def _moved(name: str, kernel: Kernel) -> Sequence[str]:
@@ -92,8 +106,9 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
         if plan is None:
             rows.append((kind, "not possible: a tangent needs values that are gone"))
             continue
-        moved = BYTES * sum(schedule(plan)[Role.FUSED].traffic)
-        state = f"{BYTES * state_tensors(plan)} bytes of state"
+        kernels = schedule(plan)
+        moved = BYTES * sampled_traffic(kernels, kernels[Role.FUSED], plan.sample)
+        state = f"{BYTES * state_tensors(plan):g} bytes of state"
         mark = "chosen" if plan == chosen else ""
-        rows.append((kind, state, f"{moved} bytes a step", mark))
+        rows.append((kind, state, f"{moved:g} bytes a step", mark))
     return rows

@@ -57,14 +57,17 @@ def describe(source: Source, program: Program, separate: Sequence[State] = ()) -
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def state_bytes(program: Program) -> int:
+def state_bytes(program: Program) -> float:
     """Bytes of state per parameter in float32, tangents of learned hyperparameters included.
 
-    Of a rule with sections, those of the section that has most.
+    Of a rule with sections, those of the section that has most. Tangents of a sample count as
+    their part of a large tensor.
     """
     own = (s for s in _most(program, program.states) if s.type.extent is Extent.TENSOR)
-    beside = len(added(program)) + len(program.learned)
-    return sum(bytes_of(s.codec) for s in own) + BYTES * beside
+    beside = BYTES * len(added(program))
+    tangents = BYTES * len(program.learned) / program.sample
+    found = sum(bytes_of(s.codec) for s in own) + beside + tangents
+    return int(found) if found == int(found) else found
 
 
 def _most(program: Program, states: Sequence[State]) -> list[State]:
@@ -136,12 +139,13 @@ def _learned(program: Program) -> list[str]:
     for learned in program.learned:
         options = [f"{name} = {spell(value)}" for name, value in learned.options]
         options += [] if learned.clip is None else [f"clip = {spell(learned.clip)}"]
-        after = f"after {learned.after} steps" if learned.after else ""
+        rest = [f"after {learned.after} steps"] if learned.after else []
+        rest += [] if learned.sample == 1 else [f"sample 1/{learned.sample}"]
         way = "exponentiated " if learned.exponentiated else ""
         rule = f"by {way}{learned.rule}({', '.join(options)})"
         rule += "" if learned.signal == "raw" else f" on {learned.signal}"
         scope = "" if learned.scope == "optimizer" else f"per {learned.scope} "
-        rows.append((learned.hyper, f"{scope}in {learned.bounds}", rule, after))
+        rows.append((learned.hyper, f"{scope}in {learned.bounds}", rule, " ".join(rest)))
         constant = held(program, learned.hyper)
         if constant:
             notes.append(
@@ -169,11 +173,14 @@ def _states(program: Program, declaration: ast.Declaration, separate: Sequence[S
     for key in added(program):
         rows.append((key, "", "tensor", f"{BYTES} bytes per parameter, as large as the parameter"))
     for x in program.learned:
-        rows.append((tangent(x.hyper), "", "tensor", f"{BYTES} bytes per parameter"))
+        of = f", of 1 in {x.sample} elements" if x.sample > 1 else ""
+        each = f"{BYTES / x.sample:g} bytes per parameter{of}"
+        rows.append((tangent(x.hyper), "", "tensor", each))
     total = f"State: {state_bytes(program)} bytes per parameter in float32"
     if program.learned:
-        tangents = BYTES * len(program.learned)
-        total += f" in eager code, {tangents} of them tangents; --plan tells those of compiled code"
+        tangents = BYTES * len(program.learned) / program.sample
+        total += f" in eager code, {tangents:g} of them tangents"
+        total += "; --plan tells those of compiled code"
     if separate:
         merged, apart = (_most(program, states) for states in (program.states, separate))
         total += (

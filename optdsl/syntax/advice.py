@@ -161,7 +161,8 @@ def _of_word(found: str, before: str, accepted: AbstractSet[str]) -> str:
         return _WORDS[last[1]]
     if first and accepted == {"EQUAL"} and re.match(r"\w", found):
         return nearest(first[1], _FORMS) or _STATEMENT
-    keywords = [k.lower() for k in accepted if k.lower() in {"in", "by", "after", "at", "among"}]
+    known = {"in", "by", "after", "at", "among", "sample"}
+    keywords = [k.lower() for k in accepted if k.lower() in known]
     return nearest(found, keywords) if re.match(_NAME, found) else ""
 
 
@@ -240,6 +241,8 @@ def _of_form(found: str, before: str, after: str, accepted: AbstractSet[str]) ->
         return "a domain has brackets, as in `in [0, 1)` or `in {0, 1}`"
     if "LPAR" in accepted and {"AFTER", "$END"} <= accepted and re.match(_NAME, found):
         return "the options of a rule stand in parentheses, as in `SGD(lr = 1e-3)`"
+    if re.search(r"\bsample\s*[\d.]*\s*\Z", before) and word == "learn":
+        return "a sample is a part of the elements, as in `sample 1/8`"
     early = found == "" or "EQUAL" in accepted or not {"BY", "NAME"}.isdisjoint(accepted)
     if word in _FORMS and early and not accepted >= OPERATORS - {"COMPARISON"}:
         name = words[1] if len(words) > 1 else "x"

@@ -261,8 +261,22 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a whole, as in ``1/8``."""
+
+    numerator: Number
+    denominator: Number
+    span: Span
+
+    @property
+    def text(self) -> str:
+        """As it is printed."""
+        return f"{self.numerator.text}/{self.denominator.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class Learn(_Statement):
-    """``learn names per scope in bounds by rule(options) on signal after steps``.
+    """``learn names per scope in bounds by rule(options) on signal after steps sample 1/k``.
 
     A name may be a member's.
     """
@@ -275,6 +289,7 @@ class Learn(_Statement):
     exponentiated: bool = False
     scope: Identifier | None = None
     signal: Identifier | None = None
+    sample: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +297,13 @@ class LearnAfter(_Statement):
     """``learn after steps``: the default of every `Learn` of the file."""
 
     after: Number
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSample(_Statement):
+    """``learn sample 1/k``: the part of the elements from which the file learns."""
+
+    sample: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +327,7 @@ Statement = (
     | Share
     | Learn
     | LearnAfter
+    | LearnSample
     | Claim
     | Section
     | Input

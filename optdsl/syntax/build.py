@@ -129,6 +129,8 @@ class Builder:
                 return ast.Equation(self._name(c[0]), primed, self._expr(c[1]), **around)
             case "learn_after":
                 return ast.LearnAfter(self._number(c[0]), **around)
+            case "learn_sample":
+                return ast.LearnSample(self._part(c[0]), **around)
             case "use":
                 return ast.Use(tuple(self._member(self._tree(m)) for m in c), **around)
             case "share":
@@ -137,7 +139,7 @@ class Builder:
                 holds = self._token(c[0]).type == "RECOVERS"
                 options, settings = self._options(c[2]), self._options(c[3])
                 return ast.Claim(holds, self._name(c[1]), options, settings, **around)
-        names, scope, bounds, exponentiated, rule, options_, signal, after = c
+        names, scope, bounds, exponentiated, rule, options_, signal, after, sample = c
         limits = self._domain(self._tree(bounds)) if bounds else None
         assert limits is None or isinstance(limits, ast.Interval)
         return ast.Learn(
@@ -149,6 +151,7 @@ class Builder:
             exponentiated is not None,
             self._named(scope),
             self._named(signal),
+            self._part(sample) if sample else None,
             **around,
         )
 
@@ -223,6 +226,11 @@ class Builder:
                 operands = (self._expr(c[0]), self._expr(c[2]), self._expr(c[4]))
                 return ast.Chain(str(c[1]), str(c[3]), *operands, span)
         return ast.Binary(str(c[1]), self._expr(c[0]), self._expr(c[2]), span)
+
+    def _part(self, child: Child) -> ast.Part:
+        tree = self._tree(child)
+        numerator, _, denominator = tree.children
+        return ast.Part(self._number(numerator), self._number(denominator), self._span(tree))
 
     def _number(self, child: Child) -> ast.Number:
         token = self._token(child)

@@ -132,7 +132,11 @@ def _mergeable(before: list[ast.Statement], after: list[ast.Statement]) -> bool:
         after[0], ast.State | ast.Equation
     ):
         return True
-    kinds = (ast.Learn, ast.LearnAfter), (ast.Use, ast.Share, ast.Binding), (ast.Hyper, ast.Weights)
+    kinds = (
+        (ast.Learn, ast.LearnAfter, ast.LearnSample),
+        (ast.Use, ast.Share, ast.Binding),
+        (ast.Hyper, ast.Weights),
+    )
     return any(isinstance(before[0], k) and isinstance(after[0], k) for k in kinds)
 
 
@@ -215,6 +219,8 @@ def _columns(statement: ast.Statement) -> list[str]:
             return cells + ([f"at {settings}"] if settings else [])
         case ast.LearnAfter():
             return [f"learn after {statement.after.text}"]
+        case ast.LearnSample():
+            return [f"learn sample {statement.sample.text}"]
         case ast.Learn():
             return [_learn(statement)]
 
@@ -255,7 +261,9 @@ def _learn(node: ast.Learn) -> str:
     signal = f" on {node.signal.text}" if node.signal else ""
     rule = ("exponentiated " if node.exponentiated else "") + node.rule.text
     after = f" after {node.after.text}" if node.after else ""
-    return f"learn {names}{scope}{bounds} by {rule}{_options(node.options)}{signal}{after}"
+    sample = f" sample {node.sample.text}" if node.sample else ""
+    options = _options(node.options)
+    return f"learn {names}{scope}{bounds} by {rule}{options}{signal}{after}{sample}"
 
 
 def _comment(line: str, comment: str) -> str:

@@ -184,6 +184,7 @@ KEYWORDS = {
     "OPTIMIZER", "BLEND", "HYPER", "STATE", "DEF", "LEARN", "IN", "BY", "AFTER", "USE", "AS",
     "MODIFIER", "OF", "WITH", "FOR", "OTHERWISE", "OVER", "INPUT", "RANDOM", "STORE", "AXIS",
     "PER", "SHARE", "AMONG", "ON", "SIMPLEX", "EXPONENTIATED", "RECOVERS", "MISSES", "AT",
+    "SAMPLE",
 }  # fmt: skip
 
 

@@ -88,3 +88,44 @@ def test_mistakes_are_told_in_the_words_of_python(statement: str, how: Learn) ->
         optdsl.compile(SPEC.format(""), learn={"lr": how})
     (diagnostic,) = written.value.diagnostics
     assert diagnostic.message.replace("`", "'") in str(asked.value)
+
+
+def test_a_sample_is_written_once_for_all_that_is_learned() -> None:
+    text = SPEC.format(
+        "learn sample 1/8\nlearn lr in [0, 0.5] by SGD(lr = 1) on sign after 7 sample 1/8"
+    )
+    assert format(parse(Source("own.opt", text))) == text
+    program = library.read(Source("own.opt", text))
+    assert parse_program(print_program(program)) == program
+    assert program.sample == 8
+    once = SPEC.format("learn lr in [0, 0.5] by SGD(lr = 1) on sign after 7 sample 1/8")
+    assert library.read(Source("own.opt", once)) == program
+    how = Learn("sgd", lr=1, bounds=(0, 0.5), after=7, signal="sign", sample=8)
+    assert optdsl.compile(text, learn={"lr": how}) is optdsl.compile(text)
+    assert "from 1/8 of large tensors" in str(optdsl.compile(text).__doc__)
+
+
+def test_a_sample_holds_for_everything_that_an_optimizer_learns() -> None:
+    text = "optimizer Mine = MADA with warmup\n{}learn eps in [0, 1e-3] by SGD(lr = 1e-9)\n"
+    assert {x.sample for x in library.read(Source("a.opt", text.format(""))).learned} == {1}
+    sampled = library.read(Source("a.opt", text.format("learn sample 1/16\n"))).learned
+    assert len(sampled) > 1
+    assert {x.sample for x in sampled} == {16}
+    learn = {"lr": Learn("sgd", bounds=(0, 1), sample=4), "beta1": Learn("sgd", bounds=(0, 0.5))}
+    class_ = optdsl.load("adam", learn=learn)
+    assert {x.sample for x in class_.compiled.program.learned} == {4}
+
+
+@pytest.mark.parametrize("sample", [0, -8, 2.5, 65537, True, "8"])
+def test_a_sample_in_python_is_a_whole_number(sample: object) -> None:
+    with pytest.raises(optdsl.OptionError, match="sample="):
+        Learn("sgd", sample=sample)
+
+
+def test_two_samples_are_refused_in_python() -> None:
+    learn = {
+        "lr": Learn("sgd", bounds=(0, 1), sample=4),
+        "beta1": Learn("sgd", bounds=(0, 0.99), sample=8),
+    }
+    with pytest.raises(optdsl.OptionError, match="sample=4 for lr, and sample=8 for beta1"):
+        optdsl.load("adam", learn=learn)

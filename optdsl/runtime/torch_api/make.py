@@ -92,6 +92,7 @@ def documentation(program: Program) -> str:
             line += f"; learned by {'exponentiated ' if how.exponentiated else ''}{how.rule}"
             line += f" in {how.bounds}" if vector is None else ""
             line += "" if how.signal == "raw" else f", on its {how.signal}"
+            line += "" if how.sample == 1 else f", from 1/{how.sample} of large tensors"
             line += "" if how.scope == "optimizer" else f", for each {how.scope}"
         lines.append(line)
     return "\n".join(lines)
