@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from optdsl.runtime.engines.sampled.choice import BLOCK, Place, Sample, chosen, sample_of
+from optdsl.runtime.core.tasks import Place
+from optdsl.runtime.engines.sampled.choice import BLOCK, Sample, chosen, sample_of
 
 WORD = 2**64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +55,19 @@ def check_dtype(rule: str, dtype: torch.dtype) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the elements of a shard are in the whole tensor.
+
+    Attributes:
+        whole: the shape of the whole tensor.
+        offset: where the shard begins in each dimension.
+    """
+
+    whole: tuple[int, ...]
+    offset: tuple[int, ...]
+
+
 class ParameterTask(NamedTuple):
     """A parameter that has a gradient.
 
@@ -63,6 +77,8 @@ class ParameterTask(NamedTuple):
         state: what the optimizer keeps for it.
         hypers: the hyperparameters of its group, by name; one object for all of a group.
         draws: what draws random numbers for it; None where a rule draws none.
+        place: where a shard is in its whole tensor, for a rule that learns from a sample of the
+            elements; None for a tensor that is all there is.
     """
 
     parameter: Tensor
@@ -70,6 +86,7 @@ class ParameterTask(NamedTuple):
     state: dict[str, Any]
     hypers: dict[str, float]
     draws: Draws | None = None
+    place: Place | None = None
 
 
 # The state of a task.

@@ -89,7 +89,7 @@ class Rows:
             counts: of the step, by work.
             held: the different rows of what is pending, and which each work has.
         """
-        _, _, _, hypers, _ = zip(*works, strict=True)
+        _, _, _, hypers, *_ = zip(*works, strict=True)
         # All of them live meanwhile, and so do the identities.
         parts: list[list[float]] = [list(map(id, hypers)), list(counts)]
         if held is not None:

@@ -304,7 +304,7 @@ class PackedEngine:
         rows: dict[tuple[int, float], int] = {}
         values: list[list[float]] = []
         places = []
-        for (_, _, _, hypers, _), t in zip(works, counts, strict=True):
+        for (_, _, _, hypers, *_), t in zip(works, counts, strict=True):
             place = rows.setdefault((id(hypers), t), len(values))
             if place == len(values):
                 values.append(pending_hypers(self._program, t, hypers))

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from optdsl.runtime.core.tasks import Place
+
 # So many elements that follow one another are chosen together.
 BLOCK = 1024
 
@@ -32,19 +34,6 @@ _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
 # So many choices are kept for the calls to come.
 _KEPT = 4096
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the elements of a shard are in the whole tensor.
-
-    Attributes:
-        whole: the shape of the whole tensor.
-        offset: where the shard begins in each dimension.
-    """
-
-    whole: tuple[int, ...]
-    offset: tuple[int, ...]
 
 
 @dataclass(frozen=True)
