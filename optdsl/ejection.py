@@ -172,6 +172,8 @@ def _refuse(found: Elaboration) -> None:
     for coefficient in found.coefficients:
         if coefficient.learned.scope == "tensor":
             reason = f"learns {coefficient.name} for each tensor, and a file for groups at most"
+    if found.program.sample > 1:
+        reason = "learns from a sample of the elements, and a file from all of them"
     if any(TABLE[o.opcode].combined == "max" for o in found.program.operations):
         reason = "takes the largest number of all tensors, which such a file does not do"
     if reason:

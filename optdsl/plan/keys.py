@@ -17,6 +17,10 @@ def tangent(hyper: str) -> str:
     return _TANGENT + hyper
 
 
+# In a state: the sample of which its pending step keeps something, where it is not the rule's own.
+SAMPLE = pending("sample")
+
+
 def is_pending(key: object) -> bool:
     """Whether a name is one of `pending`."""
     return str(key).startswith(_PENDING)

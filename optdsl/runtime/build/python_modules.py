@@ -76,10 +76,14 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """A built rule: how its states start, and its step; both are called as a `Function` is."""
+    """A built rule: how its states start, and its step; all are called as a `Function` is.
+
+    Where hyper-gradients are estimated from a sample, `outside` is the step of other elements.
+    """
 
     initialize: Runs
     step: Runs
+    outside: Runs | None = None
 
 
 def module(source: SourceModule) -> ModuleType:
@@ -103,4 +107,5 @@ def function(source: SourceModule, name: str) -> Function:
 
 def build(source: SourceModule) -> Rule:
     """The functions of an emitted Python module that is a rule."""
-    return Rule(*(function(source, name) for name in ("initialize", "step")))
+    names = [n for n in ("initialize", "step", "step_outside") if n in source.entries]
+    return Rule(*(function(source, name) for name in names))

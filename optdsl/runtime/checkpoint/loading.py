@@ -17,8 +17,8 @@ from optdsl.ir.lengths import own_lengths
 from optdsl.ir.program import Program
 from optdsl.ir.sections import state_shapes
 from optdsl.ir.storage import CODECS, PARAMETER, added, stored
-from optdsl.plan.keys import is_added, is_pending
-from optdsl.runtime.checkpoint import evaluated, observed
+from optdsl.plan.keys import SAMPLE, is_added, is_pending
+from optdsl.runtime.checkpoint import evaluated, observed, sampled
 from optdsl.runtime.checkpoint.foreign import check_native
 from optdsl.runtime.checkpoint.validation import check_groups, check_states, check_structure
 from optdsl.runtime.core.fingerprint import Meaning, differences, named, read, shortened
@@ -61,10 +61,13 @@ def restored_bitwise(optimizer: LearningOptimizer) -> Iterator[None]:
 
 
 def signed(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state dict with the name of the specification and with the meaning of its rule."""
+    """The state dict with the name of the specification and with the meaning of its rule.
+
+    Its states say from which sample what is pending is to be learned.
+    """
     compiled = optimizer.compiled
     own = {"specification": compiled.program.name, "meaning": dict(compiled.meaning.entry)}
-    return {**state_dict, **own}
+    return {**state_dict, **own, "state": sampled.marked(optimizer, state_dict["state"])}
 
 
 def drop_strangers(optimizer: LearningOptimizer) -> None:
@@ -107,7 +110,7 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
                 f"this state is not one of {name}: it keeps {', '.join(sorted(map(str, kept)))}, "
                 f"not {', '.join(sorted(states))}" + _stored_otherwise(kept ^ states, part)
             )
-        noted = frozenset(str(key) for key in state if is_pending(key))
+        noted = frozenset(str(key) for key in state if is_pending(key) and key != SAMPLE)
         if not is_whole(part, noted):
             raise ValueError(
                 f"this state is incomplete: its last step is pending, and of the entries that "
@@ -126,9 +129,17 @@ def _check(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
             saved_group = next(group for group in groups if index in group["params"])
             lengths = own_lengths(own_program, parameter.shape, saved_group)
         shapes = state_shapes(own_program, parameter.shape, lengths)
-        for key, value in state_dict["state"].get(index, {}).items():
-            one = key == "step" or str(key).startswith(OWN)
+        saved = state_dict["state"].get(index, {})
+        try:
+            sample = sampled.saved_sample(saved)
+        except ValueError as error:
+            raise ValueError(f"this state is broken: state[{index!r}]: {error}") from None
+        for key, value in saved.items():
+            one = key in {"step", SAMPLE} or str(key).startswith(OWN)
             expected = torch.Size() if one else torch.Size(shapes.get(key, parameter.shape))
+            if sampled.keeps(key) and isinstance(value, torch.Tensor):
+                possible = sampled.shapes(parameter, sample)
+                expected = value.shape if value.shape in possible else possible[0]
             if key == PENDING_HYPERS:
                 expected = torch.Size([1 + len(program.hypers)])
             if isinstance(value, torch.Tensor) and value.shape != expected:
@@ -213,8 +224,10 @@ def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     places = [0, *(1 + saved.index(h) for h in own.hypers)]
     together: dict[tuple[Any, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for index, parameter in held:
+        sampled.settle(optimizer, parameter, state_dict["state"].get(index, {}))
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
-            if isinstance(value, torch.Tensor) and key in optimizer.state[parameter]:
+            known = key in optimizer.state[parameter] and key != SAMPLE
+            if known and isinstance(value, torch.Tensor):
                 if key == PENDING_HYPERS and saved != own.hypers:
                     value = value[places]
                 if key in _ON_THE_HOST:

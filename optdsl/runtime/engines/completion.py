@@ -20,7 +20,8 @@ from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
 from optdsl.ir.storage import added
 from optdsl.plan import Plan, completing, plans
-from optdsl.plan.keys import is_pending, pending, tangent
+from optdsl.plan.keys import SAMPLE, TRAINED, is_added, is_pending, pending, tangent
+from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.tasks import (
     PENDING_HYPERS,
     HyperGradients,
@@ -30,6 +31,8 @@ from optdsl.runtime.core.tasks import (
     squares,
     unpacked,
 )
+from optdsl.runtime.engines.sampled.choice import Sample, sample_of
+from optdsl.runtime.engines.sampled.tensors import gathered, kept_part, scattered
 from optdsl.runtime.learning.scopes import add
 
 # So many elements are looked at together: what fits the cache of a processor, and, elsewhere, what
@@ -44,12 +47,13 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
         program: differentiated by what is learned now.
         work: the parameter; its state loses all that no rule declares.
     """
-    state = work.state
-    tangents, advanced = _completed(program, work)
+    state, (part, sample, weight) = work.state, _sampled(program, work)
+    tangents, advanced = _completed(program, part)
     for name, value in advanced.items():
-        state[name].copy_(value)
-    sums: HyperGradients = {h: float(dot(work.gradient, x)) for h, x in tangents.items()}
-    sums |= squares(program, work.gradient, tangents)
+        state[name].copy_(value if sample is None else scattered(state[name], value, sample))
+    sums: HyperGradients = {h: float(dot(part.gradient, x)) for h, x in tangents.items()}
+    sums |= squares(program, part.gradient, tangents)
+    sums = {name: weight * value for name, value in sums.items()}
     for name in state.keys() - {s.name for s in program.states} - {"step"} - added(program).keys():
         del state[name]
     return sums
@@ -63,7 +67,8 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
         work: the parameter; its state may be of any plan, and have no step pending.
     """
     sums: HyperGradients = {}
-    for piece in _pieces(program, work):
+    part, _, weight = _sampled(program, work)
+    for piece in _pieces(program, part):
         tangents, _ = _completed(program, piece)
         if not tangents:
             continue
@@ -71,7 +76,35 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
         measured = torch.stack([dot(piece.gradient, x) for x in tangents.values()]).tolist()
         found = dict(zip(tangents, measured, strict=True))
         add(sums, found | squares(program, piece.gradient, tangents))
-    return sums
+    return {name: weight * value for name, value in sums.items()}
+
+
+def _sampled(program: Program, work: ParameterTask) -> tuple[ParameterTask, Sample | None, int]:
+    """The elements of a tensor for which something is kept of its pending step.
+
+    Returns:
+        What there is to do for them, their sample, and what their sums count; a None in place of
+        the sample where they are all elements.
+    """
+    state = work.state
+    size = int(number_of(state[SAMPLE])) if SAMPLE in state else program.sample
+    work = work._replace(state={k: v for k, v in state.items() if k != SAMPLE})
+    if size == 1 or not any(k != SAMPLE and is_added(k) for k in state):
+        return work, None, 1
+    sample = sample_of(work.parameter.shape, size, work.place)
+    if sample.whole:
+        return work, None, sample.weight
+    own = {}
+    for key, x in work.state.items():
+        if key not in {"step", PENDING_HYPERS, TRAINED} and is_added(key):
+            own[key] = kept_part(x, sample, key)
+        elif PENDING_HYPERS in state and x.shape == work.parameter.shape:
+            own[key] = gathered(x, sample)
+        else:
+            own[key] = x
+    theta = gathered(work.parameter, sample) if PENDING_HYPERS in state else work.parameter
+    gradient = gathered(work.gradient, sample)
+    return work._replace(parameter=theta, gradient=gradient, state=own), sample, sample.weight
 
 
 def _completed(

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from optdsl.artifact import Artifact
-from optdsl.ir.stacks import stackable
+from optdsl.ir.stacks import ELEMENTS, stackable
 from optdsl.learning import square_keys
 from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import Rule, build
@@ -29,6 +29,8 @@ from optdsl.runtime.core.tasks import (
 )
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.reading import Reading
+from optdsl.runtime.engines.sampled.choice import BLOCK
+from optdsl.runtime.engines.sampled.tensors import Measured, SampledTensors
 from optdsl.runtime.engines.stacks import divided, stacked
 from optdsl.runtime.engines.state_shapes import StateShapes
 from optdsl.runtime.engines.storage import Storage
@@ -40,7 +42,10 @@ class EagerEngine:
     def __init__(self, artifact: Artifact) -> None:
         """Build what was compiled."""
         program, self.plan = artifact.program, artifact.plan
-        self._reading, self._stacks = Reading(program), stackable(program)
+        self._reading, self._samples = Reading(program), SampledTensors(self.plan)
+        # A stack has no sample of its own: its matrices are taken whole.
+        whole = self._samples.size == 1 or self._samples.size * BLOCK > ELEMENTS
+        self._stacks = whole and stackable(program)
         self._storage = Storage(program)
         self._shapes = StateShapes(program)
         self.shape = Shape(self.plan)
@@ -115,15 +120,20 @@ class EagerEngine:
         return sums
 
     def _counted_products(self, work: ParameterTask) -> torch.Tensor:
-        parts = {k: counted_part(work.gradient, work.state[k]) for k in self._tangents.values()}
-        return self._products(work._replace(state=parts))
+        found = self._samples.measured(work, self._tangents.values())
+        parts = {k: counted_part(found.gradient, x) for k, x in found.tangents.items()}
+        return self._multiplied(found._replace(tangents=parts))
 
     def _products(self, work: ParameterTask) -> torch.Tensor:
-        gradient, state = work.gradient, work.state
-        products = [dot(gradient, state[k]) for k in self._tangents.values()]
-        for x in (state[self._tangents[name]] for name in self._cosines):
+        return self._multiplied(self._samples.measured(work, self._tangents.values()))
+
+    def _multiplied(self, found: Measured) -> torch.Tensor:
+        gradient, tangents, weight = found
+        products = [dot(gradient, tangents[k]) for k in self._tangents.values()]
+        for x in (tangents[self._tangents[name]] for name in self._cosines):
             products += [dot(gradient, gradient), dot(x, x)]
-        return torch.stack(products)
+        total = torch.stack(products)
+        return total if weight == 1 else total * weight
 
     def _start(self, work: ParameterTask) -> None:
         theta, gradient = self._inputs(work)
@@ -148,7 +158,7 @@ class EagerEngine:
         decoded = storage.states(state, storage.compute(work.parameter))
         held = self._reading.states(decoded, work.parameter)
         out = theta if _is_in_place(theta, work.parameter) else None
-        results = self._rule.step(theta, gradient, held, work.hypers, t, out, work.draws)
+        results = self._samples.step(self._rule, work, t, (theta, gradient, held), out)
         written, parameter = self._reading.written, results.pop("theta")
         if storage.any:
             # What a step leaves as it is keeps its buffers, to the bit.

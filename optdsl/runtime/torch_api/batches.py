@@ -100,7 +100,8 @@ def _batches(
     if len(states) == len(parameters) and all(map(operator.is_, states, parameters)):
         kept = states.values()  # without the hashes of tensors, which take long
     hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in work)
-    fields = zip(parameters, gradients, kept, hypers, map(drawing, parameters), strict=True)
+    drawn = map(drawing, parameters)
+    fields = zip(parameters, gradients, kept, hypers, drawn, repeat(None), strict=False)
     works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
     for some in alike(works):

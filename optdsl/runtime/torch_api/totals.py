@@ -265,7 +265,8 @@ def _of_plain(
         if which.states or which.timed or added(which.engines.program):
             given = map(optimizer.state.get, parameters)
             states = [_with(which, x, state) for x, state in zip(given, states, strict=True)]
-        fields = zip(parameters, gradients, states, repeat(values), map(of_optimizer, parameters))
+        drawn = map(of_optimizer, parameters)
+        fields = zip(parameters, gradients, states, repeat(values), drawn, repeat(None))
         tasks = list(map(tuple.__new__, repeat(ParameterTask), fields))
         which.engines.of(parameters[0]).advance(tasks, kept)
         for name in which.totals:

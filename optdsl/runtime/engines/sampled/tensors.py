@@ -1,0 +1,136 @@
+"""Tensors of which hyper-gradients are estimated from a sample of the elements.
+
+What is kept for a pending step has one number for each sampled element: it is of one dimension, in
+the row-major order of the elements. In two cases it has the shape of the parameter: where every
+element is sampled, and for a shard of a tensor, so that distributed checkpoints can cut it as they
+cut the parameter. Of a shard's, only the sampled elements count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optdsl.plan import Plan, elementwise
+from optdsl.runtime.build.python_modules import Rule
+from optdsl.runtime.core.tasks import ParameterTask
+from optdsl.runtime.engines.sampled.choice import Sample, sample_of
+
+
+class Measured(NamedTuple):
+    """What a hyper-gradient is measured from: the sampled elements of a tensor.
+
+    Attributes:
+        gradient: of these elements; shaped like the tensor where every element is sampled.
+        tangents: the same of tangents, by the keys of states.
+        weight: what their dot products count.
+    """
+
+    gradient: Tensor
+    tangents: dict[str, Tensor]
+    weight: int
+
+
+def gathered(x: Tensor, sample: Sample) -> Tensor:
+    """The sampled elements of a tensor, shape (count,); the tensor where all are sampled."""
+    if sample.whole:
+        return x
+    return x.reshape(-1).index_select(0, sample.index(x.device))
+
+
+def kept_part(x: Tensor, sample: Sample, name: str) -> Tensor:
+    """The sampled elements of what is kept of a tensor for a pending step.
+
+    Raises:
+        RuntimeError: for something that has neither as many elements as the sample nor as many as
+            the tensor.
+    """
+    if x.numel() == sample.size:
+        return gathered(x, sample)
+    if x.numel() != sample.count:
+        raise RuntimeError(
+            f"{name} has {x.numel()} elements, and of its parameter {sample.count} of "
+            f"{sample.size} are sampled; has the parameter changed since? Delete its entry of "
+            f"optimizer.state, which then starts anew"
+        )
+    return x
+
+
+def scattered(x: Tensor, values: Tensor, sample: Sample) -> Tensor:
+    """A copy of a tensor, with other numbers in the place of its sampled elements."""
+    flat = x.reshape(-1).index_copy(0, sample.index(x.device), values.reshape(-1).to(x.dtype))
+    return flat.reshape(x.shape)
+
+
+class SampledTensors:
+    """The samples of the tensors of a rule, as steps of PyTorch code see them.
+
+    Attributes:
+        size: hyper-gradients are estimated from one in so many elements.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """See the class; a plan may learn from all elements."""
+        self.size, self._kept = plan.sample, plan.kept
+        self._alone = plan.outside is not None and elementwise(plan.outside)
+
+    def of(self, work: ParameterTask) -> Sample | None:
+        """The sample of a tensor; None where every element is sampled."""
+        if self.size == 1:
+            return None
+        found = sample_of(work.parameter.shape, self.size, work.place)
+        return None if found.whole else found
+
+    def measured(self, work: ParameterTask, names: Iterable[str]) -> Measured:
+        """What hyper-gradients are measured from, with the tangents of these names."""
+        sample, state = self.of(work), work.state
+        if sample is None:
+            weight = 1
+            if work.place is not None:
+                weight = sample_of(work.parameter.shape, self.size, work.place).weight
+            return Measured(work.gradient, {name: state[name] for name in names}, weight)
+        parts = {name: kept_part(state[name], sample, name) for name in names}
+        return Measured(gathered(work.gradient, sample), parts, sample.weight)
+
+    def step(
+        self,
+        rule: Rule,
+        work: ParameterTask,
+        t: float,
+        given: tuple[Tensor, Tensor, dict[str, Tensor]],
+        out: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The results of a step, with tangents of sampled elements only, by their names.
+
+        Args:
+            rule: the functions of the rule.
+            work: the parameter.
+            t: the number of the step.
+            given: the parameter, the gradient and the states, as the rule reads them.
+            out: memory for the new parameter; None for none.
+        """
+        sample, rest = self.of(work), (work.hypers, t, out, work.draws)
+        theta, gradient, held = given
+        if sample is None:
+            return rule.step(theta, gradient, held, *rest)
+        if not self._alone or rule.outside is None:
+            results = rule.step(theta, gradient, held, *rest)
+            parts = {name: gathered(results[name], sample) for name in self._kept}
+        else:
+            # First, for the step may write into the parameter.
+            own = {
+                name: gathered(x, sample)
+                for name, x in held.items()
+                if name in rule.step.entry.states
+            }
+            inputs = gathered(theta, sample), gathered(gradient, sample)
+            sampled = rule.step(*inputs, own, work.hypers, t)
+            parts = {name: sampled[name] for name in self._kept}
+            results = rule.outside(theta, gradient, held, *rest)
+        if work.place is not None:
+            blank = torch.zeros_like(gradient)
+            parts = {name: scattered(blank, x, sample) for name, x in parts.items()}
+        return results | parts
