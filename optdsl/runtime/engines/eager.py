@@ -158,8 +158,9 @@ class EagerEngine:
         decoded = storage.states(state, storage.compute(work.parameter))
         held = self._reading.states(decoded, work.parameter)
         out = theta if _is_in_place(theta, work.parameter) else None
-        results = self._samples.step(self._rule, work, t, (theta, gradient, held), out)
-        written, parameter = self._reading.written, results.pop("theta")
+        written, given = self._reading.written, (theta, gradient, held)
+        results = self._samples.step(self._rule, work, t, given, out, written)
+        parameter = results.pop("theta")
         if storage.any:
             # What a step leaves as it is keeps its buffers, to the bit.
             results = {k: v for k, v in results.items() if v is not held.get(k)}

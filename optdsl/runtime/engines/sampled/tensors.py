@@ -8,7 +8,7 @@ cut the parameter. Of a shard's, only the sampled elements count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,7 @@ class SampledTensors:
         t: float,
         given: tuple[Tensor, Tensor, dict[str, Tensor]],
         out: Tensor | None,
+        written: Callable[[Tensor, Tensor, str], Tensor],
     ) -> dict[str, Tensor]:
         """The results of a step, with tangents of sampled elements only, by their names.
 
@@ -111,6 +112,7 @@ class SampledTensors:
             t: the number of the step.
             given: the parameter, the gradient and the states, as the rule reads them.
             out: memory for the new parameter; None for none.
+            written: gives a result of the rule the shape of the parameter.
         """
         sample, rest = self.of(work), (work.hypers, t, out, work.draws)
         theta, gradient, held = given
@@ -118,7 +120,8 @@ class SampledTensors:
             return rule.step(theta, gradient, held, *rest)
         if not self._alone or rule.outside is None:
             results = rule.step(theta, gradient, held, *rest)
-            parts = {name: gathered(results[name], sample) for name in self._kept}
+            whole = {n: written(results[n], work.parameter, n) for n in self._kept}
+            parts = {name: gathered(x, sample) for name, x in whole.items()}
         else:
             # First, for the step may write into the parameter.
             own = {
@@ -131,6 +134,6 @@ class SampledTensors:
             parts = {name: sampled[name] for name in self._kept}
             results = rule.outside(theta, gradient, held, *rest)
         if work.place is not None:
-            blank = torch.zeros_like(gradient)
+            blank = torch.zeros_like(work.gradient, dtype=gradient.dtype)
             parts = {name: scattered(blank, x, sample) for name, x in parts.items()}
         return results | parts
