@@ -13,6 +13,8 @@ import optdsl
 from optdsl.diagnostics import Source, SpecError
 from optdsl.ir.ops import FUNCTIONS
 from optdsl.specifications import library
+from optdsl.syntax.format import format
+from optdsl.syntax.parse import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -163,6 +165,19 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 BLENDING = (ROOT / "docs" / "blending.md").read_text()
+
+
+def test_the_sampled_rule_of_the_learning_page_is_as_the_page_says() -> None:
+    (text,) = (b for b in blocks(LEARNING) if b.startswith("optimizer"))
+    assert format(parse(Source("sampled.opt", text))) == text
+    theta = torch.nn.Parameter(torch.zeros(16 * 1024))
+    optimizer = optdsl.compile(text)([theta])
+    assert optimizer.compiled.program.sample == 8
+    theta.grad = torch.ones_like(theta)
+    optimizer.step()
+    kept = {k: x.numel() for k, x in optimizer.state[theta].items() if "/" in k}
+    assert kept.keys() & {"tangent/beta1", "pending/g"}
+    assert max(kept.values()) == 2 * 1024
 
 
 def test_the_blends_of_the_documents_compile() -> None:
