@@ -287,6 +287,23 @@ def test_another_sample_completes_what_is_pending(of: int, to: int) -> None:
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("to", [1, K, 8])
+@pytest.mark.parametrize("of", [1, K])
+def test_a_migrated_state_keeps_its_own_sample(of: int, to: int) -> None:
+    """Tangents go on to a rule that learns from other elements."""
+    held = parameters()
+    opt = optdsl.compile(sampled("hyperadam", of), backend="eager")(held)
+    stepped(opt, held, 2)
+    how = Learn("sgd", lr=0, bounds=(0.01, 0.999), sample=to)
+    again = copy.deepcopy(held)
+    other = optdsl.load("adamw", learn={"beta1": how}, backend="eager")(again)
+    other.load_state_dict(other.migrated(copy.deepcopy(opt.state_dict())))
+    stepped(opt, held, 1, first=2)
+    stepped(other, again, 1, first=2)
+    expected = measured(opt)["hypergradient/beta1"]
+    assert measured(other)["hypergradient/beta1"] == pytest.approx(expected, rel=1e-12)
+
+
 def test_who_learns_nothing_takes_a_sampled_state() -> None:
     held = parameters()
     opt = optdsl.compile(sampled("hyperadam"), backend="eager")(held)

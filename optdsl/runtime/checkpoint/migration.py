@@ -10,7 +10,8 @@ from optdsl.ir.program import Program
 from optdsl.ir.sections import section_of
 from optdsl.ir.types import Extent
 from optdsl.passes.specialize import specialize
-from optdsl.plan.keys import TRAINED, is_pending, pending
+from optdsl.plan.keys import SAMPLE, TRAINED, is_pending, pending
+from optdsl.runtime.checkpoint import sampled
 from optdsl.runtime.checkpoint.foreign import check_mapping, check_native
 from optdsl.runtime.checkpoint.loading import pairs, signed
 from optdsl.runtime.checkpoint.validation import check_structure
@@ -100,6 +101,9 @@ def _state(
             "not say by which rule; load it where it was saved, and save it again"
         )
     lasting = {k: v for k, v in state.items() if k not in declared and not is_pending(k)}
+    if any(map(sampled.keeps, lasting)):
+        # The sample of tangents, which is not that of the rule that goes on.
+        lasting[SAMPLE] = sampled.entry(sampled.saved_sample(state))
     if saved is not None:
         state = {k: v.clone() for k, v in state.items() if k not in lasting}
         device = next(iter(state[s] for s in kept), parameter).device

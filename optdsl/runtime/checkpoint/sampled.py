@@ -34,7 +34,7 @@ def marked(optimizer: LearningOptimizer, states: Mapping[Any, State]) -> dict[An
     found = dict(states)
     for index, state in states.items() if size > 1 else ():
         if SAMPLE not in state and any(map(keeps, state)):
-            found[index] = {**state, SAMPLE: _number(size)}
+            found[index] = {**state, SAMPLE: entry(size)}
     return found
 
 
@@ -73,8 +73,9 @@ def settle(optimizer: LearningOptimizer, parameter: Tensor, saved: State) -> Non
     state, size = optimizer.state[parameter], saved_sample(saved)
     state.pop(SAMPLE, None)
     if size != optimizer.compiled.program.sample and any(map(keeps, state)):
-        state[SAMPLE] = _number(size)
+        state[SAMPLE] = entry(size)
 
 
-def _number(size: int) -> Tensor:
+def entry(size: int) -> Tensor:
+    """The entry `SAMPLE` of a state."""
     return torch.tensor(float(size), dtype=torch.float64, device="cpu")
