@@ -90,7 +90,7 @@ def drawn(step: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("backend", ["eager", "auto"])
-@pytest.mark.parametrize("name", ["hyperadam", "adamw", "normed", "muon"])
+@pytest.mark.parametrize("name", ["hyperadam", "adamw", "normed", "muon", "adafactor"])
 def test_the_estimate_is_autograds_over_the_sample(name: str, backend: str) -> None:
     text, held = sampled(name), parameters()
     opt = optdsl.compile(text, backend=backend)(held)

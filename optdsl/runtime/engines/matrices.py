@@ -96,9 +96,12 @@ class MatrixEngine(EagerEngine):
         theta, gradient = read(parameter.detach()), read(work.gradient)
         held = self._reading.states(state, parameter)
         own = {"theta": plain(theta, self._dtype)}
+        sampled = self._samples.of(work) is not None
+        apart = self.plan.kept if sampled else ()
         for name in kernel.entry.states:
-            # A tangent is not there before the first step.
-            given = held[name] if name in held else room(self._types[name], theta, compute)
+            # A tangent is not there before the first step, and of a sample not of this shape.
+            there = name in held and name not in apart
+            given = held[name] if there else room(self._types[name], theta, compute)
             own[name] = plain(given, compute)
         g = plain(gradient, self._dtype)
         if overlapping([g, *own.values()]):
@@ -115,6 +118,8 @@ class MatrixEngine(EagerEngine):
             if name == "theta" or (kept is not None and x.data_ptr() == kept.data_ptr()):
                 continue
             result = self._reading.written(x, parameter, name)
+            if name in apart:
+                result = self._samples.kept(result, work)
             if kept is not None and kept.dtype is compute and kept.shape == result.shape:
                 kept.copy_(result)
             else:

@@ -95,6 +95,14 @@ class SampledTensors:
         parts = {name: kept_part(state[name], sample, name) for name in names}
         return Measured(gathered(work.gradient, sample), parts, sample.weight)
 
+    def kept(self, x: Tensor, work: ParameterTask) -> Tensor:
+        """What is kept of a tangent of all elements of a tensor."""
+        sample = self.of(work)
+        if sample is None:
+            return x
+        part = gathered(x, sample)
+        return part if work.place is None else scattered(torch.zeros_like(x), part, sample)
+
     def step(
         self,
         rule: Rule,
@@ -121,19 +129,15 @@ class SampledTensors:
         if not self._alone or rule.outside is None:
             results = rule.step(theta, gradient, held, *rest)
             whole = {n: written(results[n], work.parameter, n) for n in self._kept}
-            parts = {name: gathered(x, sample) for name, x in whole.items()}
-        else:
-            # First, for the step may write into the parameter.
-            own = {
-                name: gathered(x, sample)
-                for name, x in held.items()
-                if name in rule.step.entry.states
-            }
-            inputs = gathered(theta, sample), gathered(gradient, sample)
-            sampled = rule.step(*inputs, own, work.hypers, t)
-            parts = {name: sampled[name] for name in self._kept}
-            results = rule.outside(theta, gradient, held, *rest)
+            return results | {name: self.kept(x, work) for name, x in whole.items()}
+        # The sample first, for the step may write into the parameter.
+        read = rule.step.entry.states
+        own = {name: gathered(x, sample) for name, x in held.items() if name in read}
+        inputs = gathered(theta, sample), gathered(gradient, sample)
+        sampled = rule.step(*inputs, own, work.hypers, t)
+        parts = {name: sampled[name] for name in self._kept}
+        results = rule.outside(theta, gradient, held, *rest)
         if work.place is not None:
-            blank = torch.zeros_like(work.gradient, dtype=gradient.dtype)
+            blank = torch.zeros_like(gradient)
             parts = {name: scattered(blank, x, sample) for name, x in parts.items()}
         return results | parts
