@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optdsl.plan import Plan, elementwise
 from optdsl.runtime.build.python_modules import Rule
+from optdsl.runtime.core.owned_numbers import without_values
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines.sampled.choice import Sample, sample_of
 
@@ -38,6 +39,8 @@ def gathered(x: Tensor, sample: Sample) -> Tensor:
     """The sampled elements of a tensor, shape (count,); the tensor where all are sampled."""
     if sample.whole:
         return x
+    if without_values(x):
+        return x.reshape(-1)[: sample.count].clone()  # as many elements
     return x.reshape(-1).index_select(0, sample.index(x.device))
 
 
@@ -61,6 +64,8 @@ def kept_part(x: Tensor, sample: Sample, name: str) -> Tensor:
 
 def scattered(x: Tensor, values: Tensor, sample: Sample) -> Tensor:
     """A copy of a tensor, with other numbers in the place of its sampled elements."""
+    if without_values(x):
+        return x.clone()
     flat = x.reshape(-1).index_copy(0, sample.index(x.device), values.reshape(-1).to(x.dtype))
     return flat.reshape(x.shape)
 
