@@ -17,6 +17,8 @@ from optdsl.schedule import Kernel, Role
 
 # How the elements of a parameter may be stored.
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+# What the eager backend calls the step of pieces of tensors.
+PIECES = "step_of_pieces"
 # The operators that C and Python have in common.
 BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",

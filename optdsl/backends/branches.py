@@ -6,7 +6,7 @@ the steps between two refreshes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from optdsl.ir.laws import Stage
@@ -16,6 +16,7 @@ from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel
 
 # Where a value is computed: in the function itself, or on a side of a choice (1 or 2).
+# Sides are places among the arguments of the choice.
 Region = tuple[Value, int] | None
 ROOT: Region = None
 
@@ -30,7 +31,10 @@ class Printer(Protocol):
 
 
 def branches(
-    kernel: Kernel, printer: Printer, works: Callable[[Kernel, Value], bool] | None = None
+    kernel: Kernel,
+    printer: Printer,
+    works: Callable[[Kernel, Value], bool] | None = None,
+    means: Collection[Value] = (),
 ) -> dict[Region, list[Value]]:
     """The values of a kernel by the region in which they are computed, in order.
 
@@ -41,6 +45,8 @@ def branches(
         printer: knows the numbers of the host.
         works: whether a value is work that is not done for nothing; by default products and
             factorizations of matrices.
+        means: means by weights on the host, of which a part without weight is not computed; the
+            region of a part has the part's place among the arguments.
     """
     works = works or _works
     operations = kernel.program.operations
@@ -50,7 +56,7 @@ def branches(
         if operations[v].opcode == "where"
         and printer.extent(operations[v].arguments[0]) is Extent.UNIFORM
         and printer.extent(v) is not Extent.UNIFORM
-    }
+    } | set(means)
     while True:
         regions = _regions(kernel, choices)
         worked = {r for v, r in regions.items() if r is not None and works(kernel, v)}
@@ -65,7 +71,7 @@ def branches(
         choices = needed
     found: dict[Region, list[Value]] = {ROOT: []}
     for choice in choices:
-        found |= {(choice, 1): [], (choice, 2): []}
+        found |= {(choice, place): [] for place in range(1, len(operations[choice].arguments))}
     for value in kernel.values:
         found[regions[value]].append(value)
     return found

@@ -7,10 +7,11 @@ done, in its order; nothing is reassociated.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.backends.branches import ROOT, Region, branches
+from optdsl.backends.emitted import WIDTH, EmittedFunction, wrapped
 from optdsl.backends.lifetimes import Lifetimes
 from optdsl.backends.matrix_expressions import (
     MatrixPrinter,
@@ -19,6 +20,8 @@ from optdsl.backends.matrix_expressions import (
 from optdsl.backends.matrix_helpers import CALLS, MATRIX_HELPERS
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.new_parameter import OUT
+from optdsl.backends.piece_helpers import PIECE_CALLS, PIECE_HELPERS
+from optdsl.backends.pieces import emit_pieces
 from optdsl.backends.python_expressions import HELPERS, Printer, spelled_operations
 from optdsl.ir.program import Program, Value
 from optdsl.ir.sections import of_matrices
@@ -26,7 +29,6 @@ from optdsl.ir.types import Extent
 from optdsl.plan import Kind
 from optdsl.schedule import Kernel, Result, Role
 
-WIDTH = 96
 # What functions that are no roles of a step compute, by the first word of their names.
 _DOCUMENTATION = {
     "measure": "The tensor's part of sums over all tensors.",
@@ -49,8 +51,9 @@ class EagerBackend:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
         emitted = (Role.INITIALIZE, Role.STEP, Role.STEP_OUTSIDE, Role.EVALUATE)
         functions = [emit_function(kernels[name]) for name in emitted if name in kernels]
+        pieces = emit_pieces(kernels[Role.STEP]) if Role.STEP in kernels else None
         program = next(iter(kernels.values())).program
-        return module_of(program, functions)
+        return module_of(program, functions if pieces is None else [*functions, pieces])
 
     @staticmethod
     def plans(program: Program) -> tuple[Kind, ...]:
@@ -61,21 +64,6 @@ class EagerBackend:
     def spellings() -> frozenset[str]:
         """The operations that it can emit."""
         return spelled_operations() | matrix_operations()
-
-
-@dataclass(frozen=True)
-class EmittedFunction:
-    """A kernel as the text of a Python function.
-
-    Attributes:
-        text: the function.
-        entry: what it takes and returns.
-        helpers: the names of the functions that it calls.
-    """
-
-    text: str
-    entry: EntryPoint
-    helpers: frozenset[str]
 
 
 def module_of(program: Program, functions: Sequence[EmittedFunction]) -> SourceModule:
@@ -113,7 +101,8 @@ def helpers_of(
     """
     needed = {name for f in functions for name in f.helpers}
     needed |= {CALLS[name] for name in needed & CALLS.keys()}
-    known = HELPERS | MATRIX_HELPERS | dict(more or {})
+    needed |= {called for name in needed for called in PIECE_CALLS.get(name, ())}
+    known = HELPERS | MATRIX_HELPERS | PIECE_HELPERS | dict(more or {})
     return {name: text for name, text in known.items() if name in needed}
 
 
@@ -122,7 +111,10 @@ def _header(program: Program, code: str) -> str:
     lines = [f'"""{documentation.rstrip()}\n"""'.replace("\\", "\\\\"), ""]
     if "math." in code:
         lines.append("import math")
-    if "math." in code and "torch" in code:
+    abstract = [name for name in ("Callable", "Iterable", "Sequence") if f"{name}[" in code]
+    if abstract:
+        lines.append(f"from collections.abc import {', '.join(abstract)}")
+    if ("math." in code or abstract) and "torch" in code:
         lines.append("")
     if "torch" in code:
         lines.append("import torch")
@@ -346,12 +338,3 @@ class _Function:
         leaf = self.printer.leaf(result.value) and self._kernel.name == Role.INITIALIZE
         tensor = self.printer.extent(result.value) is not Extent.UNIFORM
         return f"{text}.clone()" if leaf and tensor else text
-
-
-def wrapped(opening: str, parts: Sequence[str], closing: str) -> list[str]:
-    """A bracketed list on one line, or on several when it is too long."""
-    line = f"{opening}{', '.join(parts)}{closing}"
-    if len(line) <= WIDTH:
-        return [line]
-    indent = " " * (len(opening) - len(opening.lstrip()))
-    return [opening, *(f"{indent}    {part}," for part in parts), f"{indent}{closing}"]

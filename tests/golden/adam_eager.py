@@ -3,8 +3,26 @@
 Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015), arXiv:1412.6980
 """
 
+import math
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 from torch import Tensor
+
+
+def numbers(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
+    """Numbers as tensors, which operations of tensors take faster."""
+    return torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype).unbind()
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether all elements are known to be finite; on other devices, nobody waits to know it."""
+    return x.device.type == "cpu" and math.isfinite(x.sum().item())
+
+
+def finite_part(x: Tensor) -> Tensor:
+    """The tensor itself, or a copy with 0 for what is not finite."""
+    return x if all_finite(x) else torch.where(x - x == 0, x, 0)
 
 
 def initialize(theta: Tensor, g: Tensor) -> tuple[Tensor, ...]:
@@ -35,3 +53,62 @@ def step(
     update = num / (torch.sqrt(vhat) + eps)
     theta_next = theta - lr * update
     return theta_next, m_next, v_next
+
+
+def step_of_pieces(
+    pieces: Iterable[Sequence[Tensor]],
+    memory: Callable[[Tensor, int], Sequence[Tensor]],
+    dtype: torch.dtype,
+    *,
+    t: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """The step of pieces of tensors, in the memory of the parameters and the states.
+
+    A piece has the parameter's elements, the gradient's, and those of each state.
+    """
+    (
+        number_weight_decay,
+        number_beta1,
+        number_one_minus_beta1,
+        number_beta2,
+        number_one_minus_beta2,
+        number_one_minus_beta1_pow_t,
+        number_one_minus_beta2_pow_t,
+        number_eps,
+        number_lr,
+    ) = numbers(
+        dtype,
+        weight_decay,
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        1 - beta1**t,
+        1 - beta2**t,
+        eps,
+        lr,
+    )
+    for theta, g, m, v in pieces:
+        memory_1, memory_2, = memory(theta, 2)
+        theta_or_zero = finite_part(theta)
+        product = torch.mul(theta_or_zero, number_weight_decay, out=memory_1)
+        h = torch.add(g, product, out=product)
+        s = torch.mul(h, h, out=memory_2)
+        beta1_times_m = m.mul_(number_beta1)
+        one_minus_beta1_times_h = h.mul_(number_one_minus_beta1)
+        m_next = torch.add(beta1_times_m, one_minus_beta1_times_h, out=m)
+        beta2_times_v = v.mul_(number_beta2)
+        one_minus_beta2_times_s = s.mul_(number_one_minus_beta2)
+        v_next = torch.add(beta2_times_v, one_minus_beta2_times_s, out=v)
+        num = torch.div(m_next, number_one_minus_beta1_pow_t, out=memory_2)
+        vhat = torch.div(v_next, number_one_minus_beta2_pow_t, out=memory_1)
+        sqrt_vhat = vhat.sqrt_()
+        sqrt_vhat_plus_eps = sqrt_vhat.add_(number_eps)
+        update = num.div_(sqrt_vhat_plus_eps)
+        lr_times_update = update.mul_(number_lr)
+        theta_next = theta.sub_(lr_times_update)

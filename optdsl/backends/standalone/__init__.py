@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import textwrap
 
-from optdsl.backends.eager import EmittedFunction, emit_function, helpers_of
+from optdsl.backends.eager import emit_function, helpers_of
+from optdsl.backends.emitted import EmittedFunction
 from optdsl.backends.standalone import learning, storage, texts
 from optdsl.backends.standalone.checks import checks, default
 from optdsl.backends.standalone.dispatch import dispatch, gathering, giving, sharing

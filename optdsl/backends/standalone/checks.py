@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optdsl.backends.eager import wrapped
+from optdsl.backends.emitted import wrapped
 from optdsl.backends.python_expressions import literal
 from optdsl.backends.standalone import learning, reading, texts, texts_of_draws
 from optdsl.backends.standalone.rule import Rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from optdsl.backends.branches import Region, branches
-from optdsl.backends.eager import wrapped
+from optdsl.backends.emitted import wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import Printer
 from optdsl.backends.standalone.groupable import finite_part, uniform, users, zeroed

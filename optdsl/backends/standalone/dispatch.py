@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.eager import wrapped
+from optdsl.backends.emitted import wrapped
 from optdsl.backends.matrix_expressions import MatrixPrinter
 from optdsl.backends.standalone import reading, texts
 from optdsl.backends.standalone.lines import listed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from optdsl.backends.base import EntryPoint
 from optdsl.backends.branches import ROOT
-from optdsl.backends.eager import WIDTH, EmittedFunction, wrapped
+from optdsl.backends.emitted import WIDTH, EmittedFunction, wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.python_expressions import HELPERS, Printer
 from optdsl.backends.standalone.choosing import Choosing

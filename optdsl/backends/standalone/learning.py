@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.eager import EmittedFunction, emit_function, wrapped
+from optdsl.backends.eager import emit_function
+from optdsl.backends.emitted import EmittedFunction, wrapped
 from optdsl.backends.naming import identifier
 from optdsl.backends.standalone import texts_of_learning as texts
 from optdsl.backends.standalone.lines import listed

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from optdsl.backends.eager import wrapped
+from optdsl.backends.emitted import wrapped
 
 _OPENING, _CLOSING = "([{", ")]}"
 # Where an expression may be broken, the loosest operators first.

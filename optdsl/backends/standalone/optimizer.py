@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from optdsl.backends.eager import wrapped
+from optdsl.backends.emitted import wrapped
 from optdsl.backends.naming import Names
 from optdsl.backends.standalone import learning, texts, texts_of_draws, texts_of_learning
 from optdsl.backends.standalone.checks import default, given

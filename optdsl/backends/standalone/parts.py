@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from optdsl.backends.base import EntryPoint
-from optdsl.backends.eager import WIDTH, EmittedFunction, emit_function, wrapped
+from optdsl.backends.eager import emit_function
+from optdsl.backends.emitted import WIDTH, EmittedFunction, wrapped
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.standalone import reading, storage
 from optdsl.backends.standalone.rule import Part, Rule

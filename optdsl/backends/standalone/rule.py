@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from optdsl.backends.eager import EmittedFunction
+from optdsl.backends.emitted import EmittedFunction
 from optdsl.backends.standalone.grouped import emit_grouped
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, State, Value

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.backends.base import PIECES, EntryPoint, SourceModule
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Rule:
     initialize: Runs
     step: Runs
     outside: Runs | None = None
+    pieces: Function | None = None
+    """The step of pieces of tensors, where the text has it; called by `optdsl.runtime.engines`."""
 
 
 def module(source: SourceModule) -> ModuleType:
@@ -107,5 +109,8 @@ def function(source: SourceModule, name: str) -> Function:
 
 def build(source: SourceModule) -> Rule:
     """The functions of an emitted Python module that is a rule."""
-    names = [n for n in ("initialize", "step", "step_outside") if n in source.entries]
-    return Rule(*(function(source, name) for name in names))
+    names = ("initialize", "step", "step_outside", PIECES)
+    found = [function(source, n) if n in source.entries else None for n in names]
+    initialize, step, outside, pieces = found
+    assert initialize is not None and step is not None
+    return Rule(initialize, step, outside, pieces)

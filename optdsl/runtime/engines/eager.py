@@ -28,6 +28,7 @@ from optdsl.runtime.core.tasks import (
     unwrapped,
 )
 from optdsl.runtime.engines.overlaps import apart, once
+from optdsl.runtime.engines.pieces import Pieces
 from optdsl.runtime.engines.reading import Reading
 from optdsl.runtime.engines.sampled.choice import BLOCK
 from optdsl.runtime.engines.sampled.tensors import Measured, SampledTensors
@@ -50,6 +51,7 @@ class EagerEngine:
         self._shapes = StateShapes(program)
         self.shape = Shape(self.plan)
         self._rule = self._built(artifact)
+        self._pieces = None if self._rule.pieces is None else Pieces(self._rule.pieces, program)
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))
@@ -88,11 +90,15 @@ class EagerEngine:
         if not works:
             return
         with _in_its_precision(works[0].parameter):
-            self._advance_all(apart(_plain(works), known))
+            works = _plain(works)
+            found = apart(works, known)
+            self._advance_all(found, found is works)
 
-    def _advance_all(self, works: Sequence[ParameterTask]) -> None:
+    def _advance_all(self, works: Sequence[ParameterTask], separate: bool) -> None:
         self._shapes.check(works)
         self.begin(works)
+        if separate and self._pieces is not None:
+            works = self._pieces.advance(works)
         stacks, works = divided(works) if self._stacks else ([], works)
         for some in stacks:
             self._advance_together(some)
