@@ -150,8 +150,12 @@ def unpacked(program: Program, packed: Tensor) -> dict[str, float]:
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """A dot product, accumulated in double precision where the device has it; shape ()."""
-    accurate = torch.float32 if x.device.type == "mps" else torch.float64
-    return unwrapped(torch.dot(x.reshape(-1).to(accurate), y.reshape(-1).to(accurate)))
+    return unwrapped(torch.dot(accurate(x), accurate(y)))
+
+
+def accurate(x: Tensor) -> Tensor:
+    """The elements of a tensor in double precision where the device has it; of one dimension."""
+    return x.reshape(-1).to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 def unwrapped(x: Tensor) -> Tensor:

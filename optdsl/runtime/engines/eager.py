@@ -21,6 +21,7 @@ from optdsl.runtime.core.tasks import (
     HyperGradients,
     ParameterTask,
     Shape,
+    accurate,
     cosines,
     counted_part,
     dot,
@@ -134,7 +135,8 @@ class EagerEngine:
         return self._multiplied(self._samples.measured(work, self._tangents.values()))
 
     def _multiplied(self, found: Measured) -> torch.Tensor:
-        gradient, tangents, weight = found
+        # Converted once for all products.
+        gradient, tangents, weight = accurate(found.gradient), found.tangents, found.weight
         products = [dot(gradient, tangents[k]) for k in self._tangents.values()]
         for x in (tangents[self._tangents[name]] for name in self._cosines):
             products += [dot(gradient, gradient), dot(x, x)]

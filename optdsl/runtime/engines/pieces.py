@@ -93,6 +93,13 @@ class Pieces:
             and {g.device for g in gradients} <= devices
             and all({x.dtype for x in column} <= compute for column in states)
             and all({x.device for x in column} <= devices for column in states)
+            # What is kept of some elements only is no memory for a state of all.
+            and all(
+                w.state[name].shape == w.parameter.shape
+                for name in self._states
+                for w in works
+                if name in w.state
+            )
         )
 
     def _advance(self, works: list[ParameterTask], t: float) -> None:

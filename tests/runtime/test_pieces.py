@@ -1,0 +1,123 @@
+"""Eager steps piece by piece give the bits of steps of whole tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import optdsl
+from optdsl.runtime.core.tasks import ParameterTask
+from optdsl.runtime.engines import pieces
+from optdsl.runtime.engines.pieces import Pieces
+
+SHAPES = [(1000,), (3,), (5, 7), (), (0,), (130, 2), (399,), (4, 4, 4)]
+INTERIOR = {"c": 0.7, "rho": 0.6, "kappa": 0.3, "gamma": 0.8, "weight_decay": 0.1}
+EXPRESSIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": ("adam", {"weight_decay": 0.1}),
+    "radam": ("radam", {}),
+    "amsgrad": ("amsgrad", {}),
+    "mada": ("mada", {}),
+    "mada inside": ("mada", INTERIOR),
+    "mada at the other ends": ("mada", {"c": 0.0, "rho": 0.0, "kappa": 1.0, "gamma": 0.0}),
+}
+
+
+class Counted:
+    """Counts the tensors that were stepped piece by piece."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._advance = Pieces.advance
+
+    def advance(self, own: Pieces, works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
+        rest = self._advance(own, works)
+        self.number += len(works) - len(rest)
+        return rest
+
+
+def run(
+    rule: Any, options: dict[str, Any], dtype: torch.dtype, strange: bool
+) -> tuple[list[Tensor], list[float]]:
+    """Parameters and states after some steps, and the coefficients."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [
+        torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES
+    ]
+    optimizer = rule(parameters, **options)
+    for step in range(4):
+        for number, p in enumerate(parameters):
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+            if (number + step) % 5 == 4:
+                p.grad = None  # So that counts of steps differ.
+            elif strange and p.numel() > 10 and step > 1:
+                special = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e38]
+                p.grad.view(-1)[:6] = torch.tensor(special).to(dtype)
+                p.data.view(-1)[6:9] = torch.tensor([float("inf"), float("nan"), -0.0]).to(dtype)
+        optimizer.step()
+    found = [p.detach() for p in parameters]
+    for p in parameters:
+        state = optimizer.state[p]
+        found += [state[k] for k in sorted(state) if isinstance(state[k], Tensor)]
+    group = optimizer.param_groups[0]
+    return found, [v for v in group.values() if isinstance(v, float)]
+
+
+def same(x: Tensor, y: Tensor) -> bool:
+    """Whether tensors have the same bits, but for those of NaN."""
+    if x.dtype is not y.dtype or x.shape != y.shape:
+        return False
+    equal = (x == y) & (torch.signbit(x) == torch.signbit(y))
+    return bool((equal | (x.isnan() & y.isnan())).all())
+
+
+CASES = [(name, torch.float32) for name in EXPRESSIONS]
+CASES += [("mada inside", torch.bfloat16), ("mada inside", torch.float64)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
+def test_the_same_bits(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_ALONE", 400)
+    monkeypatch.setattr(pieces, "_EACH", 400)
+    monkeypatch.setattr(pieces, "_THREADS", 1)
+    expression, options = EXPRESSIONS[name]
+    rule = optdsl.load(expression, backend="eager")
+    counted = Counted()
+    for strange in (False, True):
+        monkeypatch.setattr(Pieces, "advance", lambda own, works: counted.advance(own, works))
+        found, moved = run(rule, options, dtype, strange)
+        # Without pieces, tensors are stepped whole, one after the other.
+        monkeypatch.setattr(Pieces, "advance", lambda own, works: works)
+        expected, wanted = run(rule, options, dtype, strange)
+        assert all(same(x, y) for x, y in zip(found, expected, strict=True))
+        assert str(moved) == str(wanted)  # NaN is no reason to differ.
+    # All but the empty tensor, and those without gradients.
+    assert counted.number == 2 * 23
+
+
+def test_overlapping_and_strided_tensors_are_stepped_as_they_were() -> None:
+    memory = torch.randn(60)
+    starts = [memory[:40].clone(), memory[20:].clone()]
+    plain, parts = [memory[:40], memory[20:]], [s.clone() for s in starts]
+    image = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    rule = optdsl.load("adam", backend="eager")
+    both = rule([torch.nn.Parameter(x) for x in plain], lr=0.1)
+    for group in both.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones(40)
+    both.step()
+    # The second step of what they share reads what the first has written.
+    first = parts[0] - 0.1
+    expected = parts[1] - 0.1
+    expected[:20] = first[20:] - 0.1
+    torch.testing.assert_close(memory, torch.cat([first[:20], expected]), rtol=1e-6, atol=1e-6)
+    strided, compact = torch.nn.Parameter(image.clone()), torch.nn.Parameter(image.contiguous())
+    gradient = torch.randn(2, 3, 4, 4)
+    for p in (strided, compact):
+        optimizer = rule([p], lr=0.1)
+        p.grad = gradient.clone()
+        optimizer.step()
+    assert torch.equal(strided, compact)
