@@ -19,6 +19,8 @@ from optdsl.schedule import Kernel, Role
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 # What the eager backend calls the step of pieces of tensors.
 PIECES = "step_of_pieces"
+# The same where hyper-gradients are estimated from a sample, for elements outside of it.
+PIECES_OUTSIDE = "step_of_pieces_outside"
 # The operators that C and Python have in common.
 BINARY = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from optdsl.backends.base import EntryPoint, SourceModule
+from optdsl.backends.base import PIECES, PIECES_OUTSIDE, EntryPoint, SourceModule
 from optdsl.backends.branches import ROOT, Region, branches
 from optdsl.backends.emitted import WIDTH, EmittedFunction, wrapped
 from optdsl.backends.lifetimes import Lifetimes
@@ -51,9 +51,10 @@ class EagerBackend:
         """The module of a rule, for every dtype; see `optdsl.backends.base.Backend`."""
         emitted = (Role.INITIALIZE, Role.STEP, Role.STEP_OUTSIDE, Role.EVALUATE)
         functions = [emit_function(kernels[name]) for name in emitted if name in kernels]
-        pieces = emit_pieces(kernels[Role.STEP]) if Role.STEP in kernels else None
+        by_pieces = {Role.STEP: PIECES, Role.STEP_OUTSIDE: PIECES_OUTSIDE}
+        found = [emit_pieces(kernels[r], name) for r, name in by_pieces.items() if r in kernels]
         program = next(iter(kernels.values())).program
-        return module_of(program, functions if pieces is None else [*functions, pieces])
+        return module_of(program, [*functions, *(f for f in found if f is not None)])
 
     @staticmethod
     def plans(program: Program) -> tuple[Kind, ...]:

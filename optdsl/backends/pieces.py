@@ -38,13 +38,14 @@ _KNOWN = _BINARY | _UNARY.keys() | _EXTREMA.keys() | _OTHERS | _CONDITIONS
 _LEAVES = {"parameter", "gradient", "state"}
 
 
-def emit_pieces(kernel: Kernel) -> EmittedFunction | None:
+def emit_pieces(kernel: Kernel, name: str = PIECES) -> EmittedFunction | None:
     """The step of an elementwise rule, as a function of pieces; None of other rules.
 
     Args:
         kernel: the step.
+        name: what the function is called.
     """
-    return _Pieces(kernel).emitted() if _elementwise(kernel) else None
+    return _Pieces(kernel, name).emitted() if _elementwise(kernel) else None
 
 
 def _elementwise(kernel: Kernel) -> bool:
@@ -79,7 +80,7 @@ def _is_square(kernel: Kernel, operation: Operation) -> bool:
 class _Pieces:
     """The text of a step as a function of pieces."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, name: str) -> None:
         self._kernel, self._program = kernel, kernel.program
         names = {*kernel.reads("state"), *(r.name for r in kernel.results)}
         states = tuple(s.name for s in self._program.states if s.name in names)
@@ -92,7 +93,7 @@ class _Pieces:
         variables = {s: self._names.fresh(identifier(s)) for s in states}
         results = tuple(r.name for r in kernel.results)
         takes_step = bool(kernel.reads("step"))
-        self._entry = EntryPoint(PIECES, states, hypers, keywords, takes_step, results)
+        self._entry = EntryPoint(name, states, hypers, keywords, takes_step, results)
         named = dict(zip(hypers, keywords, strict=True))
         self._printer = Printer(self._program, named, variables)
         self._uses = kernel.uses()
@@ -136,7 +137,7 @@ class _Pieces:
         keywords = ["t: float"] if self._entry.takes_step else []
         keywords += [f"{name}: float" for name in self._entry.keywords]
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
-        return wrapped(f"def {PIECES}(", arguments, ") -> None:")
+        return wrapped(f"def {self._entry.name}(", arguments, ") -> None:")
 
     def _of_numbers(self) -> list[str]:
         """The statement that makes tensors of numbers."""

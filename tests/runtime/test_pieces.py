@@ -33,10 +33,9 @@ class Counted:
         self.number = 0
         self._advance = Pieces.advance
 
-    def advance(self, own: Pieces, works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
-        rest = self._advance(own, works)
-        self.number += len(works) - len(rest)
-        return rest
+    def advance(self, own: Pieces, works: Sequence[ParameterTask]) -> None:
+        self._advance(own, works)
+        self.number += len(works)
 
 
 def run(
@@ -84,18 +83,37 @@ def test_the_same_bits(name: str, dtype: torch.dtype, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pieces, "_EACH", 400)
     monkeypatch.setattr(pieces, "_THREADS", 1)
     expression, options = EXPRESSIONS[name]
+    divided = Pieces.divided
     rule = optdsl.load(expression, backend="eager")
     counted = Counted()
     for strange in (False, True):
+        monkeypatch.setattr(Pieces, "divided", divided)
         monkeypatch.setattr(Pieces, "advance", lambda own, works: counted.advance(own, works))
         found, moved = run(rule, options, dtype, strange)
         # Without pieces, tensors are stepped whole, one after the other.
-        monkeypatch.setattr(Pieces, "advance", lambda own, works: works)
+        monkeypatch.setattr(Pieces, "divided", lambda own, works: ([], works))
         expected, wanted = run(rule, options, dtype, strange)
         assert all(same(x, y) for x, y in zip(found, expected, strict=True))
         assert str(moved) == str(wanted)  # NaN is no reason to differ.
     # All but the empty tensor, and those without gradients.
     assert counted.number == 2 * 23
+
+
+def test_the_same_bits_where_a_sample_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = optdsl.Learn("sgd", lr=1e-2, sample=2)
+    learn = {"rho": how, "gamma": how}
+    rule = optdsl.load("mada", learn=learn, backend="eager")
+    monkeypatch.setattr(f"{__name__}.SHAPES", [(3000,), (7,), (50, 90), (2, 2)])
+    counted = Counted()
+    monkeypatch.setattr(Pieces, "advance", lambda own, works: counted.advance(own, works))
+    found, moved = run(rule, INTERIOR, torch.float32, strange=False)
+    # In three of four steps both small tensors; of the large ones copies, and they themselves.
+    assert counted.number == 6 + 2 * 7
+    monkeypatch.setattr(Pieces, "divided", lambda own, works: ([], works))
+    expected, wanted = run(rule, INTERIOR, torch.float32, strange=False)
+    assert len(found) == len(expected)
+    assert all(same(x, y) for x, y in zip(found, expected, strict=True))
+    assert moved == wanted
 
 
 def test_overlapping_and_strided_tensors_are_stepped_as_they_were() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-from optdsl.backends.base import PIECES, EntryPoint, SourceModule
+from optdsl.backends.base import PIECES, PIECES_OUTSIDE, EntryPoint, SourceModule
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Rule:
     outside: Runs | None = None
     pieces: Function | None = None
     """The step of pieces of tensors, where the text has it; called by `optdsl.runtime.engines`."""
+    pieces_outside: Function | None = None
+    """The same for elements outside the sample."""
 
 
 def module(source: SourceModule) -> ModuleType:
@@ -109,8 +111,6 @@ def function(source: SourceModule, name: str) -> Function:
 
 def build(source: SourceModule) -> Rule:
     """The functions of an emitted Python module that is a rule."""
-    names = ("initialize", "step", "step_outside", PIECES)
-    found = [function(source, n) if n in source.entries else None for n in names]
-    initialize, step, outside, pieces = found
-    assert initialize is not None and step is not None
-    return Rule(initialize, step, outside, pieces)
+    others = ("step_outside", PIECES, PIECES_OUTSIDE)
+    found = (function(source, n) if n in source.entries else None for n in others)
+    return Rule(function(source, "initialize"), function(source, "step"), *found)

@@ -52,7 +52,9 @@ class EagerEngine:
         self._shapes = StateShapes(program)
         self.shape = Shape(self.plan)
         self._rule = self._built(artifact)
-        self._pieces = None if self._rule.pieces is None else Pieces(self._rule.pieces, program)
+        by_pieces = self._rule.pieces, self._rule.pieces_outside
+        made = (None if f is None else Pieces(f, program) for f in by_pieces)
+        self._pieces, self._outside = made
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))
@@ -99,7 +101,7 @@ class EagerEngine:
         self._shapes.check(works)
         self.begin(works)
         if separate and self._pieces is not None:
-            works = self._pieces.advance(works)
+            works = self._advance_by_pieces(self._pieces, works)
         stacks, works = divided(works) if self._stacks else ([], works)
         for some in stacks:
             self._advance_together(some)
@@ -108,6 +110,25 @@ class EagerEngine:
             t = number_of(work.state["step"]) + 1
             self._advance(work, t)
             work.state["step"].fill_(t)
+
+    def _advance_by_pieces(
+        self, pieces: Pieces, works: Sequence[ParameterTask]
+    ) -> Sequence[ParameterTask]:
+        """A step of the works that can be stepped by pieces; the others."""
+        sampled, whole = self._samples.divided(works)
+        fitting, others = pieces.divided(whole)
+        pieces.advance(fitting)
+        if not sampled or self._outside is None:
+            return [*others, *sampled]
+        fitting, rest = self._outside.divided(sampled)
+        # The sample first, for the step writes into the states.
+        copies = [self._samples.copied(work, self._outside.states) for work in fitting]
+        pieces.advance(copies)
+        for work, copy in zip(fitting, copies, strict=True):
+            for name in self.plan.kept:
+                keep(work.state, name, self._samples.laid_out(copy.state[name], work))
+        self._outside.advance(fitting)
+        return [*others, *rest]
 
     def begin(self, works: Sequence[ParameterTask]) -> None:
         """Give each parameter that has no state the states before its first step."""

@@ -36,7 +36,11 @@ _Packed = tuple[Sequence[Tensor], list[list[Tensor]]]
 
 
 class Pieces:
-    """Steps of what can be stepped piece by piece."""
+    """Steps of what can be stepped piece by piece.
+
+    Attributes:
+        states: those that a step reads or writes.
+    """
 
     def __init__(self, step: Function, program: Program) -> None:
         """Nothing is stepped yet.
@@ -47,25 +51,33 @@ class Pieces:
         """
         self._step = step
         self._usable = not stored(program)
-        self._states = step.entry.states
+        self.states = step.entry.states
         self._between: dict[tuple[torch.dtype, int, int], Sequence[Tensor]] = {}
         self._copies: Tensor | None = None
         self._packs: dict[Any, _Packed] = {}
 
-    def advance(self, works: Sequence[ParameterTask]) -> Sequence[ParameterTask]:
-        """A step of the works that can be stepped so; the others.
+    def divided(
+        self, works: Sequence[ParameterTask]
+    ) -> tuple[Sequence[ParameterTask], Sequence[ParameterTask]]:
+        """The works that can be stepped so, and the others.
 
         Args:
             works: tasks with states, whose tensors do not overlap.
         """
-        if not self._usable or not _all_plain(works):
-            return works
-        if not self._all_fit(works):
-            fitting = [self._all_fit([work]) for work in works]
-            others = [work for work, fits in zip(works, fitting, strict=True) if not fits]
-            works = [work for work, fits in zip(works, fitting, strict=True) if fits]
-        else:
-            others = []
+        if not works or not self._usable or not _all_plain(works):
+            return [], works
+        if self._all_fit(works):
+            return works, []
+        fitting = [self._all_fit([work]) for work in works]
+        both = list(zip(works, fitting, strict=True))
+        return [work for work, fits in both if fits], [work for work, fits in both if not fits]
+
+    def advance(self, works: Sequence[ParameterTask]) -> None:
+        """A step of each.
+
+        Args:
+            works: those that can be stepped so.
+        """
         classes: dict[Any, list[ParameterTask]] = {}
         for work in works:
             parameter, t = work.parameter, float(work.state["step"])
@@ -73,7 +85,6 @@ class Pieces:
             classes.setdefault(key, []).append(work)
         for key, some in classes.items():
             self._advance(some, key[1] + 1)
-        return others
 
     def _all_fit(self, works: Sequence[ParameterTask]) -> bool:
         """Whether tensors' elements lie one after the other, as all that belongs to them do."""
@@ -83,7 +94,7 @@ class Pieces:
             return False
         if any(map(Tensor.is_neg, gradients)) or any(map(Tensor._is_zerotensor, gradients)):
             return False
-        states = [[w.state[name] for w in works if name in w.state] for name in self._states]
+        states = [[w.state[name] for w in works if name in w.state] for name in self.states]
         dtypes, devices = {p.dtype for p in parameters}, {p.device for p in parameters}
         if len(dtypes) > 1 or len(devices) > 1 or parameters[0].is_meta:
             return len(works) > 1 and all(self._all_fit([work]) for work in works)
@@ -96,7 +107,7 @@ class Pieces:
             # What is kept of some elements only is no memory for a state of all.
             and all(
                 w.state[name].shape == w.parameter.shape
-                for name in self._states
+                for name in self.states
                 for w in works
                 if name in w.state
             )
@@ -104,7 +115,7 @@ class Pieces:
 
     def _advance(self, works: list[ParameterTask], t: float) -> None:
         for work in works:
-            for name in self._states:
+            for name in self.states:
                 # A tangent is not there before the first step, which does not read it.
                 if name not in work.state:
                     like, dtype = work.parameter.detach(), COMPUTE[work.parameter.dtype]
@@ -152,7 +163,7 @@ class Pieces:
         self, work: ParameterTask, dtype: torch.dtype, most: int
     ) -> Iterator[Sequence[Tensor]]:
         """The pieces of one tensor: it itself, part by part."""
-        columns = (work.parameter.detach(), work.gradient, *(work.state[n] for n in self._states))
+        columns = (work.parameter.detach(), work.gradient, *(work.state[n] for n in self.states))
         parts = [x.view(-1).split(most) for x in columns]
         if work.parameter.dtype is dtype and work.gradient.dtype is dtype:
             yield from zip(*parts, strict=True)
@@ -171,7 +182,7 @@ class Pieces:
             return
         parameters = [work.parameter.detach() for work in works]
         columns = [parameters, [work.gradient for work in works]]
-        columns += ([w.state[name] for w in works] for name in self._states)
+        columns += ([w.state[name] for w in works] for name in self.states)
         flat, parts = self._packed(columns, dtype)
         for column, part in zip(columns, parts, strict=True):
             torch._foreach_copy_(part, column)

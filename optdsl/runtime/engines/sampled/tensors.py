@@ -8,7 +8,7 @@ cut the parameter. Of a shard's, only the sampled elements count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -108,6 +108,38 @@ class SampledTensors:
         part = gathered(x, sample)
         return part if work.place is None else scattered(torch.zeros_like(x), part, sample)
 
+    def divided(
+        self, works: Sequence[ParameterTask]
+    ) -> tuple[Sequence[ParameterTask], Sequence[ParameterTask]]:
+        """The tasks of tensors of which a part is sampled, and those of which every element is."""
+        if self.size == 1:
+            return [], works
+        parts = [work for work in works if self.of(work) is not None]
+        return parts, [work for work in works if self.of(work) is None]
+
+    def copied(self, work: ParameterTask, states: Iterable[str]) -> ParameterTask:
+        """A task of a copy of the sampled elements, of a tensor of which a part is sampled.
+
+        Args:
+            work: the task of the tensor.
+            states: the names of the states that are copied.
+        """
+        sample = self.of(work)
+        assert sample is not None
+        state = {name: gathered(work.state[name], sample) for name in states}
+        parameter = gathered(work.parameter.detach(), sample)
+        gradient = gathered(work.gradient, sample)
+        state["step"] = work.state["step"].clone()
+        return work._replace(parameter=parameter, gradient=gradient, state=state)
+
+    def laid_out(self, x: Tensor, work: ParameterTask) -> Tensor:
+        """What is kept of numbers of the sampled elements; for a shard, in the shard's shape."""
+        sample = self.of(work)
+        if sample is None or work.place is None:
+            return x
+        blank = torch.zeros(work.parameter.shape, dtype=x.dtype, device=x.device)
+        return scattered(blank, x, sample)
+
     def step(
         self,
         rule: Rule,
@@ -142,7 +174,4 @@ class SampledTensors:
         sampled = rule.step(*inputs, own, work.hypers, t)
         parts = {name: sampled[name] for name in self._kept}
         results = rule.outside(theta, gradient, held, *rest)
-        if work.place is not None:
-            blank = torch.zeros_like(gradient)
-            parts = {name: scattered(blank, x, sample) for name, x in parts.items()}
-        return results | parts
+        return results | {name: self.laid_out(x, work) for name, x in parts.items()}
