@@ -12,7 +12,7 @@ from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import PARAMETER, compiles, stored
 from optdsl.options import OptionError
 from optdsl.passes.specialize import in_kind
-from optdsl.plan import Kind
+from optdsl.plan import Kind, elementwise
 from optdsl.schedule import Kernel, Role
 
 # How the elements of a parameter may be stored.
@@ -71,6 +71,12 @@ class SourceModule:
 def needed_kernels(kernels: Mapping[str, Kernel], order: str) -> list[Kernel]:
     """The kernels of a rule that steps call when coefficients move in an order."""
     after = (Role.COMPLETE, Role.STEP_COMPLETED) if order == "exact" else (Role.FUSED,)
+    outside = kernels.get(Role.STEP_OUTSIDE)
+    if outside is not None and elementwise(outside.program):
+        after = (*after, Role.STEP_OUTSIDE)
+    elif outside is not None and order == "overlapped":
+        # Sums are over sampled elements, and a step is of whole tensors.
+        after = (Role.COMPLETE,)
     return [kernels[name] for name in (Role.INITIALIZE, Role.STEP, *after) if name in kernels]
 
 
@@ -106,8 +112,7 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
 
     Raises:
         OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
-            the signal "cosine" needs, learn from all elements, and take no largest number of a
-            tensor; and with "triton",
+            the signal "cosine" needs, and take no largest number of a tensor; and with "triton",
             whose kernels draw no random numbers, and read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
@@ -126,11 +131,6 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
         raise OptionError(
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
             f'take backend="auto" or "eager", or the signal "sign"'
-        )
-    if backend in {"c", "triton"} and any(x.sample > 1 for x in learned):
-        raise OptionError(
-            f'{program.name} learns from a sample of the elements, which backend="{backend}" does '
-            f'not do: take backend="auto" or "eager", or the sample 1/1'
         )
 
 

@@ -13,10 +13,10 @@ COMPILED = ("c", "triton")
 def compiled_backends(program: Program) -> tuple[str, ...]:
     """The backends other than the eager one that run a program of one section.
 
-    Compiled kernels have no norms of tangents, and of tensors that are no matrices they learn from
-    all elements, and have no maxima. Those of Triton draw nothing, and read and write states as
-    they are computed, and so do those of C that read tensors as matrices; the latter have all but
-    what torch computes between them (see `optdsl.backends.interleaved`), if that leaves anything.
+    Compiled kernels have no norms of tangents, and of tensors that are no matrices no maxima. Those
+    of Triton draw nothing, and read and write states as they are computed, and so do those of C
+    that read tensors as matrices; the latter have all but what torch computes between them (see
+    `optdsl.backends.interleaved`), if that leaves anything.
     Those of Triton that read tensors as matrices have no products and no factorizations.
     """
     if any(x.signal == "cosine" for x in program.learned):
@@ -29,7 +29,7 @@ def compiled_backends(program: Program) -> tuple[str, ...]:
         if coded:
             return ()
         return COMPILED if runs(program) else ("c",) if interleaves(program) else ()
-    if program.sample > 1 or not compiles(program):
+    if not compiles(program):
         return ()
     return ("c",) if coded else COMPILED
 

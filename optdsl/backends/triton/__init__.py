@@ -47,7 +47,8 @@ class TritonBackend:
         kept, names = Role.COMPLETE in kernels, ["t", *(h.name for h in program.hypers)]
         row = [*names, *map(pending, names)] if kept else names
         emitted = [Functions(kernel, dtype, row) for kernel in needed_kernels(kernels, order)]
-        begun = [f for f in emitted if f.entry.name not in {Role.INITIALIZE, Role.COMPLETE}]
+        others = {Role.INITIALIZE, Role.COMPLETE, Role.STEP_OUTSIDE}
+        begun = [f for f in emitted if f.entry.name not in others]
         # A captured graph goes on with the addresses that it was captured with.
         emitted += [_fixed(f, dtype, row) for f in emitted if f.entry.buffers]
         hypers = len(program.hypers)

@@ -52,7 +52,8 @@ def device_step_of(
     """The object that takes the steps of an optimizer on the device; None if the host has to.
 
     The host takes part if parameters have several devices or dtypes or are not plain tensors, if
-    coefficients are learned for each group or tensor, and if ranks learn together.
+    coefficients are learned for each group or tensor, or from a sample of the elements, and if
+    ranks learn together.
 
     `work` are pairs of parameters and gradients, by group; `known` is the cache from step to step.
 
@@ -61,6 +62,8 @@ def device_step_of(
     """
     compiled = optimizer.compiled
     if compiled.parts.divided or compiled.parts.whole.backend not in {"triton", "auto"}:
+        return None
+    if compiled.program.sample > 1:
         return None
     first = next((p for pairs in work for p, _ in pairs), None)
     if first is None or not runs_on(first.device):

@@ -12,8 +12,9 @@ from optdsl.runtime.build.library_cache import discard, shared_library
 from optdsl.runtime.build.toolchain import BuildError
 from optdsl.runtime.core.tasks import HyperGradients
 from optdsl.runtime.engines.call_arguments import Call, Rows, opened
+from optdsl.runtime.engines.entry_task import Task
 from optdsl.runtime.engines.origins import Origins
-from optdsl.runtime.engines.packed import PackedEngine, Task
+from optdsl.runtime.engines.packed import PackedEngine
 
 
 class CEngine(PackedEngine):
@@ -47,7 +48,7 @@ class CEngine(PackedEngine):
         table = task.columns.table(numbers, task.entry.states, self._slots, task.own, origins)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-        return self._calls[task.entry.name](len(task.works), table, rows, task.finish)
+        return self._calls[task.entry.name](len(task.columns.sizes), table, rows, task.finish)
 
 
 def functions_of(module: SourceModule) -> dict[str, Callable[..., int]]:

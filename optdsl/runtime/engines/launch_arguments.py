@@ -14,6 +14,7 @@ from torch import Tensor
 from optdsl.backends.base import EntryPoint, SourceModule
 from optdsl.runtime.build.python_modules import module as built
 from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.engines.segment_columns import SegmentColumns
 from optdsl.runtime.engines.tensor_table import TensorTable
 
 # In so many steps states are back in the memory where they were.
@@ -80,7 +81,7 @@ class Launch:
 
 def launch(
     entry: EntryPoint,
-    columns: TensorTable,
+    columns: TensorTable | SegmentColumns,
     numbers: Sequence[int],
     rows: Tensor,
     module: Any,
@@ -98,7 +99,7 @@ def launch(
             is sent to the device.
     """
     theta, gradient, *kept = columns.addresses_of(("theta", "g", *entry.states))
-    fixed = [columns.sizes, list(numbers), theta, *kept]
+    fixed = [columns.sizes, list(columns.spread(numbers)), theta, *kept]
     # States that take over each other's memory come back to where they were after some steps.
     before = own.get(_Launches).kept
     found = next((x for x in before if x.fixed == fixed and x.launch.count == len(rows)), None)

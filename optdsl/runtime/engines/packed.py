@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +27,11 @@ from optdsl.runtime.core.tasks import (
     Shape,
     pending_hypers,
 )
+from optdsl.runtime.engines.entry_task import Task
 from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
+from optdsl.runtime.engines.sampled.choice import sample_of
+from optdsl.runtime.engines.sampled_steps import in_parts
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.storage import Storage
 from optdsl.runtime.engines.tensor_table import Layout, TensorTable
@@ -37,29 +40,6 @@ from optdsl.schedule import Role
 
 # The entry points for states with a step pending.
 _COMPLETING = frozenset({Role.COMPLETE, Role.FUSED})
-
-
-class Task(NamedTuple):
-    """A call of an entry point.
-
-    Attributes:
-        entry: the entry point.
-        works: what it is for.
-        columns: the tensors, as the kernels expect them.
-        counts: of the step, by work, from 1.
-        pending: the different rows of `PENDING_HYPERS`, and which each work has; None where the
-            entry point does not ask for them.
-        own: what is kept for the entry point from call to call.
-        finish: notes what was done.
-    """
-
-    entry: EntryPoint
-    works: Sequence[ParameterTask]
-    columns: TensorTable
-    counts: Sequence[float]
-    pending: tuple[list[list[float]], list[int]] | None
-    own: StepCache
-    finish: Callable[[], None]
 
 
 class PackedEngine:
@@ -82,11 +62,15 @@ class PackedEngine:
         self._states = (*(s.name for s in self.plan.states), *added(self._program))
         self.needed = frozenset(self._states) | {"step"}
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
-        # Random numbers are drawn by the index, row after row.
         self._draws = any(entry.draws for entry in self.module.entries.values())
+        # Random numbers are drawn, and elements are sampled, by the index, row after row.
+        self._ordered = self._draws or self.plan.sample > 1
         scalars, coded = frozenset(self._scalars), Storage(self._program).dtypes(dtype)
         self._kept = {name: coded.get(name, COMPUTE[dtype]) for name in self._states}
-        self.layout = Layout(dtype, device, self._states, tuple(self._kept.values()), scalars)
+        kept, sampled = tuple(self._kept.values()), frozenset[str]()
+        if self.plan.sample > 1:
+            sampled = frozenset(self.plan.kept)
+        self.layout = Layout(dtype, device, self._states, kept, scalars, self.plan.sample, sampled)
         self._notes = self.plan.kind in {"live", "replay"}
         self._measures = _only_measures(self._program)
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
@@ -107,7 +91,8 @@ class PackedEngine:
         if idle:
             self.advance([work for work in works if id(work.parameter) in idle], StepCache())
             works = [work for work in works if id(work.parameter) not in idle]
-        self._take(Role.STEP_COMPLETED, works, known)
+        completed = Role.STEP_COMPLETED in self.module.entries
+        self._take(Role.STEP_COMPLETED if completed else Role.STEP, works, known)
 
     def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
         first, again = once(works)
@@ -129,6 +114,10 @@ class PackedEngine:
 
         A parameter that is there twice has one step pending, which is what sums are of.
         """
+        if Role.FUSED not in self.module.entries:
+            sums = self.complete(works, known)
+            self.advance_completed(works, known)
+            return sums
         first, again = once(works)
         sums = self._run(Role.FUSED, first, known)
         for work in again:
@@ -144,7 +133,7 @@ class PackedEngine:
         for work in works:
             for number, name in enumerate(self._states):
                 if name not in work.state:
-                    work.state[name] = self._zeros(work.parameter, name, number)
+                    work.state[name] = self._zeros(work, name, number)
         try:
             self._run(Role.INITIALIZE, new, StepCache())
         except BaseException:
@@ -152,11 +141,15 @@ class PackedEngine:
                 work.state.clear()
             raise
 
-    def _zeros(self, parameter: Tensor, name: str, number: int) -> Tensor:
+    def _zeros(self, work: ParameterTask, name: str, number: int) -> Tensor:
         """Memory for a state, laid out like the parameter, so that one index serves both."""
-        dtype = self._kept[name]
+        parameter, dtype = work.parameter, self._kept[name]
         if name in self._scalars:
             return torch.zeros((), dtype=dtype, device=self._device)
+        if name in self.layout.sampled and work.place is None:
+            sample = sample_of(parameter.shape, self.layout.sample)
+            if not sample.whole:
+                return torch.zeros(sample.count, dtype=dtype, device=self._device)
         layout = torch.preserve_format if self._indexed(parameter) else torch.contiguous_format
         if self._device.type == "cpu":
             return zeros_beside(parameter, number, dtype, layout)
@@ -164,7 +157,7 @@ class PackedEngine:
 
     def _indexed(self, x: Tensor) -> bool:
         """Whether kernels can take the elements of a tensor in the order in which they lie."""
-        return x.is_contiguous() if self._draws else _dense(x)
+        return x.is_contiguous() if self._ordered else _dense(x)
 
     def _run(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """Call an entry point for all of `works`.
@@ -254,7 +247,8 @@ class PackedEngine:
                     self._note(works, taken, held or self._room(given, numbers))
                 self.written(given, back)
 
-        return self._called(Task(entry, works, columns, taken, rows, own, finish))
+        task = Task(entry, works, columns, taken, rows, own, finish)
+        return in_parts(task, self.module.entries, self._called)
 
     def _called(self, task: Task) -> HyperGradients:
         """Run an entry point, and `finish` when it has done its work; the sums by name."""
@@ -345,8 +339,11 @@ class PackedEngine:
         """
         theta, gradient, state = work.parameter, work.gradient, work.state
         tensors = {"gradient": gradient, **{n: state[n] for n in self._states}}
+        given = TensorTable.of([work], self.layout)
         for name, value in tensors.items():
             expected = torch.Size() if name in self._scalars else theta.shape
+            if name in self.layout.sampled and value.shape != expected:
+                expected = torch.Size([given.samples[0].count])
             if value.shape != expected:
                 raise RuntimeError(
                     f"{self._program.name}: {name} has shape {tuple(value.shape)}, and its "
@@ -360,7 +357,11 @@ class PackedEngine:
             back.append((work.parameter, theta))
         for name in self._states:
             value = state[name]
-            like = value if name in self._scalars else theta
+            like = theta
+            if name in self._scalars:
+                like = value
+            elif value.shape != theta.shape:
+                like = value.new_empty(value.shape)  # of sampled elements
             if (
                 value.dtype is not self._kept[name]
                 or value.device != self._device

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import ParameterTask
+from optdsl.runtime.core.tasks import ParameterTask, Place
 from optdsl.runtime.engines import overlaps
+from optdsl.runtime.engines.sampled.choice import Sample, sample_of
+from optdsl.runtime.engines.sampled.shares import Shares
 
 try:
     from torch._C._dynamo import guards
@@ -30,6 +32,7 @@ except ImportError:  # not a public name; without it every call looks at everyth
     guards = None  # type: ignore[assignment]
 
 _DTYPE, _SHAPE, _DEVICE = attrgetter("dtype"), attrgetter("shape"), attrgetter("device")
+_NBYTES = attrgetter("nbytes")
 # No dimension may change. The class crashes the process, and raises nothing, without these two.
 _STATIC = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
 
@@ -43,6 +46,8 @@ class Layout(NamedTuple):
         states: the names of the states.
         kept: the dtype of each.
         scalars: those that have one number per tensor.
+        sample: one in so many elements of large tensors is sampled.
+        sampled: the states that only sampled elements need.
     """
 
     dtype: torch.dtype
@@ -50,6 +55,8 @@ class Layout(NamedTuple):
     states: tuple[str, ...]
     kept: tuple[torch.dtype, ...]
     scalars: frozenset[str]
+    sample: int = 1
+    sampled: frozenset[str] = frozenset()
 
 
 class _Watch(NamedTuple):
@@ -59,11 +66,15 @@ class _Watch(NamedTuple):
         unchanged: says whether tensors have the same classes, dtypes, shapes and so on.
         many: how many tensors there were.
         sizes: the number of elements of each parameter.
+        places: where shards are in their whole tensors.
+        shares: the parts of tensors, where elements are sampled.
     """
 
     unchanged: Callable[..., bool]
     many: int
     sizes: list[int]
+    places: Sequence[Place | None]
+    shares: Shares | None
 
 
 @dataclass
@@ -85,7 +96,7 @@ class TensorTable:
     """The columns of works: parameters, gradients, states.
 
     Attributes:
-        parameters, gradients, states: the fields of the works.
+        parameters, gradients, states, places: the fields of the works.
     """
 
     def __init__(
@@ -94,8 +105,10 @@ class TensorTable:
         gradients: Sequence[Tensor],
         states: Sequence[dict[str, Any]],
         layout: Layout,
+        places: Sequence[Place | None] = (),
     ) -> None:
         self.parameters, self.gradients, self.states = parameters, gradients, states
+        self.places = places
         self._layout = layout
         self._columns: dict[str, Sequence[Tensor]] = {
             "theta": self.parameters,
@@ -109,8 +122,8 @@ class TensorTable:
     @classmethod
     def of(cls, works: Sequence[ParameterTask], layout: Layout) -> TensorTable:
         """Those of works."""
-        parameters, gradients, states, *_ = zip(*works, strict=True)
-        return cls(parameters, gradients, states, layout)
+        parameters, gradients, states, _, _, places = zip(*works, strict=True)
+        return cls(parameters, gradients, states, layout, places)
 
     @property
     def fields(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Any]]]:
@@ -121,6 +134,22 @@ class TensorTable:
     def sizes(self) -> list[int]:
         """The number of elements of each parameter."""
         return list(map(Tensor.numel, self.parameters))
+
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The sampled elements of each parameter."""
+        places = self.places or [None] * len(self.parameters)
+        k = self._layout.sample
+        return [sample_of(p.shape, k, x) for p, x in zip(self.parameters, places, strict=True)]
+
+    @functools.cached_property
+    def shares(self) -> Shares | None:
+        """The parts of the tensors; None where every element has its part in sums."""
+        if self._layout.sample == 1:
+            return None
+        name = next(iter(self._layout.sampled), "theta")
+        kept = map(Tensor.numel, self._columns[name])
+        return Shares(self.samples, list(map(operator.ne, kept, self.sizes)))
 
     def plain(self, known: StepCache) -> bool:
         """Whether one index serves a parameter, its gradient and its states, and all is at hand.
@@ -135,7 +164,7 @@ class TensorTable:
         tensors = self._tensors()
         if not self._is_plain(tensors):
             return False
-        seen.watch = _watch(tensors, self.sizes)
+        seen.watch = _watch(tensors, self)
         return True
 
     def watched(self, known: StepCache) -> bool:
@@ -144,9 +173,10 @@ class TensorTable:
         if watch is None:
             return False
         tensors = self._tensors()
-        if watch.many != len(tensors) or not watch.unchanged(*tensors):
+        same = watch.places == self.places
+        if watch.many != len(tensors) or not same or not watch.unchanged(*tensors):
             return False
-        self.sizes = watch.sizes
+        self.sizes, self.shares = watch.sizes, watch.shares
         return True
 
     def apart(self, known: StepCache) -> bool:
@@ -164,7 +194,9 @@ class TensorTable:
             states = {width: [size * width for size in self.sizes] for width in widths}
             one = {width: [width] * len(gradients) for width in widths}
             lengths = [
-                (one if name in scalars else states)[dtype.itemsize]
+                list(map(_NBYTES, self._columns[name]))
+                if name in self._layout.sampled
+                else (one if name in scalars else states)[dtype.itemsize]
                 for name, dtype in zip(names, kept, strict=True)
             ]
             own = overlaps.written(columns, [gradients, *lengths], gradients)
@@ -179,9 +211,10 @@ class TensorTable:
         return list(chain.from_iterable(self._columns.values()))
 
     def _is_plain(self, tensors: list[Tensor]) -> bool:
-        dtype, device, names, kept, scalars = self._layout
+        dtype, device, names, kept, scalars, sample, sampled = self._layout
         shapes = list(map(_SHAPE, self.parameters))
         numbers = [torch.Size()] * len(shapes)
+        of_sample = self._shapes_of_samples(shapes) if sample > 1 and sampled else shapes
         return (
             set(map(_DEVICE, tensors)) == {device}
             and all(map(Tensor.is_contiguous, tensors))
@@ -194,10 +227,45 @@ class TensorTable:
                 for name, own in zip(names, kept, strict=True)
             )
             and all(
-                list(map(_SHAPE, self._columns[name])) == (numbers if name in scalars else shapes)
+                list(map(_SHAPE, self._columns[name]))
+                == (numbers if name in scalars else of_sample if name in sampled else shapes)
                 for name in names
             )
         )
+
+    def _shapes_of_samples(self, shapes: Sequence[torch.Size]) -> list[torch.Size]:
+        """The shapes of the states that only sampled elements need."""
+        first = self._columns[next(iter(self._layout.sampled))]
+        return [
+            shape if state.shape == shape else torch.Size([sample.count])
+            for state, shape, sample in zip(first, shapes, self.samples, strict=True)
+        ]
+
+    def kept_of(self, number: int) -> list[tuple[str, Tensor]]:
+        """The states of a tensor that only sampled elements need, by name."""
+        return [(name, self._columns[name][number]) for name in sorted(self._layout.sampled)]
+
+    def part(self, numbers: Sequence[int], others: Mapping[str, Tensor]) -> TensorTable:
+        """The columns of some of the tensors.
+
+        Args:
+            numbers: of the tensors.
+            others: states that one tensor has instead of its own.
+        """
+        parameters = [self.parameters[n] for n in numbers]
+        gradients = [self.gradients[n] for n in numbers]
+        states = [{**self.states[n], **others} for n in numbers]
+        places = [self.places[n] for n in numbers] if self.places else ()
+        return TensorTable(parameters, gradients, states, self._layout, places)
+
+    def stride(self, name: str) -> tuple[int, bool]:
+        """How far an element of a column is from the next, in bytes, and whether it is sampled."""
+        if name in {"theta", "g"}:
+            return self._layout.dtype.itemsize, False
+        if name in self._layout.scalars:
+            return 0, False
+        number = self._layout.states.index(name)
+        return self._layout.kept[number].itemsize, name in self._layout.sampled
 
     def column(self, name: str) -> Sequence[Tensor]:
         """The tensors of a state, as they were when this was made."""
@@ -206,6 +274,10 @@ class TensorTable:
     def addresses_of(self, names: Sequence[str]) -> list[list[int]]:
         """The addresses of the parameters ("theta"), the gradients ("g"), or states."""
         return [self._addresses[name] for name in names]
+
+    def spread(self, numbers: Sequence[int]) -> Sequence[int]:
+        """A number for each row of a call, from one for each tensor."""
+        return numbers
 
     def table(
         self,
@@ -256,11 +328,13 @@ def _columns(
     return zip(names, zip(*map(itemgetter(*names), states), strict=True), strict=True)
 
 
-def _watch(tensors: list[Tensor], sizes: list[int]) -> _Watch | None:
+def _watch(tensors: list[Tensor], own: TensorTable) -> _Watch | None:
     """What watches tensors; None where torch does not help."""
     try:
         check: Any = guards.TensorGuards(*tensors, **_STATIC).check
         # One that is there twice is not told from one that has become another.
-        return _Watch(check, len(tensors), sizes) if check(*tensors) else None
+        if not check(*tensors):
+            return None
+        return _Watch(check, len(tensors), own.sizes, own.places, own.shares)
     except Exception:  # whatever a name that is not public may do in another version
         return None

@@ -17,8 +17,9 @@ from optdsl.runtime.build.python_modules import module
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
 from optdsl.runtime.engines.call_arguments import Rows
+from optdsl.runtime.engines.entry_task import Task
 from optdsl.runtime.engines.launch_arguments import Launch, launch, sent
-from optdsl.runtime.engines.packed import PackedEngine, Task
+from optdsl.runtime.engines.packed import PackedEngine
 from optdsl.schedule import Role
 
 

@@ -23,6 +23,7 @@ from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.engines.sharded import shards
 from optdsl.runtime.learning.scopes import Pairs, Part, add
+from optdsl.runtime.torch_api.flattened import place_of
 
 Drawing = Callable[[Tensor], Draws | None]
 
@@ -101,7 +102,8 @@ def _batches(
         kept = states.values()  # without the hashes of tensors, which take long
     hypers = chain.from_iterable(repeat(values, len(pairs)) for pairs, values in work)
     drawn = map(drawing, parameters)
-    fields = zip(parameters, gradients, kept, hypers, drawn, repeat(None), strict=False)
+    places = repeat(None) if engines.program.sample == 1 else map(place_of, parameters)
+    fields = zip(parameters, gradients, kept, hypers, drawn, places, strict=False)
     works = list(map(tuple.__new__, repeat(ParameterTask), fields))
     found: dict[Engine, Batch] = {}
     for some in alike(works):

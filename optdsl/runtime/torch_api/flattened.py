@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optdsl.ir.ops import stages
-from optdsl.runtime.core.tasks import PENDING_HYPERS
+from optdsl.runtime.core.tasks import PENDING_HYPERS, Place
 from optdsl.runtime.distributed.collectives import has_other_ranks
 from optdsl.runtime.engines.compiled import LearningOptimizer
 
@@ -91,6 +91,16 @@ def unpacked(state_dict: dict[str, Any]) -> dict[str, Any]:
             row = torch.tensor(state[PENDING_HYPERS], dtype=torch.float64, device="cpu")
             found[key] = {**state, PENDING_HYPERS: row}
     return {**state_dict, "state": {**states, **found}} if found else state_dict
+
+
+def place_of(parameter: Tensor) -> Place | None:
+    """Where a shard of flattened parameters is, for elements that are sampled; None for others.
+
+    Where it is in the parameters as they were is not known, so that it counts as a whole.
+    """
+    if not _is_flattened(parameter):
+        return None
+    return Place(tuple(parameter.shape), (0,) * parameter.dim())
 
 
 def _is_packed(value: Any) -> bool:

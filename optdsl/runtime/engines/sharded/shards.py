@@ -7,6 +7,7 @@ tensors, the same on every rank.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from optdsl.runtime.core.tasks import (
     Engine,
     HyperGradients,
     ParameterTask,
+    Place,
 )
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
 from optdsl.runtime.engines import completion as migrate
@@ -43,6 +45,7 @@ class ShardEngine:
         """Run `inner` on shards whose sums have this `prefix`."""
         self.plan, self.shape = inner.plan, inner.shape
         self._inner = inner
+        self._places = inner.plan.sample > 1
         self._prefix = prefix
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
@@ -73,7 +76,7 @@ class ShardEngine:
         self, works: Sequence[ParameterTask]
     ) -> AbstractContextManager[list[ParameterTask]]:
         """What the inner engine works on; what happens to it happens to the DTensors."""
-        return _opened(works)
+        return _opened(works, self._places)
 
     def _own(self, known: StepCache) -> StepCache:
         """What the inner engine keeps for shards, apart from what it keeps for plain tensors."""
@@ -128,7 +131,7 @@ def completed(program: Program, work: ParameterTask) -> HyperGradients:
     if not is_dtensor(work.parameter):
         return migrate.completed(program, work)
     check_whole(program, work.parameter)
-    with _opened([work]) as (local,):
+    with _opened([work], program.sample > 1) as (local,):
         return filed(migrate.completed(program, local), prefix(work.parameter))
 
 
@@ -136,7 +139,7 @@ def products(program: Program, work: ParameterTask) -> HyperGradients:
     """As `migrate.products`; of a DTensor, those of the shard that this rank has."""
     if not is_dtensor(work.parameter):
         return migrate.products(program, work)
-    with _opened([work]) as (local,):
+    with _opened([work], program.sample > 1) as (local,):
         return migrate.products(program, local)
 
 
@@ -171,8 +174,13 @@ def filed(sums: HyperGradients, prefix: str | None) -> HyperGradients:
 
 
 @contextmanager
-def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
-    """The shards of works; what happens to their states happens to those of the DTensors."""
+def _opened(works: Sequence[ParameterTask], places: bool = False) -> Iterator[list[ParameterTask]]:
+    """The shards of works; what happens to their states happens to those of the DTensors.
+
+    Args:
+        works: tasks of DTensors.
+        places: whether tasks say where the shards are in the whole tensors.
+    """
     wrapped: dict[int, Any] = {}
     states: dict[int, dict[str, Any]] = {}
     local = []
@@ -181,7 +189,9 @@ def _opened(works: Sequence[ParameterTask]) -> Iterator[list[ParameterTask]]:
             states[id(work.state)] = _state_of_shard(work, wrapped)
         theta, gradient = shard(work.parameter), shard(placed_gradient(work))
         drawn = of_shard(work.draws, work.parameter)
-        local.append(ParameterTask(theta, gradient, states[id(work.state)], work.hypers, drawn))
+        place = place_of(work.parameter, _SAMPLED) if places else None
+        state = states[id(work.state)]
+        local.append(ParameterTask(theta, gradient, state, work.hypers, drawn, place))
     try:
         yield local
     finally:
@@ -250,29 +260,50 @@ def _wrapped(key: str, value: Any, work: ParameterTask, part: ParameterTask) -> 
     )
 
 
+_DRAWN = "random numbers are drawn", "take a rule that draws nothing"
+_SAMPLED = "elements are sampled", "learn without a sample"
+
+
 def of_shard(draws: Draws | None, parameter: Any) -> Draws | None:
     """What draws the random numbers of the shard that this rank has of a DTensor.
 
     Raises:
-        RuntimeError: where it is not known which elements of the whole tensor a shard has.
+        RuntimeError: as `place_of`.
     """
     if draws is None or not is_dtensor(parameter):
         return draws
+    place = place_of(parameter, _DRAWN)
+    return replace(draws, whole=place.whole, offset=place.offset)
+
+
+def place_of(parameter: Any, reason: tuple[str, str]) -> Place:
+    """Where the shard that this rank has of a DTensor is in the whole tensor.
+
+    Args:
+        parameter: the DTensor.
+        reason: for the message, what asks for it, and what to do without.
+
+    Raises:
+        RuntimeError: where it is not known which elements of the whole tensor a shard has.
+    """
     from torch.distributed.tensor import Replicate, Shard
 
     # A shard of a shard by another rule has elements that do not follow one another.
     if any(type(p) not in {Replicate, Shard} for p in parameter.placements):
         listed = ", ".join(map(str, parameter.placements))
         raise RuntimeError(
-            f"random numbers are drawn by the index in the whole tensor, which is not known for "
-            f"shards placed as {listed}; shard dimensions in the order of the mesh, or take a "
-            f"rule that draws nothing"
+            f"{reason[0]} by the index in the whole tensor, which is not known for "
+            f"shards placed as {listed}; shard dimensions in the order of the mesh, or {reason[1]}"
         )
+    return _place(parameter.shape, parameter.device_mesh, parameter.placements)
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(shape: torch.Size, mesh: Any, placements: tuple[Any, ...]) -> Place:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    placed = (parameter.shape, parameter.device_mesh, parameter.placements)
-    _, offset = compute_local_shape_and_global_offset(*placed)
-    return replace(draws, whole=tuple(parameter.shape), offset=tuple(offset))
+    _, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
+    return Place(tuple(shape), tuple(offset))
 
 
 def shard(x: Any) -> Tensor:
