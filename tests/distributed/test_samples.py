@@ -16,7 +16,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import optdsl
 
-from .ranks import ORDERS, on_ranks
+from .ranks import on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,17 @@ v' = 0.99 * v + 0.01 * g^2
 theta' = theta - lr * m' / (sqrt(v') + 1e-6)
 learn lr by SGD(lr = 1e-5)
 learn beta in [0.1, 0.99] by SGD(lr = 1e-3)
+learn after 0
+learn sample 1/4
+"""
+# Its steps look at whole tensors, which ranks gather.
+NORMED = """\
+optimizer Normed
+hyper lr = 0.01 in [0, inf)
+state m = 0
+m' = 0.9 * m + g
+theta' = theta - lr * m' / norm(m')
+learn lr by SGD(lr = 1e-4)
 learn after 0
 learn sample 1/4
 """
@@ -51,14 +62,16 @@ def drawn(seed: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape, _ in SHAPES]
 
 
-def trained(backend: str, order: str, world: int, resumed: bool = False) -> dict[str, Any]:
+def trained(
+    rule: str, backend: str, order: str, world: int, resumed: bool = False
+) -> dict[str, Any]:
     """What was learned after each step, and the parameters in the end."""
     mesh = dist.init_device_mesh("cpu", (world,)) if world else None
 
     def placed(x: Tensor, how: Any) -> Tensor:
         return x if mesh is None else distribute_tensor(x, mesh, [how])
 
-    cls = optdsl.compile(LAGGING, backend=backend, order=order)
+    cls = optdsl.compile(rule, backend=backend, order=order)
     model = nn.Module()
     model.parts = nn.ParameterList(
         nn.Parameter(placed(x, how)) for x, (_, how) in zip(drawn(0), SHAPES, strict=True)
@@ -74,26 +87,26 @@ def trained(backend: str, order: str, world: int, resumed: bool = False) -> dict
             p.grad = placed(g, how)
         optimizer.step()
         group = optimizer.param_groups[0]
-        learned.append((group["lr"], group["beta"]))
+        learned.append((group["lr"], group.get("beta", 0.0)))
     for p in model.parts if mesh is not None else ():
         # As distributed checkpoints cut the parameter, they cut what is kept for a pending step.
         kept = [x for key, x in optimizer.state[p].items() if key not in {"step", "pending/hypers"}]
-        assert len(kept) > 2
+        assert len(kept) > 1
         assert all(x.placements == p.placements and x.shape == p.shape for x in kept)
     whole = [p.full_tensor() if mesh is not None else p.detach() for p in model.parts]
     return {"learned": learned, "theta": [x.detach().clone() for x in whole]}
 
 
-def cut(backend: str, order: str) -> list[dict[str, Any]]:
-    return [trained(backend, order, 2), trained(backend, order, 2, resumed=True)]
+def cut(rule: str, backend: str, order: str) -> list[dict[str, Any]]:
+    return [trained(rule, backend, order, 2, resumed) for resumed in (False, True)]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_shards_learn_what_the_uncut_model_learns(order: str) -> None:
-    expected = trained("c", order, 0)
+@pytest.mark.parametrize(("rule", "order"), [(LAGGING, "overlapped"), (NORMED, "exact")])
+def test_shards_learn_what_the_uncut_model_learns(rule: str, order: str) -> None:
+    expected = trained(rule, "c", order, 0)
     assert expected["learned"][-1][0] != pytest.approx(0.01, rel=1e-3)
     for backend in ("c", "eager"):
-        found, again = zip(*on_ranks(2, cut, backend, order), strict=True)
+        found, again = zip(*on_ranks(2, cut, rule, backend, order), strict=True)
         for one, other in zip(found, again, strict=True):
             for a, b in zip(one["learned"], expected["learned"], strict=True):
                 assert a == pytest.approx(b, rel=1e-6)

@@ -67,6 +67,11 @@ class Place:
     whole: tuple[int, ...]
     offset: tuple[int, ...]
 
+    @classmethod
+    def of_all(cls, x: Tensor) -> Place:
+        """That of a tensor that is all there is, and whose states others cut as they cut it."""
+        return cls(tuple(x.shape), (0,) * x.dim())
+
 
 class ParameterTask(NamedTuple):
     """A parameter that has a gradient.

@@ -98,9 +98,7 @@ def place_of(parameter: Tensor) -> Place | None:
 
     Where it is in the parameters as they were is not known, so that it counts as a whole.
     """
-    if not _is_flattened(parameter):
-        return None
-    return Place(tuple(parameter.shape), (0,) * parameter.dim())
+    return Place.of_all(parameter) if _is_flattened(parameter) else None
 
 
 def _is_packed(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS, ParameterTask, Shape
+from optdsl.runtime.core.tasks import COMPUTE, PENDING_HYPERS, ParameterTask, Place, Shape
 from optdsl.runtime.distributed.boxes import box, coordinates, is_boxed, placed, sends
 from optdsl.runtime.distributed.collectives import group_of, is_dtensor
 from optdsl.runtime.distributed.exchange import exchange
@@ -75,7 +75,8 @@ class Deal:
                         wanted[rank].append(tensors[name][box(part, at)])
             state = {key: tensors.get(f"state {key}", x) for key, x in work.state.items()}
             both = tensors["theta"], tensors["g"]
-            whole.append(ParameterTask(*both, state, work.hypers, work.draws))
+            place = Place.of_all(tensors["theta"])
+            whole.append(ParameterTask(*both, state, work.hypers, work.draws, place))
         exchange(given, wanted, self._group, self._device)
         return whole
 

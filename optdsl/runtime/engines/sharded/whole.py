@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optdsl.ir.program import Program
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import Engine, HyperGradients, ParameterTask, Shape
+from optdsl.runtime.core.tasks import Engine, HyperGradients, ParameterTask, Place, Shape
 from optdsl.runtime.distributed.boxes import is_boxed
 from optdsl.runtime.distributed.collectives import is_dtensor, whole_prefix
 from optdsl.runtime.engines.eager import EagerEngine
@@ -199,7 +199,8 @@ def _whole(works: Sequence[ParameterTask]) -> list[ParameterTask]:
         parameter: Any = work.parameter
         gradient: Any = placed_gradient(work)
         tensors = (parameter.detach().full_tensor(), gradient.full_tensor())
-        whole.append(ParameterTask(*tensors, state, work.hypers, work.draws))
+        place = Place.of_all(parameter)
+        whole.append(ParameterTask(*tensors, state, work.hypers, work.draws, place))
     return whole
 
 
