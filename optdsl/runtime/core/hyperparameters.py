@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optdsl.diagnostics import nearest
-from optdsl.ir.domain import SUM_TOLERANCE, Choice, Domain, Interval, hull, spell
+from optdsl.ir.domain import EVERYTHING, SUM_TOLERANCE, Choice, Domain, Interval, hull, spell
 from optdsl.ir.program import Hyper, Simplex
 from optdsl.options import real
 from optdsl.runtime.core.callers import outside
@@ -164,6 +164,64 @@ def number(
     return found
 
 
+class Checked:
+    """Checks the hyperparameters of a group at every step, at the cost of what has changed.
+
+    A number that was allowed at the step before is allowed at this one, and one strictly inside
+    all bounds is allowed at a glance. All other values go through `number`.
+    """
+
+    def __init__(self, hypers: Sequence[Hyper], learned: Mapping[str, Interval]) -> None:
+        """Begin without a step.
+
+        Args:
+            hypers: the hyperparameters.
+            learned: the bounds of learning by name.
+        """
+        self._learned = learned
+        self._hypers = [(hyper, *_inside(hyper, learned)) for hyper in hypers]
+        # The values at the step before; None for one that is checked again in any case.
+        self._given: list[Any] = [None] * len(hypers)
+        self._found: list[float] = [0.0] * len(hypers)
+
+    def numbers(
+        self, optimizer: str, group: Mapping[str, Any], others: Iterable[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """The numbers that a step uses for a group, by name.
+
+        Args:
+            optimizer: what errors call the optimizer.
+            group: the group.
+            others: as of `number`.
+
+        Raises:
+            TypeError, ValueError: as `number`.
+        """
+        given, found = self._given, self._found
+        for place, (hyper, lower, upper) in enumerate(self._hypers):
+            value = group[hyper.name]
+            if value is given[place] and value is not None:
+                continue
+            if type(value) is float and lower < value < upper:
+                given[place] = found[place] = value
+                continue
+            given[place] = None
+            found[place] = number(optimizer, hyper, value, self._learned, others)
+            if type(value) is float and value == found[place]:
+                # Tensors may be written to, and rounding depends on what others have.
+                given[place] = value
+        return {hyper.name: x for (hyper, _, _), x in zip(self._hypers, found, strict=True)}
+
+
+def _inside(hyper: Hyper, learned: Mapping[str, Interval]) -> tuple[float, float]:
+    """Two numbers: every float strictly between them is allowed; equal ones where none is said."""
+    bounds = (hyper.domain, learned.get(hyper.name, EVERYTHING))
+    intervals = [b for b in bounds if isinstance(b, Interval) and not b.whole]
+    if len(intervals) < len(bounds):
+        return 0.0, 0.0
+    return max(b.lower for b in intervals), min(b.upper for b in intervals)
+
+
 def _unrounded(
     found: float, value: Any, hyper: Hyper, domain: Domain, others: Iterable[Mapping[str, Any]]
 ) -> float:
@@ -211,7 +269,7 @@ def check_shared(
     Raises:
         ValueError: with the values.
     """
-    for name in learned:
+    for name in learned if len(groups) > 1 else ():
         values = {float(group[name]) for group in groups}
         if len(values) > 1:
             raise ValueError(

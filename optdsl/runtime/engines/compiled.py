@@ -19,7 +19,7 @@ from optdsl.learning import Block, Coefficient, blocks, square_keys
 from optdsl.passes.totals import SHARED
 from optdsl.runtime.build.python_modules import Function, function
 from optdsl.runtime.core.fingerprint import Meaning, meaning
-from optdsl.runtime.core.hyperparameters import beta_names, number
+from optdsl.runtime.core.hyperparameters import Checked, beta_names
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import HyperGradients, cosines
 from optdsl.runtime.engines.parts import Parts
@@ -166,14 +166,13 @@ class LearningOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError: as `number`.
         """
-        name, bounds = type(self).__name__, self.compiled.bounds
-        others = (self.defaults, group)
-        hypers = self.compiled.program.hypers
-        shared = {}
-        if self.compiled.parts.stages is not None:
-            shared = {k: float(x) for k, x in group.items() if str(k).startswith(SHARED)}
-        return (
-            shared
-            | dict(self._given)
-            | {h.name: number(name, h, group[h.name], bounds, others) for h in hypers}
-        )
+        checked = self._known.find(Checked, id(group))
+        if checked is None:
+            # What it knows is true of any group, so that one with the same identity does no harm.
+            checked = Checked(self.compiled.program.hypers, self.compiled.bounds)
+            self._known.put(checked, id(group))
+        found = checked.numbers(type(self).__name__, group, (self.defaults, group))
+        if self.compiled.parts.stages is None:
+            return {**self._given, **found} if self._given else found
+        shared = {k: float(x) for k, x in group.items() if str(k).startswith(SHARED)}
+        return shared | dict(self._given) | found

@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from optdsl.backends.base import SourceModule
-from optdsl.learning import TAKEN, Block, measured_key, square_keys
+from optdsl.learning import TAKEN, Block, measured_key
 from optdsl.runtime.build.python_modules import build
 
 Group = MutableMapping[str, Any]
@@ -26,7 +26,24 @@ class CoefficientUpdate:
     def __init__(self, block: Block, source: SourceModule) -> None:
         """Build the program that was emitted for a block of coefficients."""
         self.block = block
-        self._rule = build(source)
+        step = build(source).step
+        self._call, self._states = step.call, step.entry.states
+        names = [c.name for c in block.coefficients]
+        # Under which keywords it takes what; squared norms have the same names in sums.
+        measured = {measured_key(name): name for name in names}
+        keywords = dict(zip(step.entry.keywords, step.entry.hypers, strict=True))
+        self._taken = [keyword for keyword, name in keywords.items() if name == TAKEN]
+        self._inputs = [
+            (keyword, measured.get(name, name))
+            for keyword, name in keywords.items()
+            if name != TAKEN
+        ]
+        # Emitted literals may be Python integers, and counts are integers.
+        counts = {c.step_key for c in block.coefficients}
+        self._results = [(key, int if key in counts else float) for key in step.entry.results[1:]]
+        self._recorded = {
+            name: c.hypergradient_key for name, c in zip(names, block.coefficients, strict=True)
+        }
 
     def update(self, groups: Sequence[Group], sums: Mapping[str, float], steps: int) -> None:
         """Move the coefficients in every group.
@@ -39,19 +56,16 @@ class CoefficientUpdate:
         If a hyper-gradient is missing, the others are recorded and nothing moves; see
         `optdsl.learning.Block.program` for those that are not finite.
         """
-        coefficients = self.block.coefficients
         entries: dict[str, float]
-        if all(c.name in sums for c in coefficients):
-            inputs = {measured_key(c.name): sums[c.name] for c in coefficients}
-            inputs |= {key: sums[key] for c in coefficients for key in square_keys(c.name)
-                       if c.learned.signal == "cosine"}  # fmt: skip
-            state = {key: float(groups[0][key]) for key in self._rule.step.entry.states}
-            found = self._rule.step(0.0, 0.0, state, inputs | {TAKEN: float(steps)}, 1.0)
-            # Emitted literals may be Python integers, and counts are integers.
-            counts = {c.step_key for c in coefficients}
-            entries = {key: int(new) if key in counts else float(new)
-                       for key, new in found.items() if key != "theta"}  # fmt: skip
+        if all(name in sums for name in self._recorded):
+            keywords = {keyword: sums[name] for keyword, name in self._inputs}
+            keywords.update((keyword, float(steps)) for keyword in self._taken)
+            first = groups[0]
+            before = [float(first[key]) for key in self._states]
+            _, *after = self._call(0.0, 0.0, *before, **keywords)
+            results = zip(self._results, after, strict=True)
+            entries = {key: kind(x) for (key, kind), x in results}
         else:
-            entries = {c.hypergradient_key: sums[c.name] for c in coefficients if c.name in sums}
+            entries = {key: sums[name] for name, key in self._recorded.items() if name in sums}
         for group in groups:
             group.update(entries)

@@ -192,10 +192,11 @@ class Scopes:
             groups: the groups.
             taken: the result of `taken` before this step.
         """
+        whole = total(p.sums for p in parts) if self.shared else {}
         for update in updates:
             block = update.block
             if block.scope == "optimizer":
-                update.update(groups, total(p.sums for p in parts), max(taken))
+                update.update(groups, whole, max(taken))
             elif block.scope == "group":
                 for number, (group, steps) in enumerate(zip(groups, taken, strict=True)):
                     sums = total(p.sums for p in parts if p.group == number)

@@ -27,19 +27,19 @@ class Overwritten:
         """
         self._optimizer = optimizer
         self._times = dict.fromkeys(learned, 0)
-        self._left: list[dict[str, _Left]] = []
+        self._left: list[dict[str, Any]] = []
 
     def before_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Compare the groups with the values after the step before."""
         for name in list(self._times) if self._left else ():
             pairs = zip(groups, self._left, strict=False)
             values = [(group[name], left[name]) for group, left in pairs]
-            changed = any(left.is_changed(value) for value, left in values)
+            changed = any(_is_changed(value, left) for value, left in values)
             self._times[name] = self._times[name] + 1 if changed else 0
             held = (value.device for value, _ in values if isinstance(value, Tensor))
             if self._times[name] < _IN_A_ROW or any(map(captured, held)):
                 continue
-            if any(left.is_other(value) for value, left in values):
+            if any(_is_other(value, left) for value, left in values):
                 self._warn(name)
                 self._times.clear()
                 return
@@ -49,7 +49,11 @@ class Overwritten:
         """Store the values of the groups after a step."""
         if self._times:
             self._left = [
-                {name: _Left(group[name], times > 0) for name, times in self._times.items()}
+                {
+                    name: _Left(value, times > 0) if isinstance(value, Tensor) else value
+                    for name, times in self._times.items()
+                    for value in (group[name],)
+                }
                 for group in groups
             ]
 
@@ -65,21 +69,30 @@ class Overwritten:
 
 
 class _Left:
-    """A value of a group after a step: a number, or a tensor on the device."""
+    """A tensor in a group after a step: a number on the device."""
 
-    def __init__(self, value: Any, closely: bool) -> None:
-        """Store it; with `closely`, a tensor is copied, which takes a launch."""
-        self._value = value
+    def __init__(self, value: Tensor, closely: bool) -> None:
+        """Store it; with `closely`, it is copied, which takes a launch."""
+        self.value = value
         # Kernels that learn do not change the version of a tensor; schedulers do.
-        self._version = value._version if isinstance(value, Tensor) else 0
-        self._copy = value.detach().clone() if isinstance(value, Tensor) and closely else value
+        self.version = value._version
+        self.copy = value.detach().clone() if closely else value
 
-    def is_changed(self, value: Any) -> bool:
-        """Whether it was written to or replaced."""
-        if isinstance(value, Tensor):
-            return value is not self._value or value._version != self._version
-        return bool(value is not self._value and value != self._value)
 
-    def is_other(self, value: Any) -> bool:
-        """Whether it is another number now; for a tensor, the host waits for the device."""
-        return bool(self.is_changed(value) and value != self._copy)
+def _is_changed(value: Any, left: Any) -> bool:
+    """Whether a value of a group was written to or replaced.
+
+    Args:
+        value: what the group has now.
+        left: what it had after the step before, a number or a `_Left`.
+    """
+    if isinstance(left, _Left):
+        same = value is left.value
+        return not same or value._version != left.version
+    return value is not left and (isinstance(value, Tensor) or bool(value != left))
+
+
+def _is_other(value: Any, left: Any) -> bool:
+    """Whether it is another number now; for a tensor, the host waits for the device."""
+    number = left.copy if isinstance(left, _Left) else left
+    return bool(_is_changed(value, left) and value != number)
