@@ -2,16 +2,20 @@
 
 Every parameter has a tensor of its own, which is updated in place, as with torch. So that a step
 does not handle them one by one, those that are made together lie side by side in one memory, and
-are read and written there as a matrix. Tensors that lie elsewhere are handled as they are.
+are read and written there as a matrix; on the host, as bytes, which are interpreted only where
+somebody else has changed them. Tensors that lie elsewhere are handled as they are.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import operator
 import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -104,6 +108,11 @@ class Owned:
         self.tensors = list(tensors)
         self._addresses = list(map(Tensor.data_ptr, tensors))
         self._memories = _memories(self.tensors)
+        self._length = _length(self._memories)
+        # The bytes that were last read or written, and what they were found to be.
+        self._bytes = b""
+        self._rows: tuple[list[list[float]], list[int]] | None = None
+        self._numbers: list[float] | None = None
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], before: Owned | None) -> Owned:
@@ -120,6 +129,12 @@ class Owned:
 
     def rows(self) -> tuple[list[list[float]], list[int]]:
         """The different rows of numbers, and which of them each tensor has."""
+        if self._length and self._look() and self._rows is not None:
+            return self._rows
+        self._rows = self._found_rows()
+        return self._rows
+
+    def _found_rows(self) -> tuple[list[list[float]], list[int]]:
         if self._memories is None:
             found = [x.reshape(-1).tolist() for x in self.tensors]
         else:
@@ -133,10 +148,25 @@ class Owned:
 
     def numbers(self) -> list[float]:
         """The number of each tensor of shape (), or the first one of shape (width,)."""
+        if self._length and self._look() and self._numbers is not None:
+            return self._numbers
         if self._memories is None:
             return [float(x[0] if x.ndim else x) for x in self.tensors]
-        found: list[float] = self._matrix(self._memories)[:, 0].tolist()
-        return found
+        self._numbers = self._matrix(self._memories)[:, 0].tolist()
+        return self._numbers
+
+    def _look(self) -> bool:
+        """Whether memory holds the bytes that are known; if not, nothing is known of them."""
+        now = ctypes.string_at(self._addresses[0], self._length)
+        if now == self._bytes:
+            return True
+        self._bytes, self._rows, self._numbers = now, None, None
+        return False
+
+    def _put(self, values: array[float]) -> None:
+        """Write the numbers of all tensors, which lie one after the other."""
+        ctypes.memmove(self._addresses[0], values.buffer_info()[0], self._length)
+        self._bytes, self._rows, self._numbers = values.tobytes(), None, None
 
     def write(self, rows: Sequence[Sequence[float]], places: Sequence[int]) -> None:
         """Write rows of numbers into the tensors.
@@ -145,6 +175,14 @@ class Owned:
             rows: the different ones.
             places: which of them each tensor gets.
         """
+        if self._length:
+            if len(rows) == 1:
+                row = list(map(float, rows[0]))
+                self._put(array("d", row) * len(places))
+                self._rows = [row], [0] * len(places)
+            else:
+                self._put(array("d", chain.from_iterable(map(rows.__getitem__, places))))
+            return
         values = torch.tensor(rows, dtype=torch.float64, device="cpu")
         if len(values) > 1:
             values = values[torch.tensor(places, device="cpu")]
@@ -158,11 +196,10 @@ class Owned:
 
     def write_numbers(self, numbers: Sequence[float]) -> None:
         """Write numbers into tensors of shape ()."""
-        if numbers.count(numbers[0]) == len(numbers):
-            memories = self._memories
-            if memories is not None and len(memories) == 1 and memories[0].matrix is not None:
-                memories[0].matrix.fill_(numbers[0])
-                return
+        if self._length:
+            self._put(array("d", numbers))
+            self._numbers = list(map(float, numbers))
+        elif numbers.count(numbers[0]) == len(numbers):
             self.write([[numbers[0]]], [0] * len(numbers))
         else:
             self.write([[x] for x in numbers], range(len(numbers)))
@@ -189,6 +226,17 @@ def _memories(tensors: Sequence[Tensor]) -> list[_Memory] | None:
         if len(places) > _MEMORIES:
             return None
     return [_memory([tensors[n] for n in numbers], numbers) for numbers in places.values()]
+
+
+def _length(memories: Sequence[_Memory] | None) -> int:
+    """The number of bytes of tensors that lie one after the other in the host's memory.
+
+    0 where they do not, and are read and written by torch.
+    """
+    matrix = memories[0].matrix if memories is not None and len(memories) == 1 else None
+    if matrix is None or matrix.device.type != "cpu" or not matrix.is_contiguous():
+        return 0
+    return matrix.nbytes
 
 
 def _memory(tensors: Sequence[Tensor], places: Sequence[int]) -> _Memory:

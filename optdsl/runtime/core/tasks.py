@@ -96,6 +96,8 @@ class ParameterTask(NamedTuple):
 
 # The state of a task.
 STATE = itemgetter(ParameterTask._fields.index("state"))
+# Its hyperparameters.
+HYPERS = itemgetter(ParameterTask._fields.index("hypers"))
 
 # Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
 # gradient and tangent, over the tensors that have both (see `square_keys`).

@@ -16,6 +16,10 @@ from optdsl.runtime.engines.entry_task import Task
 from optdsl.runtime.engines.origins import Origins
 from optdsl.runtime.engines.packed import PackedEngine
 
+# From how many operations on elements on a call is divided among threads. Waking them takes as long
+# as some hundred thousand operations.
+_WORTH_THREADS = 2**20
+
 
 class CEngine(PackedEngine):
     """Runs the C backend's kernels on the CPU; see `optdsl.runtime.core.tasks.Engine`."""
@@ -29,7 +33,7 @@ class CEngine(PackedEngine):
         super().__init__(artifact, torch.device("cpu"))
         functions = functions_of(self.module)
         self._calls = {
-            name: Call(entry, functions[name]) for name, entry in self.module.entries.items()
+            name: Call.typed(entry, functions[name]) for name, entry in self.module.entries.items()
         }
 
     def _called(self, task: Task) -> HyperGradients:
@@ -48,7 +52,10 @@ class CEngine(PackedEngine):
         table = task.columns.table(numbers, task.entry.states, self._slots, task.own, origins)
         if table is None:
             raise RuntimeError(f"{self._program.name}: a tensor has no memory of its own")
-        return self._calls[task.entry.name](len(task.columns.sizes), table, rows, task.finish)
+        sizes = task.columns.sizes
+        work = sum(sizes) * len(self._program.operations)
+        call = self._calls[task.entry.name]
+        return call(len(sizes), table, rows, task.finish, alone=work < _WORTH_THREADS)
 
 
 def functions_of(module: SourceModule) -> dict[str, Callable[..., int]]:

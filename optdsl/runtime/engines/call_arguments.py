@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from optdsl.backends.base import EntryPoint
 from optdsl.ir.program import Program
 from optdsl.plan.keys import pending
 from optdsl.runtime.build.toolchain import BuildError
-from optdsl.runtime.core.tasks import HyperGradients, ParameterTask
+from optdsl.runtime.core.tasks import HYPERS, HyperGradients, ParameterTask
 
 
 def opened(path: Path, names: Iterable[str]) -> dict[str, Callable[..., int]]:
@@ -37,6 +38,16 @@ def opened(path: Path, names: Iterable[str]) -> dict[str, Callable[..., int]]:
         ) from trouble
 
 
+# Of an entry point: the number of tensors, their table, the number of rows, the rows, the sums, and
+# the number of threads.
+_ARGUMENTS = (
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int,
+)
 # What an entry point returns where a counter of random numbers is no finite number.
 _NO_NUMBER = 2
 
@@ -72,7 +83,7 @@ class Rows:
         self.count = 0
         self._hypers = hypers
         self._filling = [0.0] * (width - 1 - len(hypers))
-        self._names = [h.name for h in program.hypers]
+        self._program = program
 
     def of(
         self,
@@ -89,15 +100,14 @@ class Rows:
             counts: of the step, by work.
             held: the different rows of what is pending, and which each work has.
         """
-        _, _, _, hypers, *_ = zip(*works, strict=True)
         # All of them live meanwhile, and so do the identities.
-        parts: list[list[float]] = [list(map(id, hypers)), list(counts)]
-        if held is not None:
-            parts.append(list(map(float, held[1])))
-        if all(part.count(part[0]) == len(part) for part in parts):
+        hypers = list(map(id, map(HYPERS, works)))
+        one = hypers.count(hypers[0]) == len(works) and counts.count(counts[0]) == len(works)
+        if one and (held is None or len(held[0]) == 1):
             self._add(works[0], counts[0], held, 0)
             self.count = 1
             return [0] * len(works)
+        parts: list[Sequence[float]] = [hypers, counts, *([] if held is None else [held[1]])]
         keys = list(zip(*parts, strict=True))
         # Of equal ones any will do.
         some = {key: number for number, key in enumerate(keys)}
@@ -116,10 +126,10 @@ class Rows:
     ) -> None:
         values = work.hypers
         if held is not None:
-            names = map(pending, ("t", *self._names))
+            names = map(pending, ("t", *(h.name for h in self._program.hypers)))
             values = values | dict(zip(names, held[0][held[1][number]], strict=True))
         self.values.append(t)
-        self.values.extend(values[h] for h in self._hypers)
+        self.values.extend([values[h] for h in self._hypers])
         self.values.extend(self._filling)
 
 
@@ -130,23 +140,40 @@ class Call:
     entry: EntryPoint
     function: Callable[..., int]
 
+    @classmethod
+    def typed(cls, entry: EntryPoint, function: Any) -> Call:
+        """One that ctypes has found, and to which it passes numbers without being told their types.
+
+        Args:
+            entry: the entry point.
+            function: what it is in the library.
+        """
+        function.argtypes = _ARGUMENTS
+        return cls(entry, function)
+
     def __call__(
-        self, count: int, table: array[int], rows: Rows, finish: Callable[[], None]
+        self,
+        count: int,
+        table: array[int],
+        rows: Rows,
+        finish: Callable[[], None],
+        alone: bool = False,
     ) -> HyperGradients:
         """Call it, and `finish` when it has done its work; the sums by name.
+
+        Args:
+            count: the number of tensors.
+            table: their table.
+            rows: the rows of hyperparameters.
+            finish: notes what was done.
+            alone: whether this thread does all of it.
 
         Raises:
             MemoryError, ValueError: and then nothing has changed.
         """
-        sums = array("d", [0.0] * len(self.entry.dots))
-        arguments = (
-            ctypes.c_int64(count),
-            ctypes.c_void_p(table.buffer_info()[0]),
-            ctypes.c_int64(rows.count),
-            ctypes.c_void_p(rows.values.buffer_info()[0]),
-            ctypes.c_void_p(sums.buffer_info()[0]),
-            ctypes.c_int(threads()),
-        )
+        sums = array("d", bytes(8 * len(self.entry.dots)))
+        addresses = [numbers.buffer_info()[0] for numbers in (table, rows.values, sums)]
+        arguments = count, addresses[0], rows.count, *addresses[1:], 1 if alone else threads()
         failed = 0
         try:
             failed = self.function(*arguments)

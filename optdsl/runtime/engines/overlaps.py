@@ -25,7 +25,7 @@ Extent = tuple[int, int]
 # What several parameters may share: it is replaced, and not written to.
 _SHARED = frozenset({"step", PENDING_HYPERS})
 # In so many steps states are back in the memory where they were.
-_STEPS = 4
+STEPS = 4
 
 
 class Written(NamedTuple):
@@ -85,7 +85,7 @@ class Seen(list[Written]):
 def remember(known: StepCache, own: Written) -> None:
     """Keep what was found for the calls to come."""
     before = known.get(Seen)
-    before[:] = [own, *before[: _STEPS - 1]]
+    before[:] = [own, *before[: STEPS - 1]]
 
 
 def apart(works: Sequence[ParameterTask], known: StepCache) -> Sequence[ParameterTask]:

@@ -20,6 +20,7 @@ from optdsl.runtime.core.owned_numbers import Owned, counts, made
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
+    HYPERS,
     PENDING_HYPERS,
     STATE,
     HyperGradients,
@@ -290,7 +291,7 @@ class PackedEngine:
 
     def _note(self, works: Sequence[ParameterTask], counts: Sequence[float], held: Owned) -> None:
         """Note with which hyperparameters a step was taken."""
-        apart = [id(work[3]) for work in works]
+        apart = list(map(id, map(HYPERS, works)))
         if apart.count(apart[0]) == len(apart) and counts.count(counts[0]) == len(counts):
             row = pending_hypers(self._program, counts[0], works[0].hypers)
             held.write([row], [0] * len(apart))
@@ -312,10 +313,9 @@ class PackedEngine:
             entry: the entry point.
             given: the tensors with which it was called.
         """
-        if entry.buffers:
-            homes = zip(*map(given.column, entry.buffers.values()), strict=True)
-            for state, tensors in zip(given.states, homes, strict=True):
-                state.update(zip(entry.buffers, tensors, strict=True))
+        for name, home in entry.buffers.items():
+            for state, tensor in zip(given.states, given.column(home), strict=True):
+                state[name] = tensor
 
     def written(self, given: TensorTable, back: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Let the parameters, and autograd, know of what was written."""

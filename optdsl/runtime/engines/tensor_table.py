@@ -77,19 +77,30 @@ class _Watch(NamedTuple):
     shares: Shares | None
 
 
+class _Table(NamedTuple):
+    """A table of a call before.
+
+    Attributes:
+        fixed: the columns that do not change when gradients move.
+        table: the table.
+    """
+
+    fixed: list[Sequence[int]]
+    table: array[int]
+
+
 @dataclass
 class _Seen:
     """What is kept of the tensors of an entry point.
 
     Attributes:
         watch: of the last call, if its tensors were plain.
-        fixed: the columns of the last table that do not change when gradients move.
-        table: the last table.
+        tables: of the last calls, the last one first; states that exchange their memory are soon
+            back where they were.
     """
 
     watch: _Watch | None = None
-    fixed: list[Sequence[int]] = field(default_factory=list)
-    table: array[int] = field(default_factory=lambda: array("q"))
+    tables: list[_Table] = field(default_factory=list)
 
 
 class TensorTable:
@@ -293,17 +304,18 @@ class TensorTable:
             rows: the row of hyperparameters of each tensor.
             states: the states that the kernel takes, in order.
             slots: the number of addresses that it has room for.
-            known: has the table of the call before, and gets this one.
+            known: has the tables of the calls before, and gets this one.
             origins: the addresses of the origins of random numbers, if the kernels draw some.
         """
         width = 2 + slots + (origins is not None)
         theta, gradient, *kept = self.addresses_of(("theta", "g", *states))
         fixed = [self.sizes, rows, theta, *kept, *([] if origins is None else [origins])]
         seen = known.get(_Seen)
-        if seen.fixed == fixed and all(gradient):
+        before = next((table for table in seen.tables if table.fixed == fixed), None)
+        if before is not None and all(gradient):
             # Only gradients have moved.
-            seen.table[3::width] = array("q", gradient)
-            return seen.table
+            before.table[3::width] = array("q", gradient)
+            return before.table
         columns = [theta, gradient, *kept]
         if not all(map(all, columns)) and any(
             size and not all(addresses)
@@ -315,7 +327,7 @@ class TensorTable:
             table[number::width] = array("q", column)
         if origins is not None:
             table[width - 1 :: width] = array("q", origins)
-        seen.fixed, seen.table = fixed, table
+        seen.tables = [_Table(fixed, table), *seen.tables[: overlaps.STEPS - 1]]
         return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from optdsl.backends.base import SourceModule
 from optdsl.learning import TAKEN, Block, measured_key
-from optdsl.runtime.build.python_modules import build
+from optdsl.runtime.build.python_modules import function
 
 Group = MutableMapping[str, Any]
 
@@ -26,7 +26,7 @@ class CoefficientUpdate:
     def __init__(self, block: Block, source: SourceModule) -> None:
         """Build the program that was emitted for a block of coefficients."""
         self.block = block
-        step = build(source).step
+        step = function(source, "step")
         self._call, self._states = step.call, step.entry.states
         names = [c.name for c in block.coefficients]
         # Under which keywords it takes what; squared norms have the same names in sums.
@@ -57,7 +57,7 @@ class CoefficientUpdate:
         `optdsl.learning.Block.program` for those that are not finite.
         """
         entries: dict[str, float]
-        if all(name in sums for name in self._recorded):
+        if self._recorded.keys() <= sums.keys():
             keywords = {keyword: sums[name] for keyword, name in self._inputs}
             keywords.update((keyword, float(steps)) for keyword in self._taken)
             first = groups[0]

@@ -18,7 +18,7 @@ from optdsl.ir.lengths import own_lengths
 from optdsl.ir.program import Program
 from optdsl.ir.sections import state_shapes
 from optdsl.runtime.core.draws import Draws
-from optdsl.runtime.core.tasks import PLAIN, Engine, ParameterTask, Shape
+from optdsl.runtime.core.tasks import PLAIN, STATE, Engine, ParameterTask, Shape
 from optdsl.runtime.engines.compiled import Compiled
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.engines.sharded import shards
@@ -131,14 +131,16 @@ def _sort(
 ) -> None:
     if program.axes:
         _check_lengths(program, works)
-    keys = [work[2].keys() for work in works]
-    if shape.pending is not None and all(map(operator.eq, keys, repeat(shape.pending))):
+    # In most models all states have the same keys in the same order, or a few orders.
+    keys = set(map(frozenset, set(map(tuple, map(STATE, works)))))
+    if keys == {shape.pending}:
         batch.pending.extend(works)
         return
-    if all(map(operator.eq, keys, repeat(shape.complete))):
+    if keys == {shape.complete}:
         batch.fresh.extend(works)
         return
-    for work, present in zip(works, keys, strict=True):
+    for work in works:
+        present = work.state.keys()
         if shape.pending is not None and present == shape.pending:
             batch.pending.append(work)
             continue

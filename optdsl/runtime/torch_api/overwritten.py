@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -28,9 +29,15 @@ class Overwritten:
         self._optimizer = optimizer
         self._times = dict.fromkeys(learned, 0)
         self._left: list[dict[str, Any]] = []
+        # The same as lists, where all of them are floats.
+        self._floats: list[list[Any]] = []
 
     def before_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Compare the groups with the values after the step before."""
+        if self._floats and self._values(groups) == self._floats:
+            if any(self._times.values()):
+                self._times = dict.fromkeys(self._times, 0)
+            return
         for name in list(self._times) if self._left else ():
             pairs = zip(groups, self._left, strict=False)
             values = [(group[name], left[name]) for group, left in pairs]
@@ -47,15 +54,22 @@ class Overwritten:
 
     def after_step(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Store the values of the groups after a step."""
-        if self._times:
-            self._left = [
-                {
-                    name: _Left(value, times > 0) if isinstance(value, Tensor) else value
-                    for name, times in self._times.items()
-                    for value in (group[name],)
-                }
-                for group in groups
-            ]
+        self._floats = []
+        if not self._times:
+            return
+        values = self._values(groups)
+        if set(map(type, chain.from_iterable(values))) == {float}:
+            self._floats = values
+        self._left = [
+            {
+                name: _Left(value, times > 0) if isinstance(value, Tensor) else value
+                for (name, times), value in zip(self._times.items(), its, strict=True)
+            }
+            for its in values
+        ]
+
+    def _values(self, groups: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        return [[group[name] for name in self._times] for group in groups]
 
     def _warn(self, name: str) -> None:
         warnings.warn(
