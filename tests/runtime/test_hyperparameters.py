@@ -219,3 +219,27 @@ def test_learned_betas_may_start_anywhere_on_the_papers_grid(
         beta1,
         beta2,
     )
+
+
+def test_a_value_that_is_allowed_at_one_step_is_no_excuse_for_the_next() -> None:
+    """What was found to be allowed is not looked at again, and everything else is."""
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    optimizer = optdsl.load("adam")([parameter], lr=0.1)
+    group = optimizer.param_groups[0]
+    optimizer.step()
+    group["lr"] = torch.tensor(0.1)
+    optimizer.step()
+    before = parameter.clone()
+    group["lr"].fill_(-1.0)
+    with pytest.raises(ValueError, match="out of bounds"):
+        optimizer.step()
+    for value in (-1.0, math.nan):
+        group["lr"] = value
+        for _ in range(2):
+            with pytest.raises(ValueError, match="out of bounds"):
+                optimizer.step()
+    assert torch.equal(parameter, before)
+    group["lr"] = 0.1
+    optimizer.step()
+    assert not torch.equal(parameter, before)

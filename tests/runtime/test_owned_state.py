@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import optdsl
 from optdsl import Learn
+from optdsl.runtime.core.owned_numbers import Owned
 from tests.processes import begun
 
 from .helpers import ORDERS, fingerprint, held, parameters, saved, train
@@ -126,6 +127,21 @@ def test_what_is_written_into_counts_is_counted_from(backend: str, order: str) -
     three["step"] = torch.tensor(40.0)
     train(optimizer, range(3, 5))
     assert steps(optimizer) == [22, 32, 42]
+
+
+def test_numbers_are_known_until_somebody_else_writes_to_them() -> None:
+    rows = torch.zeros(3, 2, dtype=torch.float64)
+    tensors = list(rows.unbind())
+    owned = Owned.of(tensors, None)
+    owned.write([[1.0, 2.0]], [0, 0, 0])
+    assert owned.rows() == ([[1.0, 2.0]], [0, 0, 0])
+    assert owned.numbers() == [1.0, 1.0, 1.0]
+    tensors[1].copy_(torch.tensor([3.0, 4.0]))
+    assert owned.rows() == ([[1.0, 2.0], [3.0, 4.0]], [0, 1, 0])
+    assert owned.numbers() == [1.0, 3.0, 1.0]
+    owned.write([[5.0, 6.0], [7.0, 8.0]], [1, 0, 1])
+    assert rows.tolist() == [[7.0, 8.0], [5.0, 6.0], [7.0, 8.0]]
+    assert owned.numbers() == [7.0, 5.0, 7.0]
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "triton"])

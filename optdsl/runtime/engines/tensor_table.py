@@ -12,6 +12,7 @@ import functools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -282,6 +283,13 @@ class TensorTable:
         """The tensors of a state, as they were when this was made."""
         return self._columns[name]
 
+    def exchanged(self, buffers: Mapping[str, str]) -> TensorTable:
+        """The same after a call, which lets states be in the memory of others; see `EntryPoint`."""
+        found = copy(self)
+        found._columns = self._columns | {x: self._columns[y] for x, y in buffers.items()}
+        found._addresses = self._addresses | {x: self._addresses[y] for x, y in buffers.items()}
+        return found
+
     def addresses_of(self, names: Sequence[str]) -> list[list[int]]:
         """The addresses of the parameters ("theta"), the gradients ("g"), or states."""
         return [self._addresses[name] for name in names]
@@ -329,6 +337,28 @@ class TensorTable:
             table[width - 1 :: width] = array("q", origins)
         seen.tables = [_Table(fixed, table), *seen.tables[: overlaps.STEPS - 1]]
         return table
+
+
+@dataclass
+class Completed:
+    """The tensors of a call that completed steps, for the call that takes the next ones.
+
+    Both are calls of one step of the optimizer. What lies between them moves coefficients, and no
+    tensor, so that it is not looked at again. Nothing is kept from one step to the next.
+
+    Attributes:
+        works: those of the call; None where there was none, or its tensors were not plain.
+        columns: their tensors, which are plain and overlap with nothing.
+    """
+
+    works: Sequence[ParameterTask] | None = None
+    columns: TensorTable | None = None
+
+    def table(self, works: Sequence[ParameterTask]) -> TensorTable | None:
+        """The tensors if the call was for the same works, and forget them."""
+        found = self.columns if works is self.works else None
+        self.works = self.columns = None
+        return found
 
 
 def _columns(
