@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optdsl.api import load
 from optdsl.diagnostics import Source
-from optdsl.plan.keys import TRAINED, is_pending
+from optdsl.plan.keys import SAMPLE, TRAINED, is_pending
 from optdsl.runtime.checkpoint.foreign import check_mapping
 from optdsl.runtime.core.fingerprint import Meaning, differences, meaning, read, shortened
 from optdsl.runtime.core.hints import HINTS
@@ -251,7 +251,8 @@ def _to_state(rule: _Rule, state: Group) -> dict[str, Any]:
         )
     if TRAINED in state:
         raise ValueError("this state is one of eval mode: call train() before saving it")
-    if any(map(is_pending, state)):
+    # Tangents of a rule that goes on without learning have no part in its steps.
+    if any(is_pending(key) and key != SAMPLE for key in state):
         raise ValueError(
             "a step of this state is pending, because something is learned; complete it first: "
             "to_torch(fixed.migrated(state_dict)), where `fixed` is an optimizer of the same rule "

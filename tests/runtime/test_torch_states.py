@@ -129,9 +129,11 @@ def test_what_is_learned_from_then_on_begins_anew() -> None:
     assert optimizer.metrics()["lr"] != 0.02
 
 
+@pytest.mark.parametrize("sample", [1, 2])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_pending_step_is_told_and_can_be_completed(backend: str) -> None:
-    cls = optdsl.load("adamw", backend=backend, learn={"lr": Learn("sgd", lr=1e-4, bounds=(0, 1))})
+def test_a_pending_step_is_told_and_can_be_completed(backend: str, sample: int) -> None:
+    learn = {"lr": Learn("sgd", lr=1e-4, bounds=(0, 1), sample=sample)}
+    cls = optdsl.load("adamw", backend=backend, learn=learn)
     optimizer = cls(parameters(), lr=0.02)
     train(optimizer, range(3))
     state = optimizer.state_dict()
