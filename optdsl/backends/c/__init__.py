@@ -5,7 +5,8 @@ threads, and a block goes through one loop that the compiler vectorizes. Uniform
 computed once a row of hyperparameters; values of a tensor are doubles, too; elements are float, or
 double for parameters in double precision. Sums are accumulated in double precision by fixed lanes
 of fixed blocks, and the blocks' sums are added in order: the result does not depend on the number
-of threads. The file knows nothing of shapes, of how many tensors there are, or of Python.
+of threads. Kernels for finite numbers add up the products of a chunk in the precision of a step.
+The file knows nothing of shapes, of how many tensors there are, or of Python.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optdsl.backends.base import SourceModule, needed_kernels
+from optdsl.backends.c import dots
 from optdsl.backends.c.coding import WIDENED, coding, drawing
 from optdsl.backends.c.driver import driver
-from optdsl.backends.c.expressions import ELEMENTS, functions, spelled_operations
+from optdsl.backends.c.expressions import ELEMENTS, functions, of_numbers, spelled_operations
 from optdsl.backends.c.functions import Functions
 from optdsl.backends.c.matrices.kernels import helpers, kernels_of, matrix_kernel
 from optdsl.ir.program import Program
@@ -110,7 +112,11 @@ class CBackend:
         texts = [driver(functions) for functions in emitted]
         slots = 2 + max(len(f.entry.states) for f in emitted)
         double, drawn = emitted[0].storage.double, any(f.entry.draws for f in emitted)
-        text = "\n".join([_header(program, dtype, slots, double, drawn), *texts])
+        header = _header(program, dtype, slots, double, drawn)
+        quick = [f.kernel for f in emitted if f.finite is not None]
+        helpers = [of_numbers(double)] if quick else []
+        helpers += [dots.HELPERS] if any(kernel.dots for kernel in quick) else []
+        text = "\n".join([header, *helpers, *texts])
         return SourceModule(program.name, "c", text, {f.entry.name: f.entry for f in emitted})
 
     @staticmethod

@@ -83,7 +83,7 @@ class Chunk:
     def _cut(self) -> tuple[tuple[Piece, ...], int]:
         leaves = {self.values.buffer_of(v): v for v in self.body}
         kept = [leaves.get(h) if h in self.kept else None for h in self.homes]
-        return cut(self.values, self.body, self.results, kept)
+        return cut(self.values, self.body, self.results, kept, self.exact)
 
     @property
     def cut_up(self) -> bool:
@@ -100,10 +100,33 @@ class Chunk:
         """The number of rows."""
         return self._cut[1] + bool(self.watched)
 
-    @property
-    def reals(self) -> int:
-        """The number of reals in the table."""
-        return sum(kind == "real" for kind, _ in self.table.values())
+    @cached_property
+    def exact(self) -> tuple[int, ...]:
+        """Those of the results in memory, by index, that it holds as they were computed."""
+        return tuple(
+            k
+            for k, home in enumerate(self.homes)
+            if self.values.storage.format(home).type == "real"
+            and not self.values.given(self.results[k])
+        )
+
+    def at_end(self, value: Value) -> tuple[str, str | None]:
+        """The expression that reads a value when all is computed, and the buffer that it reads.
+
+        The value is read from memory, or its place is a row, or it is a result that `exact` has.
+        """
+        values, storage = self.values, self.values.storage
+        home = values.buffer_of(value)
+        if values.drawn(value):
+            return f"{values.stream(value).row}[i]", None
+        if home is not None and home not in self.homes:
+            return storage.read(home, values.buffer), home
+        rows = self.results[len(self.homes) :]
+        if home is None and value not in rows:
+            home = self.homes[next(k for k in self.exact if self.results[k] == value)]
+            return storage.read(home, values.buffer), home
+        row = len(self.homes) + rows.index(value) if home is None else self.homes.index(home)
+        return f"out[{row}][i]", None
 
     def arguments(self, between: Sequence[str]) -> list[str]:
         """The arguments of a call of the function."""
@@ -111,11 +134,12 @@ class Chunk:
         rows = (stream.row for stream in self.streams)
         return [*size, *between, *(self.values.buffer(b) for b in self.buffers), *rows, "out"]
 
-    def tables(self) -> list[str]:
-        """The lines with the values of the table, reals and bits apart."""
+    def tables(self, more: Sequence[str] = ()) -> list[str]:
+        """The lines with the values of the table, reals and bits apart, and with `more` reals."""
         lines = []
-        for word, kind in (("f", "real"), ("b", "bits")):
-            texts = [text for k, text in self.table.values() if k == kind] or ["0"]
+        for word, kind, further in (("f", "real", more), ("b", "bits", ())):
+            texts = [text for k, text in self.table.values() if k == kind]
+            texts = [*texts, *further] or ["0"]
             lines.append(listed(f"const {kind} {word}[] = {{", texts, "};"))
         return lines
 
@@ -170,24 +194,27 @@ class Chunk:
         pieces, _ = self._cut
         # Each loop prefetches some of the buffers.
         each = -(-len(self.buffers) // len(pieces))
-        unseen = list(self.watched)
+        # A value is looked at in the last loop that has it, which has the most of the others.
+        last = {v: max(k for k, p in enumerate(pieces) if v in p.available) for v in self.watched}
+        start = min(last.values(), default=0)
         loops = []
         for number, piece in enumerate(pieces):
-            watched = [v for v in unseen if v in piece.available]
-            unseen = [v for v in unseen if v not in watched]
-            lines = self._lines(piece, first=number == 0)
-            lines += self._looked_at(watched, first=number == 0)
+            lines = self._lines(piece)
+            seen = [v for v, k in last.items() if k == number]
+            lines += self._looked_at(seen, first=number == start)
             soon = self.buffers[number * each : (number + 1) * each]
             loops.append(self._framed(lines, soon))
         return loops
 
-    def _lines(self, piece: Piece, first: bool) -> list[str]:
+    def _lines(self, piece: Piece) -> list[str]:
         values = self.values
         lines = [line for value in piece.leaves for line in loaded(values, value)]
         lines += [f"const real {values.name(v)} = out[{k}][i];" for v, k in piece.fetched.items()]
-        for k, home in enumerate(self.homes):
-            if first and home in self.kept:
-                lines.append(f"out[{k}][i] = {values.storage.read(home, values.buffer)};")
+        for value, k in piece.reread.items():
+            text = values.storage.read(self.homes[k], values.buffer)
+            lines.append(f"const real {values.name(value)} = {text};")
+        for k in piece.kept:
+            lines.append(f"out[{k}][i] = {values.storage.read(self.homes[k], values.buffer)};")
         for value in piece.computed:
             lines += values.assigned(value, "real")
         for k, value in piece.written:
@@ -196,14 +223,14 @@ class Chunk:
         return lines
 
     def _looked_at(self, watched: Sequence[Value], first: bool) -> list[str]:
-        if self.odd is None or not (first or watched):
+        if not watched:
             return []
         words = [self.values.word(v, "real") for v in watched]
         # Products of two values need the fewest instructions.
         terms = [" * ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
         if not first:
             terms.insert(0, f"out[{self.odd}][i]")
-        return [f"out[{self.odd}][i] = {' + '.join(terms) or '0'};"]
+        return [f"out[{self.odd}][i] = {' + '.join(terms)};"]
 
     def _framed(self, lines: Sequence[str], soon: Sequence[str]) -> str:
         if not self.whole:

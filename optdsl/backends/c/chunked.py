@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from optdsl.backends.c.basis import Basis
 from optdsl.backends.c.block import SIZE, Block
 from optdsl.backends.c.chunk import Chunk
+from optdsl.backends.c.dots import Dots, recomputed
 from optdsl.backends.c.finite import FiniteValues
 from optdsl.backends.c.layout import braced, indented, listed
 from optdsl.backends.c.storage import Stream
 from optdsl.backends.c.watch import watched
-from optdsl.ir.program import Value
+from optdsl.ir.program import Value, upstream
 from optdsl.ir.types import SCALAR
 
 
@@ -36,30 +38,33 @@ class Chunked(Block):
         values, sums = self.values, len(self.sums)
         quick, exact = self._quick, self._exact
         first = quick or exact
-        buffers = dict.fromkeys([*first.buffers, *(["g"] if self.dots else [])])
+        buffers = dict.fromkeys([*first.buffers, *(["g"] if self.dots else []), *self._further])
         chunk = [
             "const int64_t n = begin + size - start < CHUNK ? begin + size - start : CHUNK;",
             *(self._start(b, b in first.changed) for b in buffers),
             *(self._soon(b) for b in buffers if self._only_read),
             *(self._drawn(s) for s in self._streams),
             # Read first, since a gradient may be the parameter itself.
-            *([f"get(product, {values.buffer('g')}, n);"] if self.dots else []),
+            *([f"{'get' if quick is None else 'take'}(product, {values.buffer('g')}, n);"]
+              if self.dots else []),
             *(self._alone() if quick is None else self._tried(quick)),
-        ]
-        for k, (value, dot) in enumerate(self.sums):
-            place = self._row(value)
-            call = "add_products" if dot else "add_values"
-            chunk.append(f"{call}(acc[{k}], {'product, ' if dot else ''}out[{place}], n);")
+        ]  # fmt: skip
+        chunk += self._added("product", dots=quick is None)
         height = max(exact.height, first.height)
         lines = [
             "(void)u, (void)q, (void)s;",
             SIZE,
-            *first.tables(),
+            *first.tables([] if self._dots is None else self._dots.coefficients()),
             f"real out[{height}][CHUNK];",
             *(line for s in self._streams for line in self._opened(s)),
             *(self._edges(quick) if quick else []),
             *(self._plain(quick) if quick else []),
-            *(["double product[CHUNK];"] if self.dots else []),
+            *([f"{'double' if quick is None else 'real'} product[CHUNK];"] if self.dots else []),
+            *(
+                [f"double near[{self._dots.count}][WIDE];", "memset(near, 0, sizeof near);"]
+                if self._dots
+                else []
+            ),
             *([f"double acc[{sums}][LANES];", "memset(acc, 0, sizeof acc);"] if sums else []),
             braced(
                 "for (int64_t start = begin; start < begin + size; start += CHUNK)", indented(chunk)
@@ -67,12 +72,14 @@ class Chunked(Block):
             f"for (int k = 0; k < {sums}; k++) sums[k] = folded(acc[k]);"
             if sums
             else "(void)sums;",
+            *(self._weighed(self._dots) if self._dots else []),
         ]
         texts = [exact.text("APART")]
         if quick is not None:
             texts = [
                 "/* A chunk of finite numbers. The last row is finite if they were. */",
                 quick.text("APART"),
+                *([self._dots.text()] if self._dots else []),
                 "/* A chunk of any numbers. */",
                 exact.text("RARE", own_tables=True),
                 "/* The same for a chunk that was taken for finite, and was not. */",
@@ -106,22 +113,45 @@ class Chunked(Block):
             return None
         kernel = self.finite.kernel
         loop = kernel.loops[self.number]
-        results = {r.name: r.value for r in kernel.results}
-        sums = [kernel.program.operations[v].arguments[0] for v in loop.reductions]
-        sums += [d.value for d in kernel.dots] if self.last else []
-        new = {old: n for (old, _), n in zip(self.sums, sums, strict=True)}
-        rows = (*(results[r.name] for r in self.stored), *(new[v] for v in self._summands))
-        return Chunk(
-            self.name("quickly"),
-            self.finite,
-            loop.body,
-            rows,
-            watched=watched(kernel.program, loop.body, rows),
+        named = {r.name: r.value for r in kernel.results}
+        stored = tuple(named[r.name] for r in self.stored)
+        again = recomputed(kernel.program, self._basis) if self._basis else ()
+        factors = {d.value for d in kernel.dots if self.last}.difference(again)
+        shown = factors.union(*(kernel.program.operations[v].arguments for v in again))
+        wanted = shown.difference(again)
+        summands = dict.fromkeys(kernel.program.operations[v].arguments[0] for v in loop.reductions)
+        needed = upstream(kernel.program.operations, (*stored, *shown, *summands))
+        body = tuple(v for v in loop.body if v in needed)
+        # What memory holds as it was computed needs no row.
+        made = Chunk(self.name("quickly"), self.finite, body, stored, homes=self.homes)
+        exact = {stored[k] for k in made.exact}
+        rows = (v for v in sorted(wanted) if not self.finite.given(v) and v not in exact)
+        results = (*stored, *summands, *rows)
+        return replace(
+            made,
+            results=results,
+            watched=watched(kernel.program, body, results, wanted),
             row="q",
-            homes=self.homes,
             kept=frozenset(self.homes) & frozenset(self.read),
             whole=True,
         )
+
+    @cached_property
+    def _dots(self) -> Dots | None:
+        """The sums of the chunk for finite numbers."""
+        quick, basis = self._quick, self._basis
+        if quick is None or basis is None or not basis.products:
+            return None
+        return Dots(self.name("added"), quick, basis)
+
+    @property
+    def _basis(self) -> Basis | None:
+        return self.finite.kernel.basis if self.finite is not None and self.last else None
+
+    @property
+    def _further(self) -> tuple[str, ...]:
+        """What only sums read."""
+        return self._dots.buffers if self._dots else ()
 
     def _row(self, value: Value) -> int:
         """The row of a summand."""
@@ -129,21 +159,37 @@ class Chunked(Block):
 
     # --- lines ----------------------------------------------------------------------------------
 
-    def _left_out(self) -> list[str]:
+    def _left_out(self, gradient: str) -> list[str]:
         """The lines that set tangents to zero where the gradient is zero."""
         rows = dict.fromkeys(self._row(value) for value, dot in self.sums if dot)
-        return [f"leave_out(product, out[{row}], n);" for row in rows]
+        return [f"leave_out({gradient}, out[{row}], n);" for row in rows]
+
+    def _added(self, gradient: str, dots: bool) -> list[str]:
+        """The lines that add up the rows of a chunk: summands, or products with the gradient."""
+        lines = []
+        for k, (value, dot) in enumerate(self.sums):
+            if dot and not dots:
+                continue
+            what = f"add_products(acc[{k}], {gradient}, " if dot else f"add_values(acc[{k}], "
+            lines.append(f"{what}out[{self._row(value)}], n);")
+        return lines
+
+    def _weighed(self, dots: Dots) -> list[str]:
+        """The lines that make dot products of the sums of a basis."""
+        places = [k for k, (_, dot) in enumerate(self.sums) if dot]
+        added = [f"sums[{k}] += {dots.weighed(n)};" for n, k in enumerate(places)]
+        return [braced("if (plain)", [*dots.folded(), *added]).rstrip()]
 
     def _alone(self) -> list[str]:
         """The lines of a chunk if there is no kernel for finite numbers."""
         call = listed(f"{self._exact.name}(", self._exact.arguments(["f", "b"]), ");")
         direct = len(self._exact.homes)
-        return [call, *self._copied(range(direct, len(self.homes))), *self._left_out()]
+        return [call, *self._copied(range(direct, len(self.homes))), *self._left_out("product")]
 
     def _tried(self, quick: Chunk) -> list[str]:
         """The lines that try the kernel for finite numbers, and then the exact one if needed."""
         pad, back = [], []
-        for buffer in quick.buffers:
+        for buffer in dict.fromkeys([*quick.buffers, *self._further]):
             name = self.values.buffer(buffer)
             sizes = f"n * sizeof *{name}, CHUNK * sizeof *{name}"
             pad.append(f"{name} = padded({name}EDGE, {name}, {sizes});")
@@ -153,11 +199,17 @@ class Chunked(Block):
         failed = ["!plain"]
         if quick.odd is not None:
             failed.append(f"odd(out[{quick.odd}], n)")
+        if self._dots:
+            failed.append(f"!{self._dots.call()}")
         held = [stream.row for stream in self._streams]
         held += [f"{self.values.buffer(b)}OLD" for b in self._held]
         arguments = ["x", *self.values.rows, "start, n, out, plain && n == CHUNK", *held]
         again = f"{self.name('again')}({', '.join(arguments)});"
-        rare = braced(f"if ({' || '.join(failed)})", [again, *self._left_out()]).rstrip()
+        careful = [again]
+        if self.dots:
+            careful += ["double wide[CHUNK];", "widen(wide, product, n);", *self._left_out("wide")]
+            careful += self._added("wide", dots=True)
+        rare = braced(f"if ({' || '.join(failed)})", careful).rstrip()
         return [
             braced("if (n < CHUNK)", pad).rstrip(),
             *(f"memcpy({x}OLD, {x}, sizeof {x}OLD);" for x in map(self.values.buffer, self._held)),
@@ -173,7 +225,7 @@ class Chunked(Block):
         own = [f"(real){values.location(v)}" for v in asked if values.program.type(v) == SCALAR]
         seen = {text for _, text in quick.table.values()}
         left = [text for text in own if text not in seen]
-        looked_at = [f"usual(f, {max(1, quick.reals)})"]
+        looked_at = ["usual(f, (int64_t)(sizeof f / sizeof *f))"]
         lines = []
         if left:
             # What a collected expression leaves out may be infinite or no number all the same.
@@ -184,8 +236,9 @@ class Chunked(Block):
     def _edges(self, quick: Chunk) -> list[str]:
         """Room for a whole chunk of each buffer."""
         values = self.values
-        rooms = [f"{values.buffer(b)}EDGE" for b in quick.buffers]
-        kinds = [values.storage.format(b).type for b in (*quick.buffers, *self._held)]
+        padded = dict.fromkeys([*quick.buffers, *self._further])
+        rooms = [f"{values.buffer(b)}EDGE" for b in padded]
+        kinds = [values.storage.format(b).type for b in (*padded, *self._held)]
         rooms += [f"{values.buffer(b)}OLD" for b in self._held]
         return [f"{k} {room}[CHUNK];" for k, room in zip(kinds, rooms, strict=True)]
 

@@ -19,13 +19,13 @@ _RESERVED = """
     if index INFINITY initialize inline int islessgreater j0 j1 jn l LANES LARGEST leave_out
     lgamma LINE linux load load_bfloat16 log log10 log2 logf long m main malloc maximum maximumd
     memcpy memory memset minimum minimumd mixed mixedd n NAN near normal_numbers NULL o odd
-    opened origin out own padded partial philox plain pow power powerd powf product put
+    opened origin out own padded part partial philox plain pow power powerd powf product put
     put_at_random put_at_random_bfloat16 put_bfloat16 put_with_rest q rademacher_numbers RARE
     real register remainder rest restrict return rindex round rounded rounded_bfloat16 row rows
-    s scalars stream complete complete_and_step share_of short sign signd signed signgam size
-    sizeof sqrt sqrtf static step step_completed struct sums switch tanh tanhf tensor tgamma
-    threads total trunc turned typedef typeof u uniform_numbers union unix unsigned usual void
-    volatile way while whole_index x y0 y1 yn
+    s scalars sign_of_number stream complete complete_and_step share_of short sign signd signed
+    signgam size sizeof sqrt sqrtf static step step_completed struct sums switch tanh tanhf tensor
+    tgamma take threads total trunc turned typedef typeof u uniform_numbers union unix unsigned
+    usual void volatile way while whole_index wide widen x y0 y1 yn
 """
 
 
@@ -112,6 +112,11 @@ APART static int odd(const real *restrict x, int64_t n) {
 }
 """
 
+_OF_NUMBERS = """\
+/* -1, 0 or 1. */
+static inline real sign_of_number(real x) { return x != 0 ? copysign#(1, x) : 0; }
+"""
+
 
 def functions(double: bool) -> str:
     """The functions for doubles on the host, and for elements."""
@@ -121,6 +126,11 @@ def functions(double: bool) -> str:
     elements = f"{_FUNCTIONS}{_ON_ELEMENTS}"
     elements = elements.replace("@", kind).replace("~", "").replace("#", suffix)
     return f"{host}\n#define LARGEST {largest}\n{elements}"
+
+
+def of_numbers(double: bool) -> str:
+    """The functions of kernels for finite numbers, which need not keep NaN."""
+    return _OF_NUMBERS.replace("#", "" if double else "f")
 
 
 def spelled_operations() -> frozenset[str]:

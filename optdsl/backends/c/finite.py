@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from optdsl.backends.c.basis import Basis, find_basis
 from optdsl.backends.c.collect import collected
 from optdsl.backends.c.storage import Storage
 from optdsl.backends.c.values import Values
 from optdsl.ir.ops import DRAWS
-from optdsl.ir.program import Value, upstream
+from optdsl.ir.program import Tangent, Value, upstream
 from optdsl.ir.types import Extent
 from optdsl.schedule import Kernel, Loop, Result
 
@@ -27,12 +28,15 @@ class FiniteKernel(Kernel):
         known: the values that are numbers of a tensor in the other kernel, with those there.
         ends: for each loop, the reductions at its end.
         left: the loops that are not replaced.
+        basis: the products that are added up in place of the other kernel's dot products; their
+            factors are the `dots` of this one. None if the other one has no dot products.
     """
 
     written: frozenset[str] = frozenset()
     known: Mapping[Value, Value] = field(default_factory=dict)
     ends: tuple[tuple[Value, ...], ...] = ((),)
     left: frozenset[int] = frozenset()
+    basis: Basis | None = None
 
     @cached_property
     def stored(self) -> tuple[Result, ...]:
@@ -68,6 +72,7 @@ class FiniteValues(Values):
     """The values of a kernel for finite numbers, next to those of the kernel that it replaces."""
 
     kernel: FiniteKernel
+    _SIGN = "sign_of_number"
 
     def __init__(
         self, kernel: FiniteKernel, storage: Storage, buffers: Sequence[str], others: Values
@@ -84,10 +89,13 @@ class FiniteValues(Values):
         return len(others.scalars) + self.kernel.coefficients.index(value)
 
 
-def finite(kernel: Kernel) -> FiniteKernel | None:
+def finite(kernel: Kernel, double: bool = False) -> FiniteKernel | None:
     """The same kernel for finite numbers only; see `optdsl.backends.c.collect`.
 
-    A loop is replaced if that makes it faster: if it has means, or if something is learned.
+    A loop is replaced if that makes it faster: if it has means, or if something is learned. With
+    `double`, for a step in double precision, the tangents themselves are computed: whoever asks for
+    that precision wants them to be accurate where the parts of a sum cancel, too. So they are where
+    numbers of a tensor are among their factors.
 
     Returns:
         None if no loop is replaced.
@@ -105,10 +113,27 @@ def finite(kernel: Kernel) -> FiniteKernel | None:
         tuple(replace(r, value=new[r.value]) for r in found)
         for found in (kernel.results, kernel.dots)
     )
+    scalars = [v for v in kernel.body if kernel.program.type(v).extent is Extent.SCALAR]
+    simple = len(kernel.loops) == 1 and not scalars
+    basis = None
+    if dots:
+        asked = [d.value for d in dots]
+        whole = double or not simple
+        program, basis = find_basis(program, [r.value for r in results], asked, whole)
+        if simple:
+            # Without the tangents, values are parts of fewer sums: more factors can be collected.
+            kept = (*basis.factors, *basis.coefficients)
+            parts = tuple(Tangent(str(n), value) for n, value in enumerate(kept))
+            before = replace(program, tangents=parts)
+            program, others = collected(before)
+            new = dict(zip(before.results, program.results, strict=True))
+            basis = basis.renamed(new)
+            results = tuple(replace(r, value=new[r.value]) for r in results)
+        dots = tuple(Result("", v, program.type(v)) for v in basis.factors)
     ends = tuple(tuple(others[v] for v in loop.reductions) for loop in kernel.loops)
     roots = (*(r.value for r in (*results, *dots)), *(v for end in ends for v in end))
+    roots += basis.coefficients if basis else ()
     types = {v: program.type(v).extent for v in program.needed(roots)}
-    scalars = [v for v in kernel.body if kernel.program.type(v).extent is Extent.SCALAR]
     made = FiniteKernel(
         kernel.name,
         program,
@@ -120,9 +145,12 @@ def finite(kernel: Kernel) -> FiniteKernel | None:
         # Of two that have become one, the one that is computed first.
         known={others[v]: v for v in reversed(scalars)},
         ends=ends,
+        basis=basis,
     )
     # The check for finite numbers is of the values that are read, so both must read the same.
     same = [made.reads_in(a) == kernel.reads_in(b)
             for a, b in zip(made.loops, kernel.loops, strict=True)]  # fmt: skip
     left = {k for k, mean in enumerate(means) if not (same[k] and (mean or kernel.dots))}
+    if any(dot.type.extent is Extent.SCALAR for dot in dots):
+        left.add(len(means) - 1)  # what is the same for a whole tensor has no row
     return replace(made, left=frozenset(left)) if len(left) < len(means) else None

@@ -35,7 +35,7 @@ class Functions:
         random = [r for r in kernel.stored if self.storage.format(kernel.home(r)).random]
         self.entry = replace(self.entry, draws=kernel.draws or bool(random))
         self.values = Values(kernel, self.storage, buffers)
-        variant = finite(kernel)
+        variant = finite(kernel, self.storage.double)
         self.finite = None
         if variant is not None:
             self.finite = FiniteValues(variant, self.storage, buffers, self.values)

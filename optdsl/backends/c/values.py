@@ -31,6 +31,8 @@ class Values(NamedValues):
     _RESERVED: ClassVar[frozenset[str]] = RESERVED
     _MIXED: ClassVar[str] = "mixed"
     """The function for a mean of two elements."""
+    _SIGN: ClassVar[str] = "sign"
+    """The function for the sign of an element."""
 
     def __init__(self, kernel: Kernel, storage: Storage, buffers: Sequence[str]) -> None:
         """Name everything, as `NamedValues` does; `storage` says how it lies in memory."""
@@ -111,6 +113,8 @@ class Values(NamedValues):
                 x[0] = f"({self._expression(condition, kind)})"
             elif kind == "real" and self.extent(value) is Extent.TENSOR:
                 return f"chosen({', '.join(x)})"
+        if operation.opcode == "sign" and kind == "real":
+            return f"{self._SIGN}({x[0]})"
         return spell(operation.opcode, x, double, ours)
 
     def _mix(self, value: Value, kind: str) -> list[str]:

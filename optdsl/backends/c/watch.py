@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Operation, Program, Value
 from optdsl.ir.types import TENSOR, UNIFORM
 
 
-def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -> tuple[Value, ...]:
+def watched(
+    program: Program,
+    body: Sequence[Value],
+    results: Sequence[Value],
+    seen: Collection[Value] = (),
+) -> tuple[Value, ...]:
     """A small set of values of a loop that are not all finite if an operand is not finite.
 
     An infinity or a NaN makes sums and products not finite, even 0 * x. It is not visible in a sign
     or after a division by it. The set is chosen greedily, each time the value that covers most of
-    the operands that are left.
+    the operands that are left. Those in `seen` are checked in another way.
     """
     tensors = [v for v in body if program.type(v) == TENSOR]
     shows: dict[Value, set[Value]] = {}
@@ -27,6 +32,7 @@ def watched(program: Program, body: Sequence[Value], results: Sequence[Value]) -
         for argument in _seen_through(program, operation):
             shows[value] |= shows.get(argument, set())
     hidden = {v for v in tensors if v in used and not _bounded(program, program.operations[v])}
+    hidden.difference_update(*(shows[v] for v in seen))
     found = []
     while hidden:
         # The first of equal ones, which is computed earliest.
