@@ -94,7 +94,7 @@ demo: $(READY)  ## List the specs, show one, and train a small model with three 
 	@$(BIN)/optdsl train --steps 150 --optimizers adam,lion,mada --out demo
 	@printf '\nThe picture is demo/training.png\n'
 
-bench: $(BENCH)  ## Measure steps against others, side by side (ARGS=--quick for minutes)
+bench: $(BENCH)  ## Measure steps against others, side by side (ARGS=--quick for minutes, --gate for limits)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-gpu:  ## Measure steps on a GPU, with PYTHON's own torch (ARGS=--seconds 200 for less)

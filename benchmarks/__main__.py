@@ -13,11 +13,12 @@ try:
 except ModuleNotFoundError:
     sys.exit("The benchmarks need rich and matplotlib: `make bench` installs them.")
 
+from benchmarks import gate
 from benchmarks.campaign import Options, measure
 from benchmarks.plan import CLOCKS, FULL, PARTS, QUICK
 from benchmarks.report import report, write
 from benchmarks.roofline import draw
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import CAMPAIGN, SIZES
 from optdsl.options import OptionError, compile_options
 
 QUICK_SIZES = ("20M", "150x1000")
@@ -64,6 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures optimizer steps side by side. See benchmarks/README.md.",
+        epilog="With --gate, a few ratios are compared with their limits: --gate --help.",
     )
     parser.add_argument(
         "--quick",
@@ -97,8 +99,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Measures, prints and writes; 130 when interrupted, as for every interrupted program."""
+    if "--gate" in sys.argv[1:]:
+        return gate.main(sys.argv[1:])
     arguments = parse()
-    sizes = arguments.sizes or (QUICK_SIZES if arguments.quick else tuple(SIZES))
+    sizes = arguments.sizes or (QUICK_SIZES if arguments.quick else CAMPAIGN)
     effort = QUICK if arguments.quick else FULL
     options = Options(sizes, arguments.only, arguments.backend, effort, arguments.clock)
     console = Console()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,21 +12,28 @@ from torch import nn
 
 import optdsl
 from benchmarks.autograd_mada import AutogradMADA
-from benchmarks.contestants import CONTESTANTS, RULE
+from benchmarks.contestants import BLEND, CONTESTANTS, RULE, SAMPLE
 
 Parameters = list[nn.Parameter]
 
 # Somewhere inside the hull of the five rules, where no term of the blend vanishes.
 INTERIOR = {"c": 0.9, "rho": 0.8, "kappa": 0.1, "gamma": 0.9}
 
-# What specs/mada.opt learns, from the first step on: a step that only waits for the 50th would
-# flatter the result.
-COEFFICIENT = optdsl.Learn("sgd", lr=0.1, clip=10)
-BETA = optdsl.Learn("sgd", lr=5e-4, clip=10, bounds=(0.5, 0.99))
-LEARN = {
-    **dict.fromkeys(("c", "rho", "kappa", "gamma"), COEFFICIENT),
-    **dict.fromkeys(("beta1", "beta2"), BETA),
-}
+
+def learned(**options: Any) -> dict[str, optdsl.Learn]:
+    """What specs/mada.opt learns, and how.
+
+    From the first step on: a step that only waits for the 50th would flatter the result. The bounds
+    keep coefficients away from 0 and 1, where a term of the blend vanishes, however far the random
+    gradients of a benchmark take them.
+    """
+    coefficient = optdsl.Learn("sgd", lr=0.1, clip=10, bounds=(0.05, 0.95), **options)
+    beta = optdsl.Learn("sgd", lr=5e-4, clip=10, bounds=(0.5, 0.99), **options)
+    return {
+        **dict.fromkeys(("c", "rho", "kappa", "gamma"), coefficient),
+        **dict.fromkeys(("beta1", "beta2"), beta),
+    }
+
 
 ADABELIEF = """\
 optimizer AdaBelief
@@ -61,6 +69,14 @@ def _ours(spec: str, params: Parameters, backend: str, **options: Any) -> Any:
     return optdsl.load(spec, backend=backend, **options)(params, **hypers)
 
 
+def _blend(rules: list[str], params: Parameters, backend: str) -> Any:
+    """A mixture of rules at equal weights."""
+    with warnings.catch_warnings():
+        # That rules share hyperparameters is no matter here.
+        warnings.simplefilter("ignore", optdsl.SpecWarning)
+        return optdsl.blend(*rules, backend=backend, learn=False)(params)
+
+
 def _adabelief(params: Parameters, backend: str) -> Any:
     return optdsl.compile(ADABELIEF, backend=backend)(params)
 
@@ -71,6 +87,19 @@ def _theirs(name: str, params: Parameters, backend: str) -> Any:
     return getattr(pytorch_optimizer, name)(params)
 
 
+def _learned(params: Parameters, backend: str, order: str, **options: Any) -> Any:
+    """MADA in one of the orders of learning."""
+    return _ours("mada", params, backend, learn=learned(**options), order=order, hypers=INTERIOR)
+
+
+def _foreach_mada(params: Parameters, backend: str) -> Any:
+    from benchmarks.foreach_mada import ForeachMADA
+
+    return ForeachMADA(params, **INTERIOR)
+
+
+LEARN = learned()
+
 _MADA = partial(_ours, "mada")
 
 _BUILDERS: dict[str, Callable[[Parameters, str], Any]] = {
@@ -80,8 +109,11 @@ _BUILDERS: dict[str, Callable[[Parameters, str], Any]] = {
     "adam": partial(_ours, "adam"),
     "mada-fixed": partial(_MADA, learn=False),
     "mada-interior": partial(_MADA, learn=False, hypers=INTERIOR),
-    "mada-overlapped": partial(_MADA, learn=LEARN, order="overlapped", hypers=INTERIOR),
-    "mada-exact": partial(_MADA, learn=LEARN, order="exact", hypers=INTERIOR),
+    "mada-overlapped": partial(_learned, order="overlapped"),
+    "mada-exact": partial(_learned, order="exact"),
+    "mada-sampled": partial(_learned, order="overlapped", sample=SAMPLE),
+    "mada-sampled-exact": partial(_learned, order="exact", sample=SAMPLE),
+    "foreach-mada": _foreach_mada,
     "mada-autograd": lambda params, backend: AutogradMADA(params, after=0, **INTERIOR),
     "yogi": partial(_ours, "yogi"),
     "their-yogi": partial(_theirs, "Yogi"),
@@ -99,10 +131,13 @@ def build(name: str, params: Parameters, backend: str) -> Any:
     """Makes a contestant, which has `step()` and `state`.
 
     Args:
-        name: one of `CONTESTANTS`, or `RULE` and a rule of the library, which then learns nothing.
+        name: one of `CONTESTANTS`, or `RULE` and a rule of the library, or `BLEND` and two, which
+            then learn nothing.
         params: the parameters that it shall update.
         backend: of optdsl; the others have only one.
     """
     if name.startswith(RULE):
         return _ours(name.removeprefix(RULE), params, backend, learn=False)
+    if name.startswith(BLEND):
+        return _blend(name.removeprefix(BLEND).split(","), params, backend)
     return _BUILDERS[name](params, backend)

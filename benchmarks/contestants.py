@@ -12,13 +12,15 @@ WORD = 4  # bytes of a float32
 
 # Before the name of a rule of the library, which takes part without being one of `CONTESTANTS`.
 RULE = "rule:"
+# Before the names of two rules with a comma between them: their blend, likewise.
+BLEND = "blend:"
 
 
 class Traffic(NamedTuple):
     """Words per parameter that a step has to read from memory and write to it."""
 
-    reads: int
-    writes: int
+    reads: float
+    writes: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Contestant:
     ours: bool = False
 
     @property
-    def floor(self) -> int:
+    def floor(self) -> float:
         """Bytes per parameter that a step has to move."""
         return WORD * sum(self.traffic)
 
@@ -62,6 +64,12 @@ OVERLAPPED = Traffic(9, 7)
 # The coefficients have to be known before the first parameter moves: a pass over today's gradient,
 # the last one and the six states for the dot products, then the pass above.
 EXACT = Traffic(9 + 8, 7)
+# What is sampled takes an eighth of the elements: those move what they do above, but that the
+# gradient is written and not renamed, since what is kept for an eighth of the elements cannot
+# trade places with what all have. The others take MADA's plain step.
+SAMPLE = 8
+SAMPLED = Traffic(8 + 1 / SAMPLE, 7 + 1 / SAMPLE)
+SAMPLED_EXACT = Traffic(8 + 9 / SAMPLE, 7 + 1 / SAMPLE)
 
 CONTESTANTS = {
     contestant.name: contestant
@@ -74,6 +82,11 @@ CONTESTANTS = {
         Contestant("mada-interior", "MADA, fixed, interior", MADA, memory=24, ours=True),
         Contestant("mada-overlapped", "MADA, learned", OVERLAPPED, memory=28, ours=True),
         Contestant("mada-exact", "MADA, learned, exact", EXACT, memory=28, ours=True),
+        Contestant("mada-sampled", "MADA, learned, sample 1/8", SAMPLED, memory=28, ours=True),
+        Contestant(
+            "mada-sampled-exact", "MADA, sample 1/8, exact", SAMPLED_EXACT, memory=28, ours=True
+        ),
+        Contestant("foreach-mada", "MADA, fixed, foreach by hand", MADA, memory=60),
         Contestant("mada-autograd", "MADA, learned, by autograd", EXACT, memory=150),
         Contestant("yogi", "Yogi", ADAM, memory=8, ours=True),
         Contestant("their-yogi", "pytorch_optimizer Yogi", ADAM, memory=24),

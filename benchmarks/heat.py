@@ -1,4 +1,8 @@
-"""A heat: contestants take turns, step for step, on parameters of the same shapes."""
+"""A heat: contestants take turns, on parameters of the same shapes.
+
+Every other round goes backwards: A B C, C B A, and so on. A machine that becomes slower or faster
+during a round then favours each contestant as often as the other.
+"""
 
 from __future__ import annotations
 
@@ -100,19 +104,20 @@ def run(
     least: int,
     sample: float,
     clock: str = "wall",
+    bandwidth: bool = True,
 ) -> dict[str, Any]:
-    """Times contestants in turn: A B C, A B C, and so on.
+    """Times contestants in turn: A B C, C B A, and so on.
 
     Args:
         size: one of `SIZES`.
-        contestants: by name; where the size streams from memory, copying and scaling close each
-            turn.
+        contestants: by name.
         backend: of optdsl.
         rounds: how many turns.
         seconds: after which no further turn begins, once there were `least`.
         least: turns that there are in any case.
         sample: seconds that a turn of the fastest contestant lasts at least.
         clock: one of `benchmarks.plan.CLOCKS`.
+        bandwidth: whether copying and scaling take part, where the size streams from memory.
 
     Returns:
         "times": seconds per step, one number a turn, by contestant, and of copying and scaling;
@@ -133,7 +138,7 @@ def run(
         else:
             runners[name] = runner
     turns = {name: runner.step for name, runner in runners.items()}
-    if SIZES[size].streams:
+    if bandwidth and SIZES[size].streams:
         turns |= streams(clock)
         for step in turns.values():
             step()
@@ -147,6 +152,7 @@ def run(
     for done in range(rounds if runners else 0):
         if done >= least and perf_counter() - begun > seconds:
             break
-        for name, step in turns.items():
-            times[name].append(sum(step() for _ in range(steps)) / steps)
+        order = list(turns)[:: -1 if done % 2 else 1]
+        for name in order:
+            times[name].append(sum(turns[name]() for _ in range(steps)) / steps)
     return {"times": times, "state": state, "steps": steps, "unavailable": unavailable}

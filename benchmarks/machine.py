@@ -14,6 +14,10 @@ CPUINFO = Path("/proc/cpuinfo")
 STAT = Path("/proc/stat")
 MEMINFO = Path("/proc/meminfo")
 
+VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+# The flags that tell the width of vectors, the widest first.
+VECTORS = {"avx512f": "avx512", "avx2": "avx2", "avx": "avx"}
+
 
 def environment() -> dict[str, Any]:
     """What ran: processor, threads and versions. Imports torch, to ask for its threads."""
@@ -31,6 +35,32 @@ def environment() -> dict[str, Any]:
         "pytorch_optimizer": _version("pytorch_optimizer"),
         "compiler": _compiler(),
     }
+
+
+def processor_class(lines: str | None = None) -> str:
+    """The vendor, the family and the widest vectors of the processor, such as "amd-25-avx2".
+
+    Processors of a class have the same limits of ratios (`benchmarks/limits.toml`): what a step
+    takes over another depends on the width of vectors and on the ports and latencies of a family.
+
+    Args:
+        lines: as of /proc/cpuinfo; by default those of this machine.
+
+    Returns:
+        the machine's architecture, such as "arm64", where the system does not tell more.
+    """
+    if lines is None:
+        lines = CPUINFO.read_text() if CPUINFO.exists() else ""
+    told: dict[str, str] = {}
+    for line in lines.splitlines():
+        key, _, value = line.partition(":")
+        told.setdefault(key.strip(), value.strip())
+    if not {"vendor_id", "cpu family", "flags"} <= told.keys():
+        return platform.machine().lower()
+    vendor = VENDORS.get(told["vendor_id"], told["vendor_id"].lower())
+    flags = told["flags"].split()
+    vectors = next((name for flag, name in VECTORS.items() if flag in flags), "sse2")
+    return f"{vendor}-{told['cpu family']}-{vectors}"
 
 
 def available_memory() -> int | None:

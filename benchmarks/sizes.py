@@ -42,6 +42,9 @@ def gpt2(
     return ((vocabulary, width), (context, width), *blocks, (width,), (width,))
 
 
+# What `make bench` measures unless it is told otherwise; the gate has other sizes, too.
+CAMPAIGN = ("20M", "124M", "150x1000")
+
 SIZES = {
     size.name: size
     for size in (
@@ -49,5 +52,9 @@ SIZES = {
         Size("20M", ((15400, 800), (800, 2400), (800, 800), (800, 3200), (3200, 800)), True),
         Size("124M", gpt2(), True),
         Size("150x1000", 150 * ((1000,),), False),
+        # One tensor, for code that makes tensors of its intermediate values.
+        Size("5M", ((2000, 2500),), False),
+        # 40 tensors of a small transformer, for rules that sum over a tensor.
+        Size("2.6M", gpt2(vocabulary=960, context=64, width=256, layers=3), False),
     )
 }
