@@ -1,0 +1,80 @@
+"""What the page about performance counts is what plans say; never timings."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from optdsl.compiler import derive, parts
+from optdsl.ir.laws import Stage
+from optdsl.ir.ops import TABLE
+from optdsl.plan import plans
+from optdsl.schedule import Kernel, Role, cheapest, schedule
+from optdsl.specifications.sources import open_source
+
+PAGE = (Path(__file__).parents[1] / "docs" / "performance.md").read_text()
+ROWS = {
+    "`adam`": ("adam", False, (Role.STEP,)),
+    "`mada`, nothing learned": ("mada", False, (Role.STEP,)),
+    "`mada`, learned, overlapped": ("mada", True, (Role.FUSED,)),
+    "`mada`, learned, exact": ("mada", True, (Role.COMPLETE, Role.STEP_COMPLETED)),
+}
+
+
+def kernels(name: str, learn: bool, roles: tuple[Role, ...]) -> list[Kernel]:
+    ((_, program),) = parts(derive(open_source(name), learn=learn))
+    found = schedule(cheapest(plans(program, rounded=False)))
+    return [found[role] for role in roles]
+
+
+def shown(title: str) -> dict[str, list[str]]:
+    """The rows of the table below a row of titles."""
+    _, _, rest = PAGE.partition(f"{title}\n")
+    assert rest, title
+    lines = [line for line in rest.split("\n\n")[0].splitlines() if not line.startswith("|--")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: values for name, *values in cells}
+
+
+def test_the_bytes_are_those_of_plans() -> None:
+    table = shown("| | reads | writes | bytes | over Adam |")
+    assert table.keys() == ROWS.keys()
+    for label, row in ROWS.items():
+        moved = [4 * sum(t) for t in zip(*(k.traffic for k in kernels(*row)), strict=True)]
+        total = sum(moved)
+        ratio = f"{total / 28:.3g}"
+        assert table[label] == [*(f"{m}" for m in moved), f"{total}", ratio], label
+
+
+def operations(label: str) -> list[int]:
+    """Operations of all loops for an element, and the roots and divisions among them."""
+    counted = [0, 0, 0]
+    for kernel in kernels(*ROWS[label]):
+        for value in (value for loop in kernel.loops for value in loop.body):
+            opcode = kernel.program.operations[value].opcode
+            counted[0] += TABLE[opcode].stage is not Stage.BUFFER
+            counted[1] += opcode == "sqrt"
+            counted[2] += opcode == "div"
+    return counted
+
+
+def test_the_operations_are_those_of_loops() -> None:
+    table = shown("| | operations | roots | divisions |")
+    for label, values in table.items():
+        assert values == [f"{count}" for count in operations(label)], label
+    # Exact order does in two passes what overlapped order does in one.
+    assert operations("`mada`, learned, exact") == operations("`mada`, learned, overlapped")
+
+
+def test_the_python_of_the_page_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
+
+
+@pytest.mark.parametrize("name", re.findall(r"--rows ([\w,-]+)", PAGE))
+def test_the_rows_of_the_page_are_there(name: str) -> None:
+    from benchmarks.gate_rows import ROWS as GATED
+
+    assert set(name.split(",")) <= GATED.keys()
