@@ -30,9 +30,9 @@ LIMITS = Path(__file__).with_name("limits.toml")
 
 ROUNDS = 60  # of a match, an even number, so that as many go forwards as backwards
 SECONDS = 10.0  # after which a match begins no further round
-LEAST = 8
+LEAST = 6
 SAMPLE = 0.01  # seconds that one timing takes at least
-TIMEOUT = 120.0
+TIMEOUT = 180.0  # seconds after which a process is given up
 
 
 class Verdict(StrEnum):
@@ -143,6 +143,8 @@ def measure(match: Match, limits: Mapping[str, float], clock: str) -> list[Findi
             )
         except Unavailable as unavailable:
             reason = str(unavailable)
+        for text in found.get("warnings", ()):  # such as that there is no compiler
+            print(f"         {text}", file=sys.stderr)
     others = watch.others()
     return [_finding(row, limits.get(row.name), found, others, reason) for row in match.rows]
 
