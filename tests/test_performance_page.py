@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from optdsl.cli import main
 from optdsl.compiler import derive, parts
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
@@ -64,6 +65,26 @@ def test_the_operations_are_those_of_loops() -> None:
         assert values == [f"{count}" for count in operations(label)], label
     # Exact order does in two passes what overlapped order does in one.
     assert operations("`mada`, learned, exact") == operations("`mada`, learned, overlapped")
+
+
+def test_the_bytes_of_samples_are_those_of_plans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sampled.opt"
+    file.write_text(f"{open_source('mada').text}learn sample 1/8\n")
+    for options, label in (((), "sample 1/8"), (("--no-learn",), "nothing learned")):
+        assert main(["show", str(file), "--plan", *options]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        state, overlapped, exact = (
+            cell.partition(" ")[0]
+            for cell in shown("| `mada`, learned | state | overlapped | exact |")[label]
+        )
+        assert f"State: {state} bytes per parameter" in told
+        if options:
+            assert told.endswith(f" {overlapped}")
+            assert overlapped == exact
+        else:
+            assert f"overlapped, all elements {overlapped} exact, all elements {exact} " in told
 
 
 def test_the_python_of_the_page_runs() -> None:
