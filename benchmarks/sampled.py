@@ -32,14 +32,14 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "sampled.p
 # Where each coefficient starts, the rate at which it is learned, and its bounds. MADA's own rates
 # are for longer training: with these, coefficients cross a good part of their bounds.
 COEFFICIENTS = {
-    "c": (0.5, 15.0, (0.0, 1.0)),
-    "rho": (0.5, 1.0, (0.0, 1.0)),
-    "kappa": (0.3, 1.0, (0.0, 1.0)),
-    "gamma": (0.7, 0.2, (0.0, 1.0)),
-    "beta1": (0.9, 0.015, (0.5, 0.99)),
-    "beta2": (0.95, 0.015, (0.5, 0.99)),
+    "c": (0.5, 30.0, (0.0, 1.0)),
+    "rho": (0.5, 1.5, (0.0, 1.0)),
+    "kappa": (0.3, 1.5, (0.0, 1.0)),
+    "gamma": (0.7, 0.1, (0.0, 1.0)),
+    "beta1": (0.9, 0.01, (0.5, 0.99)),
+    "beta2": (0.95, 0.01, (0.5, 0.99)),
 }
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 6e-4
 EVERY, SAMPLED = "every", "sampled"
 # The colour-blind-safe palette of Okabe and Ito without yellow: one for each seed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9")
@@ -141,7 +141,7 @@ def draw(every: dict[str, Floats], sampled: dict[str, Floats], path: Path) -> No
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints and draws; 1 where a run diverged, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampled", description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
+    parser.add_argument("--steps", type=int, default=100, help="of each training (default: 100)")
     parser.add_argument("--seeds", type=int, default=6, help="two or more (default: 6)")
     parser.add_argument(
         "--out", type=Path, default=Path("sampled"), metavar="DIR", help="for losses and values"
