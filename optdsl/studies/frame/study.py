@@ -1,0 +1,40 @@
+"""A study: a declared grid of runs, and what is concluded from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+from pydantic import PositiveInt
+
+from optdsl.studies.frame.values import Frozen, Results, Run
+from optdsl.studies.report.claims import Chapter
+
+
+class Study(Frozen, ABC):
+    """What is measured, with all settings.
+
+    Attributes:
+        study: Its name.
+        seeds: How often runs that depend on a seed are repeated, with the seeds 0, 1, and so on.
+    """
+
+    study: str
+    seeds: PositiveInt = 3
+
+    title: ClassVar[str]
+    summary: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def quick(cls) -> Self:
+        """Returns the grid of `--quick`, which takes a minute or less."""
+
+    @abstractmethod
+    def runs(self, known: Results) -> Sequence[Run]:
+        """Returns all runs that can be named from the results so far, known ones included."""
+
+    @abstractmethod
+    def chapter(self, known: Results) -> Chapter:
+        """Returns what the report says; results may be missing."""

@@ -1,0 +1,1 @@
+"""The report: claims, figures, tables, and the page that shows them."""
