@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs of each optimizer, with the seeds S, S+1, ...; tables show mean and standard "
         "deviation, figures the mean and a band from the lowest to the highest (default: 1)",
     )
+    add(
+        "--task",
+        metavar="NAME",
+        help="another task than the transformer: characters, bytes, recurrent, mlp, cnn, resnet, "
+        "autoencoder, diffusion, logistic, least_squares, rosenbrock or saddle",
+    )
+    images = "directory with images for the tasks that learn images (default: digits)"
+    add("--images", type=Path, metavar="DIR", help=images)
     text = "UTF-8 text to learn (default: sources of Python's standard library)"
     add("--text", type=Path, metavar="FILE", help=text)
     out = "directory for the results; older results in it are replaced (default: training)"
@@ -78,6 +86,9 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
+_FIELDS = ("steps", "seed", "seeds", "tuned", "task", "text", "images", "out")
+
+
 def run(options: argparse.Namespace) -> int:
     """Compare the optimizers; the exit status is 130 after an interrupt, as usual in a shell."""
     try:
@@ -87,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     from optdsl.training import TrainingError, compare, configure, parse_overrides
 
     names = _listed(options.optimizers)
-    fields = {n: getattr(options, n) for n in ("steps", "seed", "seeds", "tuned", "text", "out")}
+    fields = {n: getattr(options, n) for n in _FIELDS}
     fields["optimizers"] = None if names is None else tuple(map(_canonical, names))
     fields["formats"] = _listed(options.formats)
     try:

@@ -1,6 +1,5 @@
 """Loading optimizers, and a trial of each one before any training."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -36,11 +35,10 @@ class Candidate:
     metrics: tuple[str, ...]
     setup: Setup
 
-    def start(self, model: nn.Module, seed: int) -> tuple[nn.Module, Optimizer]:
-        """Returns a copy of a model with initial weights, and the optimizer for it."""
+    def start(self, model: nn.Module, seed: int) -> Optimizer:
+        """Returns the optimizer for a model."""
         torch.default_generator.manual_seed(seed)  # for an optimizer that draws random numbers
-        model = copy.deepcopy(model)
-        return model, self.create(list(model.parameters()), **self.hypers)
+        return self.create(list(model.parameters()), **self.hypers)
 
     def tuned(self, learning_rate: float) -> Self:
         """Returns the same optimizer with another learning rate, as from a search."""

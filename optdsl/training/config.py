@@ -39,7 +39,10 @@ class TrainingConfig(BaseModel):
         tuned: Whether to search for each optimizer's learning rate first, with the same budget
             for all; see `optdsl.training.tuning`.  Otherwise it is the default in the optimizer's
             file, unless `overrides` has another one.
+        task: The task, a name in `optdsl.training.tasks.TASKS`; None for the transformer that the
+            sizes below describe.
         text: UTF-8 text to learn; None for sources of Python's standard library.
+        images: Directory with images to learn, for tasks that learn images; None for digits.
         out: Directory for the results, created if missing; older results are replaced.
         overrides: Hyperparameters by optimizer label, as in `{"lion": {"lr": 3e-4}}`.  The label
             is the optimizer's name, or the file's stem for a path.
@@ -61,7 +64,9 @@ class TrainingConfig(BaseModel):
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 1
     tuned: bool = False
+    task: str | None = None
     text: Path | None = None
+    images: Path | None = None
     out: Path = Path("training")
     overrides: Mapping[str, Mapping[str, FiniteFloat]] = Field(default_factory=dict)
     formats: tuple[Format, ...] = Field(FORMATS, min_length=1)
@@ -115,7 +120,9 @@ _ALLOWED = {
     "optimizers": "one name or more",
     "seed": "a whole number that is not negative",
     "tuned": "true or false",
+    "task": "the name of a task",
     "text": "the path of a file",
+    "images": "the path of a directory",
     "out": "the path of a directory",
     "overrides": "a finite number",
     "formats": f"one or more of {', '.join(FORMATS)}",

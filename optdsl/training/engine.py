@@ -8,10 +8,13 @@ from optdsl.training import figure, log, report, tuning
 from optdsl.training.candidates import Loader, load_candidates
 from optdsl.training.config import FORMATS, TrainingConfig
 from optdsl.training.model import build_model
+from optdsl.training.problem import Problem, Problems, Sources
 from optdsl.training.progress import print_plainly, reporter
 from optdsl.training.results import Comparison, Trial
 from optdsl.training.runs import run_all
-from optdsl.training.text import Corpus, load_corpus
+from optdsl.training.tasks import find_task
+from optdsl.training.tasks.texts import window_problem
+from optdsl.training.text import Corpus, load_corpus, spaced_windows
 
 CSV_NAME = "training.csv"
 SUMMARY_NAME = "summary.json"
@@ -44,10 +47,11 @@ def compare(
             print_plainly(console, text)
 
     with torch.random.fork_rng(devices=[]):
-        corpus = load_corpus(config.text, config.block)
-        model = build_model(config, len(corpus.vocabulary))
-        size = sum(parameter.numel() for parameter in model.parameters())
-        candidates = load_candidates(config, load, model.parameters())
+        corpus = None if config.task else load_corpus(config.text, config.block)
+        problems = problems_of(config, corpus)
+        problem = problems(config.seed)
+        size = sum(parameter.numel() for parameter in problem.model.parameters())
+        candidates = load_candidates(config, load, problem.model.parameters())
         searches: dict[str, tuple[Trial, ...]] = {}
         if config.tuned:
             tuning.require_rates(candidates)
@@ -59,21 +63,23 @@ def compare(
                 (config.out / name).unlink(missing_ok=True)
             tell(_introduction(config, corpus, size))
             if config.tuned:
-                candidates, searches = tuning.tune(config, corpus, candidates, tell)
+                candidates, searches = tuning.tune(config, problems, candidates, tell)
             with reporter(console, config) as progress:
-                entries = run_all(config, corpus, candidates, rows, progress)
+                entries = run_all(config, problems, candidates, rows, progress)
 
     comparison = Comparison(
         config=config,
         entries=entries,
-        characters=len(corpus),
-        vocabulary=len(corpus.vocabulary),
+        characters=None if corpus is None else len(corpus),
+        vocabulary=None if corpus is None else len(corpus.vocabulary),
         parameters=size,
-        unigram_entropy=corpus.unigram_entropy,
+        unigram_entropy=None if corpus is None else corpus.unigram_entropy,
         csv=config.out / CSV_NAME,
         figures=tuple(config.out / figure_name(suffix) for suffix in config.formats),
         summary=config.out / SUMMARY_NAME,
         searches=searches,
+        unit=find_task(config.task).unit if config.task else "nats per character",
+        ceiling=problem.ceiling,
     )
     if console is not None:
         console.print(report.table(comparison))
@@ -90,8 +96,31 @@ def figure_name(suffix: str) -> str:
     return f"training.{suffix}"
 
 
-def _introduction(config: TrainingConfig, corpus: Corpus, size: int) -> str:
+def problems_of(config: TrainingConfig, corpus: Corpus | None) -> Problems:
+    """Returns what a comparison trains: a task, or a transformer on the corpus.
+
+    Raises:
+        TrainingError: There is no such task, or its data cannot be read.
+    """
+    if corpus is None:
+        task = find_task(config.task or "")
+        sources = Sources(text=config.text, images=config.images)
+        return lambda seed: task.problem(seed, sources)
+    windows = spaced_windows(corpus.validation, config.block, config.validation_windows)
+    symbols = len(corpus.vocabulary)
+
+    def transformer(seed: int) -> Problem:
+        model = build_model(config.model_copy(update={"seed": seed}), symbols)
+        return window_problem(model, corpus.train, windows, config.block, config.batch, symbols)
+
+    return transformer
+
+
+def _introduction(config: TrainingConfig, corpus: Corpus | None, size: int) -> str:
     """Describes the text and the model, which has `size` parameters."""
+    if corpus is None:
+        task = find_task(config.task or "")
+        return f"task: {task.name}, {task.summary}, with {size:,} parameters"
     source = config.text or "Python's standard library"
     return (
         f"text: {source}, {len(corpus):,} characters, {len(corpus.vocabulary)} symbols, "

@@ -95,7 +95,8 @@ def _draw_losses(
         right.plot(curve.steps[known], means, **curve.line, **curve.marks(4.5), linewidth=1.2)
         shade(left, curve, curve.smooth)
         shade(right, curve, curve.validation)
-    limits = loss_limits(curves, math.log(comparison.vocabulary))
+    highest = math.inf if comparison.ceiling is None else comparison.ceiling
+    limits = loss_limits(curves, highest)
     if limits:
         left.set_ylim(*limits)
     left.set_xlim(0, last)
@@ -103,7 +104,7 @@ def _draw_losses(
     detail = f" (mean of {averaged} steps{'' if several else '; faint: each step'})"
     title(left, f"Training{detail if averaged > 1 else ''}")
     title(right, "Validation")
-    left.set_ylabel("loss (nats per character)")
+    left.set_ylabel(f"loss ({comparison.unit})", parse_math=False)
     for axes in (left, right):
         axes.set_xlabel("step")
         clean(axes)

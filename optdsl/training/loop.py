@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from optdsl.training.candidates import read_metrics
 from optdsl.training.config import TrainingConfig
 from optdsl.training.model import window_loss
+from optdsl.training.problem import Problem
 from optdsl.training.results import Record
-from optdsl.training.text import random_windows
 
 
 def learning_rate_factor(steps: int) -> Callable[[int], float]:
@@ -67,49 +69,77 @@ def _switch(optimizer: Optimizer, mode: str) -> None:
         switch()
 
 
-def train(
-    config: TrainingConfig, model: nn.Module, optimizer: Optimizer, text: Tensor, windows: Tensor
-) -> Iterator[Record]:
+@dataclass(frozen=True)
+class Course:
+    """How long to train, and how.
+
+    Attributes:
+        steps: Training steps.
+        evaluation_interval: Steps between evaluations.
+        seed: Seed of the batches.
+        constant: Whether the learning rate stays the same after its warm-up.
+        clip: The norm to which gradients are cut; None for no limit.
+    """
+
+    steps: int
+    evaluation_interval: int
+    seed: int
+    constant: bool = False
+    clip: float | None = None
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Self:
+        """Returns the course of the first seed of a comparison."""
+        return cls(config.steps, config.evaluation_interval, config.seed)
+
+    @property
+    def factor(self) -> Callable[[int], float]:
+        """The schedule of the learning rate."""
+        if not self.constant:
+            return learning_rate_factor(self.steps)
+        return lambda step: min(1.0, (step + 1) / _warmup(self.steps))
+
+
+def train(problem: Problem, optimizer: Optimizer, course: Course) -> Iterator[Record]:
     """Trains a model in place, and yields a record after every step.
 
     Ends early after a record with a loss that is not finite.
 
     Args:
-        config: Sizes, number of steps, and the seed of the batches.
-        model: The model to train.
+        problem: The model and its losses.
         optimizer: An optimizer of the model's parameters.
-        text: Indices to train on, shape (characters,).
-        windows: Validation windows, int64, shape (windows, time + 1).
+        course: The number of steps and the seed of the batches.
     """
-    schedule = LambdaLR(optimizer, learning_rate_factor(config.steps))
-    generator = torch.Generator().manual_seed(config.seed)
+    schedule = LambdaLR(optimizer, course.factor)
+    generator = torch.Generator().manual_seed(course.seed)
     seconds = 0.0
-    for step in range(1, config.steps + 1):
+    for step in range(1, course.steps + 1):
         started = time.perf_counter()
-        batch = random_windows(text, config.block, config.batch, generator)
         learning_rate = float(optimizer.param_groups[0]["lr"])
-        loss = window_loss(model, batch)
+        loss = problem.train_loss(generator)
         train_loss = loss.item()
         if math.isfinite(train_loss):
             optimizer.zero_grad()
             torch.autograd.backward(loss)
+            if course.clip is not None:
+                torch.nn.utils.clip_grad_norm_(problem.model.parameters(), course.clip)
             optimizer.step()
             schedule.step()
         duration = time.perf_counter() - started
         seconds += duration
 
         evaluated: float | None = None
-        due = step % config.evaluation_interval == 0 or step == config.steps
+        due = step % course.evaluation_interval == 0 or step == course.steps
         if due and math.isfinite(train_loss):
             _switch(optimizer, "eval")
-            evaluated = validation_loss(model, windows, config.batch)
+            evaluated = problem.validation_loss()
             _switch(optimizer, "train")
         record = Record(
             step=step,
             train_loss=train_loss,
             validation_loss=evaluated,
             learning_rate=learning_rate,
-            tokens_per_second=config.batch * config.block / duration,
+            tokens_per_second=problem.examples / duration,
             seconds=seconds,
             metrics=read_metrics(optimizer),
         )

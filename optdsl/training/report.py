@@ -101,7 +101,7 @@ def number(spread: Spread | None) -> str:
 def _caption(comparison: Comparison) -> str:
     config = comparison.config
     sentences = [
-        f"Losses in nats per character (unigram entropy {comparison.unigram_entropy:.3f}).",
+        f"Losses in {comparison.unit}{_entropy(comparison)}.",
         f"Train: mean over the last {counted(min(TAIL, config.steps), 'step')}.",
         "Validation: after the last evaluation" + (", * lowest." if comparison.best else "."),
         "Mean ± standard deviation over the seeds." if config.seeds > 1 else "",
@@ -111,6 +111,11 @@ def _caption(comparison: Comparison) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def _entropy(comparison: Comparison) -> str:
+    entropy = comparison.unigram_entropy
+    return "" if entropy is None else f" (unigram entropy {entropy:.3f})"
+
+
 def write_summary(comparison: Comparison, path: Path) -> None:
     """Writes the request and the final results as JSON."""
     summary = {
@@ -118,6 +123,7 @@ def write_summary(comparison: Comparison, path: Path) -> None:
         "interrupted": comparison.interrupted,
         "characters": comparison.characters,
         "vocabulary": comparison.vocabulary,
+        "unit": comparison.unit,
         "parameters": comparison.parameters,
         "unigram_entropy": comparison.unigram_entropy,
         "best": comparison.best.optimizer if comparison.best else None,

@@ -210,27 +210,31 @@ class Comparison:
     Attributes:
         config: The request.
         entries: The results of each optimizer, in the order of the request.
-        characters: Length of the text.
-        vocabulary: Number of symbols.
+        characters: Length of the text; None where the task is not one of the config's text.
+        vocabulary: Number of symbols; None likewise.
         parameters: Number of the model's parameters.
         unigram_entropy: Entropy of the symbol frequencies, nats per character: the loss of the
-            best prediction that ignores the context.
+            best prediction that ignores the context.  None likewise.
         csv: Path of the log.
         figures: Paths of the figure, one per format.
         summary: Path of the summary in JSON.
         searches: The trials of the search for learning rates, by optimizer.
+        unit: The unit of all losses.
+        ceiling: The loss of a model without knowledge; None where there is none to speak of.
     """
 
     config: TrainingConfig
     entries: tuple[Entry, ...]
-    characters: int
-    vocabulary: int
+    characters: int | None
+    vocabulary: int | None
     parameters: int
-    unigram_entropy: float
+    unigram_entropy: float | None
     csv: Path
     figures: tuple[Path, ...]
     summary: Path
     searches: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
+    unit: str = "nats per character"
+    ceiling: float | None = None
 
     @property
     def runs(self) -> tuple[Run, ...]:

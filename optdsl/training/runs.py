@@ -1,20 +1,17 @@
 """The runs of a comparison: every optimizer, with every seed."""
 
-from torch import Tensor, nn
-
 from optdsl.training.candidates import Candidate
 from optdsl.training.config import TrainingConfig
 from optdsl.training.log import CsvLog
-from optdsl.training.loop import train
-from optdsl.training.model import build_model
+from optdsl.training.loop import Course, train
+from optdsl.training.problem import Problems
 from optdsl.training.progress import Reporter
 from optdsl.training.results import Entry, Record, Run, Status
-from optdsl.training.text import Corpus, spaced_windows
 
 
 def run_all(
     config: TrainingConfig,
-    corpus: Corpus,
+    problems: Problems,
     candidates: list[Candidate],
     rows: CsvLog,
     progress: Reporter,
@@ -23,18 +20,16 @@ def run_all(
 
     After an interrupt, the numbers of runs of any two optimizers differ by one at most.
     """
-    windows = spaced_windows(corpus.validation, config.block, config.validation_windows)
     runs: dict[str, list[Run]] = {candidate.label: [] for candidate in candidates}
     interrupted = False
     for seed in config.all_seeds:
         seeded = config.model_copy(update={"seed": seed})
-        model = build_model(seeded, len(corpus.vocabulary))
         for candidate in candidates:
             label = candidate.label
             if interrupted:
                 runs[label].append(Run(label, Status.NOT_STARTED, seed=seed))
                 continue
-            run = _run(seeded, corpus.train, windows, model, candidate, rows, progress)
+            run = _run(seeded, problems, candidate, rows, progress)
             interrupted = run.status is Status.INTERRUPTED
             progress.finish(run)
             runs[label].append(run)
@@ -43,9 +38,7 @@ def run_all(
 
 def _run(
     config: TrainingConfig,
-    text: Tensor,
-    windows: Tensor,
-    model: nn.Module,
+    problems: Problems,
     candidate: Candidate,
     rows: CsvLog,
     progress: Reporter,
@@ -53,8 +46,9 @@ def _run(
     records: list[Record] = []
     status = Status.FINISHED
     try:
-        model, optimizer = candidate.start(model, config.seed)
-        for record in train(config, model, optimizer, text, windows):
+        problem = problems(config.seed)
+        optimizer = candidate.start(problem.model, config.seed)
+        for record in train(problem, optimizer, Course.of(config)):
             rows.write(candidate.label, config.seed, record)
             records.append(record)
             progress.advance(candidate.label, config.seed, record)

@@ -8,15 +8,11 @@ a seed that the comparison does not use.  The rate with the lowest validation lo
 import math
 from collections.abc import Callable, Iterable
 
-import torch
-from torch import nn
-
 from optdsl.training.candidates import Candidate
 from optdsl.training.config import TrainingConfig, TrainingError
-from optdsl.training.loop import train
-from optdsl.training.model import build_model
+from optdsl.training.loop import Course, train
+from optdsl.training.problem import Problems
 from optdsl.training.results import Trial
-from optdsl.training.text import Corpus, spaced_windows
 from optdsl.words import counted
 
 MULTIPLIERS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -52,7 +48,7 @@ def require_rates(candidates: Iterable[Candidate]) -> None:
 
 def tune(
     config: TrainingConfig,
-    corpus: Corpus,
+    problems: Problems,
     candidates: list[Candidate],
     tell: Callable[[str], None],
 ) -> tuple[list[Candidate], dict[str, tuple[Trial, ...]]]:
@@ -60,7 +56,7 @@ def tune(
 
     Args:
         config: The comparison.
-        corpus: Its text.
+        problems: What is trained.
         candidates: Its optimizers.
         tell: Receives a line on the results for each optimizer.
 
@@ -72,16 +68,13 @@ def tune(
     short = config.model_copy(
         update={"steps": steps, "evaluate_every": steps, "seed": config.all_seeds.stop}
     )
-    model = build_model(short, len(corpus.vocabulary))
-    windows = spaced_windows(corpus.validation, config.block, config.validation_windows)
     tell(f"searching for learning rates: {budget_in_words(config)}")
     tuned = []
     searches = {}
     for candidate in candidates:
         centre = candidate.setup.learning_rate
         trials = tuple(
-            _try(short, corpus, windows, model, candidate, multiplier * centre)
-            for multiplier in MULTIPLIERS
+            _try(short, problems, candidate, multiplier * centre) for multiplier in MULTIPLIERS
         )
         best = min(trials, key=_loss)
         found = math.isfinite(_loss(best))
@@ -93,17 +86,16 @@ def tune(
 
 def _try(
     config: TrainingConfig,
-    corpus: Corpus,
-    windows: torch.Tensor,
-    model: nn.Module,
+    problems: Problems,
     candidate: Candidate,
     learning_rate: float,
 ) -> Trial:
+    problem = problems(config.seed)
     try:
-        model, optimizer = candidate.tuned(learning_rate).start(model, config.seed)
+        optimizer = candidate.tuned(learning_rate).start(problem.model, config.seed)
     except ValueError:  # out of the bounds of the hyperparameter
         return Trial(learning_rate, None)
-    *_, last = train(config, model, optimizer, corpus.train, windows)
+    *_, last = train(problem, optimizer, Course.of(config))
     return Trial(learning_rate, last.validation_loss if last.finite else None)
 
 

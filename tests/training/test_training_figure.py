@@ -54,7 +54,8 @@ def make_run(
 def make_comparison(*entries: Entry, seeds: int = 1) -> Comparison:
     names = tuple(entry.optimizer for entry in entries)
     config = configure(optimizers=names, steps=STEPS, seeds=seeds)
-    return Comparison(config, entries, 10_000, 50, 1234, 3.0, Path("c"), (), Path("s"))
+    paths = Path("c"), (), Path("s")
+    return Comparison(config, entries, 10_000, 50, 1234, 3.0, *paths, ceiling=math.log(50))
 
 
 def entry(name: str, level: float, **fields: object) -> Entry:

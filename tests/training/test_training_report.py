@@ -44,7 +44,8 @@ def make_run(
 def make_comparison(*runs: Run) -> Comparison:
     config = configure(optimizers=tuple(run.optimizer for run in runs), steps=60)
     entries = tuple(Entry(run.optimizer, (run,), Setup(1e-3)) for run in runs)
-    return Comparison(config, entries, 10_000, 50, 1234, 3.0, Path("c"), (), Path("s"))
+    paths = Path("c"), (), Path("s")
+    return Comparison(config, entries, 10_000, 50, 1234, 3.0, *paths, ceiling=math.log(50))
 
 
 def render(comparison: Comparison, width: int) -> list[str]:
