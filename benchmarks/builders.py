@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import optdsl
-from benchmarks.autograd_mada import AutogradMADA
 from benchmarks.contestants import BLEND, CONTESTANTS, RULE, SAMPLE
+from optdsl.studies.runs.autograd_mada import AutogradMADA
 
 Parameters = list[nn.Parameter]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from optdsl import __version__
-from optdsl.cli import commands, texts, train
+from optdsl.cli import commands, study, texts, train
 from optdsl.cli.errors import UsageError
 from optdsl.options import OptionError
 from optdsl.specifications.search import searching
@@ -155,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_arguments(command)
     path()
     command.set_defaults(run=train.run)
+
+    summary = "measure the claims about learned optimizers, and write a report"
+    command = add("study", summary, study.DESCRIPTION, study.EPILOG)
+    study.add_arguments(command)
+    command.set_defaults(run=study.run, path=None)
     return parser
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import optdsl
-from benchmarks.autograd_mada import LEARNED, AutogradMADA
+from optdsl.studies.runs.autograd_mada import LEARNED, AutogradMADA
 
 pytestmark = pytest.mark.broad(2)
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from optdsl.pages.claims import Chapter, Claim, Criterion
 from optdsl.studies.frame.study import Study
 from optdsl.studies.frame.values import Outcome, Result, Results, Run
-from optdsl.studies.report.claims import Chapter, Claim, Criterion
 
 
 class ToyRun(Run):

@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 
 from pydantic import PositiveInt
 
+from optdsl.pages.claims import Chapter
 from optdsl.studies.frame.values import Frozen, Results, Run
-from optdsl.studies.report.claims import Chapter
 
 
 class Study(Frozen, ABC):

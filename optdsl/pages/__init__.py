@@ -1,0 +1,1 @@
+"""Pages of results: claims with verdicts, figures, tables, and the HTML file that shows them."""

@@ -1,0 +1,11 @@
+"""The studies, by name."""
+
+from optdsl.studies.catalog.cost import CostStudy
+from optdsl.studies.catalog.counterexample import CounterexampleStudy
+from optdsl.studies.catalog.interpolation import InterpolationStudy
+from optdsl.studies.frame.study import Study
+
+STUDIES: dict[str, type[Study]] = {
+    cls.model_fields["study"].default: cls
+    for cls in (CounterexampleStudy, InterpolationStudy, CostStudy)
+}

@@ -1,0 +1,36 @@
+"""The optimizers that studies compare."""
+
+from __future__ import annotations
+
+from optdsl.studies.runs.optimizers import Contestant, Learned
+
+ADAMW = Contestant(label="adamw", rule="adamw")
+MADA = Contestant(label="mada", rule="mada")
+HYPERADAM = Contestant(label="hyperadam", rule="hyperadam")
+# One coefficient, learned fast and by the sign of its hyper-gradient.
+SIGN = Contestant(
+    label="adam, β1 by sign",
+    rule="adamw",
+    hypers={"beta2": 0.95},
+    learn={
+        "beta1": Learned(hypers={"lr": 2e-2}, bounds=(0.0, 0.99), after=10, signal="sign"),
+    },
+)
+MEMBERS = tuple(Contestant(label=rule, rule=rule) for rule in ("avgrad", "yogi", "adan", "lion"))
+PEERS = (
+    Contestant(label="prodigy", rule="prodigyopt:Prodigy"),
+    Contestant(label="schedule-free", rule="schedulefree:AdamWScheduleFree", constant=True),
+)
+
+
+def installed(contestants: tuple[Contestant, ...]) -> tuple[Contestant, ...]:
+    """Returns those whose packages are there."""
+    return tuple(contestant for contestant in contestants if contestant.installed)
+
+
+def absent(contestants: tuple[Contestant, ...]) -> str:
+    """Says which are not there; empty if all are."""
+    labels = [contestant.label for contestant in contestants if not contestant.installed]
+    if not labels:
+        return ""
+    return f" Not installed, and so not compared: {', '.join(labels)}."

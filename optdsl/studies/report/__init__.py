@@ -1,1 +1,0 @@
-"""The report: claims, figures, tables, and the page that shows them."""

@@ -1,0 +1,136 @@
+"""The optimizers of runs, as data: rules of the library, and classes of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, Self
+
+from pydantic import Field
+from torch.optim import Optimizer
+
+import optdsl
+from optdsl.classes import elaborate
+from optdsl.elaboration import Elaboration
+from optdsl.ir.text import print_program
+from optdsl.specifications.sources import open_source
+from optdsl.studies.frame.values import Frozen
+from optdsl.words import Scope, Signal
+
+
+class Learned(Frozen):
+    """How a coefficient is learned; see `optdsl.Learn`.
+
+    Attributes:
+        rule: The rule that moves it.
+        hypers: The hyperparameters of that rule.
+        bounds: What its values are kept in; None for its domain.
+        clip: The limit of hyper-gradients.
+        after: Steps before the first update.
+        scope: What has a value of its own.
+        signal: What the rule follows.
+    """
+
+    rule: str = "sgd"
+    hypers: dict[str, float] = Field(default_factory=dict)
+    bounds: tuple[float, float] | None = None
+    clip: float | None = None
+    after: int = 0
+    scope: Scope = "optimizer"
+    signal: Signal = "raw"
+
+    def option(self) -> optdsl.Learn:
+        """Returns it as an option of `optdsl.load`."""
+        options = self.model_dump(exclude={"rule", "hypers"})
+        return optdsl.Learn(self.rule, **options, **self.hypers)
+
+
+class Contestant(Frozen):
+    """An optimizer with its settings.
+
+    Attributes:
+        label: Its name in tables.
+        rule: A name of the library, or MODULE:CLASS of another package.
+        hypers: The hyperparameters that differ from the defaults.
+        learn: What it learns: what the rule says, nothing, or coefficients by name.
+        order: When learned coefficients move; see `optdsl.load`.
+        constant: Whether it is trained without decay of the learning rate, as its authors say.
+    """
+
+    label: str
+    rule: str
+    hypers: dict[str, float] = Field(default_factory=dict)
+    learn: bool | dict[str, Learned] = True
+    order: Literal["overlapped", "exact"] = "overlapped"
+    constant: bool = False
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is of another package."""
+        return ":" in self.rule
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is there."""
+        package = self.rule.partition(":")[0]
+        return not self.foreign or importlib.util.find_spec(package) is not None
+
+    def with_hypers(self, **hypers: float) -> Self:
+        """Returns it with other values of hyperparameters."""
+        return self.model_copy(update={"hypers": {**self.hypers, **hypers}})
+
+    def frozen(self) -> Self:
+        """Returns it without learning."""
+        return self.model_copy(update={"learn": False})
+
+    def create(self) -> Callable[..., Optimizer]:
+        """Returns what makes the optimizer from parameters and hyperparameters."""
+        if self.foreign:
+            module, _, name = self.rule.partition(":")
+            found: Callable[..., Optimizer] = getattr(importlib.import_module(module), name)
+            return found
+        return optdsl.load(self.rule, learn=self._option(), order=self.order)
+
+    def optimizer(self, parameters: Any) -> Optimizer:
+        """Returns the optimizer of some parameters."""
+        return self.create()(parameters, **self.hypers)
+
+    @property
+    def default_rate(self) -> float:
+        """The learning rate that it has if none is set."""
+        if "lr" in self.hypers:
+            return self.hypers["lr"]
+        if self.foreign:
+            return 1.0 if self.rule.endswith(":Prodigy") else 2.5e-3
+        return self.elaboration().program.defaults["lr"]
+
+    def elaboration(self) -> Elaboration:
+        """Returns the rule as the compiler has it, differentiated."""
+        return _elaborated(self.rule, json.dumps(self.model_dump(mode="json")["learn"]))
+
+    def ingredients(self) -> tuple[str, ...]:
+        """Returns the texts that say what it does: programs, or a package's version."""
+        if self.foreign:
+            package = self.rule.partition(":")[0]
+            version = importlib.metadata.version(package) if self.installed else "absent"
+            return (f"{package} {version}",)
+        found = self.elaboration()
+        return tuple(map(print_program, (found.program, *(c.rule for c in found.coefficients))))
+
+    def _option(self) -> bool | dict[str, optdsl.Learn]:
+        if isinstance(self.learn, bool):
+            return self.learn
+        return {name: learned.option() for name, learned in self.learn.items()}
+
+
+@lru_cache(maxsize=256)
+def _elaborated(rule: str, learn: str) -> Elaboration:
+    said = json.loads(learn)
+    option = said
+    if not isinstance(said, bool):
+        option = {name: Learned.model_validate(how).option() for name, how in said.items()}
+    return elaborate(open_source(rule), option, True, None)
