@@ -13,12 +13,14 @@ body { margin: 0 auto; padding: 1rem; max-width: 52rem; background: var(--paper)
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 3rem; font-size: 1.3rem;
   border-bottom: 1px solid var(--line); } h3 { font-size: 1.1rem; margin-top: 2rem; }
 a { color: inherit; } small, figcaption, caption { color: var(--soft); font-size: .85rem; }
-figure { margin: 1.2rem 0; } figure svg { display: block; width: 100%; height: auto; }
+figure { margin: 1.2rem 0; overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 32rem; height: auto; }
 figcaption { margin-top: .3rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem;
   font-variant-numeric: tabular-nums; } caption { text-align: left; padding: .3rem 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
+table.summary td { white-space: normal; }
 dl { margin: 0; } dt { font-weight: 600; margin-top: .7rem; } dd { margin: 0; }
 .verdict { padding: .5rem .8rem; border-left: 5px solid var(--soft); background: var(--block);
   font-weight: 600; } .holds { border-color: var(--holds); } .part { border-color: var(--part); }

@@ -97,7 +97,7 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
             "page is written by hand. ± is a standard deviation over seeds.",
         ),
         [study.chapter(results) for study in studies],
-        {study.study: f"optdsl study {shlex.quote(f'{study.study}.yaml')}" for study in studies},
+        {study.study: _command(study, out) for study in studies},
         [f"{_told(result)}: {result.message}" for result in failed],
         circumstances(),
     )
@@ -109,6 +109,14 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
 def _results_of(study: Study, results: Results) -> list[Result]:
     found = (results.by_key(run.key) for run in study.runs(results))
     return [result for result in found if result is not None]
+
+
+def _command(study: Study, out: Path) -> str:
+    """Returns the command that carries a study out again, from the directory around its results."""
+    file, directory = (
+        shlex.quote(str(Path(out.name, part))) for part in (f"{study.study}.yaml", "")
+    )
+    return f"optdsl study {file} --out {directory}"
 
 
 def _told(result: Result) -> str:
