@@ -12,7 +12,7 @@ from optdsl.specifications import sources
 DESCRIPTION = """\
 Train a small character-level transformer with each optimizer, from the same weights and on the same
 batches, and compare the losses. Writes training.csv (every step), training.png, .svg and .pdf,
-and summary.json.
+summary.json, and report.html, a page with all of it.
 
 Every optimizer has the learning rate and the other hyperparameters that its file has as defaults,
 unless --set or --tuned changes them. The learning rate follows one schedule for all: a linear

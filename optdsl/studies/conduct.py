@@ -112,11 +112,9 @@ def _results_of(study: Study, results: Results) -> list[Result]:
 
 
 def _command(study: Study, out: Path) -> str:
-    """Returns the command that carries a study out again, from the directory around its results."""
-    file, directory = (
-        shlex.quote(str(Path(out.name, part))) for part in (f"{study.study}.yaml", "")
-    )
-    return f"optdsl study {file} --out {directory}"
+    """Returns the command that carries a study out again, from the directory around `out`."""
+    directory = shlex.quote(out.name or ".")
+    return f"optdsl study {directory}/{study.study}.yaml --out {directory}"
 
 
 def _told(result: Result) -> str:

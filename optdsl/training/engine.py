@@ -8,6 +8,7 @@ from optdsl.training import figure, log, report, tuning
 from optdsl.training.candidates import Loader, load_candidates
 from optdsl.training.config import FORMATS, TrainingConfig
 from optdsl.training.model import build_model
+from optdsl.training.page import write_page
 from optdsl.training.problem import Problem, Problems, Sources
 from optdsl.training.progress import print_plainly, reporter
 from optdsl.training.results import Comparison, Trial
@@ -18,6 +19,7 @@ from optdsl.training.text import Corpus, load_corpus, spaced_windows
 
 CSV_NAME = "training.csv"
 SUMMARY_NAME = "summary.json"
+PAGE_NAME = "report.html"
 
 
 def compare(
@@ -28,8 +30,9 @@ def compare(
     Every optimizer starts from the same weights and gets the same batches.  The numbers are
     reproducible on one machine, and the global random state is restored.  A run ends early at a
     loss that is not finite, or at a KeyboardInterrupt, which ends the comparison; its results up to
-    then are reported.  Writes `training.csv`, complete after every step, `summary.json`, and the
-    figure as `training.png` and so on to the output directory.
+    then are reported.  Writes `training.csv`, complete after every step, `summary.json`, the
+    figure as `training.png` and so on, and a page of all of it, `report.html`, to the output
+    directory.
 
     Args:
         config: The request.
@@ -59,7 +62,7 @@ def compare(
         metrics = dict.fromkeys(name for candidate in candidates for name in candidate.metrics)
         with log.CsvLog(config.out / CSV_NAME, tuple(metrics)) as rows:
             # Should the process be killed, older results must not look like those of this one.
-            for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME):
+            for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME, PAGE_NAME):
                 (config.out / name).unlink(missing_ok=True)
             tell(_introduction(config, corpus, size))
             if config.tuned:
@@ -86,7 +89,9 @@ def compare(
     log.write_atomically(comparison.summary, lambda path: report.write_summary(comparison, path))
     for file in comparison.figures:
         log.write_atomically(file, lambda path: figure.draw(comparison, path))
-    for file in (comparison.csv, *comparison.figures, comparison.summary):
+    page = config.out / PAGE_NAME
+    log.write_atomically(page, lambda path: write_page(comparison, path))
+    for file in (comparison.csv, *comparison.figures, comparison.summary, page):
         tell(f"wrote {file}")
     return comparison
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase
 
 from optdsl.training.curves import Curve, curves_of, loss_limits
 from optdsl.training.panels import draw_panels, panels_of, rows_of
@@ -66,6 +66,28 @@ def build(comparison: Comparison) -> Figure:
     return figure
 
 
+def draw_loss_panels(figure: Figure, comparison: Comparison) -> None:
+    """Draws the losses alone, on an empty figure."""
+    window = max(1, comparison.config.steps // 40)
+    curves = curves_of(comparison, window)
+    last = 1.015 * max((len(curve.steps) for curve in curves), default=1)
+    _draw_losses(figure, comparison, curves, window, last)
+
+
+def draw_coefficient_panels(figure: Figure, comparison: Comparison) -> None:
+    """Draws the learned coefficients alone, on an empty figure, if there are any."""
+    curves = curves_of(comparison, max(1, comparison.config.steps // 40))
+    panels = panels_of(curves)
+    if panels:
+        last = 1.015 * max((len(curve.steps) for curve in curves), default=1)
+        draw_panels(figure, panels, last)
+
+
+def coefficient_height(comparison: Comparison) -> float:
+    """Returns the height of the panels of coefficients in inches; 0 if nothing is learned."""
+    return COEFFICIENT_HEIGHT * rows_of(panels_of(curves_of(comparison, 1)))
+
+
 def caption_of(comparison: Comparison) -> str:
     """Returns the caption: steps, seeds, learning rates, and the meaning of lines and bands."""
     rates = ", ".join(f"{entry.optimizer} {rate(entry.setup)}" for entry in comparison.entries)
@@ -80,7 +102,11 @@ def caption_of(comparison: Comparison) -> str:
 
 
 def _draw_losses(
-    figure: SubFigure, comparison: Comparison, curves: Sequence[Curve], window: int, last: float
+    figure: FigureBase,
+    comparison: Comparison,
+    curves: Sequence[Curve],
+    window: int,
+    last: float,
 ) -> None:
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     several = comparison.config.seeds > 1

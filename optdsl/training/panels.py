@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import SubFigure
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from optdsl.training.curves import DASHES, MARKERS, Curve, coefficient_limits
@@ -67,7 +67,7 @@ def rows_of(panels: Sequence[Panel]) -> int:
     return math.ceil(len(panels) / PANELS)
 
 
-def draw_panels(figure: SubFigure, panels: Sequence[Panel], last_step: float) -> None:
+def draw_panels(figure: FigureBase, panels: Sequence[Panel], last_step: float) -> None:
     """Draws the panels in rows of `PANELS`."""
     axes_of = figure.subplots(rows_of(panels), PANELS, squeeze=False).flatten()
     for axes in axes_of[len(panels) :]:

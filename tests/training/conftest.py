@@ -8,6 +8,7 @@ import pytest
 from optdsl.training import (
     TrainingConfig,
     configure,
+    engine,
     figure,
 )
 
@@ -22,6 +23,7 @@ def quick_figure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
     draw = figure.draw
     monkeypatch.setattr(figure, "draw", lambda _, path: path.write_bytes(b"figure"))
+    monkeypatch.setattr(engine, "write_page", lambda _, path: path.write_text("page"))
     return draw
 
 

@@ -205,6 +205,7 @@ def test_older_results_do_not_outlive_the_start_of_a_comparison(make: Make) -> N
         "training.svg",
         "training.pdf",
         "summary.json",
+        "report.html",
     }
 
 

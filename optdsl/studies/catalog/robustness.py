@@ -16,6 +16,7 @@ from optdsl.studies.catalog.contestants import HYPERADAM, MADA, SIGN
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
+from optdsl.training.tasks import find_task
 
 BASE = "adamw"
 
@@ -55,8 +56,6 @@ class RobustnessStudy(TrainingStudy):
     def _cell(
         self, task: str, contestant: Contestant, beta1: float, beta2: float
     ) -> list[Training]:
-        from optdsl.training.tasks import find_task
-
         rate = self.rate * find_task(task).learning_rate
         chosen = contestant.with_hypers(lr=rate, beta1=beta1, beta2=beta2)
         return self.repeated(task, chosen)

@@ -1,0 +1,148 @@
+"""The report: verdicts, tables, and the page in a browser."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from optdsl.cli import main
+from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table, Verdict
+from optdsl.pages.html import Page, render
+from optdsl.studies.catalog import STUDIES
+from optdsl.studies.catalog.counterexample import CounterexampleStudy
+from optdsl.studies.conduct import conduct
+from optdsl.studies.frame.files import read_study, write_study
+from optdsl.studies.frame.values import Results
+
+from .test_frame import Here
+from .toys import ToyStudy
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+def claim(*met: bool | None) -> Claim:
+    return Claim("A", "said", "measured", tuple(Criterion("x < 1", "x = 0", m) for m in met))
+
+
+def test_a_verdict_follows_from_the_criteria() -> None:
+    assert claim(True, True).verdict is Verdict.HOLDS
+    assert claim(True, False).verdict is Verdict.IN_PART
+    assert claim(False, False).verdict is Verdict.NOT_HERE
+    assert claim(True, None).verdict is claim().verdict is Verdict.UNKNOWN
+    assert claim(True, False).sentence == "The claim holds in part: 1 of 2 criteria are met."
+
+
+def draw(figure: Figure) -> None:
+    figure.subplots().plot([0, 1], [1, 0], label="<a & b>")
+
+
+def page(tmp_path: Path) -> Path:
+    chart = Chart("figure-a", "A line & more.", draw)
+    tables = (Table("T", ("name", "value"), (("<x>", "1"),)),)
+    claims = [
+        Claim("First <claim>", "p", "m", (Criterion("a", "b", True),), (chart,), tables),
+        Claim("Second", "p", "m", (Criterion("a", "b", False),), (Chart("b", "B.", draw),)),
+    ]
+    chapters = [Chapter("one", "One", "Text.", claims)]
+    commands = {"one": "optdsl study one.yaml"}
+    text = render(Page("A page", ["Hello."], chapters, commands, ["run 1: no"]), tmp_path)
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
+    text = page(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in text
+    # Names of XML vocabularies are addresses that nobody opens.
+    loaded = re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"|@import|url\((?!#)', text)
+    assert not [address for address in loaded if address]
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert len(names) == len(set(names))
+    assert "First &lt;claim&gt;" in text
+    assert {"figure-a.png", "figure-a.svg", "b.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.skipif(not BROWSER, reason="there is no browser here")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
+    path = page(tmp_path)
+    shot = tmp_path / "shot.png"
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+               f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900"]  # fmt: skip
+    seen = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "CONSOLE" not in seen.stderr
+    assert seen.stdout.count("<figure") == 2
+    assert len(re.findall(r"<svg[^>]*viewBox", seen.stdout)) == 2
+    subprocess.run(
+        [*command, f"--screenshot={shot}", path.as_uri()], capture_output=True, timeout=120
+    )
+    assert shot.stat().st_size > 5000
+
+
+def test_a_study_writes_its_report(tmp_path: Path) -> None:
+    (tmp_path / "trace").mkdir()
+    out = tmp_path / "out"
+    study = ToyStudy(trace=tmp_path / "trace", does="fail")
+    text = conduct([study], out, Here()).read_text(encoding="utf-8")  # type: ignore[arg-type]
+    assert "ValueError: the toy is broken" in text
+    assert "not decided" not in text
+    assert "The claim does not hold here" in text
+    assert read_study(out / "toy.yaml", {"toy": ToyStudy}) == study
+    with (out / "toy.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    squares = [(row["number"], row["value"]) for row in rows if row["quantity"] == "square"]
+    assert squares == [("2", "4.0"), ("3", "9.0")]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_can_be_described_before_it_is_measured(name: str, tmp_path: Path) -> None:
+    for study in (STUDIES[name].quick(), STUDIES[name].model_validate({"study": name})):
+        (tmp_path / "study.yaml").write_text(write_study(study), encoding="utf-8")
+        assert read_study(tmp_path / "study.yaml", STUDIES) == study
+        runs = study.runs(Results())
+        assert len({run.label for run in runs}) > 0
+    study = STUDIES[name].quick()
+    chapter = study.chapter(Results())
+    assert all(claim.verdict is Verdict.UNKNOWN for claim in chapter.claims)
+    assert "<h1>" in render(Page("Empty", [], [chapter], {}), tmp_path)
+
+
+def test_a_tiny_study_runs_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = CounterexampleStudy(steps=300, rhos=(0.0, 1.0), rho_steps=300)
+    path = tmp_path / "mine.yaml"
+    path.write_text(write_study(study), encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["study", str(path), "--out", str(out)]) == 0
+    assert "7/7" in capsys.readouterr().out
+    assert main(["study", str(path), "--out", str(out)]) == 0
+    assert "0 runs to do, 7 found in the store" in capsys.readouterr().out
+    assert "Adam goes to +1" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["languages"], "did you mean `language`?"),
+        (["cost", "cost"], "named twice"),
+        (["cost", "--executor", "slurm"], "the executors are local and ray"),
+        (["cost", "--seeds", "0"], "--seeds must be 1 or more"),
+        (["language", "--text", "none.txt"], "there is no 'none.txt'"),
+        (["none.yaml"], "cannot read 'none.yaml'"),
+    ],
+)
+def test_a_mistake_in_the_request_is_told(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", *arguments, "--out", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""What runs measure, against references that are not theirs."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import optdsl
+from optdsl.pages.statistics import paired, slope, student_p, z_test
+from optdsl.studies.catalog.counterexample import OPTIMIZERS
+from optdsl.studies.frame.execution import execute
+from optdsl.studies.frame.values import Result, Results
+from optdsl.studies.runs.controls import Control
+from optdsl.studies.runs.cost import AUTOGRAD, Cost
+from optdsl.studies.runs.counterexample import Counterexample
+from optdsl.studies.runs.optimizers import Contestant, Learned
+from optdsl.studies.runs.scalar import ScalarOptimizer
+from optdsl.studies.runs.training import Training
+
+LEARNING = Contestant(
+    label="learner",
+    rule="adam_avgrad",
+    hypers={"lr": 1e-2, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    learn={"rho": Learned(hypers={"lr": 0.3}, signal="sign", after=2)},
+)
+STEPS = 20
+
+
+def training(contestant: Contestant = LEARNING, **fields: object) -> Training:
+    return Training.model_validate(
+        {"task": "saddle", "contestant": contestant, "seed": 0, "steps": STEPS} | fields
+    )
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[Training, Result]:
+    run = training()
+    return run, execute(run, {})
+
+
+def test_the_counterexample_reaches_the_authors_figures() -> None:
+    """Of the authors' implementation, at 3,000 steps."""
+    numbers = Counterexample(contestant=OPTIMIZERS[-1], steps=3000).execute({}).numbers
+    assert numbers["x"] == pytest.approx(0.040279932042, rel=0, abs=1e-9)
+    assert numbers["coefficient/rho"] == pytest.approx(0.714730700, rel=0, abs=1e-9)
+    assert numbers["coefficient/beta3"] == pytest.approx(0.249674323, rel=0, abs=1e-9)
+    assert numbers["coefficient/c"] == pytest.approx(0.989502748, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("index", range(len(OPTIMIZERS)))
+def test_a_scalar_optimizer_takes_the_steps_of_the_class(index: int) -> None:
+    contestant = OPTIMIZERS[index]
+    ours = ScalarOptimizer(contestant.elaboration(), contestant.hypers)
+    theta = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    theirs = contestant.optimizer([theta])
+    generator = torch.Generator().manual_seed(index)
+    x = 0.0
+    for _ in range(60):
+        theta.grad = torch.randn((), generator=generator, dtype=torch.float64)
+        x = ours.step(x, theta.grad.item())
+        theirs.step()
+        assert x == pytest.approx(theta.item(), rel=1e-12, abs=1e-15)
+
+
+def test_training_keeps_the_trajectory(learned: tuple[Training, Result]) -> None:
+    run, result = learned
+    rho = result.outcome.series["coefficient/rho"]
+    assert len(rho) == STEPS + 1
+    assert rho[0] == rho[2] == 1.0
+    steps = [abs(b - a) for a, b in pairwise(rho)]
+    assert any(step == pytest.approx(0.3) for step in steps)
+    assert len(result.outcome.series["validation"]) == STEPS
+    assert result.outcome.numbers["validation"] == result.outcome.series["validation"][-1]
+    again = execute(run, {})
+    assert again.outcome.series["validation"] == result.outcome.series["validation"]
+
+
+@pytest.mark.parametrize("kind", ["final", "walk", "path"])
+def test_controls_follow_the_run_that_learned(
+    kind: str, learned: tuple[Training, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, result = learned
+    rho = result.outcome.series["coefficient/rho"]
+    seen: list[float] = []
+    load = optdsl.load
+
+    def spying(*arguments: object, **options: object) -> object:
+        cls = load(*arguments, **options)  # type: ignore[arg-type]
+
+        class Spy(cls):  # type: ignore[misc, valid-type]
+            def step(self, closure: object = None) -> None:
+                seen.append(self.param_groups[0]["rho"])
+                super().step()
+
+        return Spy
+
+    monkeypatch.setattr(optdsl, "load", spying)
+    run = training(control=Control.model_validate({"kind": kind, "of": parent.key}))
+    assert run.needs == (parent.key,)
+    assert execute(run, {parent.key: result}).finished
+    assert len(seen) == STEPS
+    if kind == "final":
+        assert set(seen) == {rho[-1]}
+    if kind == "path":
+        assert seen[0] == rho[0]
+        assert seen[-1] == pytest.approx(rho[-1])
+    if kind == "walk":
+        assert all(0 <= x <= 1 for x in seen)
+        moved = [abs(b - a) for a, b in pairwise(seen)]
+        sizes = [abs(b - a) for a, b in pairwise(rho)]
+        assert all(m <= s + 1e-12 for m, s in zip(moved, sizes, strict=False))
+
+
+def test_a_frozen_learner_is_the_rule_itself() -> None:
+    frozen = execute(training(LEARNING.frozen()), {})
+    adamw = Contestant(label="", rule="adamw", hypers=LEARNING.hypers)
+    plain = execute(training(adamw), {})
+    losses = [r.outcome.series["validation"] for r in (frozen, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_packages_optimizer_takes_part() -> None:
+    pytest.importorskip("schedulefree")
+    contestant = Contestant(label="sf", rule="schedulefree:AdamWScheduleFree", constant=True)
+    result = execute(training(contestant), {})
+    assert result.finished, result.details
+    assert math.isfinite(result.outcome.numbers["validation"])
+
+
+def test_the_key_has_the_text_and_the_rule_in_it(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a" * 5000)
+    run = training(text=text)
+    text.with_name("other.txt").write_text("b" * 5000)
+    other = training(text=text.with_name("other.txt"))
+    assert run.ingredients() != other.ingredients()
+    assert len({r.key for r in (run, other, training(LEARNING.frozen()))}) == 3
+
+
+def test_the_cost_of_a_step_is_measured() -> None:
+    contestants = (Contestant(label="adam", rule="adam"), Contestant(label="mada", rule="mada"))
+    run = Cost(contestants=contestants, parameters=64, tensors=2, repeats=1)
+    numbers = run.execute({}).numbers
+    assert numbers["state/adam"] >= 8
+    assert numbers[f"state/{AUTOGRAD}"] == 24  # its six states in float32
+    assert numbers[f"graph/{AUTOGRAD}"] > 40
+    assert numbers["graph/mada"] == 0
+    assert all(math.isfinite(x) for x in numbers.values())
+    assert run.alone
+
+
+def test_statistics_are_those_of_tables() -> None:
+    # Quantiles of Student's t distribution.
+    assert student_p(4.302653, 2) == pytest.approx(0.05, abs=1e-6)
+    assert student_p(2.228139, 10) == pytest.approx(0.05, abs=1e-6)
+    assert student_p(0.0, 1) == pytest.approx(1.0)
+    found = paired([1.0, 2.0, 4.0], [0.0, 0.0, 1.0])
+    assert (found.mean, found.deviation, found.count) == (2.0, 1.0, 3)
+    assert found.p == pytest.approx(0.0742, abs=1e-4)  # t = 3.464, two degrees of freedom
+    z, p = z_test([1.0, 2.0, 3.0])
+    assert z == pytest.approx(2 * 3**0.5)
+    assert p == pytest.approx(5.3e-4, rel=0.01)
+    assert slope([1, 10, 100], [3, 0.3, 0.03]) == pytest.approx(-1)
+    assert math.isnan(paired([math.nan], [1.0]).mean)
+    assert len(list(Results())) == 0
