@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text", type=Path, metavar="FILE", help=text)
     out = "directory for the results; older results in it are replaced (default: training)"
     add("--out", type=Path, metavar="DIR", help=out)
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="log every step for TensorBoard, too, in the directory tensorboard of --out",
+    )
     add("--formats", metavar="LIST", help="formats of the figure (default: png,svg,pdf)")
     add(
         "--set",
@@ -86,7 +91,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-_FIELDS = ("steps", "seed", "seeds", "tuned", "task", "text", "images", "out")
+_FIELDS = ("steps", "seed", "seeds", "tuned", "task", "text", "images", "out", "tensorboard")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -44,6 +44,7 @@ class TrainingConfig(BaseModel):
         text: UTF-8 text to learn; None for sources of Python's standard library.
         images: Directory with images to learn, for tasks that learn images; None for digits.
         out: Directory for the results, created if missing; older results are replaced.
+        tensorboard: Whether to log every step for TensorBoard, too, in `tensorboard/` in `out`.
         overrides: Hyperparameters by optimizer label, as in `{"lion": {"lr": 3e-4}}`.  The label
             is the optimizer's name, or the file's stem for a path.
         formats: Formats of the figure's files: "png", "svg", "pdf".
@@ -68,6 +69,7 @@ class TrainingConfig(BaseModel):
     text: Path | None = None
     images: Path | None = None
     out: Path = Path("training")
+    tensorboard: bool = False
     overrides: Mapping[str, Mapping[str, FiniteFloat]] = Field(default_factory=dict)
     formats: tuple[Format, ...] = Field(FORMATS, min_length=1)
     layers: PositiveInt = 3
@@ -120,6 +122,7 @@ _ALLOWED = {
     "optimizers": "one name or more",
     "seed": "a whole number that is not negative",
     "tuned": "true or false",
+    "tensorboard": "true or false",
     "task": "the name of a task",
     "text": "the path of a file",
     "images": "the path of a directory",

@@ -1,5 +1,7 @@
 """The function that runs a comparison."""
 
+from contextlib import ExitStack
+
 import torch
 from rich.console import Console
 
@@ -20,6 +22,7 @@ from optdsl.training.text import Corpus, load_corpus, spaced_windows
 CSV_NAME = "training.csv"
 SUMMARY_NAME = "summary.json"
 PAGE_NAME = "report.html"
+BOARD_NAME = "tensorboard"
 
 
 def compare(
@@ -60,7 +63,12 @@ def compare(
             tuning.require_rates(candidates)
         log.prepare_directory(config.out)
         metrics = dict.fromkeys(name for candidate in candidates for name in candidate.metrics)
-        with log.CsvLog(config.out / CSV_NAME, tuple(metrics)) as rows:
+        with ExitStack() as stack:
+            csv = stack.enter_context(log.CsvLog(config.out / CSV_NAME, tuple(metrics)))
+            rows: log.Rows = csv
+            if config.tensorboard:
+                board = stack.enter_context(log.BoardLog(config.out / BOARD_NAME))
+                rows = log.Both(csv, board)
             # Should the process be killed, older results must not look like those of this one.
             for name in (*(figure_name(suffix) for suffix in FORMATS), SUMMARY_NAME, PAGE_NAME):
                 (config.out / name).unlink(missing_ok=True)

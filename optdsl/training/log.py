@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 from optdsl.training.config import TrainingError
 from optdsl.training.results import Record
@@ -63,6 +63,67 @@ class CsvLog:
     def _write(self, row: Sequence[object]) -> None:
         self._writer.writerow(row)
         self._file.flush()
+
+
+class BoardLog:
+    """The losses and metrics of every step for TensorBoard; a run per optimizer and seed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Writes no file yet.
+
+        Raises:
+            TrainingError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise TrainingError(
+                "logging for TensorBoard needs it installed: pip install tensorboard"
+            ) from None
+        self._directory = directory
+        self._make: Callable[[str], Any] = SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Returns the log itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, optimizer: str, seed: int, record: Record) -> None:
+        """Adds the scalars of one training step."""
+        run = f"{optimizer}-seed{seed}"
+        if run not in self._writers:
+            self._writers[run] = self._make(str(self._directory / run))
+        scalars = {"loss/train": record.train_loss, "learning_rate": record.learning_rate}
+        if record.validation_loss is not None:
+            scalars["loss/validation"] = record.validation_loss
+        scalars |= {f"optimizer/{name}": value for name, value in record.metrics.items()}
+        for tag, value in scalars.items():
+            self._writers[run].add_scalar(tag, value, record.step)
+
+
+class Rows(Protocol):
+    """What takes note of every step."""
+
+    def write(self, optimizer: str, seed: int, record: Record) -> None:
+        """Takes note of one training step."""
+
+
+class Both:
+    """Two logs as one."""
+
+    def __init__(self, first: Rows, second: Rows) -> None:
+        """Writes to the first one first."""
+        self._logs = first, second
+
+    def write(self, optimizer: str, seed: int, record: Record) -> None:
+        """See `Rows`."""
+        for log in self._logs:
+            log.write(optimizer, seed, record)
 
 
 def prepare_directory(path: Path) -> None:

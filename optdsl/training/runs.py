@@ -2,7 +2,7 @@
 
 from optdsl.training.candidates import Candidate
 from optdsl.training.config import TrainingConfig
-from optdsl.training.log import CsvLog
+from optdsl.training.log import Rows
 from optdsl.training.loop import Course, train
 from optdsl.training.problem import Problems
 from optdsl.training.progress import Reporter
@@ -13,7 +13,7 @@ def run_all(
     config: TrainingConfig,
     problems: Problems,
     candidates: list[Candidate],
-    rows: CsvLog,
+    rows: Rows,
     progress: Reporter,
 ) -> tuple[Entry, ...]:
     """Trains every candidate with the first seed, then every one with the next seed, and so on.
@@ -40,7 +40,7 @@ def _run(
     config: TrainingConfig,
     problems: Problems,
     candidate: Candidate,
-    rows: CsvLog,
+    rows: Rows,
     progress: Reporter,
 ) -> Run:
     records: list[Record] = []

@@ -23,9 +23,8 @@ from optdsl.studies.frame.values import Results
 from .test_frame import Here
 from .toys import ToyStudy
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), "")
 
 
 def claim(*met: bool | None) -> Claim:
@@ -76,8 +75,9 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
     path = page(tmp_path)
     shot = tmp_path / "shot.png"
-    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-               f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900"]  # fmt: skip
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options += [f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900"]
+    command = [BROWSER, *options]
     seen = subprocess.run(
         [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
     )
@@ -115,10 +115,26 @@ def test_a_study_can_be_described_before_it_is_measured(name: str, tmp_path: Pat
     study = STUDIES[name].quick()
     chapter = study.chapter(Results())
     assert all(claim.verdict is Verdict.UNKNOWN for claim in chapter.claims)
-    assert "<h1>" in render(Page("Empty", [], [chapter], {}), tmp_path)
+    for claim in chapter.claims:
+        for chart in claim.charts:
+            chart.draw(Figure())  # of nothing
 
 
-def test_a_tiny_study_runs_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_settings_in_the_document_are_valid(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"study: robustness\n{block}", encoding="utf-8")
+    study = read_study(path, STUDIES)
+    labels = [contestant.label for contestant in study.contestants]  # type: ignore[attr-defined]
+    assert labels == ["β1 by sign", "prodigy"]
+    assert study.contestants[0].elaboration().learned[0].hyper == "beta1"  # type: ignore[attr-defined]
+
+
+def test_a_tiny_study_runs_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optdsl.studies.conduct.executor_of", lambda _: Here())
     study = CounterexampleStudy(steps=300, rhos=(0.0, 1.0), rho_steps=300)
     path = tmp_path / "mine.yaml"
     path.write_text(write_study(study), encoding="utf-8")
