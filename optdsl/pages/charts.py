@@ -73,7 +73,7 @@ def heat_maps(
     columns: Sequence[float],
     labels: tuple[str, str],
 ) -> None:
-    """Draws maps beside each other with their numbers; blue is low, and each map has its own range.
+    """Draws pairs of maps, each pair in a row and on one scale, with their numbers; blue is low.
 
     Args:
         figure: Where to draw.
@@ -83,18 +83,21 @@ def heat_maps(
         columns: Values of the columns.
         labels: What rows and columns are.
     """
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, title, values in zip(panels, titles, maps, strict=True):
-        array = np.array(values, dtype=float)
-        known = array[np.isfinite(array)]
-        limits = (known.min(), known.max()) if known.size else (0.0, 1.0)
-        axes.imshow(array, cmap="RdYlBu_r", vmin=limits[0], vmax=limits[1], aspect="auto")
-        axes.set_title(title)
-        axes.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
-        axes.set_yticks(range(len(rows)), [f"{x:g}" for x in rows])
-        axes.set_ylabel(labels[0])
-        axes.set_xlabel(labels[1])
-        for (row, column), value in np.ndenumerate(array):
-            text = f"{value:.3f}" if math.isfinite(value) else "–"
-            # On the colours of the map, whatever the page around it is.
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="#000000")
+    panels = figure.subplots(math.ceil(len(maps) / 2), 2, squeeze=False)
+    for pair, left in zip(panels, range(0, len(maps), 2), strict=True):
+        arrays = [np.array(values, dtype=float) for values in maps[left : left + 2]]
+        known = np.concatenate([array[np.isfinite(array)] for array in arrays])
+        low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+        for axes, title, array in zip(pair, titles[left : left + 2], arrays, strict=False):
+            axes.imshow(array, cmap="RdYlBu_r", vmin=low, vmax=high, aspect="auto")
+            axes.set_title(title)
+            axes.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
+            axes.set_yticks(range(len(rows)), [f"{x:g}" for x in rows])
+            axes.set_ylabel(labels[0])
+            axes.set_xlabel(labels[1])
+            for (row, column), value in np.ndenumerate(array):
+                text = f"{value:.3f}" if math.isfinite(value) else "–"
+                # The ends of the scale are dark, whatever the page around it is.
+                edge = abs(value - (low + high) / 2) > 0.35 * (high - low)
+                colour = "#ffffff" if edge else "#000000"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)

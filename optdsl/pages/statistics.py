@@ -31,9 +31,9 @@ class Paired:
         if not self.count:
             return "–"
         if self.count < 2:
-            return f"{self.mean:+.4f}"
+            return f"{self.mean:+.2g}"
         test = f", p = {self.p:.2g}" if math.isfinite(self.p) else ""
-        return f"{self.mean:+.4f} ± {self.deviation:.4f}{test}"
+        return f"{self.mean:+.2g} ± {self.deviation:.2g}{test}"
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:

@@ -31,14 +31,15 @@ class TrainingStudy(Study):
     Attributes:
         tasks: Names of tasks.
         scale: Steps of a run, as a factor of the task's own.
-        multipliers: Factors of an optimizer's default learning rate that are tried.
+        multipliers: Factors of the learning rate of the task that are tried; see `Contestant` for
+            optimizers with rates of another scale.
         text: A text for the tasks of texts.
         images: A directory for the tasks of images.
     """
 
     tasks: tuple[str, ...]
     scale: float = 1.0
-    multipliers: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
+    multipliers: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     text: Path | None = None
     images: Path | None = None
 
@@ -67,11 +68,9 @@ class TrainingStudy(Study):
             images=self.images,
         )
 
-    def trials(
-        self, task: str, contestant: Contestant, base: float | None = None, constant: bool = False
-    ) -> list[Training]:
-        """Returns the runs that search for a learning rate, around the default or another one."""
-        centre = contestant.default_rate if base is None else base
+    def trials(self, task: str, contestant: Contestant, constant: bool = False) -> list[Training]:
+        """Returns the runs that search for a learning rate."""
+        centre = contestant.centre or contestant.scale * find_task(task).learning_rate
         return [
             self.training(task, contestant.with_hypers(lr=m * centre), TUNING_SEED, None, constant)
             for m in self.multipliers
@@ -129,7 +128,8 @@ class TrainingStudy(Study):
         """Describes the search in words."""
         factors = ", ".join(f"{m:g}" for m in self.multipliers)
         return (
-            f"Learning rates: the best of {factors} times each default by validation loss, from "
+            f"Learning rates: the best of {factors} times the task's (for Lion a tenth of it, for "
+            "Prodigy and D-Adaptation 1) by validation loss, from "
             f"runs of full length with a seed of their own, for every optimizer alike. "
             f"Gradients are cut to norm 1; a warm-up over 5 % of the steps and a cosine to a tenth."
         )

@@ -6,6 +6,20 @@ from optdsl.studies.runs.optimizers import Contestant, Learned
 
 ADAMW = Contestant(label="adamw", rule="adamw")
 MADA = Contestant(label="mada", rule="mada")
+# Quick grids are so short that the 50 steps before MADA's first update would be all.
+MADA_SOON = Contestant(
+    label="mada",
+    rule="mada",
+    learn={
+        **dict.fromkeys(
+            ("c", "rho", "kappa", "gamma"), Learned(hypers={"lr": 0.1}, clip=10.0, after=5)
+        ),
+        **dict.fromkeys(
+            ("beta1", "beta2"),
+            Learned(hypers={"lr": 5e-4}, clip=10.0, after=5, bounds=(0.01, 0.999)),
+        ),
+    },
+)
 HYPERADAM = Contestant(label="hyperadam", rule="hyperadam")
 # One coefficient, learned fast and by the sign of its hyper-gradient.
 SIGN = Contestant(
@@ -16,9 +30,13 @@ SIGN = Contestant(
         "beta1": Learned(hypers={"lr": 2e-2}, bounds=(0.0, 0.99), after=10, signal="sign"),
     },
 )
-MEMBERS = tuple(Contestant(label=rule, rule=rule) for rule in ("avgrad", "yogi", "adan", "lion"))
+MEMBERS = (
+    *(Contestant(label=rule, rule=rule) for rule in ("avgrad", "yogi", "adan")),
+    Contestant(label="lion", rule="lion", scale=0.1),
+)
 PEERS = (
-    Contestant(label="prodigy", rule="prodigyopt:Prodigy"),
+    Contestant(label="prodigy", rule="prodigyopt:Prodigy", centre=1.0),
+    Contestant(label="d-adaptation", rule="dadaptation:DAdaptAdam", centre=1.0),
     Contestant(label="schedule-free", rule="schedulefree:AdamWScheduleFree", constant=True),
 )
 

@@ -22,7 +22,7 @@ CONTESTANTS = (
     *MEMBERS,
     HYPERADAM,
     Contestant(label="mada, fixed", rule="mada", learn=False),
-    MADA.model_copy(update={"hypers": {}}),
+    MADA,
 )
 
 

@@ -13,6 +13,7 @@ from optdsl.studies.catalog.contestants import (
     ADAMW,
     HYPERADAM,
     MADA,
+    MADA_SOON,
     MEMBERS,
     PEERS,
     SIGN,
@@ -115,7 +116,7 @@ class LossStudy(TrainingStudy):
             found = self.compared(known, runs[label], other)
             met = found.mean < -level if math.isfinite(found.mean + level) else None
             criteria.append(
-                Criterion(f"lower than {words}, by more than the noise of {level:.4f}",
+                Criterion(f"lower than {words}, by more than the noise of {level:.2g}",
                           str(found), met)
             )  # fmt: skip
         train = self.compared(known, runs[label], runs[base], "train")
@@ -141,8 +142,8 @@ class LanguageStudy(LossStudy):
     @classmethod
     def quick(cls) -> Self:
         """See `Study`."""
-        few = (MADA, SIGN, MEMBERS[-1], PEERS[1])
-        return cls(seeds=2, scale=0.1, multipliers=(1.0, 4.0), contestants=few, defaults=False)
+        few = (MADA_SOON, SIGN, MEMBERS[-1], PEERS[-1])
+        return cls(seeds=2, scale=0.1, multipliers=(0.3, 1.0), contestants=few, defaults=False)
 
 
 class VisionStudy(LossStudy):
@@ -161,5 +162,5 @@ class VisionStudy(LossStudy):
     @classmethod
     def quick(cls) -> Self:
         """See `Study`."""
-        few = (MADA, SIGN, MEMBERS[1])
-        return cls(seeds=2, scale=0.1, multipliers=(1.0, 4.0), contestants=few, defaults=False)
+        few = (MADA_SOON, SIGN, MEMBERS[1])
+        return cls(seeds=2, scale=0.1, multipliers=(0.3, 1.0), contestants=few, defaults=False)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from optdsl.pages.charts import heat_maps
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
 from optdsl.studies.catalog.comparison import TrainingStudy
-from optdsl.studies.catalog.contestants import HYPERADAM, MADA, SIGN
+from optdsl.studies.catalog.contestants import HYPERADAM, MADA, MADA_SOON, SIGN
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
@@ -50,7 +50,7 @@ class RobustnessStudy(TrainingStudy):
             tasks=("cnn",),
             beta1s=(0.5, 0.9, 0.98),
             beta2s=(0.6, 0.95),
-            contestants=(MADA, SIGN),
+            contestants=(MADA_SOON, SIGN),
         )
 
     def _cell(
@@ -141,6 +141,6 @@ class RobustnessStudy(TrainingStudy):
             "loss is lower in 7 of 274.",
             "Final losses, means over seeds, cell by cell.",
             criteria,
-            (Chart(name, caption, draw, (12, 2.6 + 0.15 * len(self.beta1s))),),
+            (Chart(name, caption, draw, (8, 2.8 + 0.6 * len(self.beta1s))),),
             (Table("Range over the starts", ("loss", "lowest", "highest"), rows),),
         )

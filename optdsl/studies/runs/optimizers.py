@@ -58,6 +58,8 @@ class Contestant(Frozen):
         hypers: The hyperparameters that differ from the defaults.
         learn: What it learns: what the rule says, nothing, or coefficients by name.
         order: When learned coefficients move; see `optdsl.load`.
+        scale: Where its learning rate is searched: around so many times the task's own.
+        centre: Where it is searched, for those whose rates have nothing to do with the task's.
         constant: Whether it is trained without decay of the learning rate, as its authors say.
     """
 
@@ -66,6 +68,8 @@ class Contestant(Frozen):
     hypers: dict[str, float] = Field(default_factory=dict)
     learn: bool | dict[str, Learned] = True
     order: Literal["overlapped", "exact"] = "overlapped"
+    scale: float = 1.0
+    centre: float | None = None
     constant: bool = False
 
     @property
@@ -98,15 +102,6 @@ class Contestant(Frozen):
     def optimizer(self, parameters: Any) -> Optimizer:
         """Returns the optimizer of some parameters."""
         return self.create()(parameters, **self.hypers)
-
-    @property
-    def default_rate(self) -> float:
-        """The learning rate that it has if none is set."""
-        if "lr" in self.hypers:
-            return self.hypers["lr"]
-        if self.foreign:
-            return 1.0 if self.rule.endswith(":Prodigy") else 2.5e-3
-        return self.elaboration().program.defaults["lr"]
 
     def elaboration(self) -> Elaboration:
         """Returns the rule as the compiler has it, differentiated."""

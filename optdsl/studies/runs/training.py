@@ -51,6 +51,7 @@ class Training(Run):
 
     modules: ClassVar[tuple[str, ...]] = (
         "optdsl.training.tasks",
+        "optdsl.training.candidates",
         "optdsl.training.loop",
         "optdsl.training.model",
         "optdsl.training.text",
