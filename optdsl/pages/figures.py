@@ -28,12 +28,12 @@ def draw(chart: Chart, directory: Path) -> str:
         FigureCanvasAgg(figure)
         chart.draw(figure)
         figure.savefig(directory / f"{chart.name}.png", facecolor="white")
-        undated = {"Date": None}
-        path = directory / f"{chart.name}.svg"
-        figure.savefig(path, facecolor="white", metadata=undated)
+        figure.set_layout_engine("none")  # it stays as it is, which saves half of the time
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=undated)
-    return _inline(buffer.getvalue(), chart)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    (directory / f"{chart.name}.svg").write_text(svg, encoding="utf-8")
+    return _inline(svg, chart)
 
 
 def _inline(svg: str, chart: Chart) -> str:

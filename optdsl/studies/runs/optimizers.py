@@ -18,6 +18,7 @@ from optdsl.classes import elaborate
 from optdsl.elaboration import Elaboration
 from optdsl.ir.text import print_program
 from optdsl.specifications.sources import open_source
+from optdsl.studies.frame.keys import digest
 from optdsl.studies.frame.values import Frozen
 from optdsl.words import Scope, Signal
 
@@ -105,21 +106,41 @@ class Contestant(Frozen):
 
     def elaboration(self) -> Elaboration:
         """Returns the rule as the compiler has it, differentiated."""
-        return _elaborated(self.rule, json.dumps(self.model_dump(mode="json")["learn"]))
+        return _elaborated(self.rule, self._learning())
+
+    def _learning(self) -> str:
+        """Returns what it learns as JSON."""
+        if isinstance(self.learn, bool):
+            return json.dumps(self.learn)
+        return json.dumps({name: how.model_dump(mode="json") for name, how in self.learn.items()})
 
     def ingredients(self) -> tuple[str, ...]:
-        """Returns the texts that say what it does: programs, or a package's version."""
+        """Returns what says what it does: hashes of its programs, or a package's version."""
         if self.foreign:
-            package = self.rule.partition(":")[0]
-            version = importlib.metadata.version(package) if self.installed else "absent"
-            return (f"{package} {version}",)
-        found = self.elaboration()
-        return tuple(map(print_program, (found.program, *(c.rule for c in found.coefficients))))
+            return (_version(self.rule.partition(":")[0]),)
+        return _programs(self.rule, self._learning())
 
     def _option(self) -> bool | dict[str, optdsl.Learn]:
         if isinstance(self.learn, bool):
             return self.learn
         return {name: learned.option() for name, learned in self.learn.items()}
+
+
+@lru_cache(maxsize=64)
+def _version(package: str) -> str:
+    """Returns a package with its version."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} absent"
+
+
+@lru_cache(maxsize=256)
+def _programs(rule: str, learn: str) -> tuple[str, ...]:
+    """Returns the hashes of a rule's program and of those that move its coefficients."""
+    found = _elaborated(rule, learn)
+    programs = (found.program, *(c.rule for c in found.coefficients))
+    return tuple(digest(print_program(program)) for program in programs)
 
 
 @lru_cache(maxsize=256)
