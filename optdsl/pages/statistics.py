@@ -47,7 +47,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
         return Paired(mean, math.nan, count, math.nan)
     deviation = stdev(differences)
     if deviation == 0:
-        return Paired(mean, 0.0, count, math.nan if mean == 0 else 0.0)
+        return Paired(mean, 0.0, count, 1.0 if mean == 0 else 0.0)
     return Paired(mean, deviation, count, student_p(mean / deviation * count**0.5, count - 1))
 
 

@@ -24,6 +24,8 @@ from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
 
+LEVEL = 0.05  # of the paired tests
+
 
 class LossStudy(TrainingStudy):
     """Losses of tuned optimizers, and of MADA's controls.
@@ -114,11 +116,10 @@ class LossStudy(TrainingStudy):
         criteria = []
         for words, other in against:
             found = self.compared(known, runs[label], other)
-            met = found.mean < -level if math.isfinite(found.mean + level) else None
-            criteria.append(
-                Criterion(f"lower than {words}, by more than the noise of {level:.2g}",
-                          str(found), met)
-            )  # fmt: skip
+            lower = found.mean < -level and found.p < LEVEL
+            words = f"lower than {words}, by more than the noise of {level:.2g}, with p < {LEVEL}"
+            known_all = math.isfinite(found.mean + level + found.p)
+            criteria.append(Criterion(words, str(found), lower if known_all else None))
         train = self.compared(known, runs[label], runs[base], "train")
         met = train.mean < 0 if math.isfinite(train.mean) else None
         criteria.append(Criterion("lower training loss than AdamW", str(train), met))
