@@ -174,6 +174,8 @@ def _refuse(found: Elaboration) -> None:
             reason = f"learns {coefficient.name} for each tensor, and a file for groups at most"
     if found.program.sample > 1:
         reason = "learns from a sample of the elements, and a file from all of them"
+    if any(x.horizon for x in found.program.learned):
+        reason = "learns with a horizon, and a file from the last step alone"
     if any(TABLE[o.opcode].combined == "max" for o in found.program.operations):
         reason = "takes the largest number of all tensors, which such a file does not do"
     if reason:

@@ -33,8 +33,12 @@ class Learn(BaseModel):
         exponentiated: whether a weight vector moves by the exponentiated gradient, with the rule
             running on the logarithms of the weights, instead of by Euclidean projection.
         scope: what has its own learned value: the "optimizer", each "group", or each "tensor".
-        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
-            the gradient and the derivative of the parameters by the hyperparameter.
+        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", the "cosine" of
+            the gradient and the derivative of the parameters by the hyperparameter, or the
+            hyper-gradient "normalized" by the squared norm of the gradient and its running mean.
+        horizon: derivatives of the parameters by the hyperparameter are multiplied by this number
+            in [0, 1] from step to step and summed up, as an eligibility trace; 0 for the derivative
+            of the last step alone.
         sample: hyper-gradients are estimated from one in so many elements of large tensors, for all
             that an optimizer learns; by default as another `Learn` of the optimizer says, and from
             every element if none does.
@@ -52,6 +56,7 @@ class Learn(BaseModel):
     exponentiated: bool = Field(default=False, strict=True)
     scope: Scope = "optimizer"
     signal: Signal = "raw"
+    horizon: float = Field(default=0.0, ge=0, le=1)
     sample: int | None = Field(default=None, ge=1, le=LARGEST_SAMPLE, strict=True)
 
     def __init__(self, rule: str | os.PathLike[str], **options: Any) -> None:

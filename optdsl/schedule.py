@@ -11,8 +11,9 @@ from functools import cached_property
 from optdsl.ir.builder import Builder
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import DRAWS, TABLE
-from optdsl.ir.program import Operation, Program, Value, upstream
+from optdsl.ir.program import Operation, Program, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
+from optdsl.learning.signals import SQUARE
 from optdsl.plan import Plan
 from optdsl.plan.keys import pending
 
@@ -229,10 +230,12 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
             if s.name in kept and program.operations[s.next].opcode == "gradient"
         }
         complete = _keeping_the_gradient(plan.complete, early)
+        complete, products = _measured(complete, plan.squared)
+        fused, sums = _measured(plan.fused, plan.squared)
         kernels += [
-            make_kernel(Role.COMPLETE, complete, _results(complete, kept - early), _dots(complete)),
+            make_kernel(Role.COMPLETE, complete, _results(complete, kept - early), products),
             make_kernel(Role.STEP_COMPLETED, program, _results(program, early)),
-            make_kernel(Role.FUSED, plan.fused, _results(plan.fused), _dots(plan.fused)),
+            make_kernel(Role.FUSED, fused, _results(fused), sums),
         ]
     if plan.outside is not None:
         # A state of all elements and one of sampled ones cannot trade places.
@@ -294,8 +297,15 @@ def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...
     )
 
 
-def _dots(program: Program) -> tuple[Result, ...]:
-    return tuple(Result(t.hyper, t.value, program.parameter_type) for t in program.tangents)
+def _measured(program: Program, squared: bool) -> tuple[Program, tuple[Result, ...]]:
+    """A program and its dots, with the gradient's own square if it is measured, too."""
+    if squared and program.tangents:
+        builder = Builder(program.operations)
+        own = Tangent(SQUARE, builder.emit("gradient", type=TENSOR))
+        tangents, operations = (*program.tangents, own), builder.operations
+        program = replace(program, operations=operations, tangents=tangents)
+    kind = program.parameter_type
+    return program, tuple(Result(t.hyper, t.value, kind) for t in program.tangents)
 
 
 def make_kernel(

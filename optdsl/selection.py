@@ -115,6 +115,7 @@ def _learned(program: Program, name: str, how: Learn, rules: Rules) -> tuple[Lea
         how.exponentiated,
         how.scope,
         how.signal,
+        how.horizon,
         [field for field in Learn.model_fields if field != "rule"],
         "Learn(..., bounds=(a, b))",
     )

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 # What has a learned value of its own, and what the rule that learns it follows.
 Scope = Literal["optimizer", "group", "tensor"]
-Signal = Literal["raw", "sign", "cosine"]
+Signal = Literal["raw", "sign", "cosine", "normalized"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 # Hyper-gradients are estimated from one in at most so many elements of large tensors.

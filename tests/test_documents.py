@@ -168,7 +168,7 @@ BLENDING = (ROOT / "docs" / "blending.md").read_text()
 
 
 def test_the_sampled_rule_of_the_learning_page_is_as_the_page_says() -> None:
-    (text,) = (b for b in blocks(LEARNING) if b.startswith("optimizer"))
+    (text,) = (b for b in blocks(LEARNING) if b.startswith("optimizer Sampled"))
     assert format(parse(Source("sampled.opt", text))) == text
     theta = torch.nn.Parameter(torch.zeros(16 * 1024))
     optimizer = optdsl.compile(text)([theta])

@@ -13,6 +13,7 @@ from optdsl.ir.storage import PARAMETER, compiles, stored
 from optdsl.options import OptionError
 from optdsl.passes.specialize import in_kind
 from optdsl.plan import Kind, elementwise
+from optdsl.plan.sampling import gathers_traces
 from optdsl.schedule import Kernel, Role
 
 # How the elements of a parameter may be stored.
@@ -112,7 +113,8 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
 
     Raises:
         OptionError: with "c" or "triton", whose kernels do not compute the norms of tangents that
-            the signal "cosine" needs, and take no largest number of a tensor; and with "triton",
+            the signal "cosine" needs, nor sampled tangents with a horizon where elements have to do
+            with each other, and take no largest number of a tensor; and with "triton",
             whose kernels draw no random numbers, and read and write states as they are computed.
     """
     what = "draws random numbers" if any(o.opcode in DRAWS for o in program.operations) else ""
@@ -126,11 +128,17 @@ def check_backend(backend: str, program: Program, learned: Iterable[Learned]) ->
             f'{program.name} {what}, which backend="{backend}" does not do: take backend="auto" '
             f'or "eager"'
         )
+    if backend in {"c", "triton"} and gathers_traces(program):
+        raise OptionError(
+            f"{program.name} learns with a horizon from a sample of the elements, which "
+            f'backend="{backend}" does only where elements have nothing to do with each other: '
+            f'take backend="auto" or "eager", or the sample 1/1'
+        )
     names = [x.hyper for x in learned if x.signal == "cosine"]
     if backend in {"c", "triton"} and names:
         raise OptionError(
             f'{names[0]} is learned by its cosine, which backend="{backend}" does not measure: '
-            f'take backend="auto" or "eager", or the signal "sign"'
+            f'take backend="auto" or "eager", or the signal "normalized" or "sign"'
         )
 
 

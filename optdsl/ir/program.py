@@ -108,10 +108,12 @@ class Learned:
         after: the number of steps at the start that leave it as it is.
         exponentiated: whether the rule runs on the logarithms of a weight vector.
         scope: what has a value of its own: the "optimizer", each "group", or each "tensor".
-        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", or the "cosine" of
-            gradient and tangent.
+        signal: what the rule follows: the hyper-gradient ("raw"), its "sign", the "cosine" of
+            gradient and tangent, or the "normalized" hyper-gradient.
         sample: hyper-gradients are estimated from one in so many elements of large tensors; one
             number for all that a program learns.
+        horizon: the factor by which the tangents of earlier steps decay from step to step, in
+            [0, 1], before that of the last step is added; 0 for the tangent of the last step alone.
     """
 
     hyper: str
@@ -124,6 +126,7 @@ class Learned:
     scope: str = "optimizer"
     signal: str = "raw"
     sample: int = 1
+    horizon: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,9 @@ def _learned(x: Learned) -> str:
     scope = "" if x.scope == "optimizer" else f" per {x.scope}"
     signal = "" if x.signal == "raw" else f" on {x.signal}"
     sample = "" if x.sample == 1 else f" sample 1/{x.sample}"
+    horizon = "" if x.horizon == 0 else f" horizon {x.horizon!r}"
     where = f"{x.hyper}{scope} in {x.bounds.written(repr)}"
-    return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}{sample}"
+    return f"{where} {by} {x.rule}({options}){clip}{signal} after {x.after}{horizon}{sample}"
 
 
 def _simplex(x: Simplex) -> str:
@@ -117,7 +118,8 @@ def _read_line(line: str, found: dict[str, list[Any]]) -> None:
 
 
 def _read_learned(m: re.Match[str]) -> Learned:
-    hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, after, sample = m.groups()
+    hyper, scope, bounds_text, exponentiated, rule, listed, clip, signal, *rest = m.groups()
+    after, horizon, sample = rest
     bounds = _read_domain(bounds_text)
     if isinstance(bounds, Choice):
         raise ValueError("the bounds of learning are an interval")
@@ -133,6 +135,7 @@ def _read_learned(m: re.Match[str]) -> Learned:
         scope or "optimizer",
         signal or "raw",
         int(sample or 1),
+        float(horizon or 0.0),
     )
 
 
@@ -201,7 +204,8 @@ _LINES: list[tuple[str, re.Pattern[str], Callable[[re.Match[str]], object]]] = [
         (
             "learned",
             rf"learn (\w+)(?: per (\w+))? in ({_DOMAIN}) by (exponentiated )?(\w+)\((.*)\)"
-            rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)(?: sample 1/(\d+))?",
+            rf"(?: clip ({_NUMBER}))?(?: on (\w+))? after (\d+)(?: horizon ({_NUMBER}))?"
+            r"(?: sample 1/(\d+))?",
             _read_learned,
         ),
         (

@@ -69,7 +69,7 @@ def _simplexes(program: Program, hypers: set[str]) -> None:
         if abs(total - 1) > SUM_TOLERANCE:
             raise InvalidProgram(f"the weights {simplex.name} sum to {total}")
         entries = [x for x in program.learned if x.hyper in simplex.hypers]
-        ways = {(x.exponentiated, x.scope, x.signal) for x in entries}
+        ways = {(x.exponentiated, x.scope, x.signal, x.horizon) for x in entries}
         learned = {x.hyper for x in program.learned} & set(simplex.hypers)
         if learned not in (set(), set(simplex.hypers)) or len(ways) > 1:
             raise InvalidProgram(f"a part of the weights {simplex.name} is learned")
@@ -78,6 +78,8 @@ def _simplexes(program: Program, hypers: set[str]) -> None:
             raise InvalidProgram(f"{entry.hyper} is no weight")
         if entry.scope not in SCOPES or entry.signal not in SIGNALS:
             raise InvalidProgram(f"{entry.hyper} has no such scope or signal")
+        if not 0 <= entry.horizon <= 1:
+            raise InvalidProgram(f"{entry.hyper} has a horizon outside [0, 1]")
         if entry.sample < 1 or entry.sample != program.sample:
             raise InvalidProgram(f"{entry.hyper} is learned from another sample, or from none")
 

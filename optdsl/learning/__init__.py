@@ -8,7 +8,7 @@ all. Every backend spells it with its ordinary emitter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -20,12 +20,16 @@ from optdsl.ir.program import Hyper, Learned, Program, Simplex, State, Value
 from optdsl.ir.sections import section_of
 from optdsl.ir.types import UNIFORM
 from optdsl.ir.verify import verify
-from optdsl.learning import simplex
+from optdsl.learning import signals, simplex
 from optdsl.learning.arithmetic import Arithmetic
+from optdsl.learning.signals import SQUARE, square_keys
 from optdsl.options import OptionError
 from optdsl.passes.pipeline import run_passes
 from optdsl.passes.scalarize import scalarize
 from optdsl.passes.specialize import specialize
+
+__all__ = ["SQUARE", "TAKEN", "Block", "Coefficient", "blocks", "hypergradient_key", "measured_key",
+           "memory_key", "scalarized", "square_keys"]  # fmt: skip
 
 TAKEN = "taken"
 """The input that says how many steps were taken before this one."""
@@ -44,11 +48,6 @@ def memory_key(hyper: str, name: str) -> str:
 def measured_key(hyper: str) -> str:
     """The input with a hyper-gradient: a dot product of the gradient with a tangent."""
     return f"measured/{hyper}"
-
-
-def square_keys(hyper: str) -> tuple[str, str]:
-    """The inputs with the squared norms of the gradient and the tangent, for a cosine."""
-    return f"square/{hyper}/gradient", f"square/{hyper}/tangent"
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,19 @@ class Coefficient:
         """Where the number of updates of the coefficient is kept."""
         return memory_key(self.name, "step")
 
+    @property
+    def mean_key(self) -> str:
+        """Where the running mean of squared norms of the gradient is kept."""
+        return memory_key(self.name, "signal/mean")
+
     @cached_property
     def memory_keys(self) -> tuple[str, ...]:
-        """Where what the rule remembers is kept: the number of updates, and its states."""
-        return self.step_key, *(memory_key(self.name, s.name) for s in self.rule.states)
+        """Where what the rule remembers is kept: the number of updates, and its states.
+
+        If the signal is "normalized", also the running mean of squared norms of the gradient.
+        """
+        own = (self.mean_key,) if self.learned.signal == "normalized" else ()
+        return self.step_key, *own, *(memory_key(self.name, s.name) for s in self.rule.states)
 
     def defaults(self) -> dict[str, float]:
         """The entries before the first hyper-gradient."""
@@ -143,19 +151,23 @@ class _Moves:
         parameter = self._builder.emit("parameter", type=UNIFORM)
         taken = self._input(TAKEN)
         measured = [self._input(measured_key(c.name)) for c in coefficients]
-        signals = [self._signal(c, h) for c, h in zip(coefficients, measured, strict=True)]
+        means = {c.name: self._mean(c) for c in coefficients if c.learned.signal == "normalized"}
+        followed = [self._signal(c, h, means) for c, h in zip(coefficients, measured, strict=True)]
         moves = math.all(
-            [self._builder.emit("ge", taken, math.number(after)), *map(math.finite, measured)]
+            [
+                self._builder.emit("ge", taken, math.number(after)),
+                *map(math.finite, (*measured, *means.values())),
+            ]
         )
         if self._block.vector:
             # Only differences move a vector. What all have in common would hide them from a clip,
             # and from a rule that goes by signs or scales.
-            common = self._builder.emit("div", math.sum(signals), math.number(len(signals)))
-            signals = [self._builder.emit("sub", h, common) for h in signals]
+            common = self._builder.emit("div", math.sum(followed), math.number(len(followed)))
+            followed = [self._builder.emit("sub", h, common) for h in followed]
         old = [self._kept(c.name) for c in coefficients]
-        entries: dict[str, Value] = {}
+        entries = {c.mean_key: means[c.name] for c in coefficients if c.name in means}
         moved = []
-        for coefficient, start, h in zip(coefficients, self._outward(old), signals, strict=True):
+        for coefficient, start, h in zip(coefficients, self._outward(old), followed, strict=True):
             reached, memory = self._stepped(coefficient, start, self._limited(coefficient, h))
             moves = math.all([moves, *map(math.finite, (reached, *memory.values()))])
             moved.append(reached)
@@ -191,19 +203,29 @@ class _Moves:
     def _kept(self, key: str) -> Value:
         return self._builder.emit("state", attribute=key, type=UNIFORM, hint=f"{key}_before")
 
-    def _signal(self, coefficient: Coefficient, measured: Value) -> Value:
-        """What the rule follows: the hyper-gradient, its sign, or a cosine."""
-        if coefficient.learned.signal != "cosine":
-            return measured
-        norms = [self._builder.emit("sqrt", self._input(k)) for k in square_keys(coefficient.name)]
-        # Divided one after the other: the product of norms may leave the range of floats.
-        cosine = measured
-        for norm in norms:
-            cosine = self._builder.emit("div", cosine, norm)
-        limited = self._math.limited(cosine, -1.0, 1.0)
-        for norm in norms:
-            limited = self._math.where("eq", norm, 0.0, self._math.number(0.0), limited)
-        return limited
+    def _updates(self, coefficient: Coefficient) -> Value:
+        """The number of updates, the one that is being made included."""
+        return self._builder.emit("add", self._kept(coefficient.step_key), self._math.number(1.0))
+
+    def _mean(self, coefficient: Coefficient) -> Value:
+        """The running mean of squared norms of the gradient, the current one included."""
+        nothing, kept = self._math.number(0.0), self._kept(coefficient.mean_key)
+        before = self._math.where("eq", self._kept(coefficient.step_key), 0.0, nothing, kept)
+        return signals.running_mean(self._math, before, self._input(SQUARE))
+
+    def _signal(
+        self, coefficient: Coefficient, measured: Value, means: Mapping[str, Value]
+    ) -> Value:
+        """What the rule follows: the hyper-gradient, a cosine, or a quotient."""
+        match coefficient.learned.signal:
+            case "cosine":
+                return signals.cosine(self._math, coefficient.name, measured, self._input)
+            case "normalized":
+                square, updates = self._input(SQUARE), self._updates(coefficient)
+                mean = means[coefficient.name]
+                return signals.normalized(self._math, measured, square, mean, updates)
+            case _:
+                return measured
 
     def _limited(self, coefficient: Coefficient, signal: Value) -> Value:
         """The signal as its rule sees it."""
@@ -219,8 +241,7 @@ class _Moves:
     ) -> tuple[Value, dict[str, Value]]:
         """Where a step of the rule leads, and what the rule remembers then."""
         rule, builder = coefficient.rule, self._builder
-        count = self._kept(coefficient.step_key)
-        following = builder.emit("add", count, self._math.number(1.0))
+        count, following = self._kept(coefficient.step_key), self._updates(coefficient)
         options = rule.defaults | dict(coefficient.learned.options)
         bound: dict[Value, Value] = {}
         leaves = {"parameter": start, "gradient": signal, "step": following}

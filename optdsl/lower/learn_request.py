@@ -16,6 +16,7 @@ from optdsl.ir.program import Hyper, Learned, Simplex
 from optdsl.words import SCOPES, SIGNALS
 
 CLIP = Interval(0.0, math.inf, True, True)
+HORIZON = Interval(0.0, 1.0)
 
 
 class Rules(Protocol):
@@ -48,6 +49,7 @@ class Request:
         exponentiated: whether the rule runs on the logarithms of the weights.
         scope: one of `SCOPES`.
         signal: one of `SIGNALS`.
+        horizon: how tangents decay from step to step; see `optdsl.ir.program.Learned`.
         words: the options that are not hyperparameters of the rule.
         example: how bounds are written, for hints.
     """
@@ -60,6 +62,7 @@ class Request:
     exponentiated: bool
     scope: str
     signal: str
+    horizon: float
     words: Sequence[str]
     example: str
 
@@ -91,7 +94,16 @@ def learned(request: Request, hypers: Iterable[Hyper], rules: Rules) -> tuple[Le
     clip = options.pop("clip", None)
     after, way = int(request.after), (request.exponentiated, request.scope, request.signal)
     return tuple(
-        Learned(h.name, rule, tuple(options.items()), clip, _bounds(request, h), after, *way)
+        Learned(
+            h.name,
+            rule,
+            tuple(options.items()),
+            clip,
+            _bounds(request, h),
+            after,
+            *way,
+            horizon=float(request.horizon),
+        )
         for h in hypers
     )
 
@@ -117,6 +129,10 @@ def problems(
             yield Problem("unknown-name", place, f"`{word}` is no {place}", hint=hint)
     if not is_steps(request.after):
         yield Problem("number", "after", "steps are whole", "not a whole number")
+    if request.horizon not in HORIZON:
+        message = f"the horizon {spell(request.horizon)} must lie in {HORIZON}"
+        label = "tangents of earlier steps are multiplied by it in each step"
+        yield Problem("out-of-bounds", "horizon", message, label)
     name = request.name
     if vector and request.bounds is not None:
         message = f"the weights {name} lie in [0, 1] and sum to one"

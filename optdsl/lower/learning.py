@@ -54,6 +54,7 @@ def learning(
                 node.exponentiated,
                 node.scope.text if node.scope else SCOPES[0],
                 node.signal.text if node.signal else SIGNALS[0],
+                node.horizon.value if node.horizon else 0.0,
                 ("clip",),
                 f"`learn {name.text} in [0.5, 0.99] by ...`",
             )
@@ -78,6 +79,7 @@ def _report(
         "scope": node.scope,
         "signal": node.signal,
         "after": node.after,
+        "horizon": node.horizon,
         **{f"option {option.name.text}": option.name for option in node.options},
         **{f"value {option.name.text}": option.value for option in node.options},
     }

@@ -12,6 +12,10 @@ Until its tangents have been used, a step is called pending. A plan is a pair of
 same states: `complete` computes the tangents of the pending step, and completes its states;
 `advance` takes a step and leaves it pending. `fused` does both, one after the other.
 
+A tangent may have a horizon: then those of earlier steps are not dropped but decay
+(`optdsl.ir.program.Learned.horizon`), so that a step reads the tangents that it finds. Such
+tangents are stored, with all others of the rule.
+
 Where hyper-gradients are estimated from a sample of the elements, these programs are for the
 sampled elements, of which alone something is kept for a pending step; all others take the step
 `outside`, which leaves nothing pending.
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from optdsl.ir.builder import Builder
@@ -51,11 +56,12 @@ class Plan:
             change the parameter.
         fused: `complete`, then `advance`; the hyperparameters of the pending step have names of
             their own (see `pending`).
-        kept: the states that the plan adds to those of the rule.
+        kept: the states that the plan adds to those of the rule; they start at zero.
         hypers: the hyperparameters of a pending step that `complete` reads, "t" included.
         sample: hyper-gradients are estimated from one in so many elements of large tensors.
         outside: the step of elements that are not sampled, on the states of the rule; None where
             every element is.
+        squared: whether the squared norm of the gradient is measured with hyper-gradients.
     """
 
     kind: Kind
@@ -66,6 +72,14 @@ class Plan:
     hypers: tuple[str, ...] = ()
     sample: int = 1
     outside: Program | None = None
+    squared: bool = False
+
+    @cached_property
+    def traces(self) -> frozenset[str]:
+        """The kept states that a step reads: tangents with a horizon."""
+        operations = self.advance.operations
+        read = {str(o.attribute) for o in operations if o.opcode == "state"}
+        return frozenset(self.kept) & read if self.kind == "stored" else frozenset()
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -76,7 +90,7 @@ class Plan:
 def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tuple[Plan, ...]:
     """The plans that are possible for a differentiated program, in the order of `kinds`.
 
-    From a sample, only steps by element are computed again.
+    From a sample, only steps by element are computed again; tangents with a horizon are stored.
 
     Args:
         program: a program with its tangents.
@@ -88,11 +102,13 @@ def plans(program: Program, rounded: bool, kinds: Iterable[Kind] = KINDS) -> tup
     if not program.tangents:
         return (Plan("none", program),)
     makers = {"live": _live, "replay": _replay, "stored": _stored}
-    if program.sample > 1 and not elementwise(program):
-        # A step of sampled elements alone could not be computed again.
+    traced = any(x.horizon for x in program.learned)
+    if traced or (program.sample > 1 and not elementwise(program)):
+        # Neither could be computed again: what earlier steps have left, a step of some elements.
         kinds = [kind for kind in kinds if kind == "stored"]
     made = (makers[kind](program, rounded) for kind in kinds)
-    found = tuple(plan for plan in made if plan is not None)
+    squared = any(x.signal == "normalized" for x in program.learned)
+    found = tuple(replace(plan, squared=squared) for plan in made if plan is not None)
     if program.sample == 1:
         return found
     outside = plain(program)
@@ -124,7 +140,15 @@ def _steps(program: Program) -> Program:
 def _stored(program: Program, rounded: bool) -> Plan:
     builder = Builder(program.operations)
     zero = builder.constant(0.0)
-    tangents = [State(tangent(t.hyper), TENSOR, zero, t.value) for t in program.tangents]
+    horizons = {x.hyper: x.horizon for x in program.learned}
+    tangents = []
+    for each in program.tangents:
+        name, value = tangent(each.hyper), each.value
+        if horizons.get(each.hyper):
+            before = builder.emit("state", attribute=name, type=TENSOR)
+            kept = builder.emit("mul", builder.constant(horizons[each.hyper]), before)
+            value = builder.emit("add", kept, value)
+        tangents.append(State(name, TENSOR, zero, value))
     states = (*program.states, *tangents)
     advance = replace(program, operations=builder.operations, states=states, tangents=())
     again = Rematerialization(program)

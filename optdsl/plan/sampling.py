@@ -34,6 +34,12 @@ def elementwise(program: Program) -> bool:
     return kinds <= {Extent.TENSOR, Extent.UNIFORM} and not apart
 
 
+def gathers_traces(program: Program) -> bool:
+    """Whether steps of whole tensors would need decaying tangents of the sampled elements only."""
+    traced = any(x.horizon for x in program.learned)
+    return traced and program.sample > 1 and not elementwise(program)
+
+
 def plain(program: Program) -> Program:
     """The step without its tangents."""
     return run_passes(verify(replace(program, tangents=(), learned=())))

@@ -17,8 +17,9 @@ def print_plan(plan: Plan) -> str:
         programs["outside"] = plan.outside
     texts = {name: p and print_program(p) for name, p in programs.items()}
     sample = {} if plan.sample == 1 else {"sample": plan.sample}
+    squared = {"squared": True} if plan.squared else {}
     found = {"kind": plan.kind, "kept": plan.kept, "hypers": plan.hypers}
-    return json.dumps({**found, **sample, **texts})
+    return json.dumps({**found, **sample, **squared, **texts})
 
 
 def parse_plan(text: str) -> Plan:
@@ -33,7 +34,8 @@ def parse_plan(text: str) -> Plan:
         raise ValueError("a plan takes steps")
     kept, hypers = (tuple(found[name]) for name in ("kept", "hypers"))
     sample, outside = found.get("sample", 1), _program(found.get("outside"))
-    return Plan(found["kind"], advance, complete, fused, kept, hypers, sample, outside)
+    rest = sample, outside, found.get("squared", False)
+    return Plan(found["kind"], advance, complete, fused, kept, hypers, *rest)
 
 
 def _program(text: str | None) -> Program | None:

@@ -66,6 +66,7 @@ def _states(plan: Plan) -> list[Sequence[str]]:
     for state in plan.states:
         unit = unit_of(state.type)
         why = "for the pending step" if state.name in plan.kept else ""
+        why = "with its horizon" if state.name in plan.traces else why
         if why and plan.sample > 1:
             why += f", of 1 in {plan.sample} elements"
         rows.append((state.name, f"{_bytes(plan, state):g} per {unit}", why or state.codec))
@@ -104,7 +105,8 @@ def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
     for kind in KINDS:
         plan = next((p for p in candidates if p.kind == kind), None)
         if plan is None:
-            rows.append((kind, "not possible: a tangent needs values that are gone"))
+            needs = "what is left of earlier ones" if chosen.traces else "values that are gone"
+            rows.append((kind, f"not possible: a tangent needs {needs}"))
             continue
         kernels = schedule(plan)
         moved = BYTES * sampled_traffic(kernels, kernels[Role.FUSED], plan.sample)

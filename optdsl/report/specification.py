@@ -140,6 +140,7 @@ def _learned(program: Program) -> list[str]:
         options = [f"{name} = {spell(value)}" for name, value in learned.options]
         options += [] if learned.clip is None else [f"clip = {spell(learned.clip)}"]
         rest = [f"after {learned.after} steps"] if learned.after else []
+        rest += [] if learned.horizon == 0 else [f"horizon {spell(learned.horizon)}"]
         rest += [] if learned.sample == 1 else [f"sample 1/{learned.sample}"]
         way = "exponentiated " if learned.exponentiated else ""
         rule = f"by {way}{learned.rule}({', '.join(options)})"

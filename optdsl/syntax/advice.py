@@ -161,7 +161,7 @@ def _of_word(found: str, before: str, accepted: AbstractSet[str]) -> str:
         return _WORDS[last[1]]
     if first and accepted == {"EQUAL"} and re.match(r"\w", found):
         return nearest(first[1], _FORMS) or _STATEMENT
-    known = {"in", "by", "after", "at", "among", "sample"}
+    known = {"in", "by", "after", "at", "among", "sample", "horizon"}
     keywords = [k.lower() for k in accepted if k.lower() in known]
     return nearest(found, keywords) if re.match(_NAME, found) else ""
 
@@ -241,6 +241,8 @@ def _of_form(found: str, before: str, after: str, accepted: AbstractSet[str]) ->
         return "a domain has brackets, as in `in [0, 1)` or `in {0, 1}`"
     if "LPAR" in accepted and {"AFTER", "$END"} <= accepted and re.match(_NAME, found):
         return "the options of a rule stand in parentheses, as in `SGD(lr = 1e-3)`"
+    if found == "horizon" and word == "learn":
+        return "a horizon is a number, as in `horizon 0.99`"
     if re.search(r"\bsample\s*[\d.]*\s*\Z", before) and word == "learn":
         return "a sample is a part of the elements, as in `sample 1/8`"
     early = found == "" or "EQUAL" in accepted or not {"BY", "NAME"}.isdisjoint(accepted)

@@ -276,8 +276,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Learn(_Statement):
-    """``learn names per scope in bounds by rule(options) on signal after steps sample 1/k``.
+    """How something is learned.
 
+    ``learn names per scope in bounds by rule(options) on signal after steps horizon x sample 1/k``.
     A name may be a member's.
     """
 
@@ -289,6 +290,7 @@ class Learn(_Statement):
     exponentiated: bool = False
     scope: Identifier | None = None
     signal: Identifier | None = None
+    horizon: Number | None = None
     sample: Part | None = None
 
 

@@ -139,7 +139,7 @@ class Builder:
                 holds = self._token(c[0]).type == "RECOVERS"
                 options, settings = self._options(c[2]), self._options(c[3])
                 return ast.Claim(holds, self._name(c[1]), options, settings, **around)
-        names, scope, bounds, exponentiated, rule, options_, signal, after, sample = c
+        names, scope, bounds, exponentiated, rule, options_, signal, after, _, horizon, sample = c
         limits = self._domain(self._tree(bounds)) if bounds else None
         assert limits is None or isinstance(limits, ast.Interval)
         return ast.Learn(
@@ -151,6 +151,7 @@ class Builder:
             exponentiated is not None,
             self._named(scope),
             self._named(signal),
+            self._number(horizon) if horizon else None,
             self._part(sample) if sample else None,
             **around,
         )

@@ -261,9 +261,10 @@ def _learn(node: ast.Learn) -> str:
     signal = f" on {node.signal.text}" if node.signal else ""
     rule = ("exponentiated " if node.exponentiated else "") + node.rule.text
     after = f" after {node.after.text}" if node.after else ""
+    horizon = f" horizon {node.horizon.text}" if node.horizon else ""
     sample = f" sample {node.sample.text}" if node.sample else ""
     options = _options(node.options)
-    return f"learn {names}{scope}{bounds} by {rule}{options}{signal}{after}{sample}"
+    return f"learn {names}{scope}{bounds} by {rule}{options}{signal}{after}{horizon}{sample}"
 
 
 def _comment(line: str, comment: str) -> str:

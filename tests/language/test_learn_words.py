@@ -28,7 +28,7 @@ def learned(statement: str) -> Learned:
     return entry
 
 
-@pytest.mark.parametrize("signal", ["raw", "sign", "cosine"])
+@pytest.mark.parametrize("signal", ["raw", "sign", "cosine", "normalized"])
 @pytest.mark.parametrize("scope", ["group", "tensor"])
 def test_the_words_are_those_of_python(scope: str, signal: str) -> None:
     text = SPEC.format(f"learn lr per {scope} in [0, 0.5] by SGD(lr = 1) on {signal} after 7")
@@ -47,6 +47,24 @@ def test_each_word_may_be_left_out() -> None:
     assert learned("learn lr by SGD on raw") == default
     assert learned("learn lr per tensor by SGD").scope == "tensor"
     assert learned("learn lr by SGD on sign after 3").signal == "sign"
+
+
+def test_a_horizon() -> None:
+    text = SPEC.format("learn lr by SGD(lr = 1) on sign after 7 horizon 0.9 sample 1/8")
+    assert format(parse(Source("own.opt", text))) == text
+    program = library.read(Source("own.opt", text))
+    assert program.learned[0].horizon == 0.9
+    assert parse_program(print_program(program)) == program
+    how = Learn("sgd", lr=1, after=7, signal="sign", horizon=0.9, sample=8)
+    assert optdsl.compile(text, learn={"lr": how}) is optdsl.compile(text)
+    assert "with the horizon 0.9" in str(optdsl.compile(text).__doc__)
+
+
+def test_a_hyperparameter_may_be_called_horizon() -> None:
+    """The word is reserved where a number follows it, and nowhere else."""
+    text = SPEC.format("hyper horizon = 3 in [1, 9]\n\nlearn horizon by SGD horizon 1")
+    (entry,) = library.read(Source("own.opt", text.replace("lr * g", "lr * g / horizon"))).learned
+    assert (entry.hyper, entry.horizon) == ("horizon", 1.0)
 
 
 def test_what_is_learned_so_is_shown_so() -> None:

@@ -198,6 +198,6 @@ def test_a_resumed_run_goes_on(signal: str, order: str) -> None:
     assert new.metrics()["lr"] != 1e-3
 
 
-def test_a_signal_is_one_of_three() -> None:
-    with pytest.raises(OptionError, match="'raw', 'sign' or 'cosine'"):
+def test_a_signal_is_one_of_four() -> None:
+    with pytest.raises(OptionError, match="'raw', 'sign', 'cosine' or 'normalized'"):
         Learn("sgd", signal="angle")

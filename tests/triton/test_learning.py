@@ -125,3 +125,14 @@ def test_a_move_that_overflows_is_none() -> None:
     learn = {"weight_decay": Learn("sgd", lr=1e308, bounds=(0, math.inf))}
     values = agree(learn, [1e3 * g for g in drawn(5)], rule="adamw")
     assert all(map(math.isfinite, values))
+
+
+@pytest.mark.parametrize("order", ["overlapped", "exact"])
+@pytest.mark.parametrize(("signal", "horizon"), [("normalized", 0.0), ("normalized", 0.9)])
+def test_normalized_and_with_a_horizon(signal: str, horizon: float, order: str) -> None:
+    learn = {
+        "lr": Learn("sgd", lr=1e-3, bounds=(0, 1), signal=signal, horizon=horizon),
+        "beta1": Learn("adam", lr=1e-2, bounds=(0.1, 0.99), signal=signal, horizon=horizon),
+    }
+    values = agree(learn, drawn(6), order=order)
+    assert len(set(values)) == 6

@@ -15,7 +15,7 @@ from optdsl.backends.standalone import texts_of_learning as texts
 from optdsl.backends.standalone.lines import listed
 from optdsl.backends.standalone.rule import Rule
 from optdsl.ir.domain import Interval
-from optdsl.learning import TAKEN, Block, Coefficient, measured_key, square_keys
+from optdsl.learning import SQUARE, TAKEN, Block, Coefficient, measured_key, square_keys
 from optdsl.plan.keys import tangent
 from optdsl.schedule import Result, make_kernel
 
@@ -62,11 +62,12 @@ def functions(rule: Rule, entries: Sequence[EntryPoint]) -> list[str]:
     tables = listed("LEARNED = (", (c.name for c in learned))
     tables += wrapped("LEARNING = {", rows, "}")
     cosines = [c.name for c in learned if c.learned.signal == "cosine"]
+    square = texts.SQUARE if any(c.learned.signal == "normalized" for c in learned) else ""
     measured = texts.HYPERGRADIENTS.replace("@TANGENT@", tangent(learned[0].name))
     measured = measured.replace("@PART@", "_, " if len(rule.parts) > 1 else "")
     if cosines:
         tables += listed("COSINES = (", cosines)
-    measured = measured.replace("@COSINES@\n", texts.COSINES if cosines else "")
+    measured = measured.replace("@COSINES@\n", f"{texts.COSINES if cosines else ''}{square}")
     tables += listed("COMMON = (", common(rule)) if common(rule) else []
     found = ["\n".join([texts.COMMENT, *tables]), measured]
     found += [texts.AGREE] if common(rule) else []
@@ -92,7 +93,7 @@ def _moved(block: Block, entry: EntryPoint) -> list[str]:
     """The statements that compute the entries of a block after a step."""
     sums = {measured_key(c.name): f'sums["{c.name}"]' for c in block.coefficients}
     sums |= {key: f'sums["{key}"]' for c in block.coefficients for key in square_keys(c.name)}
-    sums[TAKEN] = "taken"
+    sums |= {TAKEN: "taken", SQUARE: f'sums["{SQUARE}"]'}
     arguments = [f'float(group["{name}"])' for name in entry.states]
     pairs = zip(entry.keywords, entry.hypers, strict=True)
     arguments += [f"{keyword}={sums[hyper]}" for keyword, hyper in pairs]

@@ -38,6 +38,10 @@ COSINES = """\
                     sums.setdefault(square, []).append(torch.dot(z, z))
 """
 
+SQUARE = """\
+        sums.setdefault(("square/gradient", p.device), []).append(torch.dot(x, x))
+"""
+
 AGREE = '''\
 def agree(groups: list[Any]) -> None:
     """Refuse coefficients that groups share and have different values of."""

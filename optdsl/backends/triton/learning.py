@@ -11,11 +11,13 @@ from optdsl.backends.base import SourceModule
 from optdsl.backends.triton.expressions import OPTIONS, helpers
 from optdsl.backends.triton.layout import function
 from optdsl.backends.triton.values import DOUBLE, Values
-from optdsl.learning import TAKEN, Block, hypergradient_key, measured_key
+from optdsl.learning import SQUARE, TAKEN, Block, hypergradient_key, measured_key
 from optdsl.plan import Plan
 from optdsl.schedule import Role, schedule
 
 BLOCK, THREADS = 4096, 512
+# What a kernel calls the squared norm of the gradient.
+_SQUARE = "SQUARE"
 
 _HOST = '''\
 def learn(c):
@@ -46,7 +48,7 @@ def emit_learning(
     Args:
         name: what the module is called.
         blocks: the coefficients, as they move.
-        dots: the coefficient of each row of sums.
+        dots: what each row of sums is of: a coefficient, or `SQUARE`.
         order: "overlapped", where a step has been counted before it is learned from, or "exact".
     """
     places = {key: n for n, key in enumerate(memory_keys(blocks))}
@@ -60,8 +62,8 @@ def emit_learning(
         "tl.store(memory, NOW)",
     ]
     for place, hyper in enumerate(dots):
-        key = places[hypergradient_key(hyper)]
-        lines.append(f"MEASURED{key} = folded(dots + {place} * total, 0, total, BLOCK)")
+        name = _SQUARE if hyper == SQUARE else f"MEASURED{places[hypergradient_key(hyper)]}"
+        lines.append(f"{name} = folded(dots + {place} * total, 0, total, BLOCK)")
     for block in blocks:
         if all(c.name in dots for c in block.coefficients):
             names = ", ".join(c.name for c in block.coefficients)
@@ -91,7 +93,7 @@ def _moves(block: Block, places: dict[str, int]) -> list[str]:
     values = Values(kernel, DOUBLE, [])
     inputs = {measured_key(c.name): f"MEASURED{places[c.hypergradient_key]}"
               for c in block.coefficients}  # fmt: skip
-    inputs[TAKEN] = "TAKEN"
+    inputs |= {TAKEN: "TAKEN", SQUARE: _SQUARE}
     lines = []
     for value in kernel.uniform:
         operation = values.operation(value)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from optdsl.ir.program import Program
 from optdsl.ir.storage import added, stored
-from optdsl.learning import square_keys
+from optdsl.learning import SQUARE, square_keys
 from optdsl.plan import Plan
 from optdsl.plan.keys import pending
 from optdsl.runtime.core.draws import Draws
@@ -100,7 +100,8 @@ STATE = itemgetter(ParameterTask._fields.index("state"))
 HYPERS = itemgetter(ParameterTask._fields.index("hypers"))
 
 # Hyper-gradients by hyperparameter; where one is learned by its cosine, also the squared norms of
-# gradient and tangent, over the tensors that have both (see `square_keys`).
+# gradient and tangent, over the tensors that have both (see `square_keys`); and the squared norm of
+# the gradient, where a hyper-gradient is normalized (`SQUARE`).
 HyperGradients = dict[str, float]
 
 
@@ -182,14 +183,16 @@ def counted_part(gradient: Tensor, tangent: Tensor) -> Tensor:
 
 
 def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) -> HyperGradients:
-    """The squared norms that the cosines of a program need, of one tensor; empty without any.
+    """The squared norms that the signals of a program need, of one tensor; empty without any.
 
     Args:
-        program: it says what is learned by its cosine.
+        program: it says by which signals something is learned.
         gradient: the gradient.
         tangents: the pending tangents, by hyperparameter.
     """
     sums: HyperGradients = {}
+    if tangents and normalizes(program):
+        sums[SQUARE] = float(dot(gradient, gradient))
     for name in cosines(program):
         if name in tangents:
             for key, x in zip(square_keys(name), (gradient, tangents[name]), strict=True):
@@ -200,6 +203,11 @@ def squares(program: Program, gradient: Tensor, tangents: Mapping[str, Tensor]) 
 def cosines(program: Program) -> tuple[str, ...]:
     """The hyperparameters that are learned by their cosine."""
     return tuple(x.hyper for x in program.learned if x.signal == "cosine")
+
+
+def normalizes(program: Program) -> bool:
+    """Whether something is learned by its normalized hyper-gradient."""
+    return any(x.signal == "normalized" for x in program.learned)
 
 
 def keep(state: dict[str, Any], name: str, value: Tensor) -> None:

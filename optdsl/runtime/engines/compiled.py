@@ -15,13 +15,13 @@ from optdsl.artifact import BackHalf
 from optdsl.ir.domain import Interval
 from optdsl.ir.program import Program
 from optdsl.ir.storage import draws
-from optdsl.learning import Block, Coefficient, blocks, square_keys
+from optdsl.learning import SQUARE, Block, Coefficient, blocks, square_keys
 from optdsl.passes.totals import SHARED
 from optdsl.runtime.build.python_modules import Function, function
 from optdsl.runtime.core.fingerprint import Meaning, meaning
 from optdsl.runtime.core.hyperparameters import Checked, beta_names
 from optdsl.runtime.core.step_cache import StepCache
-from optdsl.runtime.core.tasks import HyperGradients, cosines
+from optdsl.runtime.core.tasks import HyperGradients, cosines, normalizes
 from optdsl.runtime.engines.parts import Parts
 from optdsl.runtime.engines.selection import Engines
 from optdsl.runtime.learning.coefficients import CoefficientUpdate
@@ -70,6 +70,7 @@ class Compiled:
     def measured(self) -> tuple[str, ...]:
         """The names that sums may have."""
         squares = [key for name in cosines(self.program) for key in square_keys(name)]
+        squares += [SQUARE] if normalizes(self.program) else []
         return (*(t.hyper for t in self.program.tangents), *squares)
 
     @functools.cached_property

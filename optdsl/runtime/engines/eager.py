@@ -10,7 +10,7 @@ import torch
 
 from optdsl.artifact import Artifact
 from optdsl.ir.stacks import ELEMENTS, stackable
-from optdsl.learning import square_keys
+from optdsl.learning import SQUARE, square_keys
 from optdsl.plan.keys import tangent
 from optdsl.runtime.build.python_modules import Rule, build
 from optdsl.runtime.core.owned_numbers import number_of, without_values
@@ -26,6 +26,7 @@ from optdsl.runtime.core.tasks import (
     counted_part,
     dot,
     keep,
+    normalizes,
     unwrapped,
 )
 from optdsl.runtime.engines.overlaps import apart, once
@@ -58,7 +59,8 @@ class EagerEngine:
         self._tangents = {t.hyper: tangent(t.hyper) for t in program.tangents}
         self._cosines = cosines(program)
         squares = (key for name in self._cosines for key in square_keys(name))
-        self._sums = (*self._tangents, *squares)
+        self._normalizes = normalizes(program)
+        self._sums = (*self._tangents, *squares, *([SQUARE] if self._normalizes else []))
 
     def _built(self, artifact: Artifact) -> Rule:
         """The functions of a rule: how states start, and the step."""
@@ -136,6 +138,10 @@ class EagerEngine:
             if not work.state:
                 with _in_its_precision(work.parameter):
                     self._start(work)
+            for name in self.plan.traces - work.state.keys():
+                compute = self._storage.compute(work.parameter)
+                zeros = torch.zeros_like(work.parameter, dtype=compute)
+                keep(work.state, name, self._samples.kept(zeros, work))
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One after the other."""
@@ -161,6 +167,7 @@ class EagerEngine:
         products = [dot(gradient, tangents[k]) for k in self._tangents.values()]
         for x in (tangents[self._tangents[name]] for name in self._cosines):
             products += [dot(gradient, gradient), dot(x, x)]
+        products += [dot(gradient, gradient)] if self._normalizes else []
         total = torch.stack(products)
         return total if weight == 1 else total * weight
 
@@ -185,7 +192,7 @@ class EagerEngine:
             if torch.promote_types(kept.dtype, least) is not kept.dtype:
                 state[name] = kept.to(least)
         decoded = storage.states(state, storage.compute(work.parameter))
-        held = self._reading.states(decoded, work.parameter)
+        held = self._reading.states(self._samples.read(decoded, work), work.parameter)
         out = theta if _is_in_place(theta, work.parameter) else None
         written, given = self._reading.written, (theta, gradient, held)
         results = self._samples.step(self._rule, work, t, given, out, written)

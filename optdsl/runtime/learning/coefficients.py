@@ -50,7 +50,8 @@ class CoefficientUpdate:
 
         Args:
             groups: the parameter groups, which share the coefficients.
-            sums: the measured hyper-gradients by coefficient, and the squared norms for cosines.
+            sums: the measured hyper-gradients by coefficient, and the squared norms that
+                their signals need.
             steps: the number of steps before this one; `Learned.after` is compared with it.
 
         If a hyper-gradient is missing, the others are recorded and nothing moves; see

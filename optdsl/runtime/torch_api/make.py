@@ -7,7 +7,7 @@ import types
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from optdsl.ir.domain import Domain, spell_in
+from optdsl.ir.domain import Domain, spell, spell_in
 from optdsl.ir.program import Program
 from optdsl.ir.storage import draws
 from optdsl.runtime.core.hints import HINTS
@@ -64,6 +64,10 @@ def signature(program: Program) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+# What follows the names of signals in a sentence.
+_OF_SIGNAL = {"normalized": " hyper-gradient"}
+
+
 def documentation(program: Program) -> str:
     """The class's docstring: the specification's citation, and every hyperparameter."""
     learned = {x.hyper: x for x in program.learned}
@@ -91,7 +95,9 @@ def documentation(program: Program) -> str:
             how = learned[hyper.name]
             line += f"; learned by {'exponentiated ' if how.exponentiated else ''}{how.rule}"
             line += f" in {how.bounds}" if vector is None else ""
-            line += "" if how.signal == "raw" else f", on its {how.signal}"
+            signal = f"{how.signal}{_OF_SIGNAL.get(how.signal, '')}"
+            line += "" if how.signal == "raw" else f", on its {signal}"
+            line += "" if how.horizon == 0 else f", with the horizon {spell(how.horizon)}"
             line += "" if how.sample == 1 else f", from 1/{how.sample} of large tensors"
             line += "" if how.scope == "optimizer" else f", for each {how.scope}"
         lines.append(line)

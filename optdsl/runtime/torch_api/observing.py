@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from optdsl.learning import square_keys
+from optdsl.learning import SQUARE, square_keys
 from optdsl.runtime.core.tasks import HyperGradients, ParameterTask, check_dense
 from optdsl.runtime.device.device_step import DeviceStep
 from optdsl.runtime.distributed.collectives import is_dtensor, prefix
@@ -83,7 +83,7 @@ def replace(parts: Iterable[Part], observed: Observed) -> None:
 
 def _weighted(sums: HyperGradients, weight: float) -> HyperGradients:
     """The sums for a gradient that was multiplied by a number."""
-    squared = {square_keys(name)[0] for name in sums}
+    squared = {SQUARE, *(square_keys(name)[0] for name in sums)}
     unmoved = {square_keys(name)[1] for name in sums}
     return {
         key: value * (weight**2 if key in squared else 1.0 if key in unmoved else weight)

@@ -17,7 +17,7 @@ from torch import Tensor
 from optdsl.plan import Plan, elementwise
 from optdsl.runtime.build.python_modules import Rule
 from optdsl.runtime.core.owned_numbers import without_values
-from optdsl.runtime.core.tasks import ParameterTask
+from optdsl.runtime.core.tasks import COMPUTE, ParameterTask
 from optdsl.runtime.engines.sampled.choice import Sample, sample_of
 
 
@@ -79,7 +79,7 @@ class SampledTensors:
 
     def __init__(self, plan: Plan) -> None:
         """See the class; a plan may learn from all elements."""
-        self.size, self._kept = plan.sample, plan.kept
+        self.size, self._kept, self._traces = plan.sample, plan.kept, plan.traces
         self._alone = plan.outside is not None and elementwise(plan.outside)
 
     def of(self, work: ParameterTask) -> Sample | None:
@@ -122,13 +122,15 @@ class SampledTensors:
 
         Args:
             work: the task of the tensor.
-            states: the names of the states that are copied.
+            states: the names of the states that are copied, beside tangents that a step reads.
         """
         sample = self.of(work)
         assert sample is not None
         state = {name: gathered(work.state[name], sample) for name in states}
         parameter = gathered(work.parameter.detach(), sample)
         gradient = gathered(work.gradient, sample)
+        for name in self._traces:
+            state[name] = kept_part(work.state[name], sample, name).to(COMPUTE[parameter.dtype])
         state["step"] = work.state["step"].clone()
         return work._replace(parameter=parameter, gradient=gradient, state=state)
 
@@ -139,6 +141,22 @@ class SampledTensors:
             return x
         blank = torch.zeros(work.parameter.shape, dtype=x.dtype, device=x.device)
         return scattered(blank, x, sample)
+
+    def read(self, state: dict[str, Tensor], work: ParameterTask) -> dict[str, Tensor]:
+        """The state of a tensor as a step reads it.
+
+        Where elements have to do with each other, that is a step of all of them: tangents that it
+        reads have zeros for those of which nothing is kept.
+        """
+        sample = None if self._alone else self.of(work)
+        if sample is None:
+            return state
+        found = dict(state)
+        for name in self._traces:
+            if state[name].numel() != sample.size:
+                zeros = state[name].new_zeros(work.parameter.shape)
+                found[name] = scattered(zeros, kept_part(state[name], sample, name), sample)
+        return found
 
     def step(
         self,
@@ -169,7 +187,11 @@ class SampledTensors:
             return results | {name: self.kept(x, work) for name, x in whole.items()}
         # The sample first, for the step may write into the parameter.
         read = rule.step.entry.states
-        own = {name: gathered(x, sample) for name, x in held.items() if name in read}
+        own = {
+            name: kept_part(x, sample, name) if name in self._traces else gathered(x, sample)
+            for name, x in held.items()
+            if name in read
+        }
         inputs = gathered(theta, sample), gathered(gradient, sample)
         sampled = rule.step(*inputs, own, work.hypers, t)
         parts = {name: sampled[name] for name in self._kept}
