@@ -842,6 +842,34 @@ class CAME(CompiledOptimizer):
         differentiable: bool | None = False,
     ) -> None: ...
 
+class COCOB(CompiledOptimizer):
+    """Training Deep Networks without Learning Rates Through Coin Betting (Orabona & Tommasi, 2017),
+        arXiv:1705.07795
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        alpha: 100 by default, in (0, inf)
+        eps: 1e-08 by default, in (0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        alpha: float | Tensor = 100.0,
+        eps: float | Tensor = 1e-08,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
 class DAdaptAdam(CompiledOptimizer):
     """Learning-Rate-Free Learning by D-Adaptation (Defazio & Mishchenko, 2023), arXiv:2301.07733
 
@@ -1063,6 +1091,34 @@ class KLSOAP(CompiledOptimizer):
         interval: float | Tensor = 10.0,
         d0: float | Tensor = 0.1,
         betas: tuple[float | Tensor, float | Tensor] | None = None,
+        maximize: bool = False,
+        process_group: ProcessGroup | None = None,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = False,
+        differentiable: bool | None = False,
+    ) -> None: ...
+
+class KT(CompiledOptimizer):
+    """Coin Betting and Parameter-Free Online Learning (Orabona & Pal, 2016), arXiv:1602.04128, for
+        each element
+
+    With `maximize` it goes up the gradients.
+    Optimizers of one `process_group` learn as one.
+    `foreach`, `fused` and `capturable` are kept and change nothing.
+    `differentiable=True` is refused.
+
+    Hyperparameters:
+        wealth: 1 by default, in (0, inf)
+        limit: 1 by default, in (0, inf)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        wealth: float | Tensor = 1.0,
+        limit: float | Tensor = 1.0,
         maximize: bool = False,
         process_group: ProcessGroup | None = None,
         foreach: bool | None = None,

@@ -54,6 +54,11 @@ IN_TORCH: list[tuple[str, dict[str, Any], Any]] = [
         {"lr": 0.1, "weight_decay": 0.1},
         lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
     ),
+    (
+        "adagrad",
+        {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.5},
+        lambda p: torch.optim.Adagrad(p, lr=0.1, lr_decay=0.2, initial_accumulator_value=0.5),
+    ),
     ("amsgrad", {"lr": 0.1}, lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True)),
 ]
 
