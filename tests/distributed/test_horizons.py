@@ -33,16 +33,18 @@ learn after 0
 """
 
 
-@pytest.mark.parametrize(("rule", "order"), [(ELEMENTWISE, "overlapped"), (NORMED, "exact")])
-def test_shards_learn_what_the_uncut_model_learns(rule: str, order: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "order", "backend"),
+    [(ELEMENTWISE, "overlapped", "c"), (NORMED, "exact", "eager")],
+)
+def test_shards_learn_what_the_uncut_model_learns(rule: str, order: str, backend: str) -> None:
     expected = trained(rule, "c", order, 0)
     assert expected["learned"][-1][0] != pytest.approx(0.01, rel=1e-3)
-    for backend in ("c", "eager"):
-        found, again = zip(*on_ranks(2, cut, rule, backend, order), strict=True)
-        for one, other in zip(found, again, strict=True):
-            for a, b in zip(one["learned"], expected["learned"], strict=True):
-                assert a == pytest.approx(b, rel=1e-6)
-            assert one["learned"] == other["learned"]
-            for a, b, c in zip(one["theta"], other["theta"], expected["theta"], strict=True):
-                assert torch.equal(a, b)
-                torch.testing.assert_close(a, c)
+    found, again = zip(*on_ranks(2, cut, rule, backend, order), strict=True)
+    for one, other in zip(found, again, strict=True):
+        for a, b in zip(one["learned"], expected["learned"], strict=True):
+            assert a == pytest.approx(b, rel=1e-6)
+        assert one["learned"] == other["learned"]
+        for a, b, c in zip(one["theta"], other["theta"], expected["theta"], strict=True):
+            assert torch.equal(a, b)
+            torch.testing.assert_close(a, c)
