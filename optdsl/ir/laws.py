@@ -74,6 +74,9 @@ class Laws:
             rounding can decide it.
         bounded: whether finite arguments give a finite result, given which arguments are uniform; a
             sum that overflows would overflow if its terms were added in another order, too.
+        price: what computing it for one element takes in compiled kernels, in additions; of an
+            operation with any number of pairs of arguments, what one argument takes. 0 for what
+            is given, and for what is the argument itself.
     """
 
     stage: Stage
@@ -91,6 +94,7 @@ class Laws:
     compares: bool
     jumps: bool
     bounded: Callable[[Flags], bool]
+    price: int
 
 
 def always(flags: Flags) -> bool:

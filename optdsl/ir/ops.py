@@ -90,10 +90,10 @@ _COUNT = Interval(1.0, float("inf"), False, True)
 _FUNCTION = Laws(
     stage=Stage.ELEMENTWISE, alias=False, smooth=True, initial=True, replayable=True,
     commutative=False, rational=False, additive=False, affine=laws.never, shows=laws.none,
-    selects=False, integral=False, compares=False, jumps=False, bounded=laws.never,
+    selects=False, integral=False, compares=False, jumps=False, bounded=laws.never, price=1,
 )  # fmt: skip
 _SELECTION = replace(_FUNCTION, selects=True, integral=True)
-_ALIAS = replace(_SELECTION, alias=True, shows=laws.every, bounded=laws.always)
+_ALIAS = replace(_SELECTION, alias=True, shows=laws.every, bounded=laws.always, price=0)
 _ARITHMETIC = replace(_FUNCTION, rational=True, affine=laws.always, shows=laws.every)
 _SUM = replace(_ARITHMETIC, additive=True, integral=True, bounded=laws.always)
 _FLAT = replace(_FUNCTION, bounded=laws.always)
@@ -108,7 +108,7 @@ _FACTORIZATION = replace(_REDUCTION, stage=Stage.FACTORIZATION)
 
 def _leaf(stage: Stage, replayable: bool, rational: bool = False, initial: bool = True) -> Laws:
     return replace(
-        _FUNCTION, stage=stage, replayable=replayable, rational=rational, initial=initial
+        _FUNCTION, stage=stage, replayable=replayable, rational=rational, initial=initial, price=0
     )
 
 
@@ -154,7 +154,7 @@ _ROWS = (
         "the value itself, a constant to differentiation", function="stop_gradient"),
     # Draws. The largest normal number is that of the smallest uniform one, 2^-24.
     Row("draw", 1, signatures.leaf(TENSOR), derivatives.zero, lambda x: Interval(-6.0, 6.0), None,
-        replace(_FLAT, stage=Stage.DRAW, replayable=False, jumps=True),
+        replace(_FLAT, stage=Stage.DRAW, replayable=False, jumps=True, price=60),
         "random numbers: the distribution and the name, drawn at a counter", attribute=str,
         declared=True),
     # Arithmetic.
@@ -169,9 +169,10 @@ _ROWS = (
                 affine=lambda varies: not all(varies), bounded=any),
         "x * y"),
     Row("div", 2, signatures.elementwise, derivatives.quotient, intervals.divide, host.divide,
-        replace(_ARITHMETIC, affine=lambda varies: not varies[1], shows=laws.first), "x / y"),
+        replace(_ARITHMETIC, affine=lambda varies: not varies[1], shows=laws.first, price=10),
+        "x / y"),
     Row("pow", 2, signatures.elementwise, derivatives.power, intervals.power, host.power,
-        replace(_FUNCTION, shows=laws.base), "x^y"),
+        replace(_FUNCTION, shows=laws.base, price=50), "x^y"),
     Row("mix", ANY, signatures.elementwise, derivatives.weighted_mean,
         lambda *x: functools.reduce(intervals.union, x[1::2]), host.mixed,
         replace(_FUNCTION, additive=True, affine=lambda varies: not any(varies[0::2])),
@@ -179,19 +180,20 @@ _ROWS = (
         "weighs nothing takes no part, and equal parts have that value as their mean"),
     # Functions.
     Row("sqrt", 1, signatures.elementwise, derivatives.square_root, intervals.square_root,
-        host.square_root, replace(_FUNCTION, shows=laws.every), "square root", function="sqrt"),
+        host.square_root, replace(_FUNCTION, shows=laws.every, price=10), "square root",
+        function="sqrt"),
     Row("exp", 1, signatures.elementwise, derivatives.exponential, intervals.exponential,
-        host.exponential, _FUNCTION, "exponential", function="exp"),
+        host.exponential, replace(_FUNCTION, price=20), "exponential", function="exp"),
     Row("log", 1, signatures.elementwise, derivatives.logarithm, intervals.logarithm,
-        host.logarithm, replace(_FUNCTION, shows=laws.every), "natural logarithm",
+        host.logarithm, replace(_FUNCTION, shows=laws.every, price=20), "natural logarithm",
         function="log"),
     Row("tanh", 1, signatures.elementwise, derivatives.hyperbolic_tangent,
-        lambda x: Interval(-1.0, 1.0), math.tanh, _FLAT, "hyperbolic tangent",
+        lambda x: Interval(-1.0, 1.0), math.tanh, replace(_FLAT, price=25), "hyperbolic tangent",
         function="tanh"),
     Row("cos", 1, signatures.elementwise, derivatives.cosine, lambda x: Interval(-1.0, 1.0),
-        host.cosine, replace(_FLAT, shows=laws.every), "cosine", function="cos"),
+        host.cosine, replace(_FLAT, shows=laws.every, price=25), "cosine", function="cos"),
     Row("sin", 1, signatures.elementwise, derivatives.sine, lambda x: Interval(-1.0, 1.0),
-        host.sine, replace(_FLAT, shows=laws.every), "sine", function="sin"),
+        host.sine, replace(_FLAT, shows=laws.every, price=25), "sine", function="sin"),
     Row("floor", 1, signatures.elementwise, derivatives.zero, intervals.floor, host.floored,
         replace(_FLAT, shows=laws.every, integral=True, jumps=True),
         "the largest whole number up to x", function="floor"),
@@ -331,6 +333,12 @@ APPLY: dict[str, Callable[..., float]] = {
 def laws_of(operation: Operation) -> Laws:
     """The laws of an operation."""
     return TABLE[operation.opcode].laws
+
+
+def price(operation: Operation) -> int:
+    """What an operation takes for each element for which it is done, in additions."""
+    row = TABLE[operation.opcode]
+    return row.laws.price * (len(operation.arguments) if row.arity == ANY else 1)
 
 
 def stages(operations: Iterable[Operation]) -> set[Stage]:
