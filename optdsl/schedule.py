@@ -15,7 +15,7 @@ from optdsl.ir.program import Operation, Program, Tangent, Value, upstream
 from optdsl.ir.types import TENSOR, Extent, Type
 from optdsl.learning.signals import SQUARE
 from optdsl.plan import Plan
-from optdsl.plan.keys import pending
+from optdsl.plan.keys import is_pending
 
 
 class Role(enum.StrEnum):
@@ -223,7 +223,7 @@ def schedule(plan: Plan) -> dict[str, Kernel]:
     if plan.outside is not None:
         kernels.append(make_kernel(Role.STEP_OUTSIDE, plan.outside, _results(plan.outside)))
     if plan.complete is not None and plan.fused is not None:
-        kept = {pending("g"), pending("theta")}
+        kept = set(filter(is_pending, plan.kept))
         early = {
             s.name
             for s in program.states
@@ -284,10 +284,13 @@ def sampled_traffic(kernels: Mapping[str, Kernel], kernel: Kernel, sample: int) 
         kernel: what runs for sampled elements.
         sample: one in so many elements is sampled; the others take the plain step.
     """
-    if sample == 1:
-        return sum(kernel.traffic)
-    outside = sum(kernels[Role.STEP_OUTSIDE].traffic)
-    return sum(kernel.traffic) / sample + outside * (1 - 1 / sample)
+    outside = sum(kernels[Role.STEP_OUTSIDE].traffic) if sample > 1 else 0
+    return sampled_mean(sum(kernel.traffic), outside, sample)
+
+
+def sampled_mean(sampled: float, outside: float, sample: int) -> float:
+    """The mean of what sampled elements take, one in `sample`, and of what the others take."""
+    return sampled if sample == 1 else sampled / sample + outside * (1 - 1 / sample)
 
 
 def _results(program: Program, dropped: Iterable[str] = ()) -> tuple[Result, ...]:

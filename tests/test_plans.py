@@ -18,8 +18,8 @@ from optdsl.ir.domain import Interval
 from optdsl.ir.program import Learned, Program
 from optdsl.ir.verify import verify
 from optdsl.passes.pipeline import run_passes
-from optdsl.plan import KINDS, Kind, Plan, completing, plans
-from optdsl.plan.keys import pending
+from optdsl.plan import KINDS, Kind, Plan, completing, cuts, plans
+from optdsl.plan.keys import is_pending, pending
 from optdsl.plan.text import parse_plan, print_plan
 from optdsl.schedule import Role, cheapest, schedule, state_tensors
 from optdsl.specifications import library
@@ -85,7 +85,7 @@ def the_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: 
 def test_every_plan_is_the_plain_step(name: str, learned: str, rounded: bool) -> None:
     """Parameters, completed states and tangents, with hyperparameters that change at each step."""
     plain = program(name, learned)
-    tried = plans(plain, rounded)
+    tried = (*plans(plain, rounded), *cuts(plain, rounded))
     assert "stored" in [plan.kind for plan in tried]
     for plan in tried:
         trial = Trial(plain, plan, rounded)
@@ -119,12 +119,15 @@ def test_every_plan_is_the_plain_step(name: str, learned: str, rounded: bool) ->
 def test_plans_keep_what_their_kind_says(name: str, learned: str) -> None:
     plain = program(name, learned)
     for rounded in (False, True):
-        for plan in plans(plain, rounded):
+        for plan in (*plans(plain, rounded), *cuts(plain, rounded)):
             own = {s.name for s in plain.states}
             assert {s.name for s in plan.states} == own | set(plan.kept)
             assert own.isdisjoint(plan.kept)
             if plan.kind == "stored":
                 assert len(plan.kept) == len(plain.tangents)
+            elif plan.kind == "cut":
+                assert all(map(is_pending, plan.kept))
+                assert len(set(plan.kept) - {pending("theta")}) <= len(plain.tangents)
             else:
                 assert set(plan.kept) <= {pending("g"), pending("theta")}
                 assert set(plan.hypers) <= {"t", *(h.name for h in plain.hypers)}

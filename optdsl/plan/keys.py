@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_PENDING, _TANGENT = "pending/", "tangent/"
+_PENDING, _TANGENT, _VALUE = "pending/", "tangent/", "value/"
 # In a parameter's state in eval mode: the parameter as it is trained.
 TRAINED = "trained/theta"
 
@@ -19,6 +19,16 @@ def tangent(hyper: str) -> str:
 
 # In a state: the sample of which its pending step keeps something, where it is not the rule's own.
 SAMPLE = pending("sample")
+
+
+def value(digest: str) -> str:
+    """The state that keeps a value of the pending step, which has this digest."""
+    return pending(_VALUE + digest)
+
+
+def is_value(key: object) -> bool:
+    """Whether a name is one of `value`."""
+    return str(key).startswith(_PENDING + _VALUE)
 
 
 def is_pending(key: object) -> bool:

@@ -141,7 +141,7 @@ class Shape:
         self.complete = frozenset(names - set(plan.kept))
         if plan.kind == "stored":
             self.pending = frozenset(names)
-        elif plan.kind != "none":
+        elif plan.computes_again:
             self.pending = frozenset(names | {PENDING_HYPERS})
 
 

@@ -44,7 +44,7 @@ class DeviceHyperparameters:
         """
         hypers, device = len(engine.names), engine.device
         self.numbers = list(groups)
-        noted = engine.plan.kind in {"live", "replay"}
+        noted = engine.plan.computes_again
         pending = bool(noted and states and PENDING_HYPERS in states[0])
         # A row for each parameter, since each counts its own steps.
         self.rows, self.places = _there(engine, states, pending) or _new(engine, states, pending)

@@ -19,7 +19,7 @@ from optdsl.ir.laws import Stage
 from optdsl.ir.ops import stages
 from optdsl.ir.program import Program
 from optdsl.ir.storage import added
-from optdsl.plan import Plan, completing, plans
+from optdsl.plan import Plan, completing
 from optdsl.plan.keys import SAMPLE, TRAINED, is_added, is_pending, pending, tangent
 from optdsl.runtime.core.owned_numbers import number_of
 from optdsl.runtime.core.tasks import (
@@ -162,8 +162,4 @@ def is_whole(program: Program, noted: frozenset[str]) -> bool:
 @functools.lru_cache(maxsize=32)
 def _plan(program: Program, noted: frozenset[str]) -> Plan | None:
     """The plan of a state with these keys for a pending step."""
-    kept = noted - {PENDING_HYPERS}
-    if pending("g") in kept:
-        return completing(program, kept)
-    live = (p for rounded in (True, False) for p in plans(program, rounded, ("live",)))
-    return next((p for p in live if p.kind == "live" and set(p.kept) <= kept), None)
+    return completing(program, noted - {PENDING_HYPERS})

@@ -72,7 +72,7 @@ class PackedEngine:
         if self.plan.sample > 1:
             sampled = frozenset(self.plan.kept)
         self.layout = Layout(dtype, device, self._states, kept, scalars, self.plan.sample, sampled)
-        self._notes = self.plan.kind in {"live", "replay"}
+        self._notes = self.plan.computes_again
         self._measures = _only_measures(self._program)
         self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
 
