@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Never
 
 from optdsl.backends.base import check_backend
-from optdsl.classes import elaborate, optimizer_class
+from optdsl.classes import check_state_bytes, elaborate, optimizer_class
 from optdsl.diagnostics import Source, SpecWarning
 from optdsl.elaboration import summary
 from optdsl.options import check_keywords, compile_options
@@ -28,6 +28,7 @@ def load(
     learn: LearnOption = True,
     verify: bool = True,
     store: Mapping[str, str] | None = None,
+    state_bytes: float | None = None,
     path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
@@ -51,6 +52,10 @@ def load(
         store: how states, or the parameters, lie in memory, by name: ``{"m": "bfloat16"}``; in
             place of what the specification says. "states" stands for all states with a number for
             each element, row or column, and "theta" for the parameters.
+        state_bytes: the most bytes of state for each parameter, for parameters in float32. Within
+            them, compiled kernels learn by the fastest plan, estimated for this machine: values
+            are kept that would otherwise be computed again. None takes the plan that keeps least;
+            ``optdsl show NAME --plan`` lists them.
         path: a directory, or several, whose specifications are found by their names, here and by
             the specification itself.
         **hypers: not accepted; hyperparameters are arguments of the class.
@@ -72,7 +77,7 @@ def load(
     """
     check_keywords("load", hypers)
     with searching(path):
-        return _compile(open_source(name), backend, order, learn, verify, store)
+        return _compile(open_source(name), backend, order, learn, verify, store, state_bytes)
 
 
 def compile(
@@ -83,13 +88,15 @@ def compile(
     learn: LearnOption = True,
     verify: bool = True,
     store: Mapping[str, str] | None = None,
+    state_bytes: float | None = None,
     path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
     """Compile the text of a specification; see `load`."""
     check_keywords("compile", hypers)
     with searching(path):
-        return _compile(Source("<text>", text), backend, order, learn, verify, store)
+        source = Source("<text>", text)
+        return _compile(source, backend, order, learn, verify, store, state_bytes)
 
 
 def blend(
@@ -99,6 +106,7 @@ def blend(
     order: str = "overlapped",
     learn: LearnOption = True,
     store: Mapping[str, str] | None = None,
+    state_bytes: float | None = None,
     path: Paths = None,
     **hypers: Never,
 ) -> type[CompiledOptimizer]:
@@ -115,6 +123,7 @@ def blend(
         order: as of `load`.
         learn: as of `load`; the weights are called ``w``.
         store: as of `load`.
+        state_bytes: as of `load`.
         path: as of `load`.
         **hypers: as of `load`.
 
@@ -133,7 +142,7 @@ def blend(
             raise TypeError(f"blend takes names and paths, not a {wrong}; of a list: blend(*rules)")
     with searching(path):
         source = blend_source(rules, name)
-        return _compile(source, backend, order, learn, verify=True, store=store, composed=True)
+        return _compile(source, backend, order, learn, True, store, state_bytes, composed=True)
 
 
 def _compile(
@@ -143,10 +152,11 @@ def _compile(
     learn: LearnOption,
     verify: bool,
     store: Mapping[str, str] | None,
+    state_bytes: float | None,
     composed: bool = False,
 ) -> type[CompiledOptimizer]:
     """The class; `composed` is for a text that the user has not written and cannot see."""
-    options = compile_options(backend, order)
+    options = compile_options(backend, order, state_bytes)
     found = elaborate(source, learn, verify, store)
     if found.remarks:
         # The place that matters is the call of `load`, `compile` or `blend`.
@@ -154,4 +164,6 @@ def _compile(
         told = summary(found.remarks) if composed else "\n\n".join(texts)
         warnings.warn(told, SpecWarning, stacklevel=3)
     check_backend(options.backend, found.program, found.learned)
-    return optimizer_class(found, options.backend, options.order)
+    if options.state_bytes is not None:
+        check_state_bytes(found, options.backend, options.state_bytes)
+    return optimizer_class(found, options.backend, options.order, options.state_bytes)

@@ -11,6 +11,7 @@ from optdsl.backends.text import parse_module, print_module
 from optdsl.ir.program import Program
 from optdsl.learning import Block
 from optdsl.plan import Plan
+from optdsl.plan.balance import PROCESSOR, Balance
 from optdsl.plan.text import parse_plan, print_plan
 
 
@@ -22,11 +23,16 @@ class Target:
         backend: its name.
         dtype: of the parameters, of `optdsl.backends.base.DTYPES`.
         order: when coefficients move, as of `optdsl.load`.
+        state_bytes: the most bytes of state for each parameter, as of `optdsl.load`; None for the
+            plan with the least.
+        balance: what the plan is chosen by, where `state_bytes` is given.
     """
 
     backend: str
     dtype: str = "float32"
     order: str = "overlapped"
+    state_bytes: float | None = None
+    balance: Balance = PROCESSOR
 
     @property
     def rounded(self) -> bool:

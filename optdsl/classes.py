@@ -15,6 +15,7 @@ from optdsl import resources
 from optdsl.artifact import Artifact, BackHalf, Target, parse_artifact, print_artifact
 from optdsl.backends.base import SourceModule
 from optdsl.backends.text import parse_module, print_module
+from optdsl.costs import check_bound
 from optdsl.diagnostics import Source
 from optdsl.elaboration import Elaboration, Stores, parse_elaboration, print_elaboration
 from optdsl.ir.program import Learned, Program
@@ -180,13 +181,15 @@ def make_class(
     learned: tuple[Learned, ...],
     files: RuleFiles = (),
     store: Stores = (),
+    state_bytes: float | None = None,
 ) -> type[CompiledOptimizer]:
     """The optimizer class of a specification; equal arguments give the same class.
 
     Pickled optimizers name this function and its arguments, the texts of members included, and of
     the files by whose rules it learns.
     """
-    return optimizer_class(_elaborated_again(recipe, learned, files, store), backend, order)
+    found = _elaborated_again(recipe, learned, files, store)
+    return optimizer_class(found, backend, order, state_bytes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -208,7 +211,7 @@ def _elaborated_again(
 def elaboration_of(optimizer: type[CompiledOptimizer]) -> Elaboration:
     """What the front half made of the specification of a class of `optimizer_class`."""
     recipe, _, _, learned, *more = optimizer.compiled.recipe[1]
-    files, store = (*more, (), ())[:2]
+    files, store = more[0] if more else (), more[1] if len(more) > 1 else ()
     return _elaborated_again(recipe, learned, files, store)
 
 
@@ -219,8 +222,33 @@ def _variant(found: Elaboration, structure: Mapping[str, float]) -> Program:
     return compiler.variant(found, structure)
 
 
+def _backend(found: Elaboration, program: Program, backend: str) -> str:
+    """The backend of a part of a rule, where another one was asked for, perhaps."""
+    # States that lag by a step cannot be summed over before it is completed.
+    return "eager" if program.tangents and staged(found.program) else backend
+
+
+def check_state_bytes(found: Elaboration, backend: str, state_bytes: float) -> None:
+    """Refuse a bound of state that no plan of a backend keeps; see `load`.
+
+    Raises:
+        OptionError: with the least that the rule needs.
+    """
+
+    def make() -> str:
+        from optdsl import compiler
+
+        own = _backend(found, found.program, backend)
+        return json.dumps(compiler.least_state(found.program, own))
+
+    key = [print_program(found.program), backend]
+    check_bound(state_bytes, noted("least_state", key, make, json.loads), found.program.name)
+
+
 @functools.lru_cache(maxsize=256)
-def optimizer_class(found: Elaboration, backend: str, order: str) -> type[CompiledOptimizer]:
+def optimizer_class(
+    found: Elaboration, backend: str, order: str, state_bytes: float | None = None
+) -> type[CompiledOptimizer]:
     """The optimizer class of an elaborated specification; equal arguments give the same class."""
     from optdsl.runtime.engines.compiled import Compiled
     from optdsl.runtime.engines.parts import Parts
@@ -229,14 +257,15 @@ def optimizer_class(found: Elaboration, backend: str, order: str) -> type[Compil
 
     # Equal calls give one class: a pickle has no more arguments than are needed.
     arguments = (found.recipe, backend, order, found.learned)
-    more = (found.files, found.store) if found.store else (found.files,) if found.files else ()
+    more: list[object] = [found.files, found.store, state_bytes]
+    while more and more[-1] in ((), None):
+        more.pop()
     recipe = (make_class, (*arguments, *more))
     back = BackHalf(artifact, learning, _device_learning, evaluation)
 
     def engines(program: Program) -> Engines:
-        # States that lag by a step cannot be summed over before it is completed.
-        own = "eager" if program.tangents and staged(found.program) else backend
-        return Engines(program, own, order, back.kernels)
+        own = _backend(found, program, backend)
+        return Engines(program, own, order, back.kernels, state_bytes)
 
     parts = Parts(found.program, engines, functools.partial(_variant, found))
     return make_optimizer(Compiled(found.program, parts, found.coefficients, order, recipe, back))

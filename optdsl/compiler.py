@@ -17,10 +17,11 @@ from optdsl.artifact import Artifact, Target
 from optdsl.backends import interleaved
 from optdsl.backends.base import DTYPES, Backend, SourceModule, check_backend
 from optdsl.backends.c import CBackend
-from optdsl.backends.capabilities import compiled_backends
+from optdsl.backends.capabilities import chosen_backends, compiled_backends
 from optdsl.backends.eager import EagerBackend
 from optdsl.backends.tiled_passes import runs
 from optdsl.backends.triton import TritonBackend
+from optdsl.costs import fastest, state_bytes
 from optdsl.diagnostics import Source, render
 from optdsl.differentiate import differentiate
 from optdsl.elaboration import Elaboration, Remark, Stores
@@ -36,7 +37,7 @@ from optdsl.options import OptionError, compile_options
 from optdsl.passes.pipeline import PREPARATION, run_passes
 from optdsl.passes.specialize import specialize
 from optdsl.passes.totals import TOTAL, staged
-from optdsl.plan import Plan, plans
+from optdsl.plan import Kind, Plan, cuts, plans
 from optdsl.schedule import cheapest, evaluating, schedule
 from optdsl.selection import select, with_storage
 from optdsl.specifications import library, sources
@@ -230,9 +231,46 @@ def artifact(program: Program, target: Target) -> Artifact:
 
 
 def _planned(program: Program, target: Target) -> Plan:
-    kinds = BACKENDS[target.backend].plans(program)
+    if target.state_bytes is None:
+        return cheapest(_plans(program, target))
+    bound, found = target.state_bytes, candidates(program, target)
+    return fastest(found, target.balance, bound, target.order, program.name)
+
+
+def _plans(program: Program, target: Target) -> tuple[Plan, ...]:
+    """The plans with names that a target has."""
+    return plans(program, target.rounded, _kinds(program, target))
+
+
+def candidates(program: Program, target: Target) -> tuple[Plan, ...]:
+    """All plans that are considered for a target, those that keep values of their own included."""
+    found = _plans(program, target)
+    return (
+        found if _kinds(program, target) == ("stored",) else found + cuts(program, target.rounded)
+    )
+
+
+def _kinds(program: Program, target: Target) -> tuple[Kind, ...]:
     # What a codec rounds cannot be computed again, nor tangents from it.
-    return cheapest(plans(program, target.rounded, ("stored",) if stored(program) else kinds))
+    return ("stored",) if stored(program) else BACKENDS[target.backend].plans(program)
+
+
+def least_state(program: Program, backend: str) -> float:
+    """The least bytes of state with which a rule runs, of its parts the one that needs most.
+
+    Args:
+        program: differentiated, through all passes.
+        backend: as of `load`; "auto" is what it takes where all backends are there.
+
+    Returns:
+        Bytes for each parameter in float32.
+    """
+    most = 0.0
+    for _, part in parts(program):
+        known = chosen_backends(part) if backend == "auto" else {backend}
+        target = Target("c" if "c" in known else "triton" if "triton" in known else "eager")
+        most = max(most, min(map(state_bytes, candidates(part, target))))
+    return most
 
 
 def evaluation(program: Program) -> SourceModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -22,6 +23,7 @@ class CompileOptions:
 
     backend: BackendName = "auto"
     order: Order = "overlapped"
+    state_bytes: float | None = None
 
 
 def real(value: Any) -> float:
@@ -38,7 +40,9 @@ def real(value: Any) -> float:
         raise TypeError(f"must be a real number, not {value!r}") from error
 
 
-def compile_options(backend: str, order: str = "overlapped") -> CompileOptions:
+def compile_options(
+    backend: str, order: str = "overlapped", state_bytes: float | None = None
+) -> CompileOptions:
     """The options, or a one-line `OptionError` (a ValueError)."""
     given = {"backend": (backend, get_args(BackendName)), "order": (order, get_args(Order))}
     wrong = [
@@ -48,7 +52,23 @@ def compile_options(backend: str, order: str = "overlapped") -> CompileOptions:
     ]
     if wrong:
         raise OptionError("; ".join(wrong))
-    return CompileOptions(cast(BackendName, str(backend)), cast(Order, str(order)))
+    bound = None if state_bytes is None else _bytes(state_bytes)
+    return CompileOptions(cast(BackendName, str(backend)), cast(Order, str(order)), bound)
+
+
+def _bytes(given: Any) -> float:
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        number = real(given)
+    except TypeError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise OptionError(
+            f"state_bytes={given!r} should be a number of bytes for each parameter, or None for "
+            "the plan that keeps least"
+        )
+    return number
 
 
 def _alternatives(names: Sequence[str]) -> str:
@@ -69,7 +89,7 @@ def check_keywords(function: str, given: Mapping[str, object]) -> None:
         TypeError: for the first of them.
     """
     for name in given:
-        hint = nearest(name, {"backend", "order", "learn", "store", "path"} - {name})
+        hint = nearest(name, {"backend", "order", "learn", "store", "state_bytes", "path"} - {name})
         raise TypeError(
             f"{function} has no option {name!r}: "
             + (hint or f"give hyperparameters to the class, {function}(...)(params, {name}=...)")

@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     flag("--plan", "print the bytes of its state, and those that a step moves, instead", what)
     flag("--ir", "print the compiler's list of operations instead", what)
     flag("--no-learn", "show it with all coefficients fixed")
+    command.add_argument(
+        "--state-bytes",
+        metavar="BYTES",
+        type=float,
+        help="with --plan: the fastest plan with at most so many bytes of state per parameter",
+    )
     path()
     command.set_defaults(run=commands.show)
 

@@ -83,6 +83,8 @@ def show(options: argparse.Namespace) -> int:
     """``optdsl show NAME``: the page of a specification, its plan, its operations or its code."""
     source = _named(options.name)
     learn = not options.no_learn
+    if options.state_bytes is not None and not options.plan:
+        raise UsageError("--state-bytes bounds the state of a plan: give --plan, too")
     try:
         if options.backend is not None:
             print(_emitted(source, options.backend, learn), end="")
@@ -90,7 +92,7 @@ def show(options: argparse.Namespace) -> int:
         if options.plan:
             from optdsl.report.plan import describe_plan
 
-            print(describe_plan(source, learn), end="")
+            print(describe_plan(source, learn, options.state_bytes), end="")
             return 0
         from optdsl.ir.text import print_program
         from optdsl.report.specification import describe

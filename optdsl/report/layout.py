@@ -5,18 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from optdsl.ir.storage import CODECS
 from optdsl.ir.types import Extent, Type
 
-# The size of a number in a state, which is stored in float32 unless the parameter is float64.
-BYTES = 4
 # Characters per line.
 WIDTH = 88
-
-
-def bytes_of(codec: str) -> int:
-    """The size of a number that is stored by a codec, of a float32 parameter."""
-    return BYTES // 2 if codec and CODECS[codec].buffers[0].dtype == "bfloat16" else BYTES
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,19 +1,23 @@
-"""The page on a plan: bytes of state, and bytes that a step reads and writes."""
+"""The page on a plan: bytes of state, what a step moves and computes, and the other plans."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
-from optdsl.compiler import derive, parts
+from optdsl.artifact import Target
+from optdsl.compiler import candidates, derive, parts
+from optdsl.costs import BYTES, Cost, bytes_of_state, cost, fastest, frontier, state_bytes
 from optdsl.diagnostics import Source
-from optdsl.ir.program import Program, State
+from optdsl.ir.program import Program
 from optdsl.ir.storage import added, stored
-from optdsl.ir.types import Extent
 from optdsl.learn_option import LearnOption
+from optdsl.options import compile_options
 from optdsl.plan import KINDS, Plan, plans
-from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
-from optdsl.schedule import Kernel, Role, cheapest, sampled_traffic, schedule, state_tensors
+from optdsl.plan.balance import Balance
+from optdsl.report.layout import WIDTH, table, unit_of
+from optdsl.runtime.build.machine_balance import balance
+from optdsl.schedule import Kernel, Role, cheapest, sampled_traffic, schedule
 
 _WAYS = {
     "none": "Nothing is learned, so that a step needs no tangents.",
@@ -21,6 +25,7 @@ _WAYS = {
     "replay": "Replay: the stored states lag by one step, which is computed again, with its "
     "tangents, during the next one.",
     "stored": "Stored: the tangents of a step are kept until the next one.",
+    "cut": "Cut: values of a step are kept from which its tangents are computed in the next one.",
 }
 _NAMES = {
     Role.FUSED: "overlapped (default)",
@@ -29,25 +34,36 @@ _NAMES = {
 }
 
 
-def describe_plan(source: Source, learn: LearnOption = True) -> str:
+def describe_plan(source: Source, learn: LearnOption = True, bound: float | None = None) -> str:
     """The page that ``optdsl show NAME --plan`` prints, for parameters in float32.
+
+    Args:
+        source: the specification.
+        learn: as of `optdsl.load`.
+        bound: the most bytes of state for each parameter, as ``state_bytes`` of `optdsl.load`.
 
     Raises:
         OptionError, SpecError: as `optdsl.load`.
     """
-    pages = [_page(title, part) for title, part in parts(derive(source, learn))]
+    bound = compile_options("c", state_bytes=bound).state_bytes
+    pages = [_page(title, part, bound) for title, part in parts(derive(source, learn))]
     return "\n\n".join("\n".join(block) for blocks in pages for block in blocks) + "\n"
 
 
-def _page(title: str, program: Program) -> list[list[str]]:
+def _page(title: str, program: Program, bound: float | None) -> list[list[str]]:
     """The blocks of the page, for a rule, or for a section or a stage of it."""
-    candidates = plans(program, rounded=False)
-    chosen = cheapest(candidates)
+    found = plans(program, rounded=False)
+    chosen = cheapest(found)
+    learns = chosen.kind != "none"
+    # Without anything to choose from, the machine need not be measured.
+    machine = balance() if learns else Balance(1.0, 1.0)
+    if learns or bound is not None:
+        everything = candidates(program, Target("c"))
+        if bound is not None:
+            chosen = fastest(everything, machine, bound, "overlapped", program.name)
+        found = tuple(dict.fromkeys((*found, *everything)))
     way = textwrap.wrap(_WAYS[chosen.kind], WIDTH, initial_indent="  ", subsequent_indent="  ")
-    own = (s for s in chosen.states if s.type.extent is Extent.TENSOR)
-    beside = BYTES * len(added(chosen.advance))
-    many = sum(_bytes(chosen, s) for s in own) + beside
-    state = f"State: {many:g} bytes per parameter in float32"
+    state = f"State: {state_bytes(chosen):g} bytes per parameter in float32"
     blocks = [
         [program.name if title == "a step" else f"{program.name}, {title}", *way],
         [state, *table(_states(chosen))],
@@ -56,8 +72,9 @@ def _page(title: str, program: Program) -> list[list[str]]:
         blocks.append(["What a step moves is not counted where something is stored by a codec."])
     else:
         blocks.append(["A step, in bytes per parameter", *table(_steps(chosen))])
-    if len(candidates) > 1:
-        blocks.append(["Possible plans", *table(_compared(candidates, chosen))])
+    if len(found) > 1:
+        title = f"Possible plans, at {machine.byte:g} ns a byte and {machine.operation:g} ns an "
+        blocks.append([f"{title}operation", *table(_compared(found, chosen, machine))])
     return blocks
 
 
@@ -69,14 +86,9 @@ def _states(plan: Plan) -> list[Sequence[str]]:
         why = "with its horizon" if state.name in plan.traces else why
         if why and plan.sample > 1:
             why += f", of 1 in {plan.sample} elements"
-        rows.append((state.name, f"{_bytes(plan, state):g} per {unit}", why or state.codec))
+        rows.append((state.name, f"{bytes_of_state(plan, state):g} per {unit}", why or state.codec))
     rows += [(key, f"{BYTES} per parameter", "beside the parameter") for key in added(plan.advance)]
     return rows or [("none",)]
-
-
-def _bytes(plan: Plan, state: State) -> float:
-    """The size of a number of a state, as a mean over all elements of a large tensor."""
-    return bytes_of(state.codec) / (plan.sample if state.name in plan.kept else 1)
 
 
 def _steps(plan: Plan) -> list[Sequence[str]]:
@@ -100,17 +112,25 @@ def _moved(name: str, kernel: Kernel) -> Sequence[str]:
     return name, f"reads {read}", f"writes {written}", str(read + written)
 
 
-def _compared(candidates: Sequence[Plan], chosen: Plan) -> list[Sequence[str]]:
+def _compared(found: Sequence[Plan], chosen: Plan, machine: Balance) -> list[Sequence[str]]:
+    """The plans with names, and those that no other one beats in both state and time."""
+    costs = [cost(plan, machine) for plan in found]
+    best = frontier(costs)
     rows: list[Sequence[str]] = []
-    for kind in KINDS:
-        plan = next((p for p in candidates if p.kind == kind), None)
-        if plan is None:
-            needs = "what is left of earlier ones" if chosen.traces else "values that are gone"
-            rows.append((kind, f"not possible: a tangent needs {needs}"))
-            continue
-        kernels = schedule(plan)
-        moved = BYTES * sampled_traffic(kernels, kernels[Role.FUSED], plan.sample)
-        state = f"{BYTES * state_tensors(plan):g} bytes of state"
-        mark = "chosen" if plan == chosen else ""
-        rows.append((kind, state, f"{moved:g} bytes a step", mark))
-    return rows
+    for number, (plan, each) in enumerate(zip(found, costs, strict=True)):
+        if plan.kind in KINDS or plan == chosen or number in best:
+            mark = "chosen" if plan == chosen else ""
+            rows.append((plan.kind, *_cost(each), mark))
+    names = {plan.kind for plan in found}
+    missing = [kind for kind in KINDS if kind not in names]
+    needs = "what is left of earlier ones" if chosen.traces else "values that are gone"
+    return rows + [(kind, f"not possible: a tangent needs {needs}") for kind in missing]
+
+
+def _cost(each: Cost) -> Sequence[str]:
+    return (
+        f"{each.state:g} bytes of state",
+        f"{each.moved:g} bytes a step",
+        f"{each.operations:g} operations",
+        f"{each.nanoseconds:.3g} ns",
+    )

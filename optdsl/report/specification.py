@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from optdsl.backends.capabilities import COMPILED, chosen_backends
 from optdsl.backends.tiled_passes import runs
+from optdsl.costs import BYTES, bytes_of
 from optdsl.diagnostics import Source
 from optdsl.differentiate import held
 from optdsl.ir.domain import spell, spell_in
@@ -18,7 +19,7 @@ from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
-from optdsl.report.layout import BYTES, WIDTH, bytes_of, table, unit_of
+from optdsl.report.layout import WIDTH, table, unit_of
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, expression, reference, statement
 from optdsl.syntax.parse import parse

@@ -15,6 +15,7 @@ from optdsl.backends.capabilities import chosen_backends, compiled_backends
 from optdsl.ir.program import Program
 from optdsl.ir.sections import of_matrices
 from optdsl.ir.storage import PARAMETER, stored
+from optdsl.runtime.build.machine_balance import balance
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler
 from optdsl.runtime.core.owned_numbers import is_fake
 from optdsl.runtime.core.tasks import NAMES, PLAIN, Engine, check_dtype
@@ -50,6 +51,7 @@ class Engines:
         backend: str,
         order: str,
         compiled: Callable[[Program, Target], Artifact],
+        state_bytes: float | None = None,
     ) -> None:
         """Build nothing yet.
 
@@ -58,11 +60,12 @@ class Engines:
             backend: "eager", "c", "triton" or "auto".
             order: as of `optdsl.load`.
             compiled: compiles a program for a target.
+            state_bytes: as of `optdsl.load`.
         """
         self.program = program
         self.backend = backend
         self.shapes = StateShapes(program)
-        self._order = order
+        self._order, self._bound = order, state_bytes
         self._compiled = compiled
         self._made: dict[tuple[torch.device, torch.dtype], Engine] = {}
         self._sharded: dict[tuple[Engine, Any], Engine] = {}
@@ -118,7 +121,15 @@ class Engines:
     @functools.cached_property
     def eager(self) -> EagerEngine:
         """The engine that runs everywhere."""
-        return EagerEngine(self._compiled(self.program, Target("eager")))
+        return EagerEngine(self._compiled(self.program, self._target("eager", torch.float32)))
+
+    def _target(self, backend: str, dtype: torch.dtype) -> Target:
+        """What is compiled for parameters of a dtype; one text of eager code serves all."""
+        order = "overlapped" if backend == "eager" else self._order
+        if self._bound is None:
+            return Target(backend, NAMES[dtype], order)
+        device = "cuda" if backend == "triton" else "cpu"
+        return Target(backend, NAMES[dtype], order, self._bound, balance(device))
 
     def _make(self, device: torch.device, dtype: torch.dtype) -> Engine:
         check_dtype(self.program.name, dtype)
@@ -126,14 +137,13 @@ class Engines:
             return self.eager  # which says why no wider precision is there
         try:
             if "c" in self._backends and device.type == "cpu":
-                target = Target("c", NAMES[dtype], self._order)
-                made = self._compiled(self.program, target)
+                made = self._compiled(self.program, self._target("c", dtype))
                 if of_matrices(self.program.kind):
                     return MatrixEngine(made, lambda: self.eager, self.backend == "c")
                 return CEngine(made)
             if "triton" in self._backends and runs_on(device):
                 check(device, self._compiled)
-                made = self._compiled(self.program, Target("triton", NAMES[dtype], self._order))
+                made = self._compiled(self.program, self._target("triton", dtype))
                 if of_matrices(self.program.kind):
                     return TritonMatrixEngine(made, lambda: self.eager)
                 return TritonEngine(made, device)
