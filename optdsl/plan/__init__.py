@@ -80,7 +80,7 @@ def cuts(program: Program, rounded: bool) -> tuple[Plan, ...]:
 
 
 def _again(program: Program) -> bool:
-    """Whether a step may be computed again: not what earlier steps left, nor some elements' part."""
+    """Whether a step can be computed again: what earlier steps left and some elements' cannot."""
     traced = any(x.horizon for x in program.learned)
     return not traced and (program.sample == 1 or elementwise(program))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,19 +20,29 @@ from optdsl.runtime.build.library_cache import shared_library
 from optdsl.runtime.build.march import chosen
 from optdsl.runtime.build.toolchain import BuildError, NoCompiler, processor
 
-# Two arrays of so many floats are far more than caches hold; a block of so many is far less.
-_MANY, _BLOCK = 1 << 23, 1 << 11
-_REPEATED, _TIMES = 128, 25
+T = TypeVar("T")
+
+# A learned step reads and writes about so many tensors at once, which takes longer for each byte
+# than a copy of one array: prefetchers follow fewer.
+_STREAMS = 12
+# So many floats of each, and thread, are more than its part of caches holds; they begin at
+# different places of pages, as states do. A block of so many is far less.
+_MANY, _BLOCK = (1 << 19) + 11 * 1024 + 128, 1 << 11
+_REPEATED, _TIMES = 64, 15
 # In additions, what `compute` does for an element: see `optdsl.ir.ops.price`.
 _STEPS = 8
 _PRICE = _STEPS * 4 + 2 * 10
-_BYTES = 12
+_BYTES = 8 * _STREAMS
 
+_POINTERS = "".join(f"  float *restrict x{k} = x + {k} * n;\n" for k in range(_STREAMS))
+_MOVES = "".join(f"    x{k}[i] = 0.5f * x{k}[i] + 0.5f;\n" for k in range(_STREAMS))
 _TEXT = f"""\
 #include <math.h>
-void move(float *restrict x, const float *restrict y, long n, int threads) {{
-  #pragma omp parallel for simd num_threads(threads) schedule(static) if (threads > 1)
-  for (long i = 0; i < n; i++) x[i] = 0.5f * x[i] + y[i];
+void move(float *x, long n) {{
+{_POINTERS}\
+  for (long i = 0; i < n; i++) {{
+{_MOVES}\
+  }}
 }}
 static __attribute__((noinline)) void block(float *restrict x, long n) {{
   for (long i = 0; i < n; i++) {{
@@ -41,10 +54,8 @@ static __attribute__((noinline)) void block(float *restrict x, long n) {{
     x[i] = a / (sqrtf(b) + 1.0f);
   }}
 }}
-void compute(float *restrict x, long n, long repeated, int threads) {{
-  #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int t = 0; t < threads; t++)
-    for (long r = 0; r < repeated; r++) block(x + t * n, n);
+void compute(float *restrict x, long n, long repeated) {{
+  for (long r = 0; r < repeated; r++) block(x, n);
 }}
 """
 
@@ -84,30 +95,32 @@ def _read(text: str) -> Balance:
 def _measured(threads: int) -> list[float]:
     """Nanoseconds per byte and per operation, to two digits: more is noise."""
     library = ctypes.CDLL(str(shared_library(_TEXT, "balance")))
-    x, y = torch.ones(_MANY), torch.ones(_MANY)
-    long, count = ctypes.c_long, ctypes.c_int(threads)
-    many, block, repeated = long(_MANY), long(_BLOCK), long(_REPEATED)
-    moved = _nanoseconds(lambda: library.move(_at(x), _at(y), many, count))
-    own = torch.ones(threads * _BLOCK)
-    computed = _nanoseconds(lambda: library.compute(_at(own), block, repeated, count))
-    byte = moved / (_BYTES * _MANY)
-    operation = computed / (_PRICE * _BLOCK * _REPEATED * threads)
-    return [float(f"{number:.2g}") for number in (byte, operation)]
+    moved = [torch.ones(_MANY * _STREAMS) for _ in range(threads)]
+    computed = [torch.ones(_BLOCK) for _ in range(threads)]
+    many, block, repeated = (ctypes.c_long(n) for n in (_MANY, _BLOCK, _REPEATED))
+    with ThreadPoolExecutor(threads) as pool:
+        byte = _nanoseconds(pool, moved, lambda x: library.move(_at(x), many))
+        each = _nanoseconds(pool, computed, lambda x: library.compute(_at(x), block, repeated))
+    found = byte / (_BYTES * _MANY * threads), each / (_PRICE * _BLOCK * _REPEATED * threads)
+    return [float(f"{number:.2g}") for number in found]
 
 
 def _at(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
 
 
-def _nanoseconds(call: Callable[[], object]) -> float:
-    """The shortest of several calls, after one that is not counted.
+def _nanoseconds(
+    pool: ThreadPoolExecutor, shares: Sequence[T], call: Callable[[T], object]
+) -> float:
+    """The time that threads take for their shares at once: the shortest of several means.
 
-    Whatever else runs on the machine makes calls longer, and never shorter.
+    It is the time that each thread runs, not the time that passes: other programs on the machine
+    would count otherwise, and what is noted would be wrong for ever.
     """
-    call()
-    found = []
-    for _ in range(_TIMES):
-        begin = time.perf_counter_ns()
-        call()
-        found.append(time.perf_counter_ns() - begin)
-    return min(found)
+
+    def run(share: T) -> int:
+        begin = time.thread_time_ns()
+        call(share)
+        return time.thread_time_ns() - begin
+
+    return min(statistics.mean(pool.map(run, shares)) for _ in range(_TIMES))
