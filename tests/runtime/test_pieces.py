@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -139,3 +142,88 @@ def test_overlapping_and_strided_tensors_are_stepped_as_they_were() -> None:
         p.grad = gradient.clone()
         optimizer.step()
     assert torch.equal(strided, compact)
+
+
+@contextmanager
+def hasty_switches() -> Iterator[None]:
+    """Threads take turns a thousand times as often as they do by default."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 1000)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_optimizers_of_a_class_may_be_stepped_in_several_threads() -> None:
+    rule = optdsl.load("mada", backend="eager", learn=False)
+
+    def trained(seed: int) -> list[Tensor]:
+        torch.set_num_threads(1)  # It is of a thread, and in it pieces are of other lengths.
+        generator = torch.Generator().manual_seed(seed)
+        parameters = [
+            torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (100, 60_000, 300)
+        ]
+        optimizer = rule(parameters, **INTERIOR)
+        for _ in range(10):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        return parameters
+
+    alone = list(map(trained, range(3)))
+    with hasty_switches(), ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(trained, range(3)))
+    for expected, found in zip(alone, together, strict=True):
+        assert all(map(torch.equal, expected, found))
+
+
+def test_steps_in_inference_mode_leave_nothing_behind() -> None:
+    rule = optdsl.load("adam", backend="eager")
+    # Small tensors are copied together, and the large one is cut.
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 60_000, 5)]
+            optimizer = rule(parameters, lr=0.1)
+            for p in parameters:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            assert all(torch.allclose(p, torch.full_like(p, 0.9)) for p in parameters)
+
+
+def test_layouts_of_small_tensors_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_PACKS", 2)
+    rule = optdsl.load("adam", backend="eager")
+    shapes = [(2,), (3,), (4,)]
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = rule(parameters, lr=0.1)
+    for absent in (0, 1, 2, None, 0):
+        for number, p in enumerate(parameters):
+            p.grad = None if number == absent else torch.ones_like(p)
+        optimizer.step()
+    for p, steps in zip(parameters, (3, 4, 4), strict=True):
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 1 - 0.1 * steps))
+
+
+@pytest.mark.parametrize("order", ["overlapped", "exact"])
+@pytest.mark.parametrize("shape", [(), (1,), (5,)])
+def test_a_gradient_of_another_shape_changes_nothing(order: str, shape: tuple[int, ...]) -> None:
+    learn = {"rho": optdsl.Learn("sgd", lr=1e-2, sample=2)}
+    rule = optdsl.load("mada", learn=learn, order=order, backend="eager")
+    parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 3000, 5)]
+    optimizer = rule(parameters, **INTERIOR)
+    for _ in range(2):
+        for p in parameters:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    before = [p.detach().clone() for p in parameters]
+    before += [x.clone() for p in parameters for x in optimizer.state[p].values()]
+    rho = optimizer.param_groups[0]["rho"]
+    assert parameters[1].grad is not None
+    parameters[1].grad.data = torch.ones(shape)
+    with pytest.raises(RuntimeError, match="gradient has shape"):
+        optimizer.step()
+    after = [p.detach() for p in parameters]
+    after += [x for p in parameters for x in optimizer.state[p].values()]
+    assert all(map(torch.equal, before, after))
+    assert optimizer.param_groups[0]["rho"] == rho

@@ -7,6 +7,7 @@ piece, so that an operation is one call for all of them. Elsewhere large tensors
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,9 +31,27 @@ _PART = 4
 
 # Memory for so many lengths of pieces is kept.
 _LENGTHS = 8
+# So many layouts of small tensors are kept: another one comes with each set of those that have a
+# gradient.
+_PACKS = 64
 
 # The memory of copies, and, for each of them, its parts.
 _Packed = tuple[Sequence[Tensor], list[list[Tensor]]]
+
+
+class _Memory(threading.local):
+    """Memory that is used in every step and belongs to none; each thread has its own.
+
+    Attributes:
+        between: for values in between, by dtype, number and length.
+        copies: for copies of small tensors.
+        packs: how small tensors were last laid out there.
+    """
+
+    def __init__(self) -> None:
+        self.between: dict[tuple[torch.dtype, int, int], Sequence[Tensor]] = {}
+        self.copies: Tensor | None = None
+        self.packs: dict[Any, _Packed] = {}
 
 
 class Pieces:
@@ -52,9 +71,8 @@ class Pieces:
         self._step = step
         self._usable = not stored(program)
         self.states = step.entry.states
-        self._between: dict[tuple[torch.dtype, int, int], Sequence[Tensor]] = {}
-        self._copies: Tensor | None = None
-        self._packs: dict[Any, _Packed] = {}
+        # Optimizers of a class have one engine, and may be stepped in several threads.
+        self._own = _Memory()
 
     def divided(
         self, works: Sequence[ParameterTask]
@@ -194,36 +212,43 @@ class Pieces:
     def _packed(self, columns: list[list[Tensor]], dtype: torch.dtype) -> _Packed:
         """Memory for copies of small tensors, and the parts of it that have their shapes."""
         shapes, device = tuple(x.shape for x in columns[0]), columns[0][0].device
-        key = shapes, dtype, device
-        if key not in self._packs:
-            sizes = [shape.numel() for shape in shapes]
-            most = max(sum(sizes), _elements() if device.type == "cpu" else 0)
-            wanted = len(columns), most
-            if (
-                self._copies is None
-                or self._copies.shape != wanted
-                or (self._copies.dtype is not dtype or self._copies.device != device)
-            ):
-                self._packs.clear()
-                self._copies = torch.empty(wanted, dtype=dtype, device=device)
-            flat = self._copies[:, : sum(sizes)].unbind()
-            parts = [
-                [x.view(s) for x, s in zip(row.split_with_sizes(sizes), shapes, strict=True)]
-                for row in flat
-            ]
-            self._packs[key] = flat, parts
-        return self._packs[key]
+        key, own = (shapes, dtype, device), self._own
+        if key not in own.packs:
+            # What is kept must serve outside an inference mode, too.
+            with torch.inference_mode(False):
+                own.packs[key] = self._pack(shapes, (len(columns), dtype, device))
+        return own.packs[key]
+
+    def _pack(
+        self, shapes: Sequence[torch.Size], kind: tuple[int, torch.dtype, torch.device]
+    ) -> _Packed:
+        own, (number, dtype, device) = self._own, kind
+        sizes = [shape.numel() for shape in shapes]
+        wanted = number, max(sum(sizes), _elements() if device.type == "cpu" else 0)
+        copies = own.copies
+        if copies is None or (copies.shape, copies.dtype, copies.device) != (wanted, dtype, device):
+            own.packs.clear()
+            copies = own.copies = torch.empty(wanted, dtype=dtype, device=device)
+        elif len(own.packs) >= _PACKS:
+            own.packs.clear()
+        flat = copies[:, : sum(sizes)].unbind()
+        parts = [
+            [x.view(s) for x, s in zip(row.split_with_sizes(sizes), shapes, strict=True)]
+            for row in flat
+        ]
+        return flat, parts
 
     def _memory_like(self, piece: Tensor, number: int) -> Sequence[Tensor]:
         """Memory for values in between, with the elements of a piece."""
         if piece.device.type != "cpu":
             return piece.new_empty((number, len(piece))).unbind()
-        key = piece.dtype, number, len(piece)
-        if key not in self._between:
-            if len(self._between) > _LENGTHS:
-                self._between.clear()
-            self._between[key] = piece.new_empty((number, len(piece))).unbind()
-        return self._between[key]
+        key, between = (piece.dtype, number, len(piece)), self._own.between
+        if key not in between:
+            if len(between) > _LENGTHS:
+                between.clear()
+            with torch.inference_mode(False):
+                between[key] = piece.new_empty((number, len(piece))).unbind()
+        return between[key]
 
 
 def _elements() -> int:

@@ -1,4 +1,4 @@
-"""Whether states have the shapes that their parameters ask for."""
+"""Whether states and gradients have the shapes that their parameters ask for."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class StateShapes:
         self._known: dict[Size, list[tuple[str, tuple[int, ...]]]] = {}
 
     def check(self, works: Sequence[ParameterTask]) -> None:
-        """Refuse states of other shapes; nothing has changed.
+        """Refuse states and gradients of other shapes; nothing has changed.
 
         Raises:
-            RuntimeError: with the state and the shapes.
+            RuntimeError: with the state or the gradient, and the shapes.
         """
+        self.check_gradients(works)
         for work in works:
             whole = work.parameter.shape
             for name, shape in self._of(whole) if work.state else ():
@@ -39,6 +40,16 @@ class StateShapes:
                         f"parameter changed since? Delete its entry of optimizer.state, which "
                         f"then starts anew"
                     )
+
+    def check_gradients(self, works: Sequence[ParameterTask]) -> None:
+        """Refuse gradients of other shapes, as `check`."""
+        for work in works:
+            shape, whole = work.gradient.shape, work.parameter.shape
+            if shape != whole:
+                raise RuntimeError(
+                    f"{self._program.name}: gradient has shape {tuple(shape)}, and its parameter "
+                    f"{tuple(whole)}; has the parameter changed since?"
+                )
 
     def _of(self, whole: Size) -> list[tuple[str, tuple[int, ...]]]:
         if whole not in self._known:
