@@ -14,8 +14,8 @@ from optdsl.schedule import Kernel
 # What may be another tensor, or a view of one, and so shares its memory.
 _SHARING = {"transpose", "bfloat16", "float32", "spread", "identity", "define", "stop_gradient"}
 _SHARING |= {"indices", "diagonal_rows", "diagonal_cols", "diagonal_own"}
-# Columns of a matrix that has more.
-_SHARING |= {"singular_vectors"}
+# Columns of a matrix that has more, and a mean in which one matrix has all the weight.
+_SHARING |= {"singular_vectors", "mix"}
 
 
 class Lifetimes:

@@ -138,6 +138,21 @@ def test_a_blend_with_a_rule_of_full_rank_learns_its_weights() -> None:
     trained(optdsl.blend("galore_adamw", "adamw"), galoreadamw_rank=2)
 
 
+@pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_learned_blend_of_matrices_is_its_member_at_a_vertex(backend: str) -> None:
+    # Tangents of weights take the place of what they are computed from, and not of the result.
+    rates = {"adafactor_lr_ratio": 1.0, "lr": 1e-2}
+    still = {"w": optdsl.Learn("sgd", lr=0)}
+    cls = optdsl.blend("adam", "adafactor", learn=still, backend=backend)
+    members = (("adam", {"lr": 1e-2}), ("adafactor", {"lr": 1e-2, "weight_decay": 0.0}))
+    for w, (name, hypers) in zip((1.0, 0.0), members, strict=True):
+        ours = trained(cls, w_adam=w, w_adafactor=1 - w, **rates)
+        member = trained(optdsl.load(name, backend=backend), **hypers)
+        for x, y in zip(ours, member, strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-15)
+
+
 def test_a_member_of_a_member_keeps_its_axes() -> None:
     text = (
         'blend Outer\n  "no paper: a test"\n\nuse Ranks, Low\n\nhyper z = 0.5 in [0, 1]\n'
