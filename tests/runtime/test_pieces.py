@@ -227,3 +227,23 @@ def test_a_gradient_of_another_shape_changes_nothing(order: str, shape: tuple[in
     after += [x for p in parameters for x in optimizer.state[p].values()]
     assert all(map(torch.equal, before, after))
     assert optimizer.param_groups[0]["rho"] == rho
+
+
+def test_nothing_is_learned_where_a_state_has_another_shape() -> None:
+    rule = optdsl.load("mada", order="exact", backend="eager")
+    parameters = [torch.nn.Parameter(torch.ones(n)) for n in (3, 12)]
+    optimizer = rule(parameters, **INTERIOR)
+    for number in range(2):
+        if number:
+            parameters[1].grad = None
+            parameters[1].data = torch.ones(3, 4)
+        for p in parameters:
+            p.grad = torch.ones_like(p)
+        before = dict(optimizer.param_groups[0])
+        if not number:
+            optimizer.step()
+            continue
+        with pytest.raises(RuntimeError, match="has shape"):
+            optimizer.step()
+        assert before == optimizer.param_groups[0]
+    assert torch.equal(parameters[1].detach(), torch.ones(3, 4))

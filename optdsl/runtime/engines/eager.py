@@ -70,7 +70,7 @@ class EagerEngine:
         """The dot products of the gradients with the stored tangents; one wait for the device."""
         if not works or not self._tangents:
             return {}
-        self._shapes.check_gradients(works)
+        self._shapes.check(works)
         works = once(apart(_plain(works), known))[0]
         total = self._summed(works, self._products)
         if without_values(total):

@@ -28,21 +28,6 @@ class StateShapes:
         Raises:
             RuntimeError: with the state or the gradient, and the shapes.
         """
-        self.check_gradients(works)
-        for work in works:
-            whole = work.parameter.shape
-            for name, shape in self._of(whole) if work.state else ():
-                kept = work.state.get(name)
-                if kept is not None and kept.shape != shape:
-                    raise RuntimeError(
-                        f"{self._program.name}: {name} has shape {tuple(kept.shape)}, and for its "
-                        f"parameter of shape {tuple(whole)} it would be {shape}; has the "
-                        f"parameter changed since? Delete its entry of optimizer.state, which "
-                        f"then starts anew"
-                    )
-
-    def check_gradients(self, works: Sequence[ParameterTask]) -> None:
-        """Refuse gradients of other shapes, as `check`."""
         for work in works:
             shape, whole = work.gradient.shape, work.parameter.shape
             if shape != whole:
@@ -50,6 +35,15 @@ class StateShapes:
                     f"{self._program.name}: gradient has shape {tuple(shape)}, and its parameter "
                     f"{tuple(whole)}; has the parameter changed since?"
                 )
+            for name, wanted in self._of(whole) if work.state else ():
+                kept = work.state.get(name)
+                if kept is not None and kept.shape != wanted:
+                    raise RuntimeError(
+                        f"{self._program.name}: {name} has shape {tuple(kept.shape)}, and for its "
+                        f"parameter of shape {tuple(whole)} it would be {wanted}; has the "
+                        f"parameter changed since? Delete its entry of optimizer.state, which "
+                        f"then starts anew"
+                    )
 
     def _of(self, whole: Size) -> list[tuple[str, tuple[int, ...]]]:
         if whole not in self._known:
