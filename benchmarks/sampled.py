@@ -1,9 +1,10 @@
 """Trajectories of coefficients that are learned from a sample of the elements, and from all.
 
-`python -m benchmarks.sampled` trains the small transformer of `optdsl train` by MADA, with several
-seeds, and with each of them twice: hyper-gradients are sums over every element, or over an eighth
-of them. It prints how far the two trajectories of a coefficient are apart, beside how far those of
-two seeds are, and draws all of them.
+`python -m benchmarks.sampled` trains the transformer of `optdsl train`, twice as wide and with
+small batches, by MADA. It does so with several seeds, and with each of them twice: hyper-gradients
+are sums over every element, or over an eighth of those of the large matrices. It prints how far the
+two trajectories of a coefficient are apart, beside how far those of two seeds are, and draws all of
+them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ COEFFICIENTS = {
     "beta2": (0.95, 0.01, (0.5, 0.99)),
 }
 LEARNING_RATE = 6e-4
+# The matrices of each layer have 64 (the attention's output, which is taken whole), 192, 256 and
+# 256 blocks of 1024 elements. In a model of the default width every tensor would be taken whole.
+MODEL = {"layers": 4, "width": 256, "block": 64, "batch": 4}
 EVERY, SAMPLED = "every", "sampled"
 # The colour-blind-safe palette of Okabe and Ito without yellow: one for each seed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9")
@@ -141,7 +145,7 @@ def draw(every: dict[str, Floats], sampled: dict[str, Floats], path: Path) -> No
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints and draws; 1 where a run diverged, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampled", description=__doc__)
-    parser.add_argument("--steps", type=int, default=100, help="of each training (default: 100)")
+    parser.add_argument("--steps", type=int, default=120, help="of each training (default: 120)")
     parser.add_argument("--seeds", type=int, default=6, help="two or more (default: 6)")
     parser.add_argument(
         "--out", type=Path, default=Path("sampled"), metavar="DIR", help="for losses and values"
@@ -158,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds=options.seeds,
         overrides={EVERY: hypers, SAMPLED: hypers},
         out=options.out,
+        **MODEL,
         formats=("png",),
     )
     comparison = compare(request, Console(), load)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from optdsl.runtime.engines.sampled import choice
 from tests import differences
 
 # No deadline: the first example pays for imports and compilers. CI must answer the same twice.
@@ -67,6 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let property tests know whether this is `make test`; they read it when they are imported."""
     everyday = "not exhaustive" in str(config.getoption("markexpr"))
     os.environ["OPTDSL_TEST_SHARE"] = "3" if everyday else "1"
+
+
+@pytest.fixture
+def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of one cell of blocks are sampled, so that small ones do for a test."""
+    monkeypatch.setattr(choice, "CELLS", 1)
+    monkeypatch.setattr(choice, "_known", {})
 
 
 # The tests that compare specifications of the library with their references.

@@ -33,7 +33,7 @@ theta' = theta - lr * m' / (sqrt(v') + 1e-6)
 learn lr by SGD(lr = 1e-5)
 learn beta in [0.1, 0.99] by SGD(lr = 1e-3)
 learn after 0
-learn sample 1/4
+learn sample 1/2
 """
 # Its steps look at whole tensors, which ranks gather.
 NORMED = """\
@@ -44,14 +44,14 @@ m' = 0.9 * m + g
 theta' = theta - lr * m' / norm(m')
 learn lr by SGD(lr = 1e-4)
 learn after 0
-learn sample 1/4
+learn sample 1/2
 """
 # Blocks are cut by shards of rows, and by shards of columns, and the last one has no row.
 SHAPES = (
-    ((129, 77), Shard(0)),
-    ((100, 130), Shard(1)),
-    ((6000,), Shard(0)),
-    ((9000,), Replicate()),
+    ((429, 77), Shard(0)),
+    ((260, 130), Shard(1)),
+    ((33_000,), Shard(0)),
+    ((35_000,), Replicate()),
     ((30,), Shard(0)),
 )
 STEPS = 4

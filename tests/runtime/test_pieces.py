@@ -102,6 +102,7 @@ def test_the_same_bits(name: str, dtype: torch.dtype, monkeypatch: pytest.Monkey
     assert counted.number == 2 * 23
 
 
+@pytest.mark.usefixtures("few_cells")
 def test_the_same_bits_where_a_sample_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     how = optdsl.Learn("sgd", lr=1e-2, sample=2)
     learn = {"rho": how, "gamma": how}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from optdsl.runtime.core.tasks import Place
-from optdsl.runtime.engines.sampled.choice import BLOCK, Sample, chosen, sample_of
+from optdsl.runtime.engines.sampled.choice import BLOCK, CELLS, Sample, chosen, sample_of, smallest
 
 WORD = 2**64
 
@@ -23,7 +23,7 @@ def mixed(cell: int, seed: int) -> int:
 
 def mask(size: int, k: int, seed: int = 0) -> torch.Tensor:
     """Which elements of a whole tensor are sampled."""
-    if size < k * BLOCK:
+    if size < CELLS * k * BLOCK:
         return torch.ones(size, dtype=torch.bool)
     blocks = [mixed(b // k, seed) % k == b % k for b in range(-(-size // BLOCK))]
     return torch.tensor(blocks).repeat_interleave(BLOCK)[:size]
@@ -49,12 +49,14 @@ def check(sample: Sample, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("seed", [0, 1, WORD - 1])
 @pytest.mark.parametrize("k", [1, 2, 8, 13])
 def test_whole_tensors(k: int, seed: int) -> None:
-    sizes = [0, 1, BLOCK, k * BLOCK - 1, k * BLOCK, k * BLOCK + 1, 61 * BLOCK + 77, 200 * BLOCK]
+    least = 16 * k * BLOCK
+    assert smallest(k) == least
+    sizes = [0, 1, k * BLOCK, least - 1, least, least + 1, 261 * BLOCK + 77, 300 * BLOCK]
     for size in sizes:
         sample = sample_of((size,), k, seed=seed)
         check(sample, mask(size, k, seed))
-        assert sample.weight == (1 if size < k * BLOCK else k)
-        assert sample.whole == (k == 1 or size < k * BLOCK)
+        assert sample.weight == (1 if size < least else k)
+        assert sample.whole == (k == 1 or size < least)
 
 
 def test_one_block_of_each_full_cell() -> None:

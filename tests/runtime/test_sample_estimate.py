@@ -16,6 +16,8 @@ from optdsl import Learn
 from optdsl.runtime.engines.sampled import tensors
 from optdsl.runtime.engines.sampled.choice import BLOCK, Sample, sample_of
 
+pytestmark = pytest.mark.usefixtures("few_cells")
+
 
 @functools.cache
 def sampling_sgd() -> type[Any]:

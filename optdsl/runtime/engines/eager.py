@@ -32,7 +32,7 @@ from optdsl.runtime.core.tasks import (
 from optdsl.runtime.engines.overlaps import apart, once
 from optdsl.runtime.engines.pieces import Pieces
 from optdsl.runtime.engines.reading import Reading
-from optdsl.runtime.engines.sampled.choice import BLOCK
+from optdsl.runtime.engines.sampled.choice import smallest
 from optdsl.runtime.engines.sampled.tensors import Measured, SampledTensors
 from optdsl.runtime.engines.stacks import divided, stacked
 from optdsl.runtime.engines.state_shapes import StateShapes
@@ -47,7 +47,7 @@ class EagerEngine:
         program, self.plan = artifact.program, artifact.plan
         self._reading, self._samples = Reading(program), SampledTensors(self.plan)
         # A stack has no sample of its own: its matrices are taken whole.
-        whole = self._samples.size == 1 or self._samples.size * BLOCK > ELEMENTS
+        whole = self._samples.size == 1 or smallest(self._samples.size) > ELEMENTS
         self._stacks = whole and stackable(program)
         self._storage = Storage(program)
         self._shapes = StateShapes(program)

@@ -2,9 +2,9 @@
 
 The choice is by the index of an element in the whole tensor, in row-major order, so that it is the
 same for every backend, every memory layout, every cut of a tensor into shards, and after a resume.
-A tensor of fewer than ``k * BLOCK`` elements is taken whole. A larger one is divided into cells of
-``k`` blocks of `BLOCK` elements, the last of which may be shorter, and of each cell one block is
-taken: that of the number ``mix(cell) mod k``. Sums over the sample are multiplied by its weight,
+A tensor is divided into cells of ``k`` blocks of `BLOCK` elements, the last of which may be
+shorter, and of each cell one block is taken: that of the number ``mix(cell) mod k``. A tensor of
+fewer than `CELLS` full cells is taken whole. Sums over the sample are multiplied by its weight,
 ``k``. Over all choices of the blocks, which are alike likely, the mean of the weighted sum is the
 sum over all elements, since every block, a short one too, is taken in one of ``k`` cases.
 
@@ -27,6 +27,10 @@ from optdsl.runtime.core.tasks import Place
 
 # So many elements that follow one another are chosen together.
 BLOCK = 1024
+# So many full cells has a tensor that is not taken whole. The choice is made once, so that the
+# error of a few blocks would stay, as another rate of learning, where a sum over many blocks errs
+# little; and the sums of a tensor as small as this cost little.
+CELLS = 16
 
 _WORD, _SIGN = 2**64, 2**63
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -109,6 +113,11 @@ def sample_of(shape: Sequence[int], k: int, place: Place | None = None, seed: in
     return found
 
 
+def smallest(k: int) -> int:
+    """How many elements a tensor has at least that is not taken whole."""
+    return CELLS * k * BLOCK
+
+
 def chosen(cells: Tensor, k: int, seed: int = 0) -> Tensor:
     """The number of the block that is taken of each cell, in [0, k).
 
@@ -129,8 +138,9 @@ def _sample(shape: tuple[int, ...], k: int, place: Place | None, seed: int) -> S
     size = math.prod(shape)
     total = size if place is None else math.prod(place.whole)
     empty = _int64([])
-    if total < k * BLOCK or k == 1 or not size:
-        weight = 1 if total < k * BLOCK else k
+    small = total < smallest(k)
+    if small or k == 1 or not size:
+        weight = 1 if small else k
         every = (_int64([0]), _int64([size])) if size else (empty, empty)
         return Sample(weight, size, size, *every, empty, empty)
     firsts, length = _runs(shape, place)
