@@ -72,7 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of one cell of blocks are sampled, so that small ones do for a test."""
+    """Tensors of one cell of blocks of 1024 are sampled, so that small ones do for a test."""
+    monkeypatch.setattr(choice, "BLOCK", 1024)
     monkeypatch.setattr(choice, "CELLS", 1)
     monkeypatch.setattr(choice, "_known", {})
 

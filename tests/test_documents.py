@@ -170,14 +170,14 @@ BLENDING = (ROOT / "docs" / "blending.md").read_text()
 def test_the_sampled_rule_of_the_learning_page_is_as_the_page_says() -> None:
     (text,) = (b for b in blocks(LEARNING) if b.startswith("optimizer Sampled"))
     assert format(parse(Source("sampled.opt", text))) == text
-    theta = torch.nn.Parameter(torch.zeros(16 * 1024))
+    theta = torch.nn.Parameter(torch.zeros(16 * 8 * 2048))
     optimizer = optdsl.compile(text)([theta])
     assert optimizer.compiled.program.sample == 8
     theta.grad = torch.ones_like(theta)
     optimizer.step()
     kept = {k: x.numel() for k, x in optimizer.state[theta].items() if "/" in k}
     assert kept.keys() & {"tangent/beta1", "pending/g"}
-    assert max(kept.values()) == 2 * 1024
+    assert max(kept.values()) == 16 * 2048
 
 
 def test_the_blends_of_the_documents_compile() -> None:

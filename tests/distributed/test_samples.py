@@ -48,10 +48,10 @@ learn sample 1/2
 """
 # Blocks are cut by shards of rows, and by shards of columns, and the last one has no row.
 SHAPES = (
-    ((429, 77), Shard(0)),
-    ((260, 130), Shard(1)),
-    ((33_000,), Shard(0)),
-    ((35_000,), Replicate()),
+    ((860, 77), Shard(0)),
+    ((520, 130), Shard(1)),
+    ((66_000,), Shard(0)),
+    ((70_000,), Replicate()),
     ((30,), Shard(0)),
 )
 STEPS = 4

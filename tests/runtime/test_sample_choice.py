@@ -74,7 +74,7 @@ def test_one_block_of_each_full_cell() -> None:
 def test_shards_have_their_part_of_the_whole_choice(shape: tuple[int, ...], dimension: int) -> None:
     if dimension >= len(shape):
         return
-    k = 4
+    k = 2
     whole = mask(math.prod(shape), k, 0).reshape(shape)
     begin = 0
     for part in whole.tensor_split(3, dimension):

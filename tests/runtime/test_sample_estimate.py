@@ -14,9 +14,10 @@ from torch import nn
 import optdsl
 from optdsl import Learn
 from optdsl.runtime.engines.sampled import tensors
-from optdsl.runtime.engines.sampled.choice import BLOCK, Sample, sample_of
+from optdsl.runtime.engines.sampled.choice import Sample, sample_of
 
 pytestmark = pytest.mark.usefixtures("few_cells")
+BLOCK = 1024
 
 
 @functools.cache

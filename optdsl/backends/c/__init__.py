@@ -31,6 +31,10 @@ _ORIGIN = """ Random numbers are of its origin:
    does not follow on in it how many dimensions it has, and their lengths and strides there."""
 # In bytes: a line of the cache, and how far ahead memory is asked for.
 _LINE, _AHEAD = 64, 1024
+# So much of the next tensor is asked for while the last block of this one is computed. A processor
+# finds out only after some lines that a loop reads on; where tensors are parts of a few pages each,
+# which are samples of larger ones, steps would wait for those lines at every part.
+_FIRST = 512
 
 _ATTRIBUTES = """\
 #ifdef __GNUC__
@@ -54,6 +58,13 @@ APART static int64_t holder(const int64_t *first, int64_t count, int64_t block) 
     else high = middle;
   }
   return low;
+}
+
+/* Asks for what a loop over the elements of a tensor reads first. */
+static inline void soon(const tensor *x, int slots) {
+  for (int k = 0; k < slots; k++)
+    for (int o = 0; o < FIRST; o += LINE * (int)sizeof(real))
+      FETCH((const void *)((uintptr_t)x->memory[k] + (uintptr_t)o));
 }
 
 /* Sums in double precision, each lane for itself: in the same order everywhere. */
@@ -158,7 +169,7 @@ def _header(program: Program, dtype: str, slots: int, double: bool, drawn: bool)
             f"typedef int{64 if double else 32}_t bits;",
             WIDENED if wide else ELEMENTS[dtype],
             f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK}, LANES = {LANES} }};",
-            f"enum {{ LINE = {_LINE // size}, AHEAD = {_AHEAD // size} }};",
+            f"enum {{ LINE = {_LINE // size}, AHEAD = {_AHEAD // size}, FIRST = {_FIRST} }};",
             "",
             "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
             f"   the parameter, its gradient, its states.{_ORIGIN if drawn else ''} */",

@@ -56,6 +56,7 @@ _LOOP = """\
   #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t b = 0; b < blocks; b++) {{
     const int64_t i = holder(first, count, b);
+    if (i + 1 < count && b + 1 == first[i + 1]) soon(&tensors[i + 1], {slots});
     {name}_block{k}(&tensors[i], (b - first[i]) * BLOCK, u + tensors[i].row * {uniforms},
         q + tensors[i].row * {collected}, s + i * {scalars}, partial + b * {width});
   }}
@@ -95,6 +96,7 @@ def driver(functions: Functions) -> str:
         "scalars": functions.scalars,
         "width": max(len(loop.reductions) for loop in kernel.loops) + len(kernel.dots),
         "hypers": 1 + len(entry.hypers),
+        "slots": 2 + len(entry.states),
     }
     order = ", ".join(("t", *entry.hypers))
     sums = f"the dot products of the gradient by {', '.join(entry.dots)}" if entry.dots else "none"

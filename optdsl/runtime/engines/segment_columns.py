@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optdsl.runtime.core.step_cache import StepCache
+from optdsl.runtime.engines import overlaps
 from optdsl.runtime.engines.sampled.shares import Segments
 from optdsl.runtime.engines.tensor_table import TensorTable
 
@@ -21,14 +22,14 @@ class _Kept:
     Attributes:
         segments: of the last call.
         fixed: the rows, and the addresses of tensors but for gradients.
-        table: the last table.
+        tables: the last tables with these, the newest first, and the addresses of gradients.
         lists: by name, the addresses of tensors and those of their parts.
         rows: the rows of tensors and of parts.
     """
 
     segments: Segments | None = None
     fixed: list[Sequence[int]] = field(default_factory=list)
-    table: array[int] = field(default_factory=lambda: array("q"))
+    tables: list[tuple[Sequence[int], array[int]]] = field(default_factory=list)
     lists: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     rows: tuple[list[int], list[int]] = ([], [])
 
@@ -87,25 +88,45 @@ class SegmentColumns:
     ) -> array[int] | None:
         """As `TensorTable.table`, with a row for each part."""
         names = ("theta", "g", *states)
-        bases = self._tensors.addresses_of(names)
+        bases, kept = self._tensors.addresses_of(names), self._kept
+        gradients = bases[1]
+        fixed = [rows, bases[0], *bases[2:], *([] if origins is None else [origins])]
+        if kept.fixed != fixed:
+            kept.fixed, kept.tables = fixed, []
+        for known_gradients, table in kept.tables:
+            if known_gradients == gradients:
+                return table
         if not all(addresses[n] for addresses in bases for n in self._segments.held):
             return None
-        width, kept = 2 + slots + (origins is not None), self._kept
-        fixed = [rows, bases[0], *bases[2:], *([] if origins is None else [origins])]
-        new = kept.fixed != fixed
-        if new:
-            kept.table = array("q", bytes(8 * width * len(self.sizes)))
-        table = torch.frombuffer(kept.table, dtype=torch.int64).view(-1, width)
-        table[:, 3] = self._addresses("g", bases[1])
-        if new:
-            table[:, 0] = self._segments.sizes
-            table[:, 1] = self._of_parts(rows)
-            for place, (name, addresses) in enumerate(zip(names, bases, strict=True)):
-                table[:, 2 + place] = self._addresses(name, addresses)
-            if origins is not None:
-                table[:, width - 1] = self._of_parts(origins)
-            kept.fixed = fixed
-        return kept.table
+        if len(kept.tables) < overlaps.STEPS:
+            made = self._made(names, bases, rows, 2 + slots, origins)
+        else:
+            # Only gradients have moved, and nothing reads the oldest table any more.
+            _, made = kept.tables.pop()
+            width = len(made) // len(self.sizes)
+            of_gradients = torch.frombuffer(made, dtype=torch.int64).view(-1, width)[:, 3]
+            of_gradients.copy_(self._addresses("g", gradients))
+        kept.tables.insert(0, (gradients, made))
+        return made
+
+    def _made(
+        self,
+        names: Sequence[str],
+        bases: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        width: int,
+        origins: Sequence[int] | None,
+    ) -> array[int]:
+        width += origins is not None
+        made = array("q", bytes(8 * width * len(self.sizes)))
+        table = torch.frombuffer(made, dtype=torch.int64).view(-1, width)
+        table[:, 0] = self._segments.sizes
+        table[:, 1] = self._of_parts(rows)
+        for place, (name, addresses) in enumerate(zip(names, bases, strict=True)):
+            table[:, 2 + place] = self._addresses(name, addresses)
+        if origins is not None:
+            table[:, width - 1] = self._of_parts(origins)
+        return made
 
     def _of_parts(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device="cpu")[self._segments.holders]

@@ -25,8 +25,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from optdsl.runtime.core.tasks import Place
 
-# So many elements that follow one another are chosen together.
-BLOCK = 1024
+# So many elements that follow one another are chosen together. In single precision a block of 1024
+# has parts of two pages in most tensors, and one of 2048 of three, so that looking up addresses
+# takes less.
+BLOCK = 2048
 # So many full cells has a tensor that is not taken whole. The choice is made once, so that the
 # error of a few blocks would stay, as another rate of learning, where a sum over many blocks errs
 # little; and the sums of a tensor as small as this cost little.
