@@ -205,6 +205,7 @@ def test_the_formats_that_were_asked_for_are_written(make: Make) -> None:
     comparison = compare(config, load=load)
     assert comparison.figures == (config.out / "training.pdf",)
     assert {path.name for path in config.out.iterdir()} == {
+        "report.html",
         "training.csv",
         "training.pdf",
         "summary.json",
