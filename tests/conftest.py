@@ -67,7 +67,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     """Let property tests know whether this is `make test`; they read it when they are imported."""
     everyday = "not exhaustive" in str(config.getoption("markexpr"))
-    os.environ["OPTDSL_TEST_SHARE"] = "3" if everyday else "1"
+    os.environ["OPTDSL_TEST_SHARE"] = "4" if everyday else "1"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ FEW = 4
 # `PART`, and the next test others, so that every rule meets a part of the tests.
 MANY, PART = 6, 10
 # Of the combinations that a test lists as its part, `make test` runs one in so many.
-SHARE = 3
+SHARE = 5
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,6 +32,7 @@ from tests.test_plans import program
 SLOW_MEMORY, SLOW_ARITHMETIC = Balance(1.0, 1e-6), Balance(1e-6, 1.0)
 
 
+@pytest.mark.broad(1)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_cut_is_as_small_as_networkx_finds_it(seed: int) -> None:
     draw = random.Random(seed)
@@ -63,6 +64,7 @@ def test_a_network_without_a_finite_cut_has_none() -> None:
     assert network.behind() is None
 
 
+@pytest.mark.broad(1)
 @pytest.mark.parametrize("lagging", [False, True])
 @pytest.mark.parametrize("rate", [Fraction(1, 1000), Fraction(1), Fraction(4), Fraction(1000)])
 @pytest.mark.parametrize("name", ["adam", "lion", "adabelief"])

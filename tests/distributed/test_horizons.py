@@ -35,7 +35,10 @@ learn after 0
 
 @pytest.mark.parametrize(
     ("rule", "order", "backend"),
-    [(ELEMENTWISE, "overlapped", "c"), (NORMED, "exact", "eager")],
+    [
+        (ELEMENTWISE, "overlapped", "c"),
+        pytest.param(NORMED, "exact", "eager", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_shards_learn_what_the_uncut_model_learns(rule: str, order: str, backend: str) -> None:
     expected = trained(rule, "c", order, 0)

@@ -101,7 +101,10 @@ def cut(rule: str, backend: str, order: str) -> list[dict[str, Any]]:
     return [trained(rule, backend, order, 2, resumed) for resumed in (False, True)]
 
 
-@pytest.mark.parametrize(("rule", "order"), [(LAGGING, "overlapped"), (NORMED, "exact")])
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [pytest.param(LAGGING, "overlapped", marks=pytest.mark.exhaustive), (NORMED, "exact")],
+)
 def test_shards_learn_what_the_uncut_model_learns(rule: str, order: str) -> None:
     expected = trained(rule, "c", order, 0)
     assert expected["learned"][-1][0] != pytest.approx(0.01, rel=1e-3)

@@ -42,6 +42,9 @@ def kept(optimizer: Any) -> set[str]:
     return {key for key in state if key.startswith("pending/value/")}
 
 
+pytestmark = pytest.mark.broad(2)
+
+
 @pytest.mark.parametrize(
     ("dtype", "order"),
     [(torch.float64, "overlapped"), (torch.float64, "exact"), (torch.bfloat16, "overlapped")],

@@ -21,7 +21,7 @@ from optdsl.runtime.engines.sampled import tensors
 from optdsl.runtime.engines.sampled.choice import sample_of
 from optdsl.specifications import library
 
-pytestmark = pytest.mark.usefixtures("few_cells")
+pytestmark = [pytest.mark.usefixtures("few_cells"), pytest.mark.broad(2)]
 K = 4
 # Five blocks: a whole cell, and a short block of the next one. The second tensor is taken whole.
 SHAPES = [(70, 60), (50,)]

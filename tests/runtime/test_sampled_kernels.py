@@ -12,7 +12,7 @@ import torch
 import optdsl
 from optdsl.runtime.engines.sampled.choice import sample_of
 
-pytestmark = pytest.mark.usefixtures("few_cells")
+pytestmark = [pytest.mark.usefixtures("few_cells"), pytest.mark.broad(2)]
 K = 4
 # Small tensors, which are taken whole, and large ones, whose last cells are not full.
 SHAPES = ((100,), (64, 300), (0, 3), (5000,), (9, 7, 101), (4096,))

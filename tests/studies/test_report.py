@@ -71,7 +71,7 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not BROWSER, reason="there is no browser here")
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", [390, pytest.param(1200, marks=pytest.mark.exhaustive)])
 def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
     path = page(tmp_path)
     shot = tmp_path / "shot.png"

@@ -45,6 +45,7 @@ def trained(problem: Problem, steps: int, learning_rate: float) -> list[float]:
     return [*losses, problem.validation_loss()]
 
 
+@pytest.mark.broad(1)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_follows_from_its_seed_and_can_be_learned(name: str, sources: Sources) -> None:
     task = TASKS[name]
