@@ -122,6 +122,7 @@ def test_axes_of_other_lengths_are_proved_apart() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::optdsl.SpecWarning")
+@pytest.mark.exhaustive
 def test_a_blend_with_a_rule_of_full_rank_learns_its_weights() -> None:
     found = verify(blend_source(("galore_adamw", "adamw")))
     assert [s.verdict for s in found[:2]] == [Verdict.PROVED, Verdict.PROVED]

@@ -77,6 +77,7 @@ def test_where_the_equations_differ_so_does_the_sign_of_zero_at_most(data: st.Da
 
 @examples(80)
 @given(data=st.data())
+@pytest.mark.exhaustive
 def test_a_mixture_of_any_rules_is_each_of_them(data: st.DataObject) -> None:
     blend = data.draw(mixtures())
     rule = data.draw(st.sampled_from([c.rule for c in blend.claims]))

@@ -166,6 +166,7 @@ def test_how_often_a_function_calls_itself_is_the_blends() -> None:
         assert_equal(ours, trained(optdsl.load("muon"), ns_steps=steps))
 
 
+@pytest.mark.exhaustive
 def test_what_decides_the_operations_may_be_bound_to_what_is_known() -> None:
     assert read(BOUND).structure == (("k", 1.0),)
     cls = optdsl.compile(BOUND)

@@ -187,6 +187,7 @@ def test_whoever_learns_no_more_goes_on(rule: str, backend: str, dtype: torch.dt
 
 @pytest.mark.parametrize("backend", rules.BACKENDS)
 @pytest.mark.parametrize("rule", ["mada", "adaptivity"])
+@pytest.mark.exhaustive
 def test_whoever_learns_less_goes_on(rule: str, backend: str) -> None:
     """The hyper-gradient of the step before is that of all."""
     gradients, learn = stream(torch.bfloat16), rules.learning(rule)
@@ -213,6 +214,7 @@ def test_whoever_learns_less_goes_on(rule: str, backend: str) -> None:
 )
 @pytest.mark.parametrize("backend", rules.BACKENDS)
 @pytest.mark.parametrize("rule", ["mada", "adaptivity", "every_operation"])
+@pytest.mark.exhaustive
 def test_a_model_goes_on_in_another_precision(
     rule: str, backend: str, old: torch.dtype, new: torch.dtype
 ) -> None:

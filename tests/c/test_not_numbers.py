@@ -160,6 +160,7 @@ def test_special_parameters(rule: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.exhaustive
 def test_what_is_zero_stays_zero(rule: str, dtype: torch.dtype) -> None:
     """A parameter of zeros without gradients, with a gradient that is zero to the bit."""
     program = rules.read(rule)

@@ -262,6 +262,7 @@ def resumed(folder: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_a_killed_training_goes_on_on_three_ranks(tmp_path: Path) -> None:
     on_ranks(2, until_killed, str(tmp_path))
     ranks = on_ranks(3, resumed, str(tmp_path))

@@ -124,6 +124,7 @@ def expected(rule: str, case: str) -> list[torch.Tensor]:
     return values(model)
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_are_one_process() -> None:
     ranks = on_ranks(2, two)
     for name in ranks[0]:

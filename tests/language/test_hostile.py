@@ -157,6 +157,7 @@ def test_bias_correction_holds_next_to_one() -> None:
     assert stepped(text).item() == 3 * 2.0**53
 
 
+@pytest.mark.exhaustive
 def test_thousands_of_mistakes_are_a_hundred_diagnostics() -> None:
     text = "optimizer A\n" + "".join(f"e{i} = {' + '.join(['q'] * 20)}\n" for i in range(900))
     with pytest.raises(SpecError) as caught:
@@ -242,6 +243,7 @@ def test_expressions_that_explode_when_multiplied_out_are_settled_all_the_same()
     assert not equal(left, library.read(Source("a.opt", text.replace("+ x9", "- x9"))))
 
 
+@pytest.mark.exhaustive
 def test_a_blend_that_outgrows_the_limit_is_refused(tmp_path: Path) -> None:
     lines = [f"x{i} = tanh(x{i - 1} * {i}.5 + g)" for i in range(1, 480)]
     for name in "ABCDEFGHIJKLMNO":

@@ -157,6 +157,7 @@ def test_every_part_of_a_step_is_what_it_is_by_hand(steps: list[int]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.exhaustive
 def test_it_is_a_rule_with_modifiers(backend: str) -> None:
     """Around each switch; in between, the number of the step is set."""
     groups = [{}, {"gated": 1}, {"kind": "otherwise"}, {"tail": 0.0, "corrected": 1}]

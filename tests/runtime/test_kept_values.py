@@ -50,6 +50,7 @@ pytestmark = pytest.mark.broad(2)
     [(torch.float64, "overlapped"), (torch.float64, "exact"), (torch.bfloat16, "overlapped")],
     ids=str,
 )
+@pytest.mark.exhaustive
 def test_every_plan_learns_the_same(order: str, dtype: torch.dtype) -> None:
     """As eager code, which stores its tangents, does; whatever is kept."""
     eager = made(None, order, "eager")(parameters(dtype))

@@ -224,6 +224,7 @@ class TestHanging:
         return log
 
     @pytest.mark.parametrize("when", ["--version", "trivial.c"])
+    @pytest.mark.exhaustive
     def test_it_is_no_compiler(
         self, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

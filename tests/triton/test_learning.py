@@ -94,6 +94,7 @@ def test_bounds_clips_signs_and_waiting() -> None:
 
 @pytest.mark.parametrize("exponentiated", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.exhaustive
 def test_weights_move_on_their_simplex(exponentiated: bool, count: int) -> None:
     members = ("adam", "lion", "yogi", "adan", "sgd")[:count]
     learn = {"w": Learn("sgd", lr=3, exponentiated=exponentiated, clip=2)}

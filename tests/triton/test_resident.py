@@ -105,6 +105,7 @@ def test_learning_on_the_device_is_learning_on_the_host(order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.exhaustive
 def test_weights_on_a_simplex_learn_on_the_device(order: str) -> None:
     options = {"order": order, "learn": {"w": Learn("sgd", lr=20)}}
     ours, theirs = (
@@ -255,6 +256,7 @@ def test_parameters_without_gradients_and_new_groups() -> None:
 
 
 @pytest.mark.parametrize("order", EVERYDAY)
+@pytest.mark.exhaustive
 def test_a_loaded_state_goes_on_as_the_unbroken_run(order: str) -> None:
     whole = Training(small("triton", order), **HALF)
     for _ in range(3):
