@@ -69,6 +69,11 @@ def deviation(found: Tensor, expected: Tensor) -> float:
 
 STAGES = pytest.mark.parametrize("before", [0, 1, 7])
 
+# By these, a reference that keeps other values from step to step has another derivative: this one
+# keeps the average, and the rule, as its authors' code, the point of gradients, which depends on
+# beta1. The tangent is autograd's for the rule's own values all the same, as tested above.
+KEPT_OTHERWISE = {("schedule_free_adamw", "beta1")}
+
 
 # --- one step -------------------------------------------------------------------------------------
 
@@ -102,6 +107,8 @@ def test_tangents_are_those_of_a_reference(name: str, before: int) -> None:
     problem = Problem(name, 2, before, 5)
     found = {key: problem.tangents(runner) for key, runner in runners(name).items()}
     for hyper in problems.continuous(plain(name)):
+        if (name, hyper) in KEPT_OTHERWISE:
+            continue
 
         def after(x: Tensor, hyper: str = hyper) -> Tensor:
             reference = REFERENCES[name](**problem.hypers)
