@@ -230,6 +230,11 @@ def test_a_model_goes_on_in_another_precision(
     near(moved[0].results(), moved[1].results(), 0.02)
 
 
+def test_states_that_change_their_precision_are_those_that_steps_leave() -> None:
+    """Of `mada` some take over each other's memory, which is that of the new precision."""
+    test_a_model_goes_on_in_another_precision("mada", "c", torch.float32, torch.float64)
+
+
 def bits(training: Training) -> list[Any]:
     state = [training.optimizer.state[p] for p in training.held]
     named = [{k: [v.hex() for v in x.double().flatten().tolist()] for k, x in s.items()}

@@ -242,7 +242,8 @@ class PackedEngine:
         taken = [count + 1 for count in counts]
 
         def finish() -> None:
-            self.moved(entry, given)
+            # Those with which it was called, which are new where a state was converted.
+            self.moved(entry, columns)
             if name == Role.COMPLETE and held is not None and steps is not None:
                 for state in given.states:
                     del state[PENDING_HYPERS]
