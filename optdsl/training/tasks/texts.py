@@ -34,12 +34,12 @@ class CharacterTask(Task):
     summary = "a two-layer transformer on the characters of a text"
     unit = "nats per character"
     steps, quick_steps, learning_rate = 300, 30, 3e-3
-    block, batch = 64, 16
+    block, batch, layers, width = 64, 16, 2, 64
 
     def problem(self, seed: int, sources: Sources) -> Problem:
         """See `Task`."""
         train, validation, symbols = self._symbols(sources.text)
-        model = CharacterTransformer(symbols, self.block, layers=2, width=64, heads=4, seed=seed)
+        model = CharacterTransformer(symbols, self.block, self.layers, self.width, 4, seed)
         return text_problem(model, train, validation, self.block, self.batch, symbols)
 
     def _symbols(self, path: Path | None) -> tuple[Tensor, Tensor, int]:
@@ -54,14 +54,7 @@ class ByteTask(CharacterTask):
     name = "bytes"
     summary = "a one-layer transformer on the bytes of a text"
     unit = "nats per byte"
-    steps, quick_steps, learning_rate = 300, 30, 3e-3
-    block, batch = 32, 32
-
-    def problem(self, seed: int, sources: Sources) -> Problem:
-        """See `Task`."""
-        train, validation, symbols = self._symbols(sources.text)
-        model = CharacterTransformer(symbols, self.block, layers=1, width=96, heads=4, seed=seed)
-        return text_problem(model, train, validation, self.block, self.batch, symbols)
+    block, batch, layers, width = 32, 32, 1, 96
 
     def _symbols(self, path: Path | None) -> tuple[Tensor, Tensor, int]:
         data = _bytes(path)
