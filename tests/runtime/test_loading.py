@@ -165,3 +165,20 @@ def test_a_pending_tangent_does_not_outlive_its_step() -> None:
     coefficients = last.metrics()
     train(last, [6])
     assert last.metrics() == coefficients
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("sample", [1, 8])
+def test_a_parameter_without_a_saved_state_has_none_after_the_load(
+    backend: str, sample: int
+) -> None:
+    """A wrapper that moves a state by loading it, such as accelerate's, changes nothing."""
+    params = parameters()
+    learn = Learn(rule="sgd", lr=1e-2, sample=sample)
+    optimizer = optdsl.load("mada", backend=backend, learn={"rho": learn})(params)
+    for stepped in ([], params[:2]):
+        if stepped:
+            params[0].grad, params[1].grad = (torch.ones_like(p) for p in stepped)
+            optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert [p for p in params if p in optimizer.state] == stepped

@@ -224,7 +224,8 @@ def _restore(optimizer: LearningOptimizer, state_dict: dict[str, Any]) -> None:
     places = [0, *(1 + saved.index(h) for h in own.hypers)]
     together: dict[tuple[Any, ...], list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for index, parameter in held:
-        sampled.settle(optimizer, parameter, state_dict["state"].get(index, {}))
+        if index in state_dict["state"]:
+            sampled.settle(optimizer, parameter, state_dict["state"][index])
         for number, (key, value) in enumerate(state_dict["state"].get(index, {}).items()):
             known = key in optimizer.state[parameter] and key != SAMPLE
             if known and isinstance(value, torch.Tensor):
