@@ -199,9 +199,14 @@ def test_every_kernel_decays(backend: str, learn: bool, dtype: torch.dtype) -> N
             assert (p.detach() == 0.75**step).all()
 
 
-# The sign of one number is all that the norm of LAMB's direction leaves of it, and MARS has a decay
+# The sign of one number is all that the norms of LAMB and of `graft` leave of it; MARS has a decay
 # of its own for other tensors than matrices. On the sphere of a hyperball nothing decays.
-OTHERWISE = {"lamb": [()], "mars": [(5,), (2, 3, 2), ()], "adamw with hyperball": [(4, 6)]}
+OTHERWISE = {
+    "lamb": [()],
+    "mars": [(5,), (2, 3, 2), ()],
+    "adamw with hyperball": [(4, 6)],
+    "adamw with graft": [()],
+}
 
 
 @pytest.mark.parametrize("rule", rules())
