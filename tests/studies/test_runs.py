@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 
 import optdsl
 from optdsl.pages.statistics import paired, slope, student_p, z_test
+from optdsl.studies.catalog.contestants import PEERS
 from optdsl.studies.catalog.counterexample import OPTIMIZERS
 from optdsl.studies.frame.execution import execute
-from optdsl.studies.frame.values import Result, Results
-from optdsl.studies.runs.controls import Control
+from optdsl.studies.frame.values import Outcome, Result, Results, Status
+from optdsl.studies.runs.controls import Control, script_of
 from optdsl.studies.runs.cost import AUTOGRAD, Cost
 from optdsl.studies.runs.counterexample import Counterexample
 from optdsl.studies.runs.optimizers import Contestant, Learned
@@ -123,9 +125,61 @@ def test_a_frozen_learner_is_the_rule_itself() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_packages_optimizer_takes_part() -> None:
-    pytest.importorskip("schedulefree")
-    contestant = Contestant(label="sf", rule="schedulefree:AdamWScheduleFree", constant=True)
+def test_a_walk_of_weights_sums_to_one_and_tensors_follow_their_mean() -> None:
+    series = {
+        "coefficient/w_adam": (0.25, 0.75, 0.5),
+        "coefficient/w_avgrad": (0.25, 0.0, 0.5),
+        "coefficient/w_amsgrad": (0.5, 0.25, 0.0),
+        "coefficient/w_amsgrad/max": (1.0, 1.0, 1.0),
+    }
+    program = Contestant(label="", rule="memory").elaboration().program
+    result = Result("key", {}, Status.FINISHED, Outcome({}, series))
+    script = script_of(Control(kind="walk", of="key"), result, program, 3, 0)
+    for step in (1, 2, 3):
+        assert set(script(step)) == {"w_adam", "w_avgrad", "w_amsgrad"}
+        assert sum(script(step).values()) == pytest.approx(1)
+        assert all(0 <= x <= 1 for x in script(step).values())
+    per_tensor = {"coefficient/rho/mean": (0.5, 0.3), "coefficient/rho/min": (0.5, 0.1)}
+    result = Result("key", {}, Status.FINISHED, Outcome({}, per_tensor))
+    program = LEARNING.elaboration().program
+    assert script_of(Control(kind="final", of="key"), result, program, 1, 0)(1) == {"rho": 0.3}
+
+
+def test_rates_are_multiplied_whether_a_file_or_a_study_says_what_is_learned() -> None:
+    tripled = Contestant(label="mada", rule="mada").with_rates(3)
+    assert tripled is not None
+    before = Contestant(label="mada", rule="mada").elaboration().learned
+    after = tripled.elaboration().learned
+    for a, b in zip(before, after, strict=True):
+        assert dict(b.options) == {"lr": 3 * dict(a.options)["lr"]}
+        assert replace(b, options=a.options) == a
+    ours = LEARNING.with_rates(1 / 3)
+    assert ours is not None
+    assert ours.elaboration().learned[0].options == (("lr", 0.3 / 3),)
+    assert ours.elaboration().learned[0].signal == "sign"
+    # The default rate counts where none is said, and the weights of a vector are one request.
+    plain = LEARNING.model_copy(update={"learn": {"rho": Learned(rule="adam")}}).with_rates(2)
+    assert plain is not None
+    assert plain.elaboration().learned[0].options == (("lr", 0.002),)
+    vector = Contestant(label="", rule="adaptivity").with_rates(2)
+    assert vector is not None
+    assert vector.elaboration().learned[0].options == (("lr", 2.0),)
+    assert vector.elaboration().learned[0].exponentiated
+    betting = LEARNING.model_copy(update={"learn": {"rho": Learned(rule="kt")}})
+    assert betting.with_rates(3) is LEARNING.frozen().with_rates(3) is None
+    assert Contestant(label="", rule="torch.optim:SGD").with_rates(3) is None
+
+
+@pytest.mark.parametrize(
+    "contestant",
+    [
+        Contestant(label="sf", rule="schedulefree:AdamWScheduleFree", constant=True),
+        next(peer for peer in PEERS if peer.base is not None),
+    ],
+    ids=lambda contestant: contestant.label,
+)
+def test_a_packages_optimizer_takes_part(contestant: Contestant) -> None:
+    pytest.importorskip(contestant.rule.partition(":")[0])
     result = execute(training(contestant), {})
     assert result.finished, result.details
     assert math.isfinite(result.outcome.numbers["validation"])

@@ -129,7 +129,7 @@ class TrainingStudy(Study):
         factors = ", ".join(f"{m:g}" for m in self.multipliers)
         return (
             f"Learning rates: the best of {factors} times the task's (for Lion a tenth of it, for "
-            "Prodigy and D-Adaptation 1) by validation loss, from "
+            "Prodigy, D-Adaptation and Mechanic 1) by validation loss, from "
             f"runs of full length with a seed of their own, for every optimizer alike. "
             f"Gradients are cut to norm 1; a warm-up over 5 % of the steps and a cosine to a tenth."
         )

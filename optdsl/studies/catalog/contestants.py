@@ -37,6 +37,13 @@ MEMBERS = (
 PEERS = (
     Contestant(label="prodigy", rule="prodigyopt:Prodigy", centre=1.0),
     Contestant(label="d-adaptation", rule="dadaptation:DAdaptAdam", centre=1.0),
+    Contestant(
+        label="mechanic",
+        rule="mechanic_pytorch:mechanize",
+        base="torch.optim:AdamW",
+        hypers={"lr": 1.0, "weight_decay": 0.0},
+        centre=1.0,
+    ),
     Contestant(label="schedule-free", rule="schedulefree:AdamWScheduleFree", constant=True),
 )
 

@@ -22,6 +22,12 @@ from optdsl.studies.frame.keys import digest
 from optdsl.studies.frame.values import Frozen
 from optdsl.words import Scope, Signal
 
+RATE = "lr"  # the learning rate of rules that have one
+# The settings of `Learned` that the compiler has under the same names.
+_SHARED = (
+    "rule", "clip", "after", "scope", "signal", "horizon", "exponentiated", "sample",
+)  # fmt: skip
+
 
 class Learned(Frozen):
     """How a coefficient is learned; see `optdsl.Learn`.
@@ -34,6 +40,9 @@ class Learned(Frozen):
         after: Steps before the first update.
         scope: What has a value of its own.
         signal: What the rule follows.
+        horizon: How derivatives of earlier steps decay.
+        exponentiated: Whether a weight vector moves by the exponentiated gradient.
+        sample: Hyper-gradients are estimated from one in so many elements of large tensors.
     """
 
     rule: str = "sgd"
@@ -43,6 +52,9 @@ class Learned(Frozen):
     after: int = 0
     scope: Scope = "optimizer"
     signal: Signal = "raw"
+    horizon: float = 0.0
+    exponentiated: bool = False
+    sample: int | None = None
 
     def option(self) -> optdsl.Learn:
         """Returns it as an option of `optdsl.load`."""
@@ -56,6 +68,7 @@ class Contestant(Frozen):
     Attributes:
         label: Its name in tables.
         rule: A name of the library, or MODULE:CLASS of another package.
+        base: MODULE:CLASS of the optimizer that `rule` wraps, for packages that wrap others.
         hypers: The hyperparameters that differ from the defaults.
         learn: What it learns: what the rule says, nothing, or coefficients by name.
         order: When learned coefficients move; see `optdsl.load`.
@@ -66,6 +79,7 @@ class Contestant(Frozen):
 
     label: str
     rule: str
+    base: str | None = None
     hypers: dict[str, float] = Field(default_factory=dict)
     learn: bool | dict[str, Learned] = True
     order: Literal["overlapped", "exact"] = "overlapped"
@@ -92,12 +106,42 @@ class Contestant(Frozen):
         """Returns it without learning."""
         return self.model_copy(update={"learn": False})
 
+    def with_rates(self, factor: float) -> Self | None:
+        """Returns it with the learning rates of all that it learns multiplied by a factor.
+
+        Rules that have no rate, such as `kt` and `cocob`, stay as they are; None if no rule has
+        one, or if it learns nothing.
+        """
+        if self.foreign:
+            return None
+        found = self.elaboration()
+        learn: dict[str, Learned] = {}
+        rates = 0
+        for coefficient in found.coefficients:
+            how, hypers = coefficient.learned, dict(coefficient.learned.options)
+            rate = hypers.get(RATE, coefficient.rule.defaults.get(RATE))
+            if rate is not None:
+                hypers[RATE] = factor * rate
+                rates += 1
+            vector = found.program.simplex_of(how.hyper)
+            options = {name: getattr(how, name) for name in _SHARED}
+            learn[vector.name if vector else how.hyper] = Learned(
+                hypers=hypers,
+                bounds=None if vector else (how.bounds.lower, how.bounds.upper),
+                **options,
+            )
+        if not rates:
+            return None
+        label = f"{self.label}, rates × {factor:.3g}"
+        return self.model_copy(update={"label": label, "learn": learn})
+
     def create(self) -> Callable[..., Optimizer]:
         """Returns what makes the optimizer from parameters and hyperparameters."""
         if self.foreign:
-            module, _, name = self.rule.partition(":")
-            found: Callable[..., Optimizer] = getattr(importlib.import_module(module), name)
-            return found
+            found: Callable[..., Any] = _imported(self.rule)
+            made: Callable[..., Optimizer]
+            made = found if self.base is None else found(_imported(self.base))
+            return made
         return optdsl.load(self.rule, learn=self._option(), order=self.order)
 
     def optimizer(self, parameters: Any) -> Optimizer:
@@ -124,6 +168,12 @@ class Contestant(Frozen):
         if isinstance(self.learn, bool):
             return self.learn
         return {name: learned.option() for name, learned in self.learn.items()}
+
+
+def _imported(place: str) -> Any:
+    """Returns what MODULE:NAME names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @lru_cache(maxsize=64)

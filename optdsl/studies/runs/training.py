@@ -17,6 +17,7 @@ from optdsl.studies.frame.keys import digest
 from optdsl.studies.frame.values import Outcome, Result, Run
 from optdsl.studies.runs.controls import PREFIX, Control, Script, prescribe, script_of
 from optdsl.studies.runs.optimizers import Contestant
+from optdsl.training.candidates import read_metrics
 from optdsl.training.loop import Course, train
 from optdsl.training.results import TAIL, Record, is_coefficient
 from optdsl.training.tasks import Sources, find_task
@@ -108,8 +109,7 @@ class Training(Run):
         if self.control is None:
             return None
         program = self.contestant.elaboration().program
-        bounds = {learned.hyper: learned.bounds for learned in program.learned}
-        return script_of(self.control, given[self.control.of], bounds, self.steps, self.seed)
+        return script_of(self.control, given[self.control.of], program, self.steps, self.seed)
 
 
 class _Trace:
@@ -121,11 +121,7 @@ class _Trace:
             name: [] for name in ("step", "validation", "train", "seconds")
         }
         self._pending: list[float] = []
-        self._first = {
-            name: float(optimizer.param_groups[0][name])
-            for name in getattr(optimizer, "metrics", dict)()
-            if name in optimizer.param_groups[0]
-        }
+        self._first = read_metrics(optimizer)
         self._coefficients: dict[str, list[float]] = {}
 
     def add(self, record: Record) -> None:
