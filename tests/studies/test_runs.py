@@ -145,7 +145,9 @@ def test_a_walk_of_weights_sums_to_one_and_tensors_follow_their_mean() -> None:
     assert script_of(Control(kind="final", of="key"), result, program, 1, 0)(1) == {"rho": 0.3}
 
 
-def test_rates_are_multiplied_whether_a_file_or_a_study_says_what_is_learned() -> None:
+def test_rates_are_multiplied_whether_a_file_or_a_study_says_what_is_learned(
+    tmp_path: Path,
+) -> None:
     tripled = Contestant(label="mada", rule="mada").with_rates(3)
     assert tripled is not None
     before = Contestant(label="mada", rule="mada").elaboration().learned
@@ -165,6 +167,11 @@ def test_rates_are_multiplied_whether_a_file_or_a_study_says_what_is_learned() -
     assert vector is not None
     assert vector.elaboration().learned[0].options == (("lr", 2.0),)
     assert vector.elaboration().learned[0].exponentiated
+    mine = tmp_path / "mine.opt"
+    mine.write_text("optimizer Mine\n\nhyper lr = 0.5 in [0, inf)\n\ntheta' = theta - lr * g\n")
+    by_file = LEARNING.model_copy(update={"learn": {"rho": Learned(rule=str(mine))}}).with_rates(2)
+    assert by_file is not None
+    assert by_file.elaboration().learned[0].options == (("lr", 1.0),)
     betting = LEARNING.model_copy(update={"learn": {"rho": Learned(rule="kt")}})
     assert betting.with_rates(3) is LEARNING.frozen().with_rates(3) is None
     assert Contestant(label="", rule="torch.optim:SGD").with_rates(3) is None

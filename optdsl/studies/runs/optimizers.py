@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 import optdsl
 from optdsl.classes import elaborate
 from optdsl.elaboration import Elaboration
+from optdsl.ir import program
 from optdsl.ir.text import print_program
 from optdsl.specifications.sources import open_source
 from optdsl.studies.frame.keys import digest
@@ -55,6 +56,13 @@ class Learned(Frozen):
     horizon: float = 0.0
     exponentiated: bool = False
     sample: int | None = None
+
+    @classmethod
+    def of(cls, how: program.Learned, bounded: bool) -> Self:
+        """Returns what a rule's own text says; weight vectors have no bounds of their own."""
+        options = {name: getattr(how, name) for name in _SHARED}
+        bounds = (how.bounds.lower, how.bounds.upper) if bounded else None
+        return cls(hypers=dict(how.options), bounds=bounds, **options)
 
     def option(self) -> optdsl.Learn:
         """Returns it as an option of `optdsl.load`."""
@@ -115,21 +123,19 @@ class Contestant(Frozen):
         if self.foreign:
             return None
         found = self.elaboration()
+        asked = {} if isinstance(self.learn, bool) else self.learn
         learn: dict[str, Learned] = {}
         rates = 0
         for coefficient in found.coefficients:
-            how, hypers = coefficient.learned, dict(coefficient.learned.options)
-            rate = hypers.get(RATE, coefficient.rule.defaults.get(RATE))
-            if rate is not None:
-                hypers[RATE] = factor * rate
-                rates += 1
+            how = coefficient.learned
             vector = found.program.simplex_of(how.hyper)
-            options = {name: getattr(how, name) for name in _SHARED}
-            learn[vector.name if vector else how.hyper] = Learned(
-                hypers=hypers,
-                bounds=None if vector else (how.bounds.lower, how.bounds.upper),
-                **options,
-            )
+            name = vector.name if vector else how.hyper
+            said = asked.get(name) or Learned.of(how, vector is None)
+            rate = said.hypers.get(RATE, coefficient.rule.defaults.get(RATE))
+            if rate is not None:
+                said = said.model_copy(update={"hypers": {**said.hypers, RATE: factor * rate}})
+                rates += 1
+            learn[name] = said
         if not rates:
             return None
         label = f"{self.label}, rates × {factor:.3g}"
