@@ -112,9 +112,9 @@ def train(problem: Problem, optimizer: Optimizer, course: Course) -> Iterator[Re
     """
     schedule = LambdaLR(optimizer, course.factor)
     generator = torch.Generator().manual_seed(course.seed)
-    seconds = 0.0
+    seconds = processor_seconds = 0.0
     for step in range(1, course.steps + 1):
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         learning_rate = float(optimizer.param_groups[0]["lr"])
         loss = problem.train_loss(generator)
         train_loss = loss.item()
@@ -127,6 +127,7 @@ def train(problem: Problem, optimizer: Optimizer, course: Course) -> Iterator[Re
             schedule.step()
         duration = time.perf_counter() - started
         seconds += duration
+        processor_seconds += time.process_time() - processor
 
         evaluated: float | None = None
         due = step % course.evaluation_interval == 0 or step == course.steps
@@ -142,6 +143,7 @@ def train(problem: Problem, optimizer: Optimizer, course: Course) -> Iterator[Re
             tokens_per_second=problem.examples / duration,
             seconds=seconds,
             metrics=read_metrics(optimizer),
+            processor_seconds=processor_seconds,
         )
         yield record
         if not record.finite:

@@ -37,6 +37,8 @@ class Record:
         tokens_per_second: Characters of the batch over the duration of the step.
         seconds: Time spent in training steps so far; evaluation is not counted.
         metrics: The optimizer's learned coefficients and hyper-gradients after the update.
+        processor_seconds: Processor time of this process in training steps so far, which other
+            programs on the machine hardly change.
     """
 
     step: int
@@ -46,6 +48,7 @@ class Record:
     tokens_per_second: float
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    processor_seconds: float = 0.0
 
     @property
     def finite(self) -> bool:

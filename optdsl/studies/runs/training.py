@@ -27,7 +27,7 @@ EVALUATIONS = 20  # of a run
 
 
 class Training(Run):
-    """Trains a task; the numbers of the outcome are its last losses and its time.
+    """Trains a task; the numbers of the outcome are its last losses and its processor time.
 
     Attributes:
         task: The task.
@@ -133,7 +133,7 @@ class _Trace:
                 start = [self._first.get(name, value)]
                 self._coefficients.setdefault(name, start).append(value)
         if record.validation_loss is not None:
-            point = record.step, record.validation_loss, fmean(self._pending), record.seconds
+            point = record.step, record.validation_loss, fmean(self._pending), record.processor_seconds
             for series, value in zip(self._points.values(), point, strict=True):
                 series.append(value)
             self._pending = []
@@ -147,7 +147,7 @@ class _Trace:
         numbers = {
             "validation": validation[-1] if finite and validation else math.nan,
             "train": fmean(tail) if finite else math.nan,
-            "seconds": last.seconds,
+            "seconds": last.processor_seconds,
             "steps": float(last.step),
             "diverged": float(not finite),
         }
