@@ -133,7 +133,12 @@ class _Trace:
                 start = [self._first.get(name, value)]
                 self._coefficients.setdefault(name, start).append(value)
         if record.validation_loss is not None:
-            point = record.step, record.validation_loss, fmean(self._pending), record.processor_seconds
+            point = (
+                record.step,
+                record.validation_loss,
+                fmean(self._pending),
+                record.processor_seconds,
+            )
             for series, value in zip(self._points.values(), point, strict=True):
                 series.append(value)
             self._pending = []
