@@ -132,12 +132,12 @@ def test_another_engine_goes_on_where_one_has_stopped(rule: str, old: tuple[str,
 @pytest.mark.parametrize(
     ("rule", "order", "dtype"),
     [
-        ("mada", "overlapped", torch.float64),
+        pytest.param("mada", "overlapped", torch.float64, marks=pytest.mark.exhaustive),
         ("mada", "overlapped", torch.float32),
         ("mada", "exact", torch.float32),
-        ("mada", "exact", torch.float16),
+        pytest.param("mada", "exact", torch.float16, marks=pytest.mark.exhaustive),
         ("adaptivity", "overlapped", torch.bfloat16),
-        ("adaptivity", "exact", torch.float64),
+        pytest.param("adaptivity", "exact", torch.float64, marks=pytest.mark.exhaustive),
     ],
     ids=str,
 )

@@ -208,6 +208,7 @@ print(alone, count())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+@pytest.mark.exhaustive
 def test_as_many_threads_as_torch_has() -> None:
     """One thread starts none; three start two more."""
     done = subprocess.run(

@@ -76,6 +76,7 @@ def check(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("learn", [False, True], ids=["plain", "learning"])
+@pytest.mark.exhaustive
 def test_shards_are_evaluated_as_the_whole(learn: bool) -> None:
     model = network()
     cls = optdsl.load(RULE, backend="eager", learn=LEARN if learn else False)

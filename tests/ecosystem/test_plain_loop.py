@@ -119,6 +119,7 @@ def test_the_loop_of_nanogpt_trains_as_with_torchs_adamw(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.exhaustive
 def test_the_loop_of_nanogpt_learns_coefficients_and_resumes_to_the_bit(
     backend: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:

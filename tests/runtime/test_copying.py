@@ -187,6 +187,7 @@ def test_a_subclass_may_override_the_step() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_another_process_goes_on_the_same(mine: ModuleType, tmp_path: Path) -> None:
     backends = itertools.cycle(BACKENDS)
     classes = [learner(spec, backend=next(backends)) for spec in SPECS]

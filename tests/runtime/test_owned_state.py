@@ -180,6 +180,7 @@ def go_on(optimizer: torch.optim.Optimizer, number: int) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.exhaustive
 def test_processes_that_share_an_optimizers_state_count_together(backend: str) -> None:
     optimizer = rule(backend, learn=False)(parameters())
     go_on(optimizer, 2)

@@ -185,6 +185,7 @@ print(compiled(made, made.step_loop0, "cuda:90").asm["ptx"])
 """
 
 
+@pytest.mark.exhaustive
 def test_numbers_reach_the_device_in_double_precision(tmp_path: Path) -> None:
     """Triton takes a number by itself for a float32; the interpreter does not show it."""
     a, b, c, d, e, f = LITERALS

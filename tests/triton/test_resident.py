@@ -153,7 +153,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (lambda: optdsl.load("adam", backend="triton"), 2),
         (lambda: mada("triton"), 3),
-        (lambda: mada("triton", "exact"), 4),
+        pytest.param(lambda: mada("triton", "exact"), 4, marks=pytest.mark.exhaustive),
     ],
     ids=["adam", "overlapped", "exact"],
 )
@@ -321,6 +321,7 @@ def test_a_model_that_changes_its_precision_goes_on() -> None:
     assert all(s["m"].dtype is torch.float64 for s in training.optimizer.state.values())
 
 
+@pytest.mark.exhaustive
 def test_what_is_learned_apart_is_learned_by_the_host() -> None:
     learn = {"beta1": Learn("sgd", lr=0.1, bounds=(0.5, 0.99), scope="group")}
     ours, theirs = Training(mada("triton", learn=learn)), Training(mada("eager", learn=learn))
@@ -340,6 +341,7 @@ def test_repr_shows_numbers() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.exhaustive
 def test_parameters_of_two_dtypes_learn_together(order: str) -> None:
     runs = []
     for backend in ("triton", "eager"):
