@@ -14,7 +14,7 @@ from torch import Tensor
 
 import optdsl
 from optdsl.runtime.core.tasks import ParameterTask
-from optdsl.runtime.engines import pieces
+from optdsl.runtime.engines import piece_buffers, pieces
 from optdsl.runtime.engines.pieces import Pieces
 
 SHAPES = [(1000,), (3,), (5, 7), (), (0,), (130, 2), (399,), (4, 4, 4)]
@@ -193,7 +193,7 @@ def test_steps_in_inference_mode_leave_nothing_behind() -> None:
 
 
 def test_layouts_of_small_tensors_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_PACKS", 2)
+    monkeypatch.setattr(piece_buffers, "_PACKS", 2)
     rule = optdsl.load("adam", backend="eager")
     shapes = [(2,), (3,), (4,)]
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]

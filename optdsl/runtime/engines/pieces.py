@@ -7,8 +7,9 @@ piece, so that an operation is one call for all of them. Elsewhere large tensors
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from optdsl.ir.program import Program
 from optdsl.ir.storage import stored
 from optdsl.runtime.build.python_modules import Function
 from optdsl.runtime.core.tasks import COMPUTE, PLAIN, ParameterTask
+from optdsl.runtime.engines import piece_threads
+from optdsl.runtime.engines.piece_buffers import Buffers, Pool
 
-# On a CPU, the elements of a piece: for one thread, and for each of several. Torch divides no
-# operation among threads that has fewer elements than that.
+# On a CPU, the elements of a piece: where a thread has pieces of its own, and for each of those
+# that share one. Torch divides few operations among threads that have fewer elements than that.
 _ALONE, _EACH = 24576, 32768
 # So many threads share a piece at most.
 _THREADS = 16
@@ -29,29 +32,8 @@ _TOGETHER = 1 << 20
 # Tensors of fewer elements than this part of a piece are copied into one with others.
 _PART = 4
 
-# Memory for so many lengths of pieces is kept.
-_LENGTHS = 8
-# So many layouts of small tensors are kept: another one comes with each set of those that have a
-# gradient.
-_PACKS = 64
-
-# The memory of copies, and, for each of them, its parts.
-_Packed = tuple[Sequence[Tensor], list[list[Tensor]]]
-
-
-class _Memory(threading.local):
-    """Memory that is used in every step and belongs to none; each thread has its own.
-
-    Attributes:
-        between: for values in between, by dtype, number and length.
-        copies: for copies of small tensors.
-        packs: how small tensors were last laid out there.
-    """
-
-    def __init__(self) -> None:
-        self.between: dict[tuple[torch.dtype, int, int], Sequence[Tensor]] = {}
-        self.copies: Tensor | None = None
-        self.packs: dict[Any, _Packed] = {}
+# What yields pieces, given memory for copies; it goes on when a step of the last one is done.
+_Job = Callable[[Buffers], Iterator[Sequence[Tensor]]]
 
 
 class Pieces:
@@ -72,7 +54,7 @@ class Pieces:
         self._usable = not stored(program)
         self.states = step.entry.states
         # Optimizers of a class have one engine, and may be stepped in several threads.
-        self._own = _Memory()
+        self._pool = Pool()
 
     def divided(
         self, works: Sequence[ParameterTask]
@@ -145,14 +127,23 @@ class Pieces:
         if entry.takes_step:
             keywords["t"] = t
         dtype = COMPUTE[works[0].parameter.dtype]
-        self._step.call(self._cut(works, dtype), self._memory_like, dtype, **keywords)
+
+        def run(jobs: Iterator[_Job]) -> None:
+            # Calls in this mode do not look for what autograd might want. It ends with the step.
+            with torch.inference_mode(), self._pool.buffers() as own:
+                pieces = (piece for job in jobs for piece in job(own))
+                self._step.call(pieces, own.like, dtype, **keywords)
+
+        jobs = deque(self._cut(works, dtype))
+        if works[0].parameter.device.type == "cpu" and _each_has_its_own():
+            piece_threads.shared(jobs, run)
+        else:
+            run(piece_threads.taken(jobs))
         for work in works:
             work.state["step"].fill_(t)
 
-    def _cut(
-        self, works: Sequence[ParameterTask], dtype: torch.dtype
-    ) -> Iterator[Sequence[Tensor]]:
-        """The pieces of some tensors; what is written to one is stored when the next is asked for.
+    def _cut(self, works: Sequence[ParameterTask], dtype: torch.dtype) -> Iterator[_Job]:
+        """The jobs of stepping some tensors.
 
         Args:
             works: of one dtype and device.
@@ -168,40 +159,38 @@ class Pieces:
                 yield from self._of_one(work, dtype, most if on_cpu else size)
                 continue
             if number + size > most:
-                yield from self._together(small, dtype)
+                yield from self._of_some(small, dtype, most)
                 small, number = [], 0
             small.append(work)
             number += size
-        if len(small) > 1:
-            yield from self._together(small, dtype)
-        elif small:
-            yield from self._of_one(small[0], dtype, most)
+        yield from self._of_some(small, dtype, most)
 
-    def _of_one(
-        self, work: ParameterTask, dtype: torch.dtype, most: int
-    ) -> Iterator[Sequence[Tensor]]:
-        """The pieces of one tensor: it itself, part by part."""
+    def _of_one(self, work: ParameterTask, dtype: torch.dtype, most: int) -> Iterator[_Job]:
+        """The jobs of one tensor: its parts."""
         columns = (work.parameter.detach(), work.gradient, *(work.state[n] for n in self.states))
-        parts = [x.view(-1).split(most) for x in columns]
-        if work.parameter.dtype is dtype and work.gradient.dtype is dtype:
-            yield from zip(*parts, strict=True)
-            return
-        for theta, gradient, *states in zip(*parts, strict=True):
-            # What is computed in more precision than it is stored in is converted.
-            own = theta.to(dtype)
-            yield own, gradient.to(dtype), *states
-            theta.copy_(own)
+        parts = zip(*(x.view(-1).split(most) for x in columns), strict=True)
+        whole = work.parameter.dtype is dtype and work.gradient.dtype is dtype
+        for part in parts:
+            yield partial(_as_it_is if whole else _converted, part, dtype)
+
+    def _of_some(
+        self, works: Sequence[ParameterTask], dtype: torch.dtype, most: int
+    ) -> Iterator[_Job]:
+        """The jobs of small tensors."""
+        if len(works) > 1:
+            least = most if works[0].parameter.device.type == "cpu" else 0
+            yield partial(self._together, works, dtype, least)
+        elif works:
+            yield from self._of_one(works[0], dtype, most)
 
     def _together(
-        self, works: Sequence[ParameterTask], dtype: torch.dtype
+        self, works: Sequence[ParameterTask], dtype: torch.dtype, least: int, own: Buffers
     ) -> Iterator[Sequence[Tensor]]:
         """Copies of small tensors, one after the other, as one piece."""
-        if not works:
-            return
         parameters = [work.parameter.detach() for work in works]
         columns = [parameters, [work.gradient for work in works]]
         columns += ([w.state[name] for w in works] for name in self.states)
-        flat, parts = self._packed(columns, dtype)
+        flat, parts = own.packed(columns, dtype, least)
         for column, part in zip(columns, parts, strict=True):
             torch._foreach_copy_(part, column)
         yield flat
@@ -209,52 +198,32 @@ class Pieces:
             if number != 1:  # The gradient stays as it is.
                 torch._foreach_copy_(column, part)
 
-    def _packed(self, columns: list[list[Tensor]], dtype: torch.dtype) -> _Packed:
-        """Memory for copies of small tensors, and the parts of it that have their shapes."""
-        shapes, device = tuple(x.shape for x in columns[0]), columns[0][0].device
-        key, own = (shapes, dtype, device), self._own
-        if key not in own.packs:
-            # What is kept must serve outside an inference mode, too.
-            with torch.inference_mode(False):
-                own.packs[key] = self._pack(shapes, (len(columns), dtype, device))
-        return own.packs[key]
 
-    def _pack(
-        self, shapes: Sequence[torch.Size], kind: tuple[int, torch.dtype, torch.device]
-    ) -> _Packed:
-        own, (number, dtype, device) = self._own, kind
-        sizes = [shape.numel() for shape in shapes]
-        wanted = number, max(sum(sizes), _elements() if device.type == "cpu" else 0)
-        copies = own.copies
-        if copies is None or (copies.shape, copies.dtype, copies.device) != (wanted, dtype, device):
-            own.packs.clear()
-            copies = own.copies = torch.empty(wanted, dtype=dtype, device=device)
-        elif len(own.packs) >= _PACKS:
-            own.packs.clear()
-        flat = copies[:, : sum(sizes)].unbind()
-        parts = [
-            [x.view(s) for x, s in zip(row.split_with_sizes(sizes), shapes, strict=True)]
-            for row in flat
-        ]
-        return flat, parts
+def _as_it_is(
+    part: Sequence[Tensor], dtype: torch.dtype, own: Buffers
+) -> Iterator[Sequence[Tensor]]:
+    """A part of a tensor as a piece."""
+    yield part
 
-    def _memory_like(self, piece: Tensor, number: int) -> Sequence[Tensor]:
-        """Memory for values in between, with the elements of a piece."""
-        if piece.device.type != "cpu":
-            return piece.new_empty((number, len(piece))).unbind()
-        key, between = (piece.dtype, number, len(piece)), self._own.between
-        if key not in between:
-            if len(between) > _LENGTHS:
-                between.clear()
-            with torch.inference_mode(False):
-                between[key] = piece.new_empty((number, len(piece))).unbind()
-        return between[key]
+
+def _converted(
+    part: Sequence[Tensor], dtype: torch.dtype, own: Buffers
+) -> Iterator[Sequence[Tensor]]:
+    """A part of a tensor that is stored in less precision than it is computed in."""
+    theta, gradient, *states = part
+    piece = theta.to(dtype)
+    yield piece, gradient.to(dtype), *states
+    theta.copy_(piece)
+
+
+def _each_has_its_own() -> bool:
+    """Whether each thread has pieces of its own on the CPU."""
+    return torch.get_num_threads() <= piece_threads.MOST
 
 
 def _elements() -> int:
     """The elements of a piece on the CPU."""
-    threads = min(torch.get_num_threads(), _THREADS)
-    return _ALONE if threads == 1 else _EACH * threads
+    return _ALONE if _each_has_its_own() else _EACH * min(torch.get_num_threads(), _THREADS)
 
 
 def _all_plain(works: Sequence[ParameterTask]) -> bool:
