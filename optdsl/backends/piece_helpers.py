@@ -7,6 +7,17 @@ def numbers(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
     """Numbers as tensors, which operations of tensors take faster."""
     return torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype).unbind()'''
 
+_DIVISORS = '''\
+def divisors(dtype: torch.dtype, *values: float) -> list[Tensor | None]:
+    """Numbers as tensors; None for what is 1 in that precision, as bias corrections are at last."""
+    found = numbers(dtype, *values)
+    return [None if x.item() == 1 else x for x in found]'''
+
+_DIVIDED = '''\
+def divided(memory: Tensor, x: Tensor, divisor: Tensor | None) -> Tensor:
+    """A quotient, in some memory; what is divided by 1 is the tensor itself."""
+    return x if divisor is None else torch.div(x, divisor, out=memory)'''
+
 _SHARES = '''\
 def shares(dtype: torch.dtype, *weights: float) -> list[tuple[Tensor, ...] | None]:
     """The share of each weight in all so far, and what is left; None for what weighs nothing.
@@ -26,7 +37,7 @@ def shares(dtype: torch.dtype, *weights: float) -> list[tuple[Tensor, ...] | Non
 _ALL_FINITE = '''\
 def all_finite(x: Tensor) -> bool:
     """Whether all elements are known to be finite; on other devices, nobody waits to know it."""
-    return x.device.type == "cpu" and math.isfinite(x.sum().item())'''
+    return x.is_cpu and math.isfinite(x.sum().item())'''
 
 _MIX_INTO = '''\
 def mix_into(
@@ -64,6 +75,8 @@ def finite_part(x: Tensor) -> Tensor:
 # By name; each after those that it calls.
 PIECE_HELPERS = {
     "numbers": _NUMBERS,
+    "divisors": _DIVISORS,
+    "divided": _DIVIDED,
     "shares": _SHARES,
     "all_finite": _ALL_FINITE,
     "mix_into": _MIX_INTO,
@@ -72,6 +85,7 @@ PIECE_HELPERS = {
 }
 # The functions that these call.
 PIECE_CALLS = {
+    "divisors": {"numbers"},
     "shares": {"numbers"},
     "mix_into": {"all_finite"},
     "sign_into": {"all_finite"},

@@ -94,15 +94,19 @@ class PieceMemory:
             if slot not in self._free and self._writable({slot}):
                 self._free.append(slot)
 
-    def share(self, value: Value, others: Sequence[Value], loose: bool = False) -> None:
+    def share(
+        self, value: Value, others: Sequence[Value], loose: bool = False, own: bool = False
+    ) -> None:
         """A value may be the memory of others.
 
         Args:
             value: the value.
             others: the others.
             loose: whether it may also be in memory that a statement has made.
+            own: whether it may also be in the memory that it had as a target.
         """
-        self._place(value, {s for x in others for s in self._where.get(x, ())})
+        places = {s for x in others for s in self._where.get(x, ())}
+        self._place(value, places | self._where[value] if own else places)
         if loose or any(x in self._loose or not self._where.get(x) for x in others):
             self._loose.add(value)
 
@@ -133,7 +137,12 @@ class PieceMemory:
             if not places or places & kept or argument in self._loose:
                 continue
             if not self._writable(places, value):
-                continue
+                # One of the places may have been waiting for nothing but this argument.
+                slot = next((s for s in self.slots if s in places), None)
+                if slot is None or not self._writable({slot}, value):
+                    continue
+                self._place(value, {slot})
+                return slot
             if result is not None and not places <= set(self.slots):
                 continue  # where another result may belong
             if len(places) > 1 and not texts:
@@ -143,6 +152,14 @@ class PieceMemory:
         slot = self.spare()
         self._place(value, {slot})
         return slot
+
+    def only_in(self, value: Value, place: str) -> bool:
+        """Whether a value can be nowhere but in some memory."""
+        return self._where.get(value) == frozenset([place]) and value not in self._loose
+
+    def result(self, value: Value) -> bool:
+        """Whether a value is one of the results."""
+        return value in self._results
 
     def spare(self) -> str:
         """Memory that nothing needs."""

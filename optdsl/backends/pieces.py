@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from optdsl.backends.base import PIECES, EntryPoint
 from optdsl.backends.branches import ROOT, Region, branches
 from optdsl.backends.emitted import WIDTH, EmittedFunction, wrapped
+from optdsl.backends.late_states import late
 from optdsl.backends.naming import Names, identifier
 from optdsl.backends.piece_helpers import PIECE_HELPERS
 from optdsl.backends.piece_memory import GRADIENT, PARAMETER, PieceMemory
@@ -30,6 +31,7 @@ _NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotien
 # Operations whose result does not depend on where in a piece an element is. Functions such as the
 # exponential are not among them: torch computes the last elements of a tensor in another way.
 _BINARY = {"add", "sub", "mul", "div"}
+_COMMUTATIVE = {"add", "mul"}
 _UNARY = {"sqrt": "sqrt", "abs": "abs", "neg": "neg", "floor": "floor"}
 _EXTREMA = {"max": ("maximum", "min"), "min": ("minimum", "max")}
 _OTHERS = {"sign", "mix", "where", "stop_gradient", "define", "pow"}
@@ -99,10 +101,12 @@ class _Pieces:
         self._uses = kernel.uses()
         self._memory = PieceMemory(kernel, variables, self._names)
         means = [v for v in kernel.body if self._is_mean(v)]
-        self._regions = branches(kernel, self._printer, self._works, means)
+        regions = branches(kernel, self._printer, self._works, means)
+        self._regions = {**regions, ROOT: late(kernel, regions.get(ROOT, ()))}
         self._before: list[str] = []
         self._lines: list[str] = []
         self._numbers: dict[str, str] = {}
+        self._divisors: dict[str, str] = {}
         self._shares: list[str] = []
         self._helpers: set[str] = set()
 
@@ -119,7 +123,9 @@ class _Pieces:
         if slots:
             body.append(f"    {', '.join(slots)}, = memory(theta, {len(slots)})")
         body += [f"    {line}" for line in self._lines]
-        before = [*self._before, *self._of_numbers(), *self._shares]
+        of_numbers = self._of_numbers("numbers", self._numbers)
+        of_divisors = self._of_numbers("divisors", self._divisors)
+        before = [*self._before, *of_numbers, *of_divisors, *self._shares]
         documentation = [
             '"""The step of pieces of tensors, in the memory of the parameters and the states.',
             "",
@@ -139,16 +145,20 @@ class _Pieces:
         arguments = [*positional, *(["*", *keywords] if keywords else [])]
         return wrapped(f"def {self._entry.name}(", arguments, ") -> None:")
 
-    def _of_numbers(self) -> list[str]:
-        """The statement that makes tensors of numbers."""
-        if not self._numbers:
+    def _of_numbers(self, helper: str, numbers: dict[str, str]) -> list[str]:
+        """The statement that makes tensors of numbers; their names by their texts."""
+        if not numbers:
             return []
-        self._helpers.add("numbers")
-        names = list(self._numbers.values())
-        left = [f"{', '.join(names)}, = numbers("]
+        self._helpers.add(helper)
+        names = list(numbers.values())
+        left = [f"{', '.join(names)}, = {helper}("]
         if len(left[0]) > WIDTH:
-            left = ["(", *(f"    {name}," for name in names), ") = numbers("]
-        return [*left[:-1], *wrapped(left[-1], ["dtype", *self._numbers], ")")]
+            left = ["(", *(f"    {name}," for name in names), f") = {helper}("]
+        return [*left[:-1], *wrapped(left[-1], ["dtype", *numbers], ")")]
+
+    def _may_be_one(self, value: Value) -> bool:
+        """Whether a value is a number that is not known before the step."""
+        return self._is_number(value) and self._program.operations[value].opcode != "constant"
 
     def _works(self, kernel: Kernel, value: Value) -> bool:
         operation = kernel.program.operations[value]
@@ -225,13 +235,14 @@ class _Pieces:
     def _text(self, value: Value) -> str:
         return self._printer.text(value)
 
-    def _number(self, value: Value) -> str:
+    def _number(self, value: Value, kind: str = "number") -> str:
         """The tensor of a number."""
         text = self._text(value)
-        if text not in self._numbers:
+        known = self._numbers if kind == "number" else self._divisors
+        if text not in known:
             word = self._printer.description(value)
-            self._numbers[text] = self._names.fresh(f"number_{word}".rstrip("_"))
-        return self._numbers[text]
+            known[text] = self._names.fresh(f"{kind}_{word}".rstrip("_"))
+        return known[text]
 
     def _operand(self, value: Value) -> str:
         return self._number(value) if self._is_number(value) else self._text(value)
@@ -245,9 +256,14 @@ class _Pieces:
         self, value: Value, call: str, operands: list[str], arguments: Iterable[Value]
     ) -> None:
         """A call of torch that writes where nothing is needed any more."""
-        memory = self._memory.target(value, list(arguments), [self._text(a) for a in arguments])
-        if memory == operands[0]:
-            self._assign(value, f"{memory}.{call}_({', '.join(operands[1:])})")
+        arguments = list(arguments)
+        memory = self._memory.target(value, arguments, [self._text(a) for a in arguments])
+        # A method that writes to its own tensor is looked up faster than a function with `out=`.
+        inside = {self._text(a) for a in arguments if self._memory.only_in(a, memory)} | {memory}
+        if call in _COMMUTATIVE and operands[0] not in inside and operands[1] in inside:
+            operands = operands[::-1]
+        if operands[0] in inside:
+            self._assign(value, f"{operands[0]}.{call}_({', '.join(operands[1:])})")
         else:
             self._assign(value, f"torch.{call}({', '.join(operands)}, out={memory})")
 
@@ -259,6 +275,13 @@ class _Pieces:
                 return
             if call in {"add", "mul"}:
                 x = x[::-1]
+        if call == "div" and self._may_be_one(x[1]) and not self._memory.result(value):
+            self._helpers.add("divided")
+            divisor, text = self._number(x[1], "divisor"), self._text(x[0])
+            memory = self._memory.target(value, x[:1], [text])
+            self._assign(value, f"divided({memory}, {text}, {divisor})")
+            self._memory.share(value, x[:1], own=True)
+            return
         tensors = [a for a in x if not self._is_number(a)]
         self._call(value, call, [self._operand(a) for a in x], tensors)
 

@@ -31,6 +31,17 @@ def numbers(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
     return torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype).unbind()
 
 
+def divisors(dtype: torch.dtype, *values: float) -> list[Tensor | None]:
+    """Numbers as tensors; None for what is 1 in that precision, as bias corrections are at last."""
+    found = numbers(dtype, *values)
+    return [None if x.item() == 1 else x for x in found]
+
+
+def divided(memory: Tensor, x: Tensor, divisor: Tensor | None) -> Tensor:
+    """A quotient, in some memory; what is divided by 1 is the tensor itself."""
+    return x if divisor is None else torch.div(x, divisor, out=memory)
+
+
 def shares(dtype: torch.dtype, *weights: float) -> list[tuple[Tensor, ...] | None]:
     """The share of each weight in all so far, and what is left; None for what weighs nothing.
 
@@ -49,7 +60,7 @@ def shares(dtype: torch.dtype, *weights: float) -> list[tuple[Tensor, ...] | Non
 
 def all_finite(x: Tensor) -> bool:
     """Whether all elements are known to be finite; on other devices, nobody waits to know it."""
-    return x.device.type == "cpu" and math.isfinite(x.sum().item())
+    return x.is_cpu and math.isfinite(x.sum().item())
 
 
 def mix_into(
@@ -135,53 +146,43 @@ def step_of_pieces(
     (
         number_beta1,
         number_one_minus_beta1,
-        number_one_minus_beta1_pow_t,
         number_beta2,
         number_one_minus_beta2,
         number_t_minus_1,
         number_t,
-        number_one_minus_beta2_pow_t,
         number_eps,
         number_weight_decay,
         number_lr,
-    ) = numbers(
+    ) = numbers(dtype, beta1, 1 - beta1, beta2, 1 - beta2, t - 1, t, eps, weight_decay, lr)
+    divisor_one_minus_beta1_pow_t, divisor_one_minus_beta2_pow_t, = divisors(
         dtype,
-        beta1,
-        1 - beta1,
         1 - beta1**t,
-        beta2,
-        1 - beta2,
-        t - 1,
-        t,
         one_minus_beta2_pow_t,
-        eps,
-        weight_decay,
-        lr,
     )
     shares_of_vhat = shares(dtype, rho, 1 - rho)
     for theta, g, m, v, V in pieces:
         memory_1, memory_2, memory_3, memory_4, = memory(theta, 4)
         beta1_times_m = m.mul_(number_beta1)
         one_minus_beta1_times_g = torch.mul(g, number_one_minus_beta1, out=memory_1)
-        m_next = torch.add(beta1_times_m, one_minus_beta1_times_g, out=m)
+        m_next = beta1_times_m.add_(one_minus_beta1_times_g)
         s = torch.mul(g, g, out=memory_1)
-        num = torch.div(m_next, number_one_minus_beta1_pow_t, out=memory_2)
+        num = divided(memory_2, m_next, divisor_one_minus_beta1_pow_t)
         beta2_times_v = v.mul_(number_beta2)
         one_minus_beta2_times_s = s.mul_(number_one_minus_beta2)
-        v_next = torch.add(beta2_times_v, one_minus_beta2_times_s, out=v)
+        v_next = beta2_times_v.add_(one_minus_beta2_times_s)
         t_minus_1_times_V = V.mul_(number_t_minus_1)
-        total = torch.add(v_next, t_minus_1_times_V, out=t_minus_1_times_V)
-        V_next = torch.div(total, number_t, out=V)
+        total = t_minus_1_times_V.add_(v_next)
+        V_next = total.div_(number_t)
         vhat_adam = None
         if shares_of_vhat[0] is not None:
-            vhat_adam = torch.div(v_next, number_one_minus_beta2_pow_t, out=memory_1)
+            vhat_adam = divided(memory_1, v_next, divisor_one_minus_beta2_pow_t)
         vhat_avgrad = None
         if shares_of_vhat[1] is not None:
-            vhat_avgrad = torch.div(V_next, number_one_minus_beta2_pow_t, out=memory_3)
+            vhat_avgrad = divided(memory_3, V_next, divisor_one_minus_beta2_pow_t)
         vhat = mix_into(memory_1, memory_4, shares_of_vhat, vhat_adam, vhat_avgrad)
         sqrt_vhat = vhat.sqrt_()
         sqrt_vhat_plus_eps = sqrt_vhat.add_(number_eps)
-        update = num.div_(sqrt_vhat_plus_eps)
+        update = torch.div(num, sqrt_vhat_plus_eps, out=memory_2)
         theta_or_zero = finite_part(theta)
         product = torch.mul(theta_or_zero, number_weight_decay, out=memory_1)
         update_plus_product = update.add_(product)

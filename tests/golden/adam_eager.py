@@ -15,9 +15,20 @@ def numbers(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
     return torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype).unbind()
 
 
+def divisors(dtype: torch.dtype, *values: float) -> list[Tensor | None]:
+    """Numbers as tensors; None for what is 1 in that precision, as bias corrections are at last."""
+    found = numbers(dtype, *values)
+    return [None if x.item() == 1 else x for x in found]
+
+
+def divided(memory: Tensor, x: Tensor, divisor: Tensor | None) -> Tensor:
+    """A quotient, in some memory; what is divided by 1 is the tensor itself."""
+    return x if divisor is None else torch.div(x, divisor, out=memory)
+
+
 def all_finite(x: Tensor) -> bool:
     """Whether all elements are known to be finite; on other devices, nobody waits to know it."""
-    return x.device.type == "cpu" and math.isfinite(x.sum().item())
+    return x.is_cpu and math.isfinite(x.sum().item())
 
 
 def finite_part(x: Tensor) -> Tensor:
@@ -77,38 +88,30 @@ def step_of_pieces(
         number_one_minus_beta1,
         number_beta2,
         number_one_minus_beta2,
-        number_one_minus_beta1_pow_t,
-        number_one_minus_beta2_pow_t,
         number_eps,
         number_lr,
-    ) = numbers(
+    ) = numbers(dtype, weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, eps, lr)
+    divisor_one_minus_beta1_pow_t, divisor_one_minus_beta2_pow_t, = divisors(
         dtype,
-        weight_decay,
-        beta1,
-        1 - beta1,
-        beta2,
-        1 - beta2,
         1 - beta1**t,
         1 - beta2**t,
-        eps,
-        lr,
     )
     for theta, g, m, v in pieces:
         memory_1, memory_2, = memory(theta, 2)
         theta_or_zero = finite_part(theta)
         product = torch.mul(theta_or_zero, number_weight_decay, out=memory_1)
-        h = torch.add(g, product, out=product)
+        h = product.add_(g)
         s = torch.mul(h, h, out=memory_2)
         beta1_times_m = m.mul_(number_beta1)
         one_minus_beta1_times_h = h.mul_(number_one_minus_beta1)
-        m_next = torch.add(beta1_times_m, one_minus_beta1_times_h, out=m)
+        m_next = beta1_times_m.add_(one_minus_beta1_times_h)
         beta2_times_v = v.mul_(number_beta2)
         one_minus_beta2_times_s = s.mul_(number_one_minus_beta2)
-        v_next = torch.add(beta2_times_v, one_minus_beta2_times_s, out=v)
-        num = torch.div(m_next, number_one_minus_beta1_pow_t, out=memory_2)
-        vhat = torch.div(v_next, number_one_minus_beta2_pow_t, out=memory_1)
-        sqrt_vhat = vhat.sqrt_()
+        v_next = beta2_times_v.add_(one_minus_beta2_times_s)
+        num = divided(memory_2, m_next, divisor_one_minus_beta1_pow_t)
+        vhat = divided(memory_1, v_next, divisor_one_minus_beta2_pow_t)
+        sqrt_vhat = torch.sqrt(vhat, out=memory_1)
         sqrt_vhat_plus_eps = sqrt_vhat.add_(number_eps)
-        update = num.div_(sqrt_vhat_plus_eps)
+        update = torch.div(num, sqrt_vhat_plus_eps, out=memory_2)
         lr_times_update = update.mul_(number_lr)
         theta_next = theta.sub_(lr_times_update)

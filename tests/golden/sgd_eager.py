@@ -17,7 +17,7 @@ def numbers(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
 
 def all_finite(x: Tensor) -> bool:
     """Whether all elements are known to be finite; on other devices, nobody waits to know it."""
-    return x.device.type == "cpu" and math.isfinite(x.sum().item())
+    return x.is_cpu and math.isfinite(x.sum().item())
 
 
 def finite_part(x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def step_of_pieces(
         memory_1, memory_2, memory_3, = memory(theta, 3)
         theta_or_zero = finite_part(theta)
         product = torch.mul(theta_or_zero, number_weight_decay, out=memory_1)
-        d = torch.add(g, product, out=product)
+        d = product.add_(g)
         if t == 1:
             buf_next = d
         else:
@@ -90,7 +90,7 @@ def step_of_pieces(
         else:
             if nesterov == 1:
                 momentum_times_buf_next = torch.mul(buf_next, number_momentum, out=memory_2)
-                total_2 = torch.add(d, momentum_times_buf_next, out=momentum_times_buf_next)
+                total_2 = momentum_times_buf_next.add_(d)
                 choice = total_2
             else:
                 choice = buf_next

@@ -25,6 +25,7 @@ EXPRESSIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "amsgrad": ("amsgrad", {}),
     "mada": ("mada", {}),
     "mada inside": ("mada", INTERIOR),
+    "mada late": ("mada", {**INTERIOR, "weight_decay": 0.0, "beta1": 0.01, "beta2": 0.01}),
     "mada at the other ends": ("mada", {"c": 0.0, "rho": 0.0, "kappa": 1.0, "gamma": 0.0}),
 }
 

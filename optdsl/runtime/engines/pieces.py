@@ -24,7 +24,7 @@ from optdsl.runtime.engines.piece_buffers import Buffers, Pool
 
 # On a CPU, the elements of a piece: where a thread has pieces of its own, and for each of those
 # that share one. Torch divides few operations among threads that have fewer elements than that.
-_ALONE, _EACH = 24576, 32768
+_ALONE, _EACH = 49152, 32768
 # So many threads share a piece at most.
 _THREADS = 16
 # Elsewhere, small tensors are taken together up to so many elements.
