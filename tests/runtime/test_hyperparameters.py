@@ -20,14 +20,19 @@ def betas(spec: str) -> list[str]:
     return [name for name in names if "beta" in name]
 
 
+def bounds(spec: str, beta: str) -> str:
+    """Of a beta; Schedule-Free divides by its first one."""
+    return "(0, 1)" if (spec, beta) == ("schedule_free_adamw", "beta1") else "[0, 1)"
+
+
 # A hyperparameter out of its bounds, and the bounds that the error names.
 OUT_OF_BOUNDS = [
     *((spec, "lr", -1e-9, "[0, inf)") for spec in SPECS),
     *((spec, "lr", math.inf, "[0, inf)") for spec in SPECS),
     *((spec, "lr", math.nan, "[0, inf)") for spec in SPECS),
     *((spec, "weight_decay", -0.5, "[0, inf)") for spec in SPECS),
-    *((spec, beta, 1.0, "[0, 1)") for spec in SPECS for beta in betas(spec)),
-    *((spec, beta, -0.1, "[0, 1)") for spec in SPECS for beta in betas(spec)),
+    *((spec, beta, 1.0, bounds(spec, beta)) for spec in SPECS for beta in betas(spec)),
+    *((spec, beta, -0.1, bounds(spec, beta)) for spec in SPECS for beta in betas(spec)),
     ("adan", "beta3", 1.5, "[0, 1)"),
     ("mada_legacy", "rho", 1.0000001, "[0, 1]"),
     ("mada_legacy", "gamma", -1, "[0, 1]"),
