@@ -1,4 +1,4 @@
-"""The modifiers of whole steps, `graft` and `displacement`, against torch's optimizers."""
+"""The modifiers of whole steps, `graft`, `direction` and `displacement`, by hand."""
 
 from __future__ import annotations
 
@@ -102,6 +102,72 @@ def test_a_gate_between_directions_leaves_the_length_alone(backend: str) -> None
             p.grad = x / torch.linalg.vector_norm(x)
         optimizer.step()
         assert abs(optimizer.metrics()["hypergradient/gamma"]) < 1e-12
+
+
+class AcrossTheStep:
+    """Adam, by hand, with the tangent of beta1 across the step of each tensor."""
+
+    def __init__(self, held: list[nn.Parameter], lr: float, beta1: float) -> None:
+        self.held, self.lr, self.beta1, self.t = held, lr, beta1, 0
+        self.m, self.v, self.tangents = ([torch.zeros_like(p) for p in held] for _ in range(3))
+
+    def step(self) -> float:
+        """Takes a step, and returns the hyper-gradient of the one before."""
+        found = sum(
+            float((p.grad * z).sum()) for p, z in zip(self.held, self.tangents, strict=True)
+        )
+        self.t += 1
+        b1, b2, t = self.beta1, 0.999, self.t
+        for i, p in enumerate(self.held):
+            g, old = p.grad, self.m[i]
+            self.m[i] = m = b1 * old + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            size = (self.v[i] / (1 - b2**t)).sqrt() + 1e-8
+            by_beta = (old - g) / (1 - b1**t) + m * t * b1 ** (t - 1) / (1 - b1**t) ** 2
+            step, tangent = -self.lr * m / (1 - b1**t) / size, -self.lr * by_beta / size
+            self.tangents[i] = tangent - (tangent * step).sum() / (step * step).sum() * step
+            p.data.add_(step)
+        return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_learned_of_a_direction_is_across_the_step(backend: str) -> None:
+    """Tensors of one element have no other direction, and so no part in the hyper-gradient."""
+    cls = optdsl.load(
+        "adam with direction",
+        backend=backend,
+        learn={"beta1": Learn("sgd", lr=0.0, bounds=(0, 0.99))},
+    )
+    ours, theirs = ([nn.Parameter(x) for x in drawn(0)] for _ in range(2))
+    optimizer, reference = cls(ours, lr=0.01, beta1=0.8), AcrossTheStep(theirs, 0.01, 0.8)
+    for step in range(STEPS):
+        gradients(ours, step)
+        optimizer.step()
+        gradients(theirs, step)
+        h = reference.step()
+        if step > 1:  # Adam's first step does not depend on beta1
+            assert optimizer.metrics()["hypergradient/beta1"] == pytest.approx(h, rel=1e-9)
+    torch.testing.assert_close(
+        [p.detach() for p in ours], [p.detach() for p in theirs], rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [0.0, float("inf")])
+def test_a_direction_leaves_steps_as_they_are(backend: str, value: float) -> None:
+    """To the bit, also where there is no step, or one that is not finite."""
+    both = []
+    for rule in ("sgd", "sgd with direction"):
+        held = [nn.Parameter(x) for x in drawn(0)]
+        optimizer = optdsl.load(rule, backend=backend)(held, lr=0.01, momentum=0.9)
+        for step in range(5):
+            gradients(held, step)
+            held[1].grad[3 if value else ...] = value
+            optimizer.step()
+        both.append([p.detach() for p in held])
+    for mine, base in zip(*both, strict=True):
+        assert torch.equal(mine.isnan(), base.isnan())
+        assert torch.equal(mine.nan_to_num(), base.nan_to_num())
 
 
 def test_members_of_one_length_share_the_states_that_it_needs() -> None:
