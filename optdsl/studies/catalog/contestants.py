@@ -30,6 +30,15 @@ SIGN = Contestant(
         "beta1": Learned(hypers={"lr": 2e-2}, bounds=(0.0, 0.99), after=10, signal="sign"),
     },
 )
+# The same by what beta1 does to the direction of steps, and not to their lengths (decision 62).
+ACROSS = {"beta1": Learned(hypers={"lr": 2e-2}, bounds=(0.0, 0.99), after=10, signal="sign")}
+DIRECTION = Contestant(
+    label="adam, β1 by direction",
+    rule="adamw with direction",
+    hypers={"beta2": 0.95},
+    learn=ACROSS,
+)
+MADA_DIRECTION = Contestant(label="mada, β1 by direction", rule="mada with direction", learn=ACROSS)
 MEMBERS = (
     *(Contestant(label=rule, rule=rule) for rule in ("avgrad", "yogi", "adan")),
     Contestant(label="lion", rule="lion", scale=0.1),
