@@ -53,12 +53,29 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A cell of a table with a judgement: in words, and on a page in colour.
+
+    Attributes:
+        text: The words.
+        good: Whether it is as hoped.
+    """
+
+    text: str
+    good: bool
+
+    def __str__(self) -> str:
+        """The words."""
+        return self.text
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of texts; all columns but the first are numbers, aligned at the right."""
 
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Judged, ...], ...]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from optdsl.pages.claims import Chapter, Claim, Criterion, Table, Verdict
+from optdsl.pages.claims import Chapter, Claim, Criterion, Judged, Table, Verdict
 from optdsl.pages.figures import draw
 from optdsl.pages.style import STYLE
 
@@ -110,10 +110,14 @@ def _criterion(criterion: Criterion) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
+    rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows)
     return (
         f'<div class="wide"><table><caption>{escape(table.caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cell(cell: str | Judged) -> str:
+    if isinstance(cell, str):
+        return f"<td>{escape(cell)}</td>"
+    return f'<td class="{"good" if cell.good else "bad"}">{escape(cell.text)}</td>'

@@ -75,6 +75,13 @@ def z_test(values: Sequence[float]) -> tuple[float, float]:
     return z, 2 * (1 - NormalDist().cdf(abs(z)))
 
 
+def sign_test(more: int, fewer: int) -> float:
+    """Returns the two-sided p-value that two outcomes are equally likely, by how often each was."""
+    count = more + fewer
+    tail = sum(math.comb(count, k) for k in range(max(more, fewer), count + 1))
+    return min(1.0, 2 * tail * 0.5**count)
+
+
 def spread(values: Sequence[float], digits: int = 4) -> str:
     """Returns mean and standard deviation in a cell of a table; "diverged" if one is not finite."""
     if not values:

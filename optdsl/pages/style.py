@@ -20,6 +20,7 @@ figcaption { margin-top: .3rem; }
   font-variant-numeric: tabular-nums; } caption { text-align: left; padding: .3rem 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
+td.good { color: var(--holds); } td.bad { color: var(--not); }
 table.summary td { white-space: normal; }
 dl { margin: 0; } dt { font-weight: 600; margin-top: .7rem; } dd { margin: 0; }
 .verdict { padding: .5rem .8rem; border-left: 5px solid var(--soft); background: var(--block);

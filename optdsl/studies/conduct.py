@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from optdsl.pages.claims import Chapter
 from optdsl.pages.html import Page, render
 from optdsl.studies.errors import StudyError
 from optdsl.studies.frame.cluster import Cluster
@@ -49,7 +50,7 @@ def conduct(
     """Carries out studies, and writes their report.
 
     Writes to the directory: `runs/KEY.json`, the result of each run; `NAME.yaml`, each study;
-    `NAME.csv`, its numbers and series, one per row; `figures/`; and `report.html`.
+    `NAME.csv`, its numbers and series, one per row; `figures/`, `tables/` and `report.html`.
 
     Args:
         studies: The studies, one of each name.
@@ -85,6 +86,8 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
     ours = {study.study: _results_of(study, results) for study in studies}
     for study in studies:
         _write_csv(ours[study.study], out / f"{study.study}.csv")
+    chapters = [study.chapter(results) for study in studies]
+    _write_tables(chapters, out / "tables")
     every = {result.key: result for found in ours.values() for result in found}
     failed = [result for result in every.values() if not result.finished]
     seconds = sum(result.seconds for result in every.values())
@@ -96,7 +99,7 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
             "follows from criteria that were declared before the measurement, and nothing on this "
             "page is written by hand. ± is a standard deviation over seeds.",
         ),
-        [study.chapter(results) for study in studies],
+        chapters,
         {study.study: _command(study, out) for study in studies},
         [f"{_told(result)}: {result.message}" for result in failed],
         circumstances(),
@@ -136,6 +139,17 @@ def _write_csv(results: Sequence[Result], path: Path) -> None:
             for name, values in result.outcome.series.items():
                 for index, value in enumerate(values):
                     writer.writerow([*start, name, index, value])
+
+
+def _write_tables(chapters: Sequence[Chapter], directory: Path) -> None:
+    """Writes the tables of the report: STUDY-CLAIM-TABLE.csv, counted from 1."""
+    directory.mkdir(exist_ok=True)
+    for chapter in chapters:
+        for place, claim in enumerate(chapter.claims, 1):
+            for number, table in enumerate(claim.tables, 1):
+                path = directory / f"{chapter.name}-{place}-{number}.csv"
+                with path.open("w", encoding="utf-8", newline="") as file:
+                    csv.writer(file).writerows([table.columns, *table.rows])
 
 
 def _flat(data: object, prefix: str = "") -> list[tuple[str, object]]:

@@ -6,6 +6,7 @@ from optdsl.studies.catalog.evolution import EvolutionStudy
 from optdsl.studies.catalog.interpolation import InterpolationStudy
 from optdsl.studies.catalog.losses import LanguageStudy, VisionStudy
 from optdsl.studies.catalog.robustness import RobustnessStudy
+from optdsl.studies.catalog.starts import StartsStudy
 from optdsl.studies.catalog.workloads import WorkloadsStudy
 from optdsl.studies.frame.study import Study
 
@@ -17,6 +18,7 @@ STUDIES: dict[str, type[Study]] = {
         LanguageStudy,
         VisionStudy,
         RobustnessStudy,
+        StartsStudy,
         EvolutionStudy,
         CostStudy,
         WorkloadsStudy,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Literal, get_args
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +23,14 @@ from optdsl.training.tasks import find_task
 
 TUNING_SEED = 1000  # which no measurement uses
 EPS_CHANGE = 1.001  # of the control that shows the noise
-CONTROLS = ("start", "final", "walk", "path")
+ControlKind = Literal["start", "final", "walk", "path"]
+CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
+NAMES: dict[str, str] = {
+    "start": "fixed at the start",
+    "final": "fixed at the end",
+    "walk": "random walk",
+    "path": "straight path",
+}
 
 
 class TrainingStudy(Study):
@@ -72,7 +80,13 @@ class TrainingStudy(Study):
         """Returns the runs that search for a learning rate."""
         centre = contestant.centre or contestant.scale * find_task(task).learning_rate
         return [
-            self.training(task, contestant.with_hypers(lr=m * centre), TUNING_SEED, None, constant)
+            self.training(
+                task,
+                contestant.with_hypers(lr=m * centre),
+                TUNING_SEED,
+                constant=constant,
+                longer=1,
+            )
             for m in self.multipliers
         ]
 
@@ -93,24 +107,45 @@ class TrainingStudy(Study):
         return [self.training(task, contestant, seed) for seed in range(self.seeds)]
 
     def controlled(
-        self, known: Results, task: str, learner: Contestant
+        self,
+        known: Results,
+        task: str,
+        learner: Contestant,
+        kinds: Sequence[ControlKind] = CONTROLS,
     ) -> dict[str, list[Training]]:
         """Returns the controls of a learner that can be named so far, by kind, each seed's own."""
-        found = {"start": self.repeated(task, learner.frozen())}
-        learned = self.repeated(task, learner)
-        for kind in ("final", "walk", "path"):
-            found[kind] = [
-                self.training(task, learner, run.seed, Control.model_validate(
-                    {"kind": kind, "of": run.key}))
+        learned = [run for run in self.repeated(task, learner) if known.of(run) is not None]
+        return {
+            kind: self.repeated(task, learner.frozen())
+            if kind == "start"
+            else [
+                self.training(task, learner, run.seed, Control(kind=kind, of=run.key))
                 for run in learned
-                if known.of(run) is not None
-            ]  # fmt: skip
-        return found
+            ]
+            for kind in kinds
+        }
+
+    def every_control(
+        self, known: Results, task: str, learner: Contestant
+    ) -> dict[str, list[Training]]:
+        """Returns all controls of a learner that can be named so far, and its noise, by label."""
+        found = {NAMES[kind]: runs for kind, runs in self.controlled(known, task, learner).items()}
+        return found | {"ε + 0.1 %": self.noise(task, learner)}
 
     def noise(self, task: str, contestant: Contestant) -> list[Training]:
-        """Returns the runs with ε changed by a thousandth."""
-        eps = contestant.hypers.get("eps", contestant.elaboration().program.defaults["eps"])
-        return self.repeated(task, contestant.with_hypers(eps=EPS_CHANGE * eps))
+        """Returns the runs with ε changed by a thousandth; none of a rule without ε."""
+        defaults = {} if contestant.foreign else contestant.elaboration().program.defaults
+        eps = contestant.hypers.get("eps", defaults.get("eps"))
+        return [] if eps is None else self.repeated(task, _noisy(contestant, eps))
+
+    def level(self, known: Results, noise: Sequence[Run], base: Sequence[Run]) -> float:
+        """Returns the noise: mean and deviation over seeds of what a changed ε does to the loss.
+
+        NaN where runs are missing or have diverged.
+        """
+        found = self.compared(known, noise, base)
+        spread = found.deviation if math.isfinite(found.deviation) else 0.0
+        return abs(found.mean) + spread
 
     def numbers(self, known: Results, runs: Sequence[Run], name: str) -> list[float]:
         """Returns a number of each run; NaN where there is none."""
@@ -133,6 +168,10 @@ class TrainingStudy(Study):
             f"runs of full length with a seed of their own, for every optimizer alike. "
             f"Gradients are cut to norm 1; a warm-up over 5 % of the steps and a cosine to a tenth."
         )
+
+
+def _noisy(contestant: Contestant, eps: float) -> Contestant:
+    return contestant.with_hypers(eps=EPS_CHANGE * eps)
 
 
 def at_time(known: Results, run: Run, seconds: float) -> float:
@@ -173,6 +212,24 @@ def loss_table(
     )  # fmt: skip
     caption = f"{task}, {study.steps(task)} steps, {find_task(task).unit}"
     return Table(caption, columns, tuple(rows))
+
+
+def control_table(
+    study: TrainingStudy, known: Results, task: str, learner: Contestant, where: str = ""
+) -> Table:
+    """Returns the losses of a learner and of all its controls, with the differences from it."""
+    base = study.repeated(task, learner)
+    runs = {learner.label: base, **study.every_control(known, task, learner)}
+    rows = tuple(
+        (
+            label,
+            spread(study.numbers(known, found, "validation")),
+            "" if found is base else str(study.compared(known, found, base)),
+        )
+        for label, found in runs.items()
+    )
+    caption = f"{learner.label} on {task}{where}, {find_task(task).unit}"
+    return Table(caption, ("controls", "validation", f"minus {learner.label}"), rows)
 
 
 def loss_chart(name: str, known: Results, task: str, runs: dict[str, list[Training]]) -> Chart:

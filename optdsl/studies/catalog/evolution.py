@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from optdsl.pages.charts import band, legend_beside
 from optdsl.pages.claims import Chapter, Chart, Claim, Table
 from optdsl.pages.statistics import spread
-from optdsl.studies.catalog.comparison import TrainingStudy
+from optdsl.studies.catalog.comparison import TrainingStudy, control_table
 from optdsl.studies.catalog.contestants import MADA, SIGN
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import PREFIX
 from optdsl.studies.runs.optimizers import Contestant, Learned
-from optdsl.studies.runs.training import Training
 
 PER_TENSOR = Contestant(
     label="mada per tensor",
@@ -57,23 +56,27 @@ class EvolutionStudy(TrainingStudy):
 
     def runs(self, known: Results) -> Sequence[Run]:
         """See `Study`."""
-        return [run for task in self.tasks for c in self.contestants for run in self._of(task, c)]
-
-    def _of(self, task: str, contestant: Contestant) -> list[Training]:
-        return self.repeated(task, contestant)
+        return [
+            run
+            for task in self.tasks
+            for c in self.contestants
+            for found in (self.repeated(task, c), *self.every_control(known, task, c).values())
+            for run in found
+        ]
 
     def chapter(self, known: Results) -> Chapter:
         """See `Study`."""
         introduction = (
             f"{self.seeds} seeds, default learning rates. Per tensor, each tensor learns values of "
             "its own: the lines are mean, lowest and highest over the tensors. Lines are means "
-            "over seeds, with the range."
+            "over seeds, with the range. Controls take as many steps with coefficients that do "
+            "not learn; where tensors have values of their own, they follow the mean over tensors."
         )
         claims = [self._claim(known, task, c) for task in self.tasks for c in self.contestants]
         return Chapter(self.study, self.title, introduction, claims)
 
     def _claim(self, known: Results, task: str, contestant: Contestant) -> Claim:
-        runs = self._of(task, contestant)
+        runs = self.repeated(task, contestant)
         results = [result for run in runs if (result := known.of(run)) is not None]
         names = [n for r in results[:1] for n in r.outcome.series if n.startswith(PREFIX)]
         rows = []
@@ -108,6 +111,9 @@ class EvolutionStudy(TrainingStudy):
             "Values after every step.",
             (),
             (Chart(f"evolution-{task}-{number}", caption, draw, (8, height)),),
-            (Table(f"{contestant.label} on {task}", columns, tuple(rows)),),
+            (
+                Table(f"{contestant.label} on {task}", columns, tuple(rows)),
+                control_table(self, known, task, contestant),
+            ),
             judged=False,
         )

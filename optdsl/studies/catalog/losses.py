@@ -25,6 +25,7 @@ from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
 
 LEVEL = 0.05  # of the paired tests
+NOISE = "adamw, ε + 0.1 %"
 
 
 class LossStudy(TrainingStudy):
@@ -66,7 +67,7 @@ class LossStudy(TrainingStudy):
         tuned = self._tuned(known, task)
         runs = {label: self.repeated(task, contestant) for label, contestant in tuned.items()}
         if ADAMW.label in tuned:
-            runs["adamw, ε + 0.1 %"] = self.noise(task, tuned[ADAMW.label])
+            runs[NOISE] = self.noise(task, tuned[ADAMW.label])
         if self.learner in tuned:
             controls = self.controlled(known, task, tuned[self.learner])
             runs |= {f"{self.learner}, {kind}": controls[kind] for kind in CONTROLS}
@@ -109,8 +110,7 @@ class LossStudy(TrainingStudy):
     def _criteria(
         self, known: Results, runs: dict[str, list[Training]], label: str, base: str
     ) -> tuple[Criterion, ...]:
-        noise = self.compared(known, runs["adamw, ε + 0.1 %"], runs[base])
-        level = abs(noise.mean) + (noise.deviation if math.isfinite(noise.deviation) else 0.0)
+        level = self.level(known, runs[NOISE], runs[base])
         against = [("AdamW, tuned with the same budget", runs[base])]
         against += [(f"itself with coefficients: {k}", runs[f"{label}, {k}"]) for k in CONTROLS]
         criteria = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from statistics import fmean
 from typing import ClassVar, Literal, Self
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 from optdsl.pages.charts import heat_maps
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
-from optdsl.studies.catalog.comparison import TrainingStudy
+from optdsl.studies.catalog.comparison import TrainingStudy, control_table
 from optdsl.studies.catalog.contestants import HYPERADAM, MADA, MADA_SOON, SIGN
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
@@ -28,6 +29,7 @@ class RobustnessStudy(TrainingStudy):
         beta1s: Starts of β1.
         beta2s: Starts of β2.
         contestants: The optimizers beside AdamW.
+        learner: The label of the one whose controls are run, at the corners of the grid.
         rate: The learning rate, as a factor of the task's own.
     """
 
@@ -36,6 +38,7 @@ class RobustnessStudy(TrainingStudy):
     beta1s: tuple[float, ...] = (0.5, 0.7, 0.9, 0.95, 0.98)
     beta2s: tuple[float, ...] = (0.6, 0.8, 0.95, 0.99)
     contestants: tuple[Contestant, ...] = (MADA, HYPERADAM, SIGN)
+    learner: str = "mada"
     rate: float = 1.0
 
     title: ClassVar[str] = "Robustness"
@@ -53,12 +56,14 @@ class RobustnessStudy(TrainingStudy):
             contestants=(MADA_SOON, SIGN),
         )
 
+    def _started(self, task: str, contestant: Contestant, beta1: float, beta2: float) -> Contestant:
+        rate = self.rate * find_task(task).learning_rate
+        return contestant.with_hypers(lr=rate, beta1=beta1, beta2=beta2)
+
     def _cell(
         self, task: str, contestant: Contestant, beta1: float, beta2: float
     ) -> list[Training]:
-        rate = self.rate * find_task(task).learning_rate
-        chosen = contestant.with_hypers(lr=rate, beta1=beta1, beta2=beta2)
-        return self.repeated(task, chosen)
+        return self.repeated(task, self._started(task, contestant, beta1, beta2))
 
     def _all(self) -> tuple[Contestant, ...]:
         return (Contestant(label=BASE, rule="adamw"), *self.contestants)
@@ -66,22 +71,41 @@ class RobustnessStudy(TrainingStudy):
     def _cells(self) -> list[tuple[float, float]]:
         return [(b1, b2) for b1 in self.beta1s for b2 in self.beta2s]
 
+    def _corners(self) -> list[tuple[float, float]]:
+        first, second = ((min(betas), max(betas)) for betas in (self.beta1s, self.beta2s))
+        return list(dict.fromkeys(product(first, second)))
+
+    def _controlled(self, task: str) -> list[tuple[Contestant, str]]:
+        """Returns the learner at each corner, and where that is, in words."""
+        return [
+            (self._started(task, c, b1, b2), f" from β1 {b1:g}, β2 {b2:g}")
+            for c in self.contestants
+            if c.label == self.learner
+            for b1, b2 in self._corners()
+        ]
+
     def runs(self, known: Results) -> Sequence[Run]:
         """See `Study`."""
-        return [
+        runs = [
             run
             for task in self.tasks
             for contestant in self._all()
             for cell in self._cells()
             for run in self._cell(task, contestant, *cell)
         ]
+        for task in self.tasks:
+            for learner, _ in self._controlled(task):
+                for found in self.every_control(known, task, learner).values():
+                    runs += found
+        return runs
 
     def chapter(self, known: Results) -> Chapter:
         """See `Study`."""
         introduction = (
             f"{len(self._cells())} starts of (β1, β2), {self.seeds} seeds, at "
             f"{self.rate:g} times each task's learning rate. The paper's heat map shows training "
-            "losses; validation losses stand beside them here."
+            "losses; validation losses stand beside them here. The controls of the learner start "
+            "at the corners of the grid; the study of starts has more of them."
         )
         claims = [self._claim(known, task, c) for task in self.tasks for c in self.contestants]
         return Chapter(self.study, self.title, introduction, claims)
@@ -129,6 +153,11 @@ class RobustnessStudy(TrainingStudy):
             for title, values in found.items()
             for xs in [[x for row in values for x in row if math.isfinite(x)]]
         )
+        controls = [
+            control_table(self, known, task, learner, where)
+            for learner, where in self._controlled(task)
+            if learner.label == contestant.label
+        ]
         name = f"robustness-{task}-{self.contestants.index(contestant)}"
         caption = (
             f"{contestant.label} and AdamW on {task}: training loss, then validation loss, by the "
@@ -142,5 +171,5 @@ class RobustnessStudy(TrainingStudy):
             "Final losses, means over seeds, cell by cell.",
             criteria,
             (Chart(name, caption, draw, (8, 2.8 + 0.6 * len(self.beta1s))),),
-            (Table("Range over the starts", ("loss", "lowest", "highest"), rows),),
+            (Table("Range over the starts", ("loss", "lowest", "highest"), rows), *controls),
         )

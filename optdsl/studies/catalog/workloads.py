@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from optdsl.pages.charts import COLOURS, legend_beside
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
 from optdsl.pages.statistics import z_test
-from optdsl.studies.catalog.comparison import TrainingStudy
+from optdsl.studies.catalog.comparison import CONTROLS, TrainingStudy
 from optdsl.studies.catalog.contestants import (
     ADAMW,
     MADA,
@@ -23,6 +23,7 @@ from optdsl.studies.catalog.contestants import (
     installed,
 )
 from optdsl.studies.frame.values import Results, Run
+from optdsl.studies.runs.controls import Control
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
 from optdsl.training.tasks import TASKS
@@ -31,6 +32,7 @@ FAIR = 0.75  # of its steps after which tuned AdamW's loss is the target
 LONGER = 2  # how many times as many steps contestants have; a miss counts as so many
 RATE = 3e-3  # the one learning rate of rules that follow AdamW's scale
 LEVEL = 0.05  # of the test
+MARKERS = "o^sD"  # of the first eight optimizers, of the next eight, and so on
 
 
 def _at(contestant: Contestant, rate: float = RATE) -> Contestant:
@@ -42,17 +44,13 @@ class WorkloadsStudy(TrainingStudy):
 
     Attributes:
         contestants: The optimizers, each with one configuration for all tasks.
+        learner: The label of the one whose controls are run.
     """
 
     study: Literal["workloads"] = "workloads"
     tasks: tuple[str, ...] = tuple(TASKS)
-    contestants: tuple[Contestant, ...] = (
-        _at(ADAMW),
-        _at(MADA),
-        _at(MADA).frozen().model_copy(update={"label": "mada, start"}),
-        _at(SIGN),
-        *PEERS,
-    )
+    contestants: tuple[Contestant, ...] = (_at(ADAMW), _at(MADA), _at(SIGN), *PEERS)
+    learner: str = "mada"
 
     title: ClassVar[str] = "Twelve workloads"
     summary: ClassVar[str] = "steps to a target, with one configuration for all tasks"
@@ -62,7 +60,7 @@ class WorkloadsStudy(TrainingStudy):
         """See `Study`."""
         tasks = ("mlp", "autoencoder", "diffusion", "logistic", "least_squares", "rosenbrock")
         quick = tuple(
-            _at(MADA_SOON).model_copy(update={"label": "mada"}) if c.label == "mada" else c
+            _at(MADA_SOON) if c.label == MADA.label else c
             for c in cls.model_fields["contestants"].default
         )
         return cls(
@@ -73,19 +71,36 @@ class WorkloadsStudy(TrainingStudy):
             contestants=quick,
         )
 
+    def training(
+        self,
+        task: str,
+        contestant: Contestant,
+        seed: int,
+        control: Control | None = None,
+        constant: bool = True,
+        longer: int = LONGER,
+    ) -> Training:
+        """See `TrainingStudy`; longer, and with a constant learning rate."""
+        return super().training(task, contestant, seed, control, constant, longer)
+
     def _trials(self, task: str) -> list[Training]:
         return self.trials(task, ADAMW, constant=True)
 
     def _reference(self, known: Results, task: str) -> list[Training]:
         """Returns the runs of AdamW at its best rate on a task."""
         tuned = self.tuned(known, self._trials(task))
-        return [] if tuned is None else self._runs(task, tuned)
+        return [] if tuned is None else self.repeated(task, tuned)
 
-    def _runs(self, task: str, contestant: Contestant) -> list[Training]:
-        return [
-            self.training(task, contestant, seed, None, constant=True, longer=LONGER)
-            for seed in range(self.seeds)
-        ]
+    def _entries(self, known: Results, task: str) -> dict[str, list[Training]]:
+        """Returns the runs on a task that are named so far, by label: all but the reference."""
+        found = {c.label: self.repeated(task, c) for c in installed(self.contestants)}
+        for contestant in self.contestants:
+            if contestant.label == ADAMW.label:
+                found[f"{contestant.label}, ε + 0.1 %"] = self.noise(task, contestant)
+            if contestant.label == self.learner:
+                controls = self.controlled(known, task, contestant)
+                found |= {f"{self.learner}, {kind}": runs for kind, runs in controls.items()}
+        return found
 
     def runs(self, known: Results) -> Sequence[Run]:
         """See `Study`."""
@@ -93,8 +108,8 @@ class WorkloadsStudy(TrainingStudy):
         for task in self.tasks:
             runs += self._trials(task)
             runs += self._reference(known, task)
-            for contestant in installed(self.contestants):
-                runs += self._runs(task, contestant)
+            for found in self._entries(known, task).values():
+                runs += found
         return runs
 
     def _target(self, known: Results, task: str) -> float:
@@ -114,18 +129,17 @@ class WorkloadsStudy(TrainingStudy):
         reached = (step for step, loss in zip(steps, losses, strict=True) if loss <= target)
         return next(reached, float(run.steps))
 
-    def ratios(self, known: Results, contestant: Contestant) -> dict[str, float]:
-        """Returns the logarithm of the ratio of steps by task, mean over seeds."""
-        found = {}
+    def ratios(self, known: Results) -> dict[str, dict[str, float]]:
+        """Returns the logarithms of the ratios of steps by label and task, means over seeds."""
+        found: dict[str, dict[str, float]] = {}
         for task in self.tasks:
-            target = self._target(known, task)
-            pairs = zip(self._runs(task, contestant), self._reference(known, task), strict=False)
-            logs = [
-                math.log(self._steps_to(known, ours, target) / self._steps_to(known, base, target))
-                for ours, base in pairs
-                if math.isfinite(target)
-            ]
-            found[task] = fmean(logs) if logs else math.nan
+            target, reference = self._target(known, task), self._reference(known, task)
+            base = [self._steps_to(known, run, target) for run in reference]
+            for label, runs in self._entries(known, task).items():
+                steps = [self._steps_to(known, run, target) for run in runs]
+                pairs = [(x, y) for x, y in zip(steps, base, strict=False) if math.isfinite(target)]
+                logs = [math.log(x / y) for x, y in pairs]
+                found.setdefault(label, {})[task] = fmean(logs) if logs else math.nan
         return found
 
     def chapter(self, known: Results) -> Chapter:
@@ -136,22 +150,24 @@ class WorkloadsStudy(TrainingStudy):
             f"other optimizer has one configuration for all tasks. The target is the best loss of "
             f"tuned AdamW in its first {FAIR:.0%} of a run; others have {LONGER} times the steps, "
             "and a miss counts as all of them. The learning rate is constant after a warm-up, so "
-            "that a schedule does not decide when a target is reached."
+            "that a schedule does not decide when a target is reached. Controls of the learner: "
+            "coefficients fixed at their start, or at the values at which it ended, a random walk, "
+            "and a straight path; AdamW with ε changed by a thousandth shows the noise."
         )
         return Chapter(
             self.study, self.title, introduction + absent(self.contestants), [self._claim(known)]
         )
 
     def _claim(self, known: Results) -> Claim:
-        contestants = installed(self.contestants)
-        ratios = {c.label: self.ratios(known, c) for c in contestants}
+        ratios = self.ratios(known)
         score = {label: math.exp(fmean(found.values())) for label, found in ratios.items()}
         z = {label: z_test(list(found.values())) for label, found in ratios.items()}
-        frozen = "mada, start"
+        tuned = "tuned AdamW"
+        others = (tuned, ADAMW.label, *(f"{self.learner}, {kind}" for kind in CONTROLS))
 
         def judged(other: str) -> tuple[str, bool | None]:
-            ours, p = ratios["mada"], z["mada"][1]
-            if other != "tuned AdamW":
+            ours, p = ratios[self.learner], z[self.learner][1]
+            if other != tuned:
                 pairs = ((ours[t], ratios[other][t]) for t in self.tasks)
                 differences = [a - b for a, b in pairs]
                 mean, p = fmean(differences), z_test(differences)[1]
@@ -165,8 +181,8 @@ class WorkloadsStudy(TrainingStudy):
         criteria = tuple(
             Criterion(f"fewer steps than {other}, with p < {LEVEL} by a z-test over tasks",
                       *judged(other))
-            for other in ("tuned AdamW", ADAMW.label, frozen)
-            if other == "tuned AdamW" or other in ratios
+            for other in others
+            if self.learner in ratios and (other == tuned or other in ratios)
         )  # fmt: skip
         rows = tuple(
             (label, f"{score[label]:.3f}", f"{z[label][0]:+.2f}", f"{z[label][1]:.2g}",
@@ -181,7 +197,8 @@ class WorkloadsStudy(TrainingStudy):
                 colour = COLOURS[index % len(COLOURS)]
                 places = [i + 0.1 * (index - len(ratios) / 2) for i in range(len(self.tasks))]
                 values = [math.exp(found[task]) for task in self.tasks]
-                axes.plot(places, values, "o", color=colour, label=label, markersize=4)
+                marker = MARKERS[index // len(COLOURS) % len(MARKERS)]
+                axes.plot(places, values, marker, color=colour, label=label, markersize=4)
             axes.axhline(1, color="#999999", linewidth=0.8)
             axes.set_yscale("log", base=2)
             axes.set_xticks(range(len(self.tasks)), self.tasks, rotation=35, ha="right")
