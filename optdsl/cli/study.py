@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Measure the claims about learned optimizers again, with controls, and write a report with a verdict
-for each. The studies are counterexample, interpolation, language, vision, robustness, evolution,
-cost and workloads; without a name, all of them. A .yaml file is a study with other settings.
+for each. The studies are counterexample, interpolation, language, vision, robustness, starts,
+evolution, cost and workloads; without a name, all of them. A .yaml file is a study with other
+settings.
 
 Every run is stored under a hash of what decides its result. A study that was stopped goes on where
 it was, and runs that others have done are not done again."""

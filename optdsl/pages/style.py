@@ -20,6 +20,8 @@ figcaption { margin-top: .3rem; }
   font-variant-numeric: tabular-nums; } caption { text-align: left; padding: .3rem 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
+th { white-space: normal; vertical-align: bottom; }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
 td.good { color: var(--holds); } td.bad { color: var(--not); }
 table.summary td { white-space: normal; }
 dl { margin: 0; } dt { font-weight: 600; margin-top: .7rem; } dd { margin: 0; }
@@ -31,7 +33,8 @@ ul.criteria li { padding-left: 1.4rem; text-indent: -1.4rem; margin: .3rem 0; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; background: var(--block); }
 pre { padding: .6rem; overflow-x: auto; white-space: pre-wrap; }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --block: #f5f5f3; }
-  body { max-width: none; font-size: 10pt; } .claim, figure, table { break-inside: avoid; }
-  h2 { break-before: page; } h2, h3 { break-after: avoid; } .wide { overflow: visible; }
-  th, td { white-space: normal; } }
+  body { max-width: none; font-size: 10pt; } figure, tr, dl, .verdict { break-inside: avoid; }
+  h2 { break-before: page; } h2, h3, caption, thead { break-after: avoid; }
+  .wide { overflow: visible; } table { font-size: 7.5pt; }
+  th, td { white-space: normal; padding: .1rem .4rem .1rem 0; } }
 """

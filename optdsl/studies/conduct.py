@@ -22,6 +22,7 @@ from optdsl.studies.frame.progress import Reporter
 from optdsl.studies.frame.store import Store
 from optdsl.studies.frame.study import Study
 from optdsl.studies.frame.values import Result, Results
+from optdsl.studies.runs.controls import PREFIX
 from optdsl.words import counted
 
 REPORT = "report.html"
@@ -50,7 +51,8 @@ def conduct(
     """Carries out studies, and writes their report.
 
     Writes to the directory: `runs/KEY.json`, the result of each run; `NAME.yaml`, each study;
-    `NAME.csv`, its numbers and series, one per row; `figures/`, `tables/` and `report.html`.
+    `NAME.csv`, its numbers, one per row; `NAME-series.csv`, its series; `figures/`, `tables/` and
+    `report.html`.
 
     Args:
         studies: The studies, one of each name.
@@ -85,7 +87,9 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
     figures.mkdir(parents=True, exist_ok=True)
     ours = {study.study: _results_of(study, results) for study in studies}
     for study in studies:
-        _write_csv(ours[study.study], out / f"{study.study}.csv")
+        found = ours[study.study]
+        _write_numbers(found, out / f"{study.study}.csv")
+        _write_series(found, out / f"{study.study}-series.csv", study.trajectories)
     chapters = [study.chapter(results) for study in studies]
     _write_tables(chapters, out / "tables")
     every = {result.key: result for found in ours.values() for result in found}
@@ -125,20 +129,30 @@ def _told(result: Result) -> str:
     return ", ".join(fields)
 
 
-def _write_csv(results: Sequence[Result], path: Path) -> None:
-    """Writes one row per number and per element of a series; the run's plain fields go before."""
+def _write_numbers(results: Sequence[Result], path: Path) -> None:
+    """Writes one row per number; the run's plain fields go before."""
     flat = [dict(_flat(result.run)) for result in results]
     fields = list(dict.fromkeys(name for run in flat for name in run))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", "status", *fields, "quantity", "index", "value"])
+        writer.writerow(["key", "status", *fields, "quantity", "value"])
         for result, run in zip(results, flat, strict=True):
             start = [result.key, result.status.value, *(run.get(name, "") for name in fields)]
             for name, value in result.outcome.numbers.items():
-                writer.writerow([*start, name, "", value])
+                writer.writerow([*start, name, value])
+
+
+def _write_series(results: Sequence[Result], path: Path, trajectories: bool) -> None:
+    """Writes one row per element of a series; the key of its run names its fields."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "quantity", "index", "value"])
+        for result in results:
             for name, values in result.outcome.series.items():
-                for index, value in enumerate(values):
-                    writer.writerow([*start, name, index, value])
+                if trajectories or not name.startswith(PREFIX):
+                    writer.writerows(
+                        (result.key, name, index, value) for index, value in enumerate(values)
+                    )
 
 
 def _write_tables(chapters: Sequence[Chapter], directory: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from optdsl.cli import main
-from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table, Verdict
+from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Judged, Table, Verdict
 from optdsl.pages.html import Page, render
 from optdsl.studies.catalog import STUDIES
 from optdsl.studies.catalog.counterexample import CounterexampleStudy
@@ -45,7 +45,7 @@ def draw(figure: Figure) -> None:
 
 def page(tmp_path: Path) -> Path:
     chart = Chart("figure-a", "A line & more.", draw)
-    tables = (Table("T", ("name", "value"), (("<x>", "1"),)),)
+    tables = (Table("T", ("name", "value"), (("<x>", Judged("1 & more", False)),)),)
     claims = [
         Claim("First <claim>", "p", "m", (Criterion("a", "b", True),), (chart,), tables),
         Claim("Second", "p", "m", (Criterion("a", "b", False),), (Chart("b", "B.", draw),)),
@@ -67,6 +67,7 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     names = re.findall(r'\bid="([^"]+)"', text)
     assert len(names) == len(set(names))
     assert "First &lt;claim&gt;" in text
+    assert '<td>&lt;x&gt;</td><td class="bad">1 &amp; more</td>' in text
     assert {"figure-a.png", "figure-a.svg", "b.png"} <= {p.name for p in tmp_path.iterdir()}
 
 
@@ -103,6 +104,12 @@ def test_a_study_writes_its_report(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     squares = [(row["number"], row["value"]) for row in rows if row["quantity"] == "square"]
     assert squares == [("2", "4.0"), ("3", "9.0")]
+    with (out / "toy-series.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [row["value"] for row in found] == ["1.0", "nan"] * 2
+    assert {row["key"] for row in found} < {row["key"] for row in rows} | {""}
+    table = (out / "tables" / "toy-1-1.csv").read_text(encoding="utf-8")
+    assert table == "number,square\n2,small\n"
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optdsl
-from optdsl.pages.statistics import paired, slope, student_p, z_test
+from optdsl.pages.statistics import paired, sign_test, slope, student_p, z_test
 from optdsl.studies.catalog.contestants import PEERS
 from optdsl.studies.catalog.counterexample import OPTIMIZERS
 from optdsl.studies.frame.execution import execute
@@ -225,6 +225,9 @@ def test_statistics_are_those_of_tables() -> None:
     z, p = z_test([1.0, 2.0, 3.0])
     assert z == pytest.approx(2 * 3**0.5)
     assert p == pytest.approx(5.3e-4, rel=0.01)
+    assert sign_test(5, 0) == 2 / 2**5
+    assert sign_test(1, 8) == sign_test(8, 1) == 2 * (1 + 9) / 2**9
+    assert sign_test(0, 0) == sign_test(3, 3) == 1
     assert slope([1, 10, 100], [3, 0.3, 0.03]) == pytest.approx(-1)
     assert math.isnan(paired([math.nan], [1.0]).mean)
     assert len(list(Results())) == 0

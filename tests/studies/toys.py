@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from optdsl.pages.claims import Chapter, Claim, Criterion
+from optdsl.pages.claims import Chapter, Claim, Criterion, Judged, Table
 from optdsl.studies.frame.study import Study
 from optdsl.studies.frame.values import Outcome, Result, Results, Run
 
@@ -66,4 +66,6 @@ class ToyStudy(Study):
     def chapter(self, known: Results) -> Chapter:
         values = [known.number(run, "square") for run in self.runs(known)]
         criterion = Criterion("the sum is 14", f"{sum(values):g}", sum(values) == 14)
-        return Chapter("toy", self.title, "Toys.", [Claim("Squares", "n²", "n·n", (criterion,))])
+        table = Table("Squares", ("number", "square"), (("2", Judged("small", True)),))
+        claim = Claim("Squares", "n²", "n·n", (criterion,), tables=(table,))
+        return Chapter("toy", self.title, "Toys.", [claim])

@@ -43,6 +43,7 @@ class RobustnessStudy(TrainingStudy):
 
     title: ClassVar[str] = "Robustness"
     summary: ClassVar[str] = "the grid of starts of β1 and β2, training and validation"
+    trajectories: ClassVar[bool] = False
 
     @classmethod
     def quick(cls) -> Self:

@@ -8,7 +8,7 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from optdsl.pages.charts import COLOURS, legend_beside
+from optdsl.pages.charts import COLOURS
 from optdsl.pages.claims import Chart, Criterion, Judged, Table
 from optdsl.pages.statistics import sign_test
 from optdsl.studies.catalog.comparison import NAMES
@@ -17,6 +17,7 @@ from optdsl.training.tasks import find_task
 
 SHARE = 0.8  # of the cells in which the learner is to be better than the median member
 LEVEL = 0.05  # of the sign tests
+MARKERS = "sD^v<>pX"  # of the controls and of other rates, in turn
 
 
 def criteria(cells: Sequence[CellLosses]) -> tuple[Criterion, ...]:
@@ -37,7 +38,7 @@ def criteria(cells: Sequence[CellLosses]) -> tuple[Criterion, ...]:
             [cell.compare(cell.learner, cell.members[cell.best]) <= 0 for cell in cells],
         ),
         counted(
-            f"lower loss than the median member in at least {SHARE:.0%} of the cells",
+            f"lower loss than the median member in at least {100 * SHARE:.0f} % of the cells",
             [cell.learner < cell.median for cell in cells],
             SHARE,
         ),
@@ -123,42 +124,42 @@ def chart(name: str, learner: str, cells: Sequence[CellLosses]) -> Chart:
                 if math.isfinite(cell.noise):
                     axes.plot([-cell.noise, cell.noise], [place, place], color="#999999",
                               alpha=0.4, linewidth=6, solid_capstyle="butt")  # fmt: skip
-            for label, (marker, colour) in _marks(learner, ours).items():
+            for label, (marker, colour) in reversed(_marks(learner, ours).items()):
                 xs = [_difference(cell, label, learner) for cell in ours]
+                filled = colour if label == learner else "none"
                 axes.plot(xs, places, marker, color=colour, label=label, markersize=5,
-                          markerfacecolor=colour if label == learner else "none")  # fmt: skip
+                          markerfacecolor=filled, clip_on=False)  # fmt: skip
             axes.axvline(0, color="#999999", linewidth=0.8)
             axes.set_xscale("symlog", linthresh=max(1e-6, 3 * median(noise) if noise else 1e-2))
             axes.set_yticks(places, [cell.start for cell in ours] if index % 2 == 0 else [])
             axes.invert_yaxis()
+            axes.margins(x=0.06)
             axes.set_title(f"{task}, {find_task(task).unit}")
             axes.tick_params(axis="x", labelsize=7)
-        if len(tasks):
-            legend_beside(panels[min(1, len(tasks) - 1)])
+        handles, labels = panels[0].get_legend_handles_labels()
+        names = [NAMES.get(label, label) for label in labels]
+        figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=3)
 
     caption = (
         f"{learner} and its controls: validation loss minus that of the best member of the cell, "
         "linear around zero and logarithmic beyond. Left of zero is better than every member; grey "
         "bars are the noise. What diverged is not drawn."
     )
-    height = math.ceil(max(1, len(tasks)) / 2) * (0.9 + 0.26 * rows)
-    return Chart(name, caption, draw, (8.5, max(2.6, height)))
+    height = 0.8 + math.ceil(len(tasks) / 2) * (0.7 + 0.26 * rows)
+    return Chart(name, caption, draw, (8.0, max(2.6, height)))
 
 
 def _marks(learner: str, cells: Sequence[CellLosses]) -> dict[str, tuple[str, str]]:
     """Returns marker and colour of what is drawn, by label."""
-    others = list(cells[0].others)
-    labels = ["median member", *others, learner]
-    colours = [COLOURS[-1], *COLOURS[1 : len(others) + 1], COLOURS[0]]
-    return {
-        label: (marker, colour)
-        for label, marker, colour in zip(labels, "|sD^v<>"[: len(labels) - 1] + "o", colours,
-                                         strict=True)
-    }  # fmt: skip
+    found = {learner: ("o", COLOURS[0]), "median member": ("|", COLOURS[-1])}
+    for index, label in enumerate(cells[0].others):
+        marker = MARKERS[index % len(MARKERS)]
+        found[label] = marker, COLOURS[1 + index % (len(COLOURS) - 2)]
+    return found
 
 
 def _difference(cell: CellLosses, label: str, learner: str) -> float:
     own = {learner: cell.learner, "median member": cell.median}
     loss = own[label] if label in own else cell.others[label]
-    difference = loss - cell.members[cell.best] if cell.members else math.nan
+    difference = loss - cell.members[cell.best]
     return difference if math.isfinite(difference) else math.nan

@@ -101,6 +101,7 @@ class StartsStudy(TrainingStudy):
 
     title: ClassVar[str] = "Good and bad starts"
     summary: ClassVar[str] = "cell by cell against members, controls and other rates of learning"
+    trajectories: ClassVar[bool] = False
 
     @classmethod
     def quick(cls) -> Self:
@@ -118,10 +119,9 @@ class StartsStudy(TrainingStudy):
     ) -> Contestant:
         """Returns an optimizer with the learning rate of a cell, and with such betas as it has."""
         centre = contestant.centre or contestant.scale * find_task(task).learning_rate
-        starts = dict(zip(betas, (cell.beta1, cell.beta2), strict=False))
-        if not contestant.foreign:
-            known = contestant.elaboration().program.defaults
-            starts = {name: beta for name, beta in starts.items() if name in known}
+        known = {} if contestant.foreign else contestant.elaboration().program.defaults
+        pairs = zip(betas, (cell.beta1, cell.beta2), strict=False)
+        starts = {name: beta for name, beta in pairs if name in known}
         return contestant.with_hypers(lr=cell.rate * centre, **starts)
 
     def cell_runs(self, known: Results, task: str, cell: Cell, learner: Contestant) -> CellRuns:

@@ -54,6 +54,7 @@ class WorkloadsStudy(TrainingStudy):
 
     title: ClassVar[str] = "Twelve workloads"
     summary: ClassVar[str] = "steps to a target, with one configuration for all tasks"
+    trajectories: ClassVar[bool] = False
 
     @classmethod
     def quick(cls) -> Self:
@@ -173,7 +174,9 @@ class WorkloadsStudy(TrainingStudy):
                 mean, p = fmean(differences), z_test(differences)[1]
             else:
                 mean = fmean(ours.values())
-            told = f"{math.exp(mean):.3f} times the steps, p = {p:.2g}"
+            told = f"{math.exp(mean):.3f} times the steps"
+            if math.isfinite(p):  # without differences there is none
+                told += f", p = {p:.2g}"
             if not math.isfinite(mean):
                 return told, None
             return told, mean < 0 and p < LEVEL
@@ -195,7 +198,8 @@ class WorkloadsStudy(TrainingStudy):
             axes = figure.subplots()
             for index, (label, found) in enumerate(ratios.items()):
                 colour = COLOURS[index % len(COLOURS)]
-                places = [i + 0.1 * (index - len(ratios) / 2) for i in range(len(self.tasks))]
+                shift = 0.8 * ((index + 0.5) / len(ratios) - 0.5)
+                places = [i + shift for i in range(len(self.tasks))]
                 values = [math.exp(found[task]) for task in self.tasks]
                 marker = MARKERS[index // len(COLOURS) % len(MARKERS)]
                 axes.plot(places, values, marker, color=colour, label=label, markersize=4)

@@ -25,6 +25,8 @@ class Study(Frozen, ABC):
 
     title: ClassVar[str]
     summary: ClassVar[str]
+    trajectories: ClassVar[bool] = True
+    """Whether its tables of data have the coefficients after every step; they are many."""
 
     @classmethod
     @abstractmethod
