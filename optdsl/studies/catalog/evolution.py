@@ -12,7 +12,7 @@ from optdsl.pages.charts import band, legend_beside
 from optdsl.pages.claims import Chapter, Chart, Claim, Table
 from optdsl.pages.statistics import spread
 from optdsl.studies.catalog.comparison import TrainingStudy, control_table
-from optdsl.studies.catalog.contestants import MADA, SIGN
+from optdsl.studies.catalog.contestants import DIRECTION, MADA
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import PREFIX
 from optdsl.studies.runs.optimizers import Contestant, Learned
@@ -44,7 +44,7 @@ class EvolutionStudy(TrainingStudy):
 
     study: Literal["evolution"] = "evolution"
     tasks: tuple[str, ...] = ("characters", "cnn")
-    contestants: tuple[Contestant, ...] = (MADA, PER_TENSOR, SIGN)
+    contestants: tuple[Contestant, ...] = (MADA, PER_TENSOR, DIRECTION)
 
     title: ClassVar[str] = "Evolution"
     summary: ClassVar[str] = "the coefficients over training, one for all and per tensor"

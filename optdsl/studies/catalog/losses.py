@@ -11,6 +11,7 @@ from optdsl.pages.claims import Chapter, Claim, Criterion
 from optdsl.studies.catalog.comparison import CONTROLS, TrainingStudy, loss_chart, loss_table
 from optdsl.studies.catalog.contestants import (
     ADAMW,
+    DIRECTION,
     HYPERADAM,
     MADA,
     MADA_SOON,
@@ -37,7 +38,7 @@ class LossStudy(TrainingStudy):
         defaults: Whether all are run at their default learning rates, too.
     """
 
-    contestants: tuple[Contestant, ...] = (MADA, HYPERADAM, SIGN, *MEMBERS, *PEERS)
+    contestants: tuple[Contestant, ...] = (MADA, HYPERADAM, SIGN, DIRECTION, *MEMBERS, *PEERS)
     learner: str = "mada"
     defaults: bool = True
 

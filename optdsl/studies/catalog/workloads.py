@@ -15,6 +15,7 @@ from optdsl.pages.statistics import z_test
 from optdsl.studies.catalog.comparison import CONTROLS, TrainingStudy
 from optdsl.studies.catalog.contestants import (
     ADAMW,
+    DIRECTION,
     MADA,
     MADA_SOON,
     PEERS,
@@ -49,7 +50,7 @@ class WorkloadsStudy(TrainingStudy):
 
     study: Literal["workloads"] = "workloads"
     tasks: tuple[str, ...] = tuple(TASKS)
-    contestants: tuple[Contestant, ...] = (_at(ADAMW), _at(MADA), _at(SIGN), *PEERS)
+    contestants: tuple[Contestant, ...] = (_at(ADAMW), _at(MADA), _at(SIGN), _at(DIRECTION), *PEERS)
     learner: str = "mada"
 
     title: ClassVar[str] = "Twelve workloads"
