@@ -111,6 +111,9 @@ class Engine(Protocol):
     plan: Plan
     shape: Shape
 
+    def __hash__(self) -> int:
+        """Of its identity: what is kept for an engine is found by it."""
+
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """The hyper-gradients of the pending steps of `works`, which are completed."""
 

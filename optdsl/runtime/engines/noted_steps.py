@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from optdsl.runtime.core.owned_numbers import Owned
-from optdsl.runtime.core.tasks import PENDING_HYPERS
+from optdsl.ir.program import Program
+from optdsl.runtime.core.owned_numbers import Owned, made
+from optdsl.runtime.core.tasks import HYPERS, PENDING_HYPERS, ParameterTask, pending_hypers
 
 _STEP, _HYPERS = itemgetter("step"), itemgetter(PENDING_HYPERS)
 
@@ -75,3 +78,43 @@ class NumbersKept:
         """The `PENDING_HYPERS` of states, all of which have a step pending."""
         self.held = Owned.of(list(map(_HYPERS, states)), self.held)
         return self.held
+
+    def room(self, states: Sequence[dict[str, Any]], width: int) -> Owned:
+        """Give states `PENDING_HYPERS`: the tensors that they had before, where these are spare.
+
+        Args:
+            states: the states, none of which has it.
+            width: how many numbers it has.
+        """
+        (before, tensors), self.spare = self.spare, ([], [])
+        counts = [state["step"] for state in states]
+        if len(before) != len(counts) or not all(map(operator.is_, before, counts)):
+            rows = torch.zeros(len(counts), width, dtype=torch.float64, device="cpu")
+            tensors = made(rows)
+        for state, tensor in zip(states, tensors, strict=True):
+            state[PENDING_HYPERS] = tensor
+        return self.hypers_of(states)
+
+
+def hyper_rows(
+    program: Program, works: Sequence[ParameterTask], counts: Sequence[float]
+) -> tuple[list[list[float]], list[int]]:
+    """With which hyperparameters a step was taken: the different rows, and which each work has.
+
+    Args:
+        program: the rule.
+        works: the works.
+        counts: of the step, by work.
+    """
+    apart = list(map(id, map(HYPERS, works)))
+    if apart.count(apart[0]) == len(apart) and counts.count(counts[0]) == len(counts):
+        return [pending_hypers(program, counts[0], works[0].hypers)], [0] * len(apart)
+    rows: dict[tuple[int, float], int] = {}
+    values: list[list[float]] = []
+    places = []
+    for (_, _, _, hypers, *_), t in zip(works, counts, strict=True):
+        place = rows.setdefault((id(hypers), t), len(values))
+        if place == len(values):
+            values.append(pending_hypers(program, t, hypers))
+        places.append(place)
+    return values, places

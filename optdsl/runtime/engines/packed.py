@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,26 +15,25 @@ from optdsl.ir.storage import added
 from optdsl.ir.types import Extent
 from optdsl.passes.totals import TOTAL
 from optdsl.plan.keys import is_pending
-from optdsl.runtime.core.owned_numbers import Owned, counts, made
+from optdsl.runtime.core.owned_numbers import counts
 from optdsl.runtime.core.step_cache import StepCache
 from optdsl.runtime.core.tasks import (
     COMPUTE,
-    HYPERS,
     PENDING_HYPERS,
     STATE,
     HyperGradients,
     ParameterTask,
     Shape,
-    pending_hypers,
 )
 from optdsl.runtime.engines.entry_task import Task
-from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept
+from optdsl.runtime.engines.noted_steps import NotedSteps, NumbersKept, hyper_rows
 from optdsl.runtime.engines.overlaps import once, overlapping, separated
+from optdsl.runtime.engines.prepared import Left, Prepared
 from optdsl.runtime.engines.sampled.choice import sample_of
 from optdsl.runtime.engines.sampled_steps import in_parts
 from optdsl.runtime.engines.state_allocation import zeros_beside
 from optdsl.runtime.engines.storage import Storage
-from optdsl.runtime.engines.tensor_table import Completed, Layout, TensorTable
+from optdsl.runtime.engines.tensor_table import Layout, TensorTable
 from optdsl.runtime.learning.scopes import add
 from optdsl.schedule import Role
 
@@ -79,7 +77,8 @@ class PackedEngine:
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
         known.get(NumbersKept, self).idle = frozenset()
-        return self._run(Role.COMPLETE, once(works)[0], known)
+        first = works if known.get(Prepared, self).works is works else once(works)[0]
+        return self._run(Role.COMPLETE, first, known)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
@@ -96,6 +95,9 @@ class PackedEngine:
         self._take(Role.STEP_COMPLETED if completed else Role.STEP, works, known)
 
     def _take(self, name: str, works: Sequence[ParameterTask], known: StepCache) -> None:
+        if not works or known.get(Prepared, self).works is works:
+            self._run(name, works, known)
+            return
         first, again = once(works)
         needed = len(self.needed)
         if min(map(len, map(STATE, first)), default=needed) < needed:
@@ -119,6 +121,8 @@ class PackedEngine:
             sums = self.complete(works, known)
             self.advance_completed(works, known)
             return sums
+        if not works or known.get(Prepared, self).works is works:
+            return self._run(Role.FUSED, works, known)
         first, again = once(works)
         sums = self._run(Role.FUSED, first, known)
         for work in again:
@@ -170,19 +174,22 @@ class PackedEngine:
         """
         if not works:
             return {}
-        own, completed = known.get(StepCache, self, name), known.get(Completed, self)
-        found = completed.table(works) if name == Role.STEP_COMPLETED else None
-        given = found or TensorTable.of(works, self.layout)
-        noted = self._noted(name, given.states, known.get(NumbersKept, self))
+        own, prepared = known.get(StepCache, self, name), known.get(Prepared, self)
+        found = prepared.take(works)
+        given = found.columns or TensorTable.of(works, self.layout)
+        noted = self._noted(name, given.states, known.get(NumbersKept, self), found.noted)
         idle = noted.idle()
         if idle:
             return self._without(idle, name, works, known)
-        plain = found is not None or given.plain(own)
-        if found or (given.apart(own) if plain else not overlapping(*given.fields)):
+        plain = found.columns is not None or given.plain(own)
+        if found.apart or (given.apart(own) if plain else not overlapping(*given.fields)):
             sums = self._run_apart(name, works, known, given if plain else None, noted)
-            if name == Role.COMPLETE and plain:
-                moved = given.exchanged(self.module.entries[name].buffers)
-                completed.works, completed.columns = works, moved
+            if plain:
+                buffers = self.module.entries[name].buffers
+                if name == Role.COMPLETE and Role.STEP_COMPLETED in self.module.entries:
+                    moved = given.exchanged(buffers)
+                    prepared.put(works, moved, apart=True, noted=False)
+                known.get(Left, self).note(works, given, buffers)
             return sums
         first, later = separated(works)
         sums = self._run_apart(name, first, StepCache())
@@ -207,12 +214,22 @@ class PackedEngine:
         return sums
 
     def _noted(
-        self, name: str, states: Sequence[dict[str, Any]], numbers: NumbersKept
+        self,
+        name: str,
+        states: Sequence[dict[str, Any]],
+        numbers: NumbersKept,
+        same: bool = False,
     ) -> NotedSteps:
+        """What states note; with `same`, the tensors are known to be those in `numbers`."""
         if self._measures:
             return NotedSteps(None, [0.0] * len(states), None, None)
-        steps = numbers.counts_of(states)
-        held = numbers.hypers_of(states) if self._notes and name in _COMPLETING else None
+        steps, held = numbers.steps, numbers.held
+        if not same or steps is None:
+            steps = numbers.counts_of(states)
+        if not self._notes or name not in _COMPLETING:
+            held = None
+        elif not same or held is None:
+            held = numbers.hypers_of(states)
         hypers = self.module.entries[name].hypers
         reads = any(map(is_pending, hypers))
         rows = held.rows() if held is not None and reads else None
@@ -251,7 +268,9 @@ class PackedEngine:
             if name not in {Role.INITIALIZE, Role.COMPLETE} and steps is not None:
                 steps.write_numbers(taken)
                 if self._notes:
-                    self._note(works, taken, held or self._room(given, numbers))
+                    width = 1 + len(self._program.hypers)
+                    room = held or numbers.room(given.states, width)
+                    room.write(*hyper_rows(self._program, works, taken))
                 self.written(given, back)
 
         task = Task(entry, works, columns, taken, rows, own, finish)
@@ -278,39 +297,6 @@ class PackedEngine:
 
     def _is_plain(self, work: ParameterTask) -> bool:
         return TensorTable.of([work], self.layout).plain(StepCache())
-
-    def _room(self, given: TensorTable, numbers: NumbersKept) -> Owned:
-        """Give states `PENDING_HYPERS`: the tensors that they had before, where these are spare.
-
-        Args:
-            given: the states, none of which has it.
-            numbers: what is kept from call to call.
-        """
-        (before, tensors), numbers.spare = numbers.spare, ([], [])
-        counts = [state["step"] for state in given.states]
-        if len(before) != len(counts) or not all(map(operator.is_, before, counts)):
-            width = 1 + len(self._program.hypers)
-            tensors = made(torch.zeros(len(counts), width, dtype=torch.float64, device="cpu"))
-        for state, tensor in zip(given.states, tensors, strict=True):
-            state[PENDING_HYPERS] = tensor
-        return numbers.hypers_of(given.states)
-
-    def _note(self, works: Sequence[ParameterTask], counts: Sequence[float], held: Owned) -> None:
-        """Note with which hyperparameters a step was taken."""
-        apart = list(map(id, map(HYPERS, works)))
-        if apart.count(apart[0]) == len(apart) and counts.count(counts[0]) == len(counts):
-            row = pending_hypers(self._program, counts[0], works[0].hypers)
-            held.write([row], [0] * len(apart))
-            return
-        rows: dict[tuple[int, float], int] = {}
-        values: list[list[float]] = []
-        places = []
-        for (_, _, _, hypers, *_), t in zip(works, counts, strict=True):
-            place = rows.setdefault((id(hypers), t), len(values))
-            if place == len(values):
-                values.append(pending_hypers(self._program, t, hypers))
-            places.append(place)
-        held.write(values, places)
 
     def moved(self, entry: EntryPoint, given: TensorTable) -> None:
         """Let states be the tensors in whose memory they are after an entry point.

@@ -12,7 +12,6 @@ import functools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -285,9 +284,29 @@ class TensorTable:
 
     def exchanged(self, buffers: Mapping[str, str]) -> TensorTable:
         """The same after a call, which lets states be in the memory of others; see `EntryPoint`."""
-        found = copy(self)
+        if not buffers:
+            return self
+        found = self._copy()
         found._columns = self._columns | {x: self._columns[y] for x, y in buffers.items()}
         found._addresses = self._addresses | {x: self._addresses[y] for x, y in buffers.items()}
+        return found
+
+    def _copy(self) -> TensorTable:
+        found = TensorTable.__new__(TensorTable)
+        found.__dict__.update(self.__dict__)
+        return found
+
+    def with_gradients(self, gradients: Sequence[Tensor], addresses: list[int]) -> TensorTable:
+        """The same with other gradients, which are as plain as these.
+
+        Args:
+            gradients: the gradients.
+            addresses: where they lie.
+        """
+        found = self._copy()
+        found.gradients = gradients
+        found._columns = self._columns | {"g": gradients}
+        found._addresses = self._addresses | {"g": addresses}
         return found
 
     def addresses_of(self, names: Sequence[str]) -> list[list[int]]:
@@ -337,28 +356,6 @@ class TensorTable:
             table[width - 1 :: width] = array("q", origins)
         seen.tables = [_Table(fixed, table), *seen.tables[: overlaps.STEPS - 1]]
         return table
-
-
-@dataclass
-class Completed:
-    """The tensors of a call that completed steps, for the call that takes the next ones.
-
-    Both are calls of one step of the optimizer. What lies between them moves coefficients, and no
-    tensor, so that it is not looked at again. Nothing is kept from one step to the next.
-
-    Attributes:
-        works: those of the call; None where there was none, or its tensors were not plain.
-        columns: their tensors, which are plain and overlap with nothing.
-    """
-
-    works: Sequence[ParameterTask] | None = None
-    columns: TensorTable | None = None
-
-    def table(self, works: Sequence[ParameterTask]) -> TensorTable | None:
-        """The tensors if the call was for the same works, and forget them."""
-        found = self.columns if works is self.works else None
-        self.works = self.columns = None
-        return found
 
 
 def _columns(

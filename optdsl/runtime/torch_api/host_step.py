@@ -15,21 +15,23 @@ from optdsl.runtime.engines.drawing import drawing
 from optdsl.runtime.learning.scopes import Pairs, Part, add
 from optdsl.runtime.torch_api import observing, totals
 from optdsl.runtime.torch_api.batches import batches
+from optdsl.runtime.torch_api.repeated import Job, Repeated
 
 
-def step(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> None:
+def step(optimizer: LearningOptimizer, work: Sequence[Pairs], same: bool = False) -> None:
     """Take one step.
 
     Args:
         optimizer: the optimizer.
         work: parameters with gradients, by group.
+        same: whether they are as `Repeated.work` found them, like those of the step before.
 
     Raises:
         RuntimeError: for a sparse gradient; nothing has changed.
         ValueError: for a hyperparameter out of bounds, weights that do not sum to one, or a
             parameter of a dtype that no kernel takes; nothing has changed.
     """
-    hypers = _checked(optimizer, work)
+    hypers = _checked(optimizer, () if same else work)
     totals.begin(optimizer, hypers)
     scopes = optimizer.compiled.scopes
     parts = scopes.divided(work, hypers, optimizer.param_groups, optimizer.state)
@@ -38,7 +40,7 @@ def step(optimizer: LearningOptimizer, work: Sequence[Pairs]) -> None:
     taken = scopes.taken(optimizer.param_groups, optimizer.state)
     try:
         scopes.lend(parts, optimizer.state)
-        _take(optimizer, parts, taken, hypers)
+        _take(optimizer, parts, taken, hypers, same)
     finally:
         scopes.give_back(parts, optimizer.state)
 
@@ -78,13 +80,40 @@ def _take(
     parts: list[Part],
     taken: list[int],
     hypers: Sequence[dict[str, float]],
+    same: bool,
 ) -> None:
     """A step of all parts, which get their sums; coefficients learn."""
+    repeated = optimizer._known.get(Repeated)
+    if same:
+        jobs = [repeated.job(optimizer, parts[0])]
+    else:
+        jobs = _jobs(optimizer, parts)
+        repeated.ask(jobs)
+    try:
+        _run(optimizer, parts, jobs, taken, hypers)
+        repeated.keep(optimizer, jobs)
+    finally:
+        repeated.forget(jobs)
+
+
+def _jobs(optimizer: LearningOptimizer, parts: Sequence[Part]) -> list[Job]:
+    """What there is to do for each part."""
     states, groups = optimizer.state, optimizer.param_groups
-    jobs, drawn = [], drawing(optimizer)
+    jobs: list[Job] = []
+    drawn = drawing(optimizer)
     for part in parts:
         known = optimizer._known if part.key is None else optimizer._known.get(StepCache, part.key)
         jobs.append((part, known, batches(optimizer.compiled, states, part, groups, drawn)))
+    return jobs
+
+
+def _run(
+    optimizer: LearningOptimizer,
+    parts: list[Part],
+    jobs: Sequence[Job],
+    taken: list[int],
+    hypers: Sequence[dict[str, float]],
+) -> None:
     if optimizer.compiled.order == "exact":
         for part, known, found in jobs:
             for engine, batch in found.items():

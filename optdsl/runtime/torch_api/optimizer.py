@@ -49,6 +49,7 @@ from optdsl.runtime.torch_api.opaque_step import make_step_opaque
 from optdsl.runtime.torch_api.overwritten import Overwritten
 from optdsl.runtime.torch_api.partitioned import check_partitioned, join_partition
 from optdsl.runtime.torch_api.pickling import RecipeType, blank, made_by_recipe
+from optdsl.runtime.torch_api.repeated import Repeated
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -194,8 +195,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
                 kept = check_value(name, hyper, value, self.compiled.bounds, others)
                 param_group[hyper.name] = kept
         self._betas.read(self.param_groups)
-        if self._made:
-            # What was learned so far, or set by hand; the constructor's groups all start alike.
+        if self._made:  # what was learned so far, or set by hand; the first groups all start alike
             for coefficient in self.compiled.scopes.shared:
                 for key in (coefficient.name, *coefficient.defaults()):
                     self.defaults[key] = self.param_groups[0][key]
@@ -214,8 +214,7 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
     def state_dict(self) -> dict[str, Any]:
         """The state as of torch, the rule's name ("specification"), and what it means ("meaning").
 
-        The meaning is a hash and the rule's program, so that whoever loads the state can tell
-        whether it is of a rule that takes the same steps.
+        The meaning is a hash and the rule's program: a loader can tell whether steps are the same.
         """
         self._betas.read(self.param_groups)
         found = super().state_dict()
@@ -370,21 +369,23 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
         check_partitioned(self)
         for group in self.param_groups:
             if group.get("differentiable"):
-                check_hints(
-                    type(self).__name__, group, [h.name for h in self.compiled.program.hypers]
-                )
-        work = [gradients(group) for group in self.param_groups]
+                names = [h.name for h in self.compiled.program.hypers]
+                check_hints(type(self).__name__, group, names)
+        repeats = self._begun and not (self._blank or inputs)
+        same = self._known.get(Repeated).work(self) if repeats else None
+        work = same or [gradients(group) for group in self.param_groups]
         if (self._blank or not self._begun) and not self._begin(work):
             return loss
-        if inputs or self.compiled.parts.stages is not None:
+        if inputs or self.compiled.parts.stages:
             self._given = given(self, work, inputs)
         self._overwritten.before_step(self.param_groups)
         # What was observed is on the host, which then learns.
-        device = device_step_of(self, work, self._known) if self._observed is None else None
-        if device is not None:
-            device.step(self, work)
+        on_host = self._observed is not None or same is not None
+        device = None if on_host else device_step_of(self, work, self._known)
+        if device is None:
+            host_step.step(self, work, same is not None)
         else:
-            host_step.step(self, work)
+            device.step(self, work)
         self._betas.write(self.param_groups)
         self._overwritten.after_step(self.param_groups)
         return loss
@@ -395,6 +396,5 @@ class CompiledOptimizer(LearningOptimizer, metaclass=RecipeType):
             inert_step.materialize(self)
             totals.show(self)
             return False
-        self._blank = inert_step.start_over(self, work, self._blank)
-        self._begun = True
+        self._blank, self._begun = inert_step.start_over(self, work, self._blank), True
         return True
