@@ -167,8 +167,8 @@ def number(
 class Checked:
     """Checks the hyperparameters of a group at every step, at the cost of what has changed.
 
-    A number that was allowed at the step before is allowed at this one, and one strictly inside
-    all bounds is allowed at a glance. All other values go through `number`.
+    A number that was allowed at the step before is allowed at this one, and one inside all bounds
+    is allowed at a glance. All other values go through `number`.
     """
 
     def __init__(self, hypers: Sequence[Hyper], learned: Mapping[str, Interval]) -> None:
@@ -179,7 +179,7 @@ class Checked:
             learned: the bounds of learning by name.
         """
         self._learned = learned
-        self._hypers = [(hyper, *_inside(hyper, learned)) for hyper in hypers]
+        self._hypers = [(hyper.name, hyper, *_around(hyper, learned)) for hyper in hypers]
         # The values at the step before; None for one that is checked again in any case.
         self._given: list[Any] = [None] * len(hypers)
         self._found: list[float] = [0.0] * len(hypers)
@@ -198,8 +198,8 @@ class Checked:
             TypeError, ValueError: as `number`.
         """
         given, found = self._given, self._found
-        for place, (hyper, lower, upper) in enumerate(self._hypers):
-            value = group[hyper.name]
+        for place, (name, hyper, lower, upper) in enumerate(self._hypers):
+            value = group[name]
             if value is given[place] and value is not None:
                 continue
             if type(value) is float and lower < value < upper:
@@ -210,16 +210,18 @@ class Checked:
             if type(value) is float and value == found[place]:
                 # Tensors may be written to, and rounding depends on what others have.
                 given[place] = value
-        return {hyper.name: x for (hyper, _, _), x in zip(self._hypers, found, strict=True)}
+        return {name: x for (name, *_), x in zip(self._hypers, found, strict=True)}
 
 
-def _inside(hyper: Hyper, learned: Mapping[str, Interval]) -> tuple[float, float]:
+def _around(hyper: Hyper, learned: Mapping[str, Interval]) -> tuple[float, float]:
     """Two numbers: every float strictly between them is allowed; equal ones where none is said."""
     bounds = (hyper.domain, learned.get(hyper.name, EVERYTHING))
     intervals = [b for b in bounds if isinstance(b, Interval) and not b.whole]
     if len(intervals) < len(bounds):
         return 0.0, 0.0
-    return max(b.lower for b in intervals), min(b.upper for b in intervals)
+    lowers = [b.lower if b.lower_open else math.nextafter(b.lower, -math.inf) for b in intervals]
+    uppers = [b.upper if b.upper_open else math.nextafter(b.upper, math.inf) for b in intervals]
+    return max(lowers), min(uppers)
 
 
 def _unrounded(

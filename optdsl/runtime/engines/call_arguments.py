@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -126,11 +127,16 @@ class Rows:
     ) -> None:
         values = work.hypers
         if held is not None:
-            names = map(pending, ("t", *(h.name for h in self._program.hypers)))
+            names = _pending_names(tuple([h.name for h in self._program.hypers]))
             values = values | dict(zip(names, held[0][held[1][number]], strict=True))
         self.values.append(t)
         self.values.extend([values[h] for h in self._hypers])
         self.values.extend(self._filling)
+
+
+@functools.lru_cache(maxsize=64)
+def _pending_names(hypers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(pending, ("t", *hypers)))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,10 @@ class PackedEngine:
         self._states = (*(s.name for s in self.plan.states), *added(self._program))
         self.needed = frozenset(self._states) | {"step"}
         self._scalars = {s.name for s in self.plan.states if s.type.extent is Extent.SCALAR}
-        self._draws = any(entry.draws for entry in self.module.entries.values())
+        entries = self.module.entries
+        self._draws = any(entry.draws for entry in entries.values())
+        # Those that read the hyperparameters of a pending step.
+        self._reading = {name for name, e in entries.items() if any(map(is_pending, e.hypers))}
         # Random numbers are drawn, and elements are sampled, by the index, row after row.
         self._ordered = self._draws or self.plan.sample > 1
         scalars, coded = frozenset(self._scalars), Storage(self._program).dtypes(dtype)
@@ -72,13 +75,14 @@ class PackedEngine:
         self.layout = Layout(dtype, device, self._states, kept, scalars, self.plan.sample, sampled)
         self._notes = self.plan.computes_again
         self._measures = _only_measures(self._program)
-        self._slots = 2 + max(len(e.states) for e in self.module.entries.values())
+        self._slots = 2 + max(len(e.states) for e in entries.values())
 
     def complete(self, works: Sequence[ParameterTask], known: StepCache) -> HyperGradients:
         """One call for all of `works`; a parameter that is there twice has one step pending."""
         known.get(NumbersKept, self).idle = frozenset()
-        first = works if known.get(Prepared, self).works is works else once(works)[0]
-        return self._run(Role.COMPLETE, first, known)
+        if works and known.get(Prepared, self).works is not works:
+            works, _ = once(works)
+        return self._run(Role.COMPLETE, works, known)
 
     def advance(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
@@ -86,6 +90,8 @@ class PackedEngine:
 
     def advance_completed(self, works: Sequence[ParameterTask], known: StepCache) -> None:
         """One call for all of `works`."""
+        if not works:
+            return
         numbers = known.get(NumbersKept, self)
         idle, numbers.idle = numbers.idle, frozenset()
         if idle:
@@ -230,9 +236,7 @@ class PackedEngine:
             held = None
         elif not same or held is None:
             held = numbers.hypers_of(states)
-        hypers = self.module.entries[name].hypers
-        reads = any(map(is_pending, hypers))
-        rows = held.rows() if held is not None and reads else None
+        rows = held.rows() if held is not None and name in self._reading else None
         return NotedSteps(steps, steps.numbers(), held, rows)
 
     def _run_apart(

@@ -7,6 +7,7 @@ under flat keys of the parameter groups, which checkpoints of every kind preserv
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from optdsl.backends.base import SourceModule
@@ -27,7 +28,9 @@ class CoefficientUpdate:
         """Build the program that was emitted for a block of coefficients."""
         self.block = block
         step = function(source, "step")
-        self._call, self._states = step.call, step.entry.states
+        self._call = step.call
+        # Of one key it would give no tuple; but there are a value, a count, and more.
+        self._before = itemgetter(*step.entry.states)
         names = [c.name for c in block.coefficients]
         # Under which keywords it takes what; squared norms have the same names in sums.
         measured = {measured_key(name): name for name in names}
@@ -40,7 +43,8 @@ class CoefficientUpdate:
         ]
         # Emitted literals may be Python integers, and counts are integers.
         counts = {c.step_key for c in block.coefficients}
-        self._results = [(key, int if key in counts else float) for key in step.entry.results[1:]]
+        self._results = step.entry.results[1:]
+        self._counts = [key for key in self._results if key in counts]
         self._recorded = {
             name: c.hypergradient_key for name, c in zip(names, block.coefficients, strict=True)
         }
@@ -60,12 +64,13 @@ class CoefficientUpdate:
         entries: dict[str, float]
         if self._recorded.keys() <= sums.keys():
             keywords = {keyword: sums[name] for keyword, name in self._inputs}
-            keywords.update((keyword, float(steps)) for keyword in self._taken)
-            first = groups[0]
-            before = [float(first[key]) for key in self._states]
+            for keyword in self._taken:
+                keywords[keyword] = float(steps)
+            before = map(float, self._before(groups[0]))
             _, *after = self._call(0.0, 0.0, *before, **keywords)
-            results = zip(self._results, after, strict=True)
-            entries = {key: kind(x) for (key, kind), x in results}
+            entries = dict(zip(self._results, map(float, after), strict=True))
+            for key in self._counts:
+                entries[key] = int(entries[key])
         else:
             entries = {key: sums[name] for name, key in self._recorded.items() if name in sums}
         for group in groups:
