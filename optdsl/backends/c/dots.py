@@ -31,8 +31,9 @@ enum { WIDE = 32 / sizeof(real) };
 enum { WIDE = 16 / sizeof(real) };
 #endif
 
-/* The gradient of a chunk in the precision of a step, and from there in double precision. */
-APART static void take(real *restrict to, const element *restrict from, int64_t n) {
+/* The gradient of a chunk in the precision of a step, and from there in double precision. Inlined,
+   since compilers merge equal functions, and one that only rare code calls is not vectorized. */
+static inline void take(real *restrict to, const element *restrict from, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] = load(from[i]);
 }
 RARE static void widen(double *restrict to, const real *restrict from, int64_t n) {
@@ -77,7 +78,11 @@ class Dots:
         return len(self.basis.products)
 
     def text(self) -> str:
-        """The function; it returns 0 and adds nothing if a sum is not finite."""
+        """The function; it returns 0 and adds nothing if the sum of all sums is not finite.
+
+        That is so if one of them is not; if only their sum is too large, the chunk is computed
+        once more for nothing.
+        """
         values, storage = self.chunk.values, self.chunk.values.storage
         changed = [b for b in self.buffers if b in self.chunk.changed]
         pointers = []
@@ -89,7 +94,7 @@ class Dots:
         parameters = ["double (*restrict acc)[WIDE]", "real *restrict product",
                       *pointers, "real (*restrict out)[CHUNK]", "int64_t n"]  # fmt: skip
         lines = [
-            f"real part[{self.count}][WIDE];",
+            f"real part[{self.count}][WIDE], all[WIDE];",
             f"for (int k = 0; k < {self.count}; k++)",
             "  for (int l = 0; l < WIDE; l++) part[k][l] = 0;",
             "if (n < CHUNK) {",
@@ -100,7 +105,12 @@ class Dots:
               for x in map(values.buffer, changed)),
             "}",
             *(line for group in self._groups for line in self._loop(group).split("\n")),
-            f"if (odd(part[0], {self.count} * WIDE)) return 0;",
+            "for (int l = 0; l < WIDE; l++) all[l] = part[0][l];",
+            f"for (int k = 1; k < {self.count}; k++)",
+            "  for (int l = 0; l < WIDE; l++) all[l] += part[k][l];",
+            "bits odds = 0;  /* the difference of an infinity and itself is no number */",
+            "for (int l = 0; l < WIDE; l++) odds |= all[l] - all[l] == 0 ? 0 : -1;",
+            "if (odds) return 0;",
             f"for (int k = 0; k < {self.count}; k++)",
             "  for (int l = 0; l < WIDE; l++) acc[k][l] += (double)part[k][l];",
             "return 1;",

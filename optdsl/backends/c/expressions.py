@@ -11,7 +11,7 @@ from optdsl.ir.ops import DRAWS, LEAVES, OF_MATRICES, TOTALS
 
 # What C and the emitted file use for themselves.
 _RESERVED = """
-    " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD APART asm at_random
+    " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD all APART asm at_random
     at_random_bfloat16 auto b begin bfloat16 bits BLOCK block break calloc case ceil char chosen
     CHUNK const continue copy copysign copysignf count DBL_MAX default div do double drawn
     drawn_alone edge element else enum EOF erf errno exp exp2 expf extern f fabs fabsf far FETCH
@@ -19,7 +19,7 @@ _RESERVED = """
     if index INFINITY initialize inline int islessgreater j0 j1 jn l LANES LARGEST leave_out
     lgamma LINE linux load load_bfloat16 log log10 log2 logf long m main malloc maximum maximumd
     memcpy memory memset minimum minimumd mixed mixedd n NAN near normal_numbers NULL o odd
-    opened origin out own padded part partial philox plain pow power powerd powf product put
+    odds opened origin out own padded part partial philox plain pow power powerd powf product put
     put_at_random put_at_random_bfloat16 put_bfloat16 put_with_rest q rademacher_numbers RARE
     real register remainder rest restrict return rindex round rounded rounded_bfloat16 row rows
     s scalars sign_of_number stream complete complete_and_step share_of short sign signd signed
@@ -106,9 +106,9 @@ APART static int usual(const real *restrict x, int64_t n) {
 
 /* Whether one is an infinity or no number. */
 APART static int odd(const real *restrict x, int64_t n) {
-  int found = 0;
-  for (int64_t i = 0; i < n; i++) found |= !(fabs#(x[i]) <= LARGEST);
-  return found;
+  bits found = 0;  /* as wide as the numbers, so that a comparison is a mask */
+  for (int64_t i = 0; i < n; i++) found |= fabs#(x[i]) <= LARGEST ? 0 : -1;
+  return found != 0;
 }
 """
 
