@@ -12,6 +12,7 @@ from optdsl.backends.c.chunk import Chunk
 from optdsl.backends.c.dots import Dots, recomputed
 from optdsl.backends.c.finite import FiniteValues
 from optdsl.backends.c.layout import braced, indented, listed
+from optdsl.backends.c.stages import tensors_of
 from optdsl.backends.c.storage import Stream
 from optdsl.backends.c.watch import watched
 from optdsl.ir.program import Value, upstream
@@ -117,7 +118,7 @@ class Chunked(Block):
         stored = tuple(named[r.name] for r in self.stored)
         again = recomputed(kernel.program, self._basis) if self._basis else ()
         factors = {d.value for d in kernel.dots if self.last}.difference(again)
-        shown = factors.union(*(kernel.program.operations[v].arguments for v in again))
+        shown = factors.union(*(tensors_of(kernel.program, v) for v in again))
         wanted = shown.difference(again)
         summands = dict.fromkeys(kernel.program.operations[v].arguments[0] for v in loop.reductions)
         needed = upstream(kernel.program.operations, (*stored, *shown, *summands))

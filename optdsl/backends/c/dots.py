@@ -13,10 +13,10 @@ from functools import cached_property
 from optdsl.backends.c.basis import Basis, Product, nodes
 from optdsl.backends.c.chunk import Chunk
 from optdsl.backends.c.layout import braced, indented, listed
+from optdsl.backends.c.stages import is_simple, tensors_of
 from optdsl.ir.laws import Stage
 from optdsl.ir.ops import TABLE
 from optdsl.ir.program import Program, Value
-from optdsl.ir.types import TENSOR
 
 # The number of sums in one loop: processors have 16 registers, or 32.
 _TOGETHER = 12
@@ -52,10 +52,15 @@ def recomputed(program: Program, basis: Basis) -> tuple[Value, ...]:
 
     def near(value: Value) -> bool:
         stored = TABLE[operations[value].opcode].stage is Stage.BUFFER
-        return program.type(value) == TENSOR and (stored or value in ready)
+        return stored or value in ready
 
-    simple = (f for f in sorted(ready) if operations[f].opcode in {"add", "sub", "mul", "neg"})
-    return tuple(f for f in simple if all(map(near, operations[f].arguments)))
+    def is_near(value: Value) -> bool:
+        tensors = tensors_of(program, value)
+        # The function of the sums has no uniform numbers but literal exponents.
+        alone = operations[value].opcode == "pow" or tensors == operations[value].arguments
+        return alone and all(map(near, tensors))
+
+    return tuple(f for f in sorted(ready) if is_simple(program, f) and is_near(f))
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class Dots:
         values, found = self.chunk.values, set(self.basis.factors)
         for value in recomputed(values.program, self.basis):
             found.discard(value)
-            found.update(values.operation(value).arguments)
+            found.update(tensors_of(values.program, value))
         found.difference_update(recomputed(values.program, self.basis))
         return tuple(v for v in sorted(found) if values.operation(v).opcode != "gradient")
 
@@ -183,7 +188,7 @@ class Dots:
         again = recomputed(values.program, self.basis)
         wanted = {f for product in group for f in product}
         for value in reversed(again):
-            wanted.update(values.operation(value).arguments if value in wanted else ())
+            wanted.update(tensors_of(values.program, value) if value in wanted else ())
         for value in sorted(wanted):
             if value in again:
                 lines += values.assigned(value, "real")
@@ -200,7 +205,8 @@ class Dots:
             lines.append(f"part[{number}][l] += {self._times(named, product)};")
         inner = braced("for (int l = 0; l < WIDE; l++)", lines).rstrip()
         head = "for (int64_t o = 0; o < CHUNK; o += WIDE)"
-        return braced(head, inner.split("\n")).rstrip()
+        # Not to be unrolled before it is vectorized: what becomes of that depends on the sums.
+        return braced(head, ["#pragma omp simd", *inner.split("\n")]).rstrip()
 
     def _times(self, named: dict[Product, str], product: Product) -> str:
         if product in named:

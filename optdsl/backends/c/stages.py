@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optdsl.ir.program import Value
+from optdsl.ir.program import Program, Value
+from optdsl.ir.types import TENSOR
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ _USUAL = Cost(4)
 def cost(opcode: str) -> Cost:
     """The cost of an operation."""
     return _COSTS.get(opcode, _USUAL)
+
+
+def is_simple(program: Program, value: Value) -> bool:
+    """Whether a value takes one instruction on elements: a sum, a product, or a square."""
+    operation = program.operations[value]
+    if operation.opcode == "pow":
+        exponent = program.operations[operation.arguments[1]]
+        return exponent.opcode == "constant" and exponent.attribute == 2
+    return operation.opcode in {"add", "sub", "mul", "neg"}
+
+
+def tensors_of(program: Program, value: Value) -> tuple[Value, ...]:
+    """The arguments of a value that are tensors."""
+    return tuple(a for a in program.operations[value].arguments if program.type(a) == TENSOR)
 
 
 def staged(
