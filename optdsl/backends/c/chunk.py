@@ -166,7 +166,7 @@ class Chunk:
             counts[kind] += 1
         loops = [line for loop in self._loops() for line in loop.split("\n")]
         tables = [f"(void){', (void)'.join(values.rows)};", *self.tables()] if own_tables else []
-        return braced(head, indented([*tables, "(void)f, (void)b;", *fixed, *loops]))
+        return braced(head, indented([*tables, "(void)f, (void)b, (void)out;", *fixed, *loops]))
 
     @cached_property
     def buffers(self) -> tuple[str, ...]:

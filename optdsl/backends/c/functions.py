@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from optdsl.backends.base import EntryPoint, entry_point
@@ -170,20 +171,28 @@ def uniform_function(
         of: the kernel in whose place it stands, if it stands in the place of another.
     """
     order = ("t", *entry.hypers)
-    lines = [f"(void)hypers, (void){row};"]
     for value in values.stored_uniforms if of is None else ():
         values.place(values.name(value))
+    computed: list[tuple[str, list[str]]] = []
     for value in values.kernel.uniform:
         operation = values.operation(value)
         if TABLE[operation.opcode].stage is Stage.HOST:
             place = order.index(str(operation.attribute or "t"))
-            lines.append(f"const double {values.name(value)} = hypers[{place}];")
-        elif operation.opcode != "constant":
-            lines += values.assigned(value, "double")
-    lines += values.share_lines()
+            lines = [f"const double {values.name(value)} = hypers[{place}];"]
+        elif operation.opcode == "constant":
+            continue
+        else:
+            lines = values.assigned(value, "double")
+        computed.append((values.name(value), lines))
+    lines = values.share_lines()
     if "t_COUNTER" in values.places:
         lines.append("const double t_COUNTER = hypers[0];")
     lines += [f"{row}[{place}] = {name};" for name, place in values.places.items()]
+    for value_name, defined in reversed(computed):
+        # Kernels for finite numbers have uniform values that only other loops ask for.
+        if any(re.search(rf"\b{value_name}\b", line) for line in lines):
+            lines = [*defined, *lines]
+    lines = [f"(void)hypers, (void){row};", *lines]
     kernel = (of or values.kernel).name
     head = f"RARE static void {kernel}_{name}(const double *hypers, double *{row})"
     return braced(head, lines)
