@@ -276,6 +276,19 @@ def test_parts_in_c_around_products_take_the_steps_of_eager_code(rule: str) -> N
     assert all(torch.equal(p, q) for p, q in zip(ours, resumed, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backend", ["c", "eager"])
+def test_states_start_in_single_precision(backend: str, dtype: torch.dtype) -> None:
+    """The radius of the sphere is the norm of the first parameter, which is not rounded to it."""
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.randn(4, 6).to(dtype))
+    norm = parameter.detach().double().norm()
+    optimizer = loaded("muon_h", backend)([parameter])
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    assert float(optimizer.state[parameter]["radius"]) == pytest.approx(float(norm), rel=1e-6)
+
+
 def test_coefficients_are_learned_around_products() -> None:
     found = []
     for backend in ("c", "eager"):

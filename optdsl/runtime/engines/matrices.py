@@ -127,6 +127,14 @@ class MatrixEngine(EagerEngine):
                 state[name] = result.contiguous()
 
     def _inputs(self, work: ParameterTask) -> tuple[Tensor, Tensor]:
-        """The parameter and the gradient as the rule reads them."""
+        """The parameter and the gradient, as what computes the initial states takes them.
+
+        That is a kernel, or, of a program with products, PyTorch code, which computes in the dtype
+        that it is given.
+        """
         read = self._reading.read
-        return read(work.parameter.detach()), read(work.gradient)
+        theta, gradient = read(work.parameter.detach()), read(work.gradient)
+        if isinstance(self._kernel, MatrixKernel):
+            return theta, gradient
+        compute = COMPUTE[self._dtype]
+        return theta.to(compute), gradient.to(compute)
