@@ -100,8 +100,8 @@ def write_report(studies: Sequence[Study], results: Results, out: Path) -> Path:
         (
             f"{counted(len(every), 'run')} of {counted(len(studies), 'study').replace('ys', 'ies')}"
             f" in {seconds / 60:.1f} minutes, summed over the runs; {len(failed)} failed. Each "
-            "verdict follows from criteria that were declared before the measurement, and nothing on this "
-            "page is written by hand. ± is a standard deviation over seeds.",
+            "verdict follows from criteria that were declared before the measurement, and nothing "
+            "on this page is written by hand. ± is a standard deviation over seeds.",
         ),
         chapters,
         {study.study: _command(study, out) for study in studies},
