@@ -249,6 +249,7 @@ def test_repr_says_what_has_a_coefficient_of_its_own() -> None:
 # --- optdsl.optimizers ---------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_every_optimizer_of_the_library_can_be_imported_by_its_name() -> None:
     from optdsl.optimizers import MADA, Adam
 

@@ -169,7 +169,15 @@ def test_the_order_of_statements_means_nothing(name: str) -> None:
         assert equal(program(name), parsed(joined([head, *shuffled])))
 
 
-@pytest.mark.parametrize("name", REWRITABLE)
+# No proof is found for all statements of mada_legacy at once, though for any three of them: less is
+# known then of the second moments, and its update may be undefined for all that the facts say.
+NOT_PROVED = pytest.mark.xfail(strict=True, reason="no proof is found, which `equal` may say")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=NOT_PROVED if n == "mada_legacy" else ()) for n in REWRITABLE],
+)
 def test_a_scale_that_cancels_means_nothing(name: str) -> None:
     found = [
         replace(s, right=right)
