@@ -130,7 +130,7 @@ def chart(name: str, learner: str, cells: Sequence[CellLosses]) -> Chart:
                 axes.plot(xs, places, marker, color=colour, label=label, markersize=5,
                           markerfacecolor=filled, clip_on=False)  # fmt: skip
             axes.axvline(0, color="#999999", linewidth=0.8)
-            axes.set_xscale("symlog", linthresh=max(1e-6, 3 * median(noise) if noise else 1e-2))
+            axes.set_xscale("symlog", linthresh=max(1e-3, 3 * median(noise) if noise else 1e-2))
             axes.set_yticks(places, [cell.start for cell in ours] if index % 2 == 0 else [])
             axes.invert_yaxis()
             axes.margins(x=0.06)
