@@ -110,6 +110,29 @@ def test_a_process_that_dies_fails_its_run_alone(tmp_path: Path, trace: Path) ->
     assert any("SIGKILL" in r.message for r in results)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_end_with_the_process_that_started_them(
+    tmp_path: Path, trace: Path, how: signal.Signals
+) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from optdsl.studies.frame.local import Local\n"
+        "from tests.studies.test_frame import carry_out\n"
+        "from tests.studies.toys import ToyStudy\n"
+        "if __name__ == '__main__':\n"
+        f"    study = ToyStudy(trace=Path({str(trace)!r}), numbers=(1,), does='hang')\n"
+        f"    carry_out(study, Path({str(tmp_path)!r}), Local())\n"
+    )
+    root = Path(__file__).parents[2]
+    first = subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE)
+    while not list(trace.iterdir()):
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(how)
+    # The process of the run has this pipe, too: it is at its end when both are.
+    first.communicate(timeout=60)
+
+
 def test_a_study_that_was_killed_goes_on_and_two_at_once_share_the_work(
     tmp_path: Path, trace: Path
 ) -> None:

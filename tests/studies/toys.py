@@ -17,7 +17,7 @@ from optdsl.studies.frame.values import Outcome, Result, Results, Run
 class ToyRun(Run):
     kind: Literal["toy"] = "toy"
     number: int
-    does: Literal["square", "fail", "die", "sleep"] = "square"
+    does: Literal["square", "fail", "die", "sleep", "hang"] = "square"
     trace: Path
     of: str | None = None
 
@@ -37,6 +37,8 @@ class ToyRun(Run):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.does == "sleep":
             time.sleep(0.3)
+        if self.does == "hang":
+            time.sleep(600)
         base = sum(result.outcome.numbers["square"] for result in given.values())
         return Outcome({"square": float(self.number**2) + base}, {"all": (1.0, float("nan"))})
 
@@ -47,7 +49,7 @@ class ToyStudy(Study):
     summary = "squares"
     trace: Path
     numbers: tuple[int, ...] = (1, 2, 3)
-    does: Literal["square", "fail", "die", "sleep"] = "square"
+    does: Literal["square", "fail", "die", "sleep", "hang"] = "square"
     sequel: bool = False
 
     @classmethod

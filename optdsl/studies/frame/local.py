@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -93,10 +94,22 @@ def _work(connection: Connection) -> None:
     """Carries out the runs that come, until the other end is closed."""
     # An interrupt in the terminal reaches every process; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
             run, given = connection.recv()
             connection.send(execute(run, given))
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as its parent has ended, even by SIGKILL.
+
+    Nobody could receive the result of the run in progress.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
