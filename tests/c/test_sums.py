@@ -147,6 +147,21 @@ def test_the_error_of_sums_is_that_of_thirty_two_products(size: int) -> None:
     assert error <= (32 + 1) * 2.0**-24 * exact
 
 
+@pytest.mark.parametrize("other", [1, 8, 16, 32])
+def test_a_sum_that_exceeds_single_precision_is_made_in_double(other: int) -> None:
+    """Each product does not; in which lanes they are depends on the width of vectors."""
+    held = nn.Parameter(torch.zeros(256))
+    text = "optimizer Sum\nhyper w = 1 in [-9, 9]\nstate m = 0\nm' = g\ntheta' = theta + w * m'\n"
+    learn = {"w": rules.Learn("sgd", after=10**9)}
+    optimizer = rules.optdsl.compile(text, backend="c", learn=learn)([held])
+    gradient = torch.zeros(256)
+    gradient[0] = gradient[other] = 1.5 * 2.0**63
+    for _ in range(2):
+        held.grad = gradient
+        optimizer.step()
+    assert optimizer.metrics()["hypergradient/w"] == 2 * (1.5 * 2.0**63) ** 2
+
+
 def test_initial_values_do_not_depend_on_threads() -> None:
     text = "optimizer Own\nstate k : scalar = sum(g)\nk' = k\ntheta' = theta - k\n"
     cls = rules.optdsl.compile(text, backend="c")

@@ -31,6 +31,9 @@ _ORIGIN = """ Random numbers are of its origin:
    does not follow on in it how many dimensions it has, and their lengths and strides there."""
 # In bytes: a line of the cache, and how far ahead memory is asked for.
 _LINE, _AHEAD = 64, 1024
+# By how many lines rows begin behind the parameter, as far as the last bits of addresses go; states
+# begin behind it by multiples of `_PLACES` lines, see `optdsl.runtime.engines.state_allocation`.
+_PLACES, _BEHIND = 8, 5
 # So much of the next tensor is asked for while the last block of this one is computed. A processor
 # finds out only after some lines that a loop reads on; where tensors are parts of a few pages each,
 # which are samples of larger ones, steps would wait for those lines at every part.
@@ -58,6 +61,15 @@ APART static int64_t holder(const int64_t *first, int64_t count, int64_t block) 
     else high = middle;
   }
   return low;
+}
+
+/* Where rows begin in their room. A load waits for an earlier store whose address has the same last
+   bits. Large tensors begin where the parameter does, but for multiples of PLACES lines; if rows
+   began there, too, or shortly behind, what is read next would wait for what was stored last. */
+static inline void *beside(void *room, const void *parameter) {
+  const uintptr_t line = LINE * sizeof(real);
+  const uintptr_t wanted = (uintptr_t)parameter / line * line + BEHIND * line;
+  return (char *)room + (wanted - (uintptr_t)room) % (PLACES * line);
 }
 
 /* Asks for what a loop over the elements of a tensor reads first. */
@@ -170,6 +182,7 @@ def _header(program: Program, dtype: str, slots: int, double: bool, drawn: bool)
             WIDENED if wide else ELEMENTS[dtype],
             f"enum {{ BLOCK = {BLOCK}, CHUNK = {CHUNK}, LANES = {LANES} }};",
             f"enum {{ LINE = {_LINE // size}, AHEAD = {_AHEAD // size}, FIRST = {_FIRST} }};",
+            f"enum {{ PLACES = {_PLACES}, BEHIND = {_BEHIND} }};",
             "",
             "/* A tensor: its number of elements, its row of hyperparameters, and where it lies:",
             f"   the parameter, its gradient, its states.{_ORIGIN if drawn else ''} */",

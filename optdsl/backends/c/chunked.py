@@ -56,13 +56,14 @@ class Chunked(Block):
             "(void)u, (void)q, (void)s;",
             SIZE,
             *first.tables([] if self._dots is None else self._dots.coefficients()),
-            f"real out[{height}][CHUNK];",
+            f"real room[{height} * CHUNK + PLACES * LINE];",
+            "real (*const out)[CHUNK] = beside(room, x->memory[0]);",
             *(line for s in self._streams for line in self._opened(s)),
             *(self._edges(quick) if quick else []),
             *(self._plain(quick) if quick else []),
             *([f"{'double' if quick is None else 'real'} product[CHUNK];"] if self.dots else []),
             *(
-                [f"double near[{self._dots.count}][WIDE];", "memset(near, 0, sizeof near);"]
+                [f"double near[{self._dots.count}][KEPT];", "memset(near, 0, sizeof near);"]
                 if self._dots
                 else []
             ),

@@ -22,13 +22,13 @@ from optdsl.ir.program import Program, Value
 _TOGETHER = 12
 
 HELPERS = """\
-/* The numbers of a vector. */
+/* The numbers of a vector, and those that its sums are kept in from chunk to chunk. */
 #if defined __AVX512F__
-enum { WIDE = 64 / sizeof(real) };
+enum { WIDE = 64 / sizeof(real), KEPT = WIDE / 2 };
 #elif defined __AVX__
-enum { WIDE = 32 / sizeof(real) };
+enum { WIDE = 32 / sizeof(real), KEPT = WIDE };
 #else
-enum { WIDE = 16 / sizeof(real) };
+enum { WIDE = 16 / sizeof(real), KEPT = WIDE };
 #endif
 
 /* The gradient of a chunk in the precision of a step, and from there in double precision. Inlined,
@@ -96,10 +96,10 @@ class Dots:
             kind = storage.format(buffer).type
             pointers.append(f"{constant}{kind} *restrict {values.buffer(buffer)}")
         pointers += [f"const real *{row}" for row in self._rows]
-        parameters = ["double (*restrict acc)[WIDE]", "real *restrict product",
+        parameters = ["double (*restrict acc)[KEPT]", "real *restrict product",
                       *pointers, "real (*restrict out)[CHUNK]", "int64_t n"]  # fmt: skip
         lines = [
-            f"real part[{self.count}][WIDE], all[WIDE];",
+            f"real part[{self.count}][WIDE], all[KEPT];",
             f"for (int k = 0; k < {self.count}; k++)",
             "  for (int l = 0; l < WIDE; l++) part[k][l] = 0;",
             "if (n < CHUNK) {",
@@ -110,14 +110,16 @@ class Dots:
               for x in map(values.buffer, changed)),
             "}",
             *(line for group in self._groups for line in self._loop(group).split("\n")),
-            "for (int l = 0; l < WIDE; l++) all[l] = part[0][l];",
+            f"for (int k = 0; k < {self.count}; k++)",
+            "  for (int l = KEPT; l < WIDE; l++) part[k][l - KEPT] += part[k][l];",
+            "for (int l = 0; l < KEPT; l++) all[l] = part[0][l];",
             f"for (int k = 1; k < {self.count}; k++)",
-            "  for (int l = 0; l < WIDE; l++) all[l] += part[k][l];",
+            "  for (int l = 0; l < KEPT; l++) all[l] += part[k][l];",
             "bits odds = 0;  /* the difference of an infinity and itself is no number */",
-            "for (int l = 0; l < WIDE; l++) odds |= all[l] - all[l] == 0 ? 0 : -1;",
+            "for (int l = 0; l < KEPT; l++) odds |= all[l] - all[l] == 0 ? 0 : -1;",
             "if (odds) return 0;",
             f"for (int k = 0; k < {self.count}; k++)",
-            "  for (int l = 0; l < WIDE; l++) acc[k][l] += (double)part[k][l];",
+            "  for (int l = 0; l < KEPT; l++) acc[k][l] += (double)part[k][l];",
             "return 1;",
         ]  # fmt: skip
         return braced(listed(f"APART static int {self.name}(", parameters), indented(lines))
@@ -137,7 +139,7 @@ class Dots:
     def folded(self) -> list[str]:
         """The lines that add up the lanes of each sum."""
         return [f"for (int k = 0; k < {self.count}; k++)",
-                "  for (int l = 1; l < WIDE; l++) near[k][0] += near[k][l];"]  # fmt: skip
+                "  for (int l = 1; l < KEPT; l++) near[k][0] += near[k][l];"]  # fmt: skip
 
     def coefficients(self) -> list[str]:
         """The expressions of the coefficients, which have to be finite."""

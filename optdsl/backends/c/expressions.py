@@ -12,8 +12,8 @@ from optdsl.ir.ops import DRAWS, LEAVES, OF_MATRICES, TOTALS
 # What C and the emitted file use for themselves.
 _RESERVED = """
     " _Bool _Complex _Imaginary abs acc add_products add_values AHEAD all APART asm at_random
-    at_random_bfloat16 auto b begin bfloat16 bits BLOCK block break calloc case ceil char chosen
-    CHUNK const continue copy copysign copysignf count DBL_MAX default div do double drawn
+    at_random_bfloat16 auto b begin beside bfloat16 bits BLOCK block break calloc case ceil char
+    chosen CHUNK const continue copy copysign copysignf count DBL_MAX default div do double drawn
     drawn_alone edge element else enum EOF erf errno exp exp2 expf extern f fabs fabsf far FETCH
     first float floor FLT_MAX fma fmax fmin folded for free gamma get goto HUGE_VAL hypers I i
     if index INFINITY initialize inline int islessgreater j0 j1 jn l LANES LARGEST leave_out
@@ -21,11 +21,11 @@ _RESERVED = """
     memcpy memory memset minimum minimumd mixed mixedd n NAN near normal_numbers NULL o odd
     odds opened origin out own padded part partial philox plain pow power powerd powf product put
     put_at_random put_at_random_bfloat16 put_bfloat16 put_with_rest q rademacher_numbers RARE
-    real register remainder rest restrict return rindex round rounded rounded_bfloat16 row rows
-    s scalars sign_of_number stream complete complete_and_step share_of short sign signd signed
-    signgam size sizeof sqrt sqrtf static step step_completed struct sums switch tanh tanhf tensor
-    tgamma take threads total trunc turned typedef typeof u uniform_numbers union unix unsigned
-    usual void volatile way while whole_index wide widen x y0 y1 yn
+    real register remainder rest restrict return rindex room round rounded rounded_bfloat16 row
+    rows s scalars sign_of_number stream complete complete_and_step share_of short sign signd
+    signed signgam size sizeof sqrt sqrtf static step step_completed struct sums switch tanh tanhf
+    tensor tgamma take threads total trunc turned typedef typeof u uniform_numbers union unix
+    unsigned usual void volatile way while whole_index wide widen x y0 y1 yn
 """
 
 
