@@ -14,7 +14,7 @@ from optdsl.schedule import schedule
 from . import rules
 
 
-@pytest.mark.parametrize("size", [4, 9, 20])
+@pytest.mark.parametrize("size", [4, 9, 20, 24])
 @pytest.mark.parametrize("rule", ["mada", "adan"])
 def test_rows_hold_what_later_pieces_read_of_them(rule: str, size: int) -> None:
     """The pieces are followed one after the other, with the value of each row and each buffer."""

@@ -12,6 +12,9 @@ from . import harness, rules
 
 pytestmark = pytest.mark.broad(10)
 
+# What is written for vectors of 512 bits is plain C, which any processor runs.
+WIDE = "-D__AVX512F__"
+
 CASES = [
     ("mada", True, "overlapped", "float32"),
     ("mada", True, "exact", "float64"),
@@ -38,15 +41,16 @@ def _sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.usefixtures("_sanitizers")
+@pytest.mark.parametrize("wide", [(), (WIDE,)], ids=["usual", "wide"])
 @pytest.mark.parametrize(("rule", "learn", "order", "dtype"), CASES)
 @pytest.mark.exhaustive
 def test_no_entry_point_leaves_its_memory(
-    rule: str, learn: bool | str, order: str, dtype: str, tmp_path: Path
+    rule: str, learn: bool | str, order: str, dtype: str, wide: tuple[str, ...], tmp_path: Path
 ) -> None:
     """All of them, on memory of the exact size, by one thread and by two."""
     file = emitted(rule, learn, order, dtype)
     assert {"initialize", "step"} <= set(file.entries)
-    made = harness.compiled(harness.program(file), tmp_path, harness.SANITIZED)
+    made = harness.compiled(harness.program(file), tmp_path, (*harness.SANITIZED, *wide))
     assert made.returncode == 0, made.stderr
     done = harness.ran(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
@@ -88,8 +92,9 @@ def test_compilers_have_nothing_to_say(rule: str, tmp_path: Path, unused: tuple[
     cells += [(dtype, "overlapped", "all") for dtype in ("float64", "bfloat16", "float16")]
     for dtype, order, learn in cells:
         file = emitted(rule, learn, order, dtype)
-        done = harness.compiled(file.text, tmp_path, (*WARNINGS, *unused))
-        assert (done.returncode, done.stderr) == (0, ""), (dtype, order, learn)
+        for wide in ((), (WIDE,)):
+            done = harness.compiled(file.text, tmp_path, (*WARNINGS, *unused, *wide))
+            assert (done.returncode, done.stderr) == (0, ""), (dtype, order, learn, wide)
 
 
 @pytest.mark.parametrize("rule", ["mada", "lamb"])

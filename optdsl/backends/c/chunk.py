@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optdsl.backends.c.layout import braced, indented, listed
-from optdsl.backends.c.pieces import Piece, cut
+from optdsl.backends.c.pieces import LONG, SIZE, Piece, cut
 from optdsl.backends.c.storage import Stream
 from optdsl.backends.c.values import Values
 from optdsl.ir.program import Value
@@ -62,6 +62,7 @@ class Chunk:
         homes: the buffers to which the first results are written, instead of to rows.
         kept: those of these buffers whose old contents the rows hold at the end.
         whole: whether chunks always have the full length.
+        learns: whether dot products with its values are added up.
     """
 
     name: str
@@ -73,32 +74,46 @@ class Chunk:
     homes: tuple[str, ...] = ()
     kept: frozenset[str] = frozenset()
     whole: bool = False
+    learns: bool = False
 
     @cached_property
     def table(self) -> Table:
         """The numbers that are the same for all elements."""
         return table(self.values, self.body, self.results, self.row)
 
-    @cached_property
-    def _cut(self) -> tuple[tuple[Piece, ...], int]:
+    def _cut(self, size: int) -> tuple[tuple[Piece, ...], int]:
         leaves = {self.values.buffer_of(v): v for v in self.body}
         kept = [leaves.get(h) if h in self.kept else None for h in self.homes]
-        return cut(self.values, self.body, self.results, kept, self.exact)
+        return cut(self.values, self.body, self.results, kept, self.exact, size)
+
+    @cached_property
+    def _usual(self) -> tuple[tuple[Piece, ...], int]:
+        return self._cut(SIZE)
+
+    @cached_property
+    def _long(self) -> tuple[tuple[Piece, ...], int]:
+        """The pieces for vectors of 512 bits."""
+        return self._cut(LONG) if self.learns and self.cut_up else self._usual
+
+    @cached_property
+    def _last(self) -> int:
+        """The number of rows without that of the watched values, which comes last."""
+        return max(self._usual[1], self._long[1])
 
     @property
     def cut_up(self) -> bool:
         """Whether it is more than one loop."""
-        return len(self._cut[0]) > 1
+        return len(self._usual[0]) > 1
 
     @property
     def odd(self) -> int | None:
         """The row of the watched values; None without any."""
-        return self._cut[1] if self.watched else None
+        return self._last if self.watched else None
 
     @property
     def height(self) -> int:
         """The number of rows."""
-        return self._cut[1] + bool(self.watched)
+        return self._last + bool(self.watched)
 
     @cached_property
     def exact(self) -> tuple[int, ...]:
@@ -164,14 +179,17 @@ class Chunk:
             word = "f" if kind == "real" else "b"
             fixed.append(f"const {kind} {name} = {word}[{counts[kind]}];")
             counts[kind] += 1
-        loops = [line for loop in self._loops() for line in loop.split("\n")]
+        loops = self._loops(self._usual[0])
+        if self._long[0] != self._usual[0]:
+            wide = self._loops(self._long[0])
+            loops = ["#ifdef __AVX512F__", *wide, "#else", *loops, "#endif"]
         tables = [f"(void){', (void)'.join(values.rows)};", *self.tables()] if own_tables else []
         return braced(head, indented([*tables, "(void)f, (void)b, (void)out;", *fixed, *loops]))
 
     @cached_property
     def buffers(self) -> tuple[str, ...]:
         """The buffers that it reads and writes."""
-        read = (self.values.buffer_of(v) for p in self._cut[0] for v in p.leaves)
+        read = (self.values.buffer_of(v) for p in self._usual[0] for v in p.leaves)
         parts = self.values.storage.parts
         found = [part for b in read if b is not None for part in parts(b)]
         return tuple(dict.fromkeys([*found, *self.changed]))
@@ -190,20 +208,19 @@ class Chunk:
         found += [storage.rounding(home) for home in self.homes if storage.format(home).random]
         return tuple(dict.fromkeys(found))
 
-    def _loops(self) -> list[str]:
-        pieces, _ = self._cut
+    def _loops(self, pieces: Sequence[Piece]) -> list[str]:
         # Each loop prefetches some of the buffers.
         each = -(-len(self.buffers) // len(pieces))
         # A value is looked at in the last loop that has it, which has the most of the others.
         last = {v: max(k for k, p in enumerate(pieces) if v in p.available) for v in self.watched}
         start = min(last.values(), default=0)
-        loops = []
+        loops: list[str] = []
         for number, piece in enumerate(pieces):
             lines = self._lines(piece)
             seen = [v for v, k in last.items() if k == number]
             lines += self._looked_at(seen, first=number == start)
             soon = self.buffers[number * each : (number + 1) * each]
-            loops.append(self._framed(lines, soon))
+            loops += self._framed(lines, soon).split("\n")
         return loops
 
     def _lines(self, piece: Piece) -> list[str]:

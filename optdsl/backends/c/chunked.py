@@ -136,6 +136,7 @@ class Chunked(Block):
             row="q",
             kept=frozenset(self.homes) & frozenset(self.read),
             whole=True,
+            learns=bool(factors),
         )
 
     @cached_property

@@ -14,8 +14,9 @@ from optdsl.backends.c.values import Values
 from optdsl.ir.program import Value
 from optdsl.ir.types import Extent
 
-# The approximate number of operations in a piece.
-SIZE = 20
+# The approximate number of operations in a piece, and in one of a step that learns with vectors of
+# 512 bits: processors that have these have 32 registers instead of 16.
+SIZE, LONG = 20, 24
 # How many instructions at most are repeated to save a store and a load.
 _AGAIN = 2
 # How many values are moved to a later piece together, and how much longer it may be than others.
