@@ -41,9 +41,9 @@ start block blocks chunk first last low high middle total count rows threads hyp
 partial words odd careful quickly carefully share mean gap moved which left right way turned between
 chosen mixed mixedd signd maximum minimum maximumd minimumd share_of folded add_products add_values
 holder complete complete_and_step initialize step_block0 step_elements0 step_uniform BLOCK CHUNK
-LARGEST take widen wide near part product WIDE PART0 sign_of_number INLINE APART pending theta_ g_
-m_ m_new m__new theta_new theta__new per_lr x_1 x_2 x_3 u_1 hyper state_ constant value t_ t1 scale
-half small tiny found normal body λ β1
+LARGEST take widen wide near part product room beside WIDE PART0 sign_of_number INLINE APART pending
+theta_ g_ m_ m_new m__new theta_new theta__new per_lr x_1 x_2 x_3 u_1 hyper state_ constant value t_
+t1 scale half small tiny found normal body λ β1
 """
 NAMES = tuple(dict.fromkeys(f"{KEYWORDS} {LIBRARY} {OURS}".split()))
 COMMON = {"double", "INFINITY", "load", "y0", "CHUNK", "EOF", "NULL", "errno", "I", "linux", "unix"}
