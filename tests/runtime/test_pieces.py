@@ -16,6 +16,7 @@ import optdsl
 from optdsl.runtime.core.tasks import ParameterTask
 from optdsl.runtime.engines import piece_buffers, pieces
 from optdsl.runtime.engines.pieces import Pieces
+from optdsl.runtime.engines.sampled.pieces import SampledTask
 
 SHAPES = [(1000,), (3,), (5, 7), (), (0,), (130, 2), (399,), (4, 4, 4)]
 INTERIOR = {"c": 0.7, "rho": 0.6, "kappa": 0.3, "gamma": 0.8, "weight_decay": 0.1}
@@ -35,11 +36,15 @@ class Counted:
 
     def __init__(self) -> None:
         self.number = 0
-        self._advance = Pieces.advance
+        self._advance, self._advance_samples = Pieces.advance, Pieces.advance_samples
 
     def advance(self, own: Pieces, works: Sequence[ParameterTask]) -> None:
         self._advance(own, works)
         self.number += len(works)
+
+    def advance_samples(self, own: Pieces, samples: Sequence[SampledTask]) -> None:
+        self._advance_samples(own, samples)
+        self.number += len(samples)
 
 
 def run(
@@ -103,19 +108,27 @@ def test_the_same_bits(name: str, dtype: torch.dtype, monkeypatch: pytest.Monkey
     assert counted.number == 2 * 23
 
 
+# Pieces of the sample are blocks that lie together, single blocks of 1024, and parts of blocks.
+@pytest.mark.parametrize("length", [pieces._SAMPLED, 1024, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("few_cells")
-def test_the_same_bits_where_a_sample_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bits_where_a_sample_is_learned_from(
+    dtype: torch.dtype, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_SAMPLED", length)
     how = optdsl.Learn("sgd", lr=1e-2, sample=2)
     learn = {"rho": how, "gamma": how}
     rule = optdsl.load("mada", learn=learn, backend="eager")
     monkeypatch.setattr(f"{__name__}.SHAPES", [(3000,), (7,), (50, 90), (2, 2)])
     counted = Counted()
     monkeypatch.setattr(Pieces, "advance", lambda own, works: counted.advance(own, works))
-    found, moved = run(rule, INTERIOR, torch.float32, strange=False)
+    by_samples = counted.advance_samples
+    monkeypatch.setattr(Pieces, "advance_samples", lambda own, tasks: by_samples(own, tasks))
+    found, moved = run(rule, INTERIOR, dtype, strange=False)
     # In three of four steps both small tensors; of the large ones copies, and they themselves.
     assert counted.number == 6 + 2 * 7
     monkeypatch.setattr(Pieces, "divided", lambda own, works: ([], works))
-    expected, wanted = run(rule, INTERIOR, torch.float32, strange=False)
+    expected, wanted = run(rule, INTERIOR, dtype, strange=False)
     assert len(found) == len(expected)
     assert all(same(x, y) for x, y in zip(found, expected, strict=True))
     assert moved == wanted

@@ -125,9 +125,11 @@ class EagerEngine:
             return [*others, *sampled]
         fitting, rest = self._outside.divided(sampled)
         # The sample first, for the step writes into the states.
-        copies = [self._samples.copied(work, self._outside.states) for work in fitting]
+        tasks, copied = self._samples.tasks(fitting)
+        pieces.advance_samples(tasks)
+        copies = [self._samples.copied(work, self._outside.states) for work in copied]
         pieces.advance(copies)
-        for work, copy in zip(fitting, copies, strict=True):
+        for work, copy in zip(copied, copies, strict=True):
             for name in self.plan.kept:
                 keep(work.state, name, self._samples.laid_out(copy.state[name], work))
         self._outside.advance(fitting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ _LENGTHS = 8
 # gradient.
 _PACKS = 64
 
+# What yields pieces, given memory for copies; it goes on when a step of the last one is done.
+Job = Callable[["Buffers"], Iterator[Sequence[Tensor]]]
 # The memory of copies, and, for each of them, its parts.
 Packed = tuple[Sequence[Tensor], list[list[Tensor]]]
 
@@ -26,6 +28,7 @@ class Buffers:
         between: for values in between, by dtype, number and length.
         copies: for copies of small tensors.
         packs: how small tensors were last laid out there.
+        samples: for copies of sampled elements.
     """
 
     def __init__(self) -> None:
@@ -33,6 +36,7 @@ class Buffers:
         self.between: dict[tuple[torch.dtype, int, int], Sequence[Tensor]] = {}
         self.copies: Tensor | None = None
         self.packs: dict[Any, Packed] = {}
+        self.samples: Tensor | None = None
 
     def like(self, piece: Tensor, number: int) -> Sequence[Tensor]:
         """Memory for values in between.
@@ -51,6 +55,23 @@ class Buffers:
             with torch.inference_mode(False):
                 self.between[key] = piece.new_empty((number, len(piece))).unbind()
         return self.between[key]
+
+    def sampled(self, number: int, size: int, dtype: torch.dtype, least: int) -> Sequence[Tensor]:
+        """Memory for copies of sampled elements, on the CPU.
+
+        Args:
+            number: of tensors that they belong to.
+            size: how many elements of each.
+            dtype: of the copies.
+            least: there is memory for so many elements of each, at least.
+        """
+        own = self.samples
+        if own is None or own.dtype is not dtype or own.shape[0] < number or own.shape[1] < size:
+            with torch.inference_mode(False):
+                own = self.samples = torch.empty(
+                    (number, max(size, least)), dtype=dtype, device="cpu"
+                )
+        return own[:number, :size].unbind()
 
     def packed(self, columns: list[list[Tensor]], dtype: torch.dtype, least: int) -> Packed:
         """Memory for copies of small tensors, and the parts of it that have their shapes.

@@ -7,8 +7,9 @@ piece, so that an operation is one call for all of them. Elsewhere large tensors
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,20 +21,20 @@ from optdsl.ir.storage import stored
 from optdsl.runtime.build.python_modules import Function
 from optdsl.runtime.core.tasks import COMPUTE, PLAIN, ParameterTask
 from optdsl.runtime.engines import piece_threads
-from optdsl.runtime.engines.piece_buffers import Buffers, Pool
+from optdsl.runtime.engines.piece_buffers import Buffers, Job, Pool
+from optdsl.runtime.engines.sampled.pieces import SampledTask
 
 # On a CPU, the elements of a piece: where a thread has pieces of its own, and for each of those
 # that share one. Torch divides few operations among threads that have fewer elements than that.
 _ALONE, _EACH = 49152, 32768
+# A step that computes tangents has four times as much in between: pieces of samples are smaller.
+_SAMPLED = 24576
 # So many threads share a piece at most.
 _THREADS = 16
 # Elsewhere, small tensors are taken together up to so many elements.
 _TOGETHER = 1 << 20
 # Tensors of fewer elements than this part of a piece are copied into one with others.
 _PART = 4
-
-# What yields pieces, given memory for copies; it goes on when a step of the last one is done.
-_Job = Callable[[Buffers], Iterator[Sequence[Tensor]]]
 
 
 class Pieces:
@@ -78,13 +79,21 @@ class Pieces:
         Args:
             works: those that can be stepped so.
         """
-        classes: dict[Any, list[ParameterTask]] = {}
-        for work in works:
-            parameter, t = work.parameter, float(work.state["step"])
-            key = id(work.hypers), t, parameter.dtype, parameter.device
-            classes.setdefault(key, []).append(work)
-        for key, some in classes.items():
-            self._advance(some, key[1] + 1)
+        for t, some in _alike(works):
+            self._advance(some, t)
+
+    def advance_samples(self, samples: Sequence[SampledTask]) -> None:
+        """A step of sampled elements, of which nothing but their tangents is kept.
+
+        Args:
+            samples: those that can be stepped so.
+        """
+        found = {id(sample.work): sample for sample in samples}
+        for t, works in _alike([sample.work for sample in samples]):
+            dtype = COMPUTE[works[0].parameter.dtype]
+            most = min(_elements(), _SAMPLED)
+            jobs = (found[id(w)].jobs(self.states, dtype, most) for w in works)
+            self._run(works[0], t, itertools.chain.from_iterable(jobs))
 
     def _all_fit(self, works: Sequence[ParameterTask]) -> bool:
         """Whether tensors' elements lie one after the other, as all that belongs to them do."""
@@ -122,27 +131,31 @@ class Pieces:
                     work.state[name] = torch.empty_like(
                         like, dtype=dtype, memory_format=torch.contiguous_format
                     )
-        entry, hypers = self._step.entry, works[0].hypers
+        self._run(works[0], t, self._cut(works, COMPUTE[works[0].parameter.dtype]))
+        for work in works:
+            work.state["step"].fill_(t)
+
+    def _run(self, first: ParameterTask, t: float, jobs: Iterator[Job]) -> None:
+        """Do the jobs of tensors that are alike, of which one is given."""
+        entry, hypers = self._step.entry, first.hypers
         keywords = dict(zip(entry.keywords, (hypers[h] for h in entry.hypers), strict=True))
         if entry.takes_step:
             keywords["t"] = t
-        dtype = COMPUTE[works[0].parameter.dtype]
+        dtype = COMPUTE[first.parameter.dtype]
 
-        def run(jobs: Iterator[_Job]) -> None:
+        def run(jobs: Iterator[Job]) -> None:
             # Calls in this mode do not look for what autograd might want. It ends with the step.
             with torch.inference_mode(), self._pool.buffers() as own:
                 pieces = (piece for job in jobs for piece in job(own))
                 self._step.call(pieces, own.like, dtype, **keywords)
 
-        jobs = deque(self._cut(works, dtype))
-        if works[0].parameter.device.type == "cpu" and _each_has_its_own():
-            piece_threads.shared(jobs, run)
+        waiting = deque(jobs)
+        if first.parameter.device.type == "cpu" and _each_has_its_own():
+            piece_threads.shared(waiting, run)
         else:
-            run(piece_threads.taken(jobs))
-        for work in works:
-            work.state["step"].fill_(t)
+            run(piece_threads.taken(waiting))
 
-    def _cut(self, works: Sequence[ParameterTask], dtype: torch.dtype) -> Iterator[_Job]:
+    def _cut(self, works: Sequence[ParameterTask], dtype: torch.dtype) -> Iterator[Job]:
         """The jobs of stepping some tensors.
 
         Args:
@@ -165,7 +178,7 @@ class Pieces:
             number += size
         yield from self._of_some(small, dtype, most)
 
-    def _of_one(self, work: ParameterTask, dtype: torch.dtype, most: int) -> Iterator[_Job]:
+    def _of_one(self, work: ParameterTask, dtype: torch.dtype, most: int) -> Iterator[Job]:
         """The jobs of one tensor: its parts."""
         columns = (work.parameter.detach(), work.gradient, *(work.state[n] for n in self.states))
         parts = zip(*(x.view(-1).split(most) for x in columns), strict=True)
@@ -175,7 +188,7 @@ class Pieces:
 
     def _of_some(
         self, works: Sequence[ParameterTask], dtype: torch.dtype, most: int
-    ) -> Iterator[_Job]:
+    ) -> Iterator[Job]:
         """The jobs of small tensors."""
         if len(works) > 1:
             least = most if works[0].parameter.device.type == "cpu" else 0
@@ -197,6 +210,16 @@ class Pieces:
         for number, (column, part) in enumerate(zip(columns, parts, strict=True)):
             if number != 1:  # The gradient stays as it is.
                 torch._foreach_copy_(column, part)
+
+
+def _alike(works: Sequence[ParameterTask]) -> list[tuple[float, list[ParameterTask]]]:
+    """Tasks that take the same step, of the same kind of tensors, and its number."""
+    classes: dict[Any, list[ParameterTask]] = {}
+    for work in works:
+        parameter, t = work.parameter, float(work.state["step"])
+        key = id(work.hypers), t, parameter.dtype, parameter.device
+        classes.setdefault(key, []).append(work)
+    return [(key[1] + 1, some) for key, some in classes.items()]
 
 
 def _as_it_is(

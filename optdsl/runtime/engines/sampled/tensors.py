@@ -19,6 +19,7 @@ from optdsl.runtime.build.python_modules import Rule
 from optdsl.runtime.core.owned_numbers import without_values
 from optdsl.runtime.core.tasks import COMPUTE, ParameterTask
 from optdsl.runtime.engines.sampled.choice import Sample, sample_of
+from optdsl.runtime.engines.sampled.pieces import SampledTask, sampled_task
 
 
 class Measured(NamedTuple):
@@ -116,6 +117,24 @@ class SampledTensors:
             return [], works
         parts = [work for work in works if self.of(work) is not None]
         return parts, [work for work in works if self.of(work) is None]
+
+    def tasks(
+        self, works: Sequence[ParameterTask]
+    ) -> tuple[list[SampledTask], list[ParameterTask]]:
+        """Tasks of sampled elements to be stepped piece by piece, and those that cannot be so.
+
+        Args:
+            works: tasks of tensors of which a part is sampled, whose elements lie one after the
+                other, as those of all that belongs to them do.
+        """
+        found, others = [], []
+        for work in works:
+            task = sampled_task(work, self.of(work), self._kept, self._traces)
+            if task is None:
+                others.append(work)
+            else:
+                found.append(task)
+        return found, others
 
     def copied(self, work: ParameterTask, states: Iterable[str]) -> ParameterTask:
         """A task of a copy of the sampled elements, of a tensor of which a part is sampled.
