@@ -26,14 +26,17 @@ from optdsl.runtime.engines.sampled.pieces import SampledTask
 
 # On a CPU, the elements of a piece: where a thread has pieces of its own, and for each of those
 # that share one. Torch divides few operations among threads that have fewer elements than that.
-_ALONE, _EACH = 49152, 32768
+_ALONE, _EACH = 98304, 32768
 # A step that computes tangents has four times as much in between: pieces of samples are smaller.
 _SAMPLED = 24576
 # So many threads share a piece at most.
 _THREADS = 16
 # Elsewhere, small tensors are taken together up to so many elements.
 _TOGETHER = 1 << 20
-# Tensors of fewer elements than this part of a piece are copied into one with others.
+# Where a thread has pieces of its own, small tensors are taken together up to so many elements, for
+# what is copied back should still be in the cache. Others are cut so where pieces would be few.
+_SHORT = 49152
+# Tensors of fewer elements than this part of such a piece are copied into one with others.
 _PART = 4
 
 
@@ -163,20 +166,25 @@ class Pieces:
             dtype: the precision of the step.
         """
         on_cpu = works[0].parameter.device.type == "cpu"
-        most = _elements() if on_cpu else _TOGETHER
+        most = together = _elements() if on_cpu else _TOGETHER
+        if on_cpu and _each_has_its_own():
+            together = min(most, _SHORT)
+            wanted = piece_threads.LEAST * torch.get_num_threads()
+            if sum(work.parameter.numel() for work in works) < wanted * most:
+                most = together
         small: list[ParameterTask] = []
         number = 0
         for work in works:
             size = work.parameter.numel()
-            if size * _PART >= most:
+            if size * _PART >= together:
                 yield from self._of_one(work, dtype, most if on_cpu else size)
                 continue
-            if number + size > most:
-                yield from self._of_some(small, dtype, most)
+            if number + size > together:
+                yield from self._of_some(small, dtype, together)
                 small, number = [], 0
             small.append(work)
             number += size
-        yield from self._of_some(small, dtype, most)
+        yield from self._of_some(small, dtype, together)
 
     def _of_one(self, work: ParameterTask, dtype: torch.dtype, most: int) -> Iterator[Job]:
         """The jobs of one tensor: its parts."""
