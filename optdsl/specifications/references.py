@@ -237,11 +237,18 @@ def report_unknown(
             nearest(rule.text, others - {rule.text})
             or f"{what}s are found by the names of their files; the library has {', '.join(known)}"
         )
+        label = "neither in the library nor a file of this name beside this one"
+        if source.directory is None:
+            label = "not in the library"
+            if os.path.isfile(f"{rule.text}.opt"):
+                hint = f"for the file write {rule.text}.opt, as in `{rule.text}.opt with cautious`"
+                if modifying:
+                    hint = "for the file give its directory: `path=` of `load`, or --path"
         report.error(
             "unknown-rule",
             f"unknown {what} `{rule.text}`",
             rule.span,
-            label="neither in the library nor a file of this name beside this one",
+            label=label,
             hint="; ".join((hint, *search.everywhere().troubles)),
         )
 

@@ -87,17 +87,22 @@ def is_path(name: str) -> bool:
 def open_source(name: str | os.PathLike[str]) -> Source:
     """The text of a specification by its name, of a ``.opt`` file, or of a combination.
 
-    A combination such as ``adamw with cautious`` is the text of a file that names it.
+    A combination such as ``adamw with cautious`` is the text of a file that names it. One of a
+    file, as in ``my_rule.opt with cautious``, is that of a file beside it.
 
     Raises:
         UnknownSpecError: when there is no specification of that name.
         SpecClashError: when there are several.
         OSError: when the file cannot be read.
-        ValueError: when the file is not UTF-8 text, or a combination has a comment.
+        ValueError: when the file is not UTF-8 text, or a combination has a comment or its file
+            a name that no specification could refer to.
     """
     text = os.fspath(name)
     if isinstance(name, str) and is_combination(text):
         return combination(text)
+    of_file = _of_file(text) if isinstance(name, str) else None
+    if of_file is not None:
+        return combination(text, *of_file)
     if isinstance(name, str) and not is_path(name):
         own = in_library(text)
         place = elsewhere(text, own)
@@ -111,6 +116,13 @@ def open_source(name: str | os.PathLike[str]) -> Source:
         # A byte order mark is dropped; line ends are kept, for the formatter to change.
         content = Path(text).read_bytes().decode("utf-8-sig")
         return Source(text, content, directory=os.path.dirname(text) or os.curdir)
+    except FileNotFoundError:
+        if isinstance(name, str) and re.search(r"\swith\s.*\.opt$", text):
+            raise ValueError(
+                f"there is no file {text!r}, and modifiers have names: write `with cautious` for "
+                f"cautious.opt beside the rule, or in a directory of `path`"
+            ) from None
+        raise
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
@@ -134,14 +146,54 @@ def is_combination(text: str) -> bool:
     return _COMBINED.match(text) is not None and not text.endswith(".opt")
 
 
-def combination(text: str) -> Source:
-    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``."""
-    if "#" in text:
+# A file, and the options or modifiers after it.
+_OF_FILE = re.compile(
+    r"\s*(?P<file>\S.*?\.opt)(?P<rest>\s*\(.*\)\s*|\s*(\(.*?\)\s*|\s)with(\s.*)?)",
+    flags=re.DOTALL,
+)
+
+
+def _of_file(text: str) -> tuple[str, str] | None:
+    """The file of a combination, and what is made of it; None for other texts.
+
+    A file may be called like a combination; it is a file, then.
+    """
+    match = _OF_FILE.fullmatch(text)
+    if match is None or text.endswith(".opt") or os.path.isfile(text):
+        return None
+    return match["file"], match["rest"]
+
+
+def combination(text: str, file: str | None = None, rest: str = "") -> Source:
+    """``adamw with cautious`` as a file: ``optimizer AdamwWithCautious = adamw with cautious``.
+
+    Args:
+        text: the combination.
+        file: the file that it begins with, if it does. The combination is read as if it lay
+            beside this file, so that it refers to it, and to other files there, by their names.
+        rest: what follows the file.
+
+    Raises:
+        OSError: when there is no such file.
+        ValueError: for a comment, or a file whose name is not one of the language.
+    """
+    if "#" in (rest if file is not None else text):
         raise ValueError(f"{text!r} names a rule and its modifiers, and has no comments")
-    text = " ".join(text.split())
-    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", text))
+    directory, rule = None, text
+    if file is not None:
+        os.stat(file)
+        directory, stem = os.path.dirname(file) or os.curdir, Path(file).stem
+        if not re.fullmatch(r"[A-Za-z_]\w*", stem, flags=re.ASCII):
+            raise ValueError(
+                f"{text!r}: a rule with options or modifiers is named by letters, digits and "
+                f"underscores; rename {os.path.basename(file)}"
+            )
+        rule = stem + rest
+    rule = " ".join(rule.split())
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([^)]*\)", "", rule))
     title = "".join(part[:1].upper() + part[1:] for name in names for part in name.split("_"))
-    return Source(text, f"optimizer {title} = {text}\n")
+    title_text = f"optimizer {title} = {rule}\n"
+    return Source(rule if file is None else " ".join(text.split()), title_text, directory)
 
 
 def beside_of(directory: str | None) -> dict[str, list[str]]:

@@ -239,3 +239,52 @@ def test_the_library_is_found_without_packages(monkeypatch: pytest.MonkeyPatch) 
     for name in ("adamw", "mada", "adamw(lr = 0.1) with cautious"):
         sources.surroundings(sources.open_source(name))
         optdsl.load(name)
+
+
+@pytest.mark.parametrize("written", ["{}/downhill.opt with half", "{}/downhill.opt(lr = 0.25)"])
+def test_a_file_takes_modifiers_and_options(written: str, directory: Path) -> None:
+    """Both halve the step; the modifier is found beside the file."""
+    text = written.format(directory)
+    assert step(optdsl.load(text)) == 0.25
+    scope: dict[str, Any] = {}
+    exec(optdsl.eject(text), scope)
+    made = [v for v in scope.values() if isinstance(v, type) and v.__name__.startswith("Downhill")]
+    assert step(made[0]) == 0.25
+    for command in ("check", "show", "verify"):
+        assert main([command, text]) == 0
+
+
+def test_a_file_in_the_current_directory_takes_modifiers(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    for text in ("downhill.opt with half", "./downhill.opt with half", "downhill.opt (lr = 0.25)"):
+        assert step(optdsl.load(text)) == 0.25
+    # What is read again is what the file says now.
+    filled(directory, lr=1.0)
+    assert step(optdsl.load("downhill.opt with half")) == 0.5
+    # A file may be called like a combination.
+    (directory / "downhill.opt with half").write_text(RULE.format(name="Other", lr=0.125))
+    assert step(optdsl.load("./downhill.opt with half")) == 0.125
+
+
+def test_mistakes_with_files_and_modifiers_say_what_to_write(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(directory)
+    (directory / "my-rule.opt").write_text(RULE.format(name="Mine", lr=1))
+    for text, part in (
+        ("downhill with cautious", "for the file write downhill.opt"),
+        ("adam with half", "give its directory"),
+        ("my-rule.opt with half", "rename my-rule.opt"),
+        ("adam with half.opt", "modifiers have names"),
+        ("downhill.opt with half # why", "no comments"),
+        ("downhill.opt with halv", "did you mean `half`"),
+    ):
+        with pytest.raises(ValueError, match=part):
+            optdsl.load(text)
+        assert main(["show", text]) in {1, 2}
+        assert part in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"uphill\.opt"):
+        optdsl.load("uphill.opt with half")
+    assert main(["show", "uphill.opt with half"]) == 2
