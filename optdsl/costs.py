@@ -26,7 +26,7 @@ class Cost:
 
     Attributes:
         state: bytes that are kept between steps, for a parameter in float32.
-        moved: bytes that a step reads and writes.
+        moved: bytes that a step reads and writes, in all of its passes.
         operations: what a step computes, in additions.
         nanoseconds: the estimated time of a step.
     """
@@ -51,7 +51,7 @@ def cost(plan: Plan, balance: Balance, order: str = "overlapped") -> Cost:
 
 def _taken(kernels: Sequence[Kernel], balance: Balance) -> tuple[float, float, float]:
     """Bytes moved, operations and nanoseconds of kernels that run one after the other."""
-    moved = [float(BYTES * sum(kernel.traffic)) for kernel in kernels]
+    moved = [float(BYTES * (sum(kernel.traffic) + kernel.earlier)) for kernel in kernels]
     computed = [float(operations(kernel)) for kernel in kernels]
     times = map(balance.nanoseconds, moved, computed)
     return sum(moved), sum(computed), sum(times)

@@ -203,6 +203,11 @@ class Kernel:
         written = sum(r.type.extent is Extent.TENSOR for r in self.stored)
         return len(read), written
 
+    @property
+    def earlier(self) -> int:
+        """How many tensors the passes before the last one read, such as those for norms."""
+        return sum(len(self.reads_in(loop)) for loop in self.loops[:-1])
+
 
 def schedule(plan: Plan) -> dict[str, Kernel]:
     """The kernels of a plan, by name; kernels that complete a step only if something is learned.

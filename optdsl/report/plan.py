@@ -17,7 +17,8 @@ from optdsl.plan import KINDS, Plan, plans
 from optdsl.plan.balance import Balance
 from optdsl.report.layout import WIDTH, table, unit_of
 from optdsl.runtime.build.machine_balance import balance
-from optdsl.schedule import Kernel, Role, cheapest, sampled_traffic, schedule
+from optdsl.runtime.engines.sampled.choice import smallest
+from optdsl.schedule import Kernel, Role, cheapest, sampled_mean, schedule
 
 _WAYS = {
     "none": "Nothing is learned, so that a step needs no tangents.",
@@ -32,6 +33,14 @@ _NAMES = {
     Role.COMPLETE: "exact: hyper-gradients first",
     Role.STEP_COMPLETED: "exact: then the step",
 }
+_NORMS = (
+    "Norms and other sums over a tensor are known only after a pass over it. What these passes read "
+    "comes from a cache where the tensor fits into it."
+)
+_OPERATIONS = (
+    "Operations are of one element, counted as additions: a root or a division is 10 of them, a "
+    "power 50. The time is an estimate for large tensors in overlapped order."
+)
 
 
 def describe_plan(source: Source, learn: LearnOption = True, bound: float | None = None) -> str:
@@ -71,11 +80,32 @@ def _page(title: str, program: Program, bound: float | None) -> list[list[str]]:
     if stored(program):
         blocks.append(["What a step moves is not counted where something is stored by a codec."])
     else:
-        blocks.append(["A step, in bytes per parameter", *table(_steps(chosen))])
-    if len(found) > 1:
+        rows = _steps(chosen)
+        notes = [_NORMS] if any(row[0] == _EARLIER for row in rows) else []
+        if any(o.opcode == "matmul" for o in program.operations):
+            notes.append("What products of matrices move is not counted.")
+        if chosen.sample > 1:
+            notes.append(
+                f"Tensors of fewer than {smallest(chosen.sample):,} elements are taken whole, as the "
+                f"sampled elements are."
+            )
+        blocks.append(["A step, in bytes per parameter", *table(rows), *map(_wrapped, notes)])
+    if learns:
         title = f"Possible plans, at {machine.byte:g} ns a byte and {machine.operation:g} ns an "
-        blocks.append([f"{title}operation", *table(_compared(found, chosen, machine))])
+        rule = "The one with the least state is chosen"
+        if bound is not None:
+            rule = f"The fastest with at most {bound:g} bytes of state is chosen"
+        needs = "what is left of earlier ones" if chosen.traces else "values that are gone"
+        missing = [kind for kind in KINDS if kind not in {plan.kind for plan in found}]
+        notes = [f"Not possible: {kind}, since a tangent needs {needs}." for kind in missing]
+        notes += [f"{rule}; see `state_bytes` of optdsl.load.", _OPERATIONS]
+        rows = _compared(found, chosen, machine)
+        blocks.append([f"{title}operation", *table(rows), *map(_wrapped, notes)])
     return blocks
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _states(plan: Plan) -> list[Sequence[str]]:
@@ -91,46 +121,60 @@ def _states(plan: Plan) -> list[Sequence[str]]:
     return rows or [("none",)]
 
 
+_EARLIER = "  and before, for its sums"
+
+
 def _steps(plan: Plan) -> list[Sequence[str]]:
     kernels = schedule(plan)
     if plan.kind == "none":
-        return [_moved("a step", kernels["step"])]
-    rows: list[Sequence[str]] = [_moved(name, kernels[key]) for key, name in _NAMES.items()]
-    exact = sum(sum(kernels[key].traffic) for key in (Role.COMPLETE, Role.STEP_COMPLETED))
-    rows.append(("exact, together", "", "", f"{BYTES * exact}"))
-    if plan.sample > 1:
-        rows.append(_moved("outside the sample", kernels[Role.STEP_OUTSIDE]))
-        mean = sampled_traffic(kernels, kernels[Role.FUSED], plan.sample)
-        rows.append(("overlapped, all elements", "", "", f"{BYTES * mean:g}"))
-        mean = (exact + (plan.sample - 1) * sum(kernels[Role.STEP_OUTSIDE].traffic)) / plan.sample
-        rows.append(("exact, all elements", "", "", f"{BYTES * mean:g}"))
+        return _moved("a step", kernels["step"])
+    sampled = plan.sample > 1
+    rows: list[Sequence[str]] = []
+    for key, name in _NAMES.items():
+        rows += _moved(f"{name}, sampled elements" if sampled else name, kernels[key])
+    fused = _total(kernels[Role.FUSED])
+    exact = sum(_total(kernels[key]) for key in (Role.COMPLETE, Role.STEP_COMPLETED))
+    if not sampled:
+        return [*rows, ("exact, together", "", "", f"{exact}")]
+    outside = _total(kernels[Role.STEP_OUTSIDE])
+    rows.append(("exact, sampled elements, together", "", "", f"{exact}"))
+    rows += _moved("elements outside the sample", kernels[Role.STEP_OUTSIDE])
+    for name, total in (("overlapped", fused), ("exact", exact)):
+        mean = sampled_mean(total, outside, plan.sample)
+        rows.append((f"{name}, mean of all elements", "", "", f"{mean:g}"))
     return rows
 
 
-def _moved(name: str, kernel: Kernel) -> Sequence[str]:
+def _total(kernel: Kernel) -> int:
+    return BYTES * (sum(kernel.traffic) + kernel.earlier)
+
+
+def _moved(name: str, kernel: Kernel) -> list[Sequence[str]]:
+    """What a kernel moves in its last pass, and what its passes before that one read."""
     read, written = (BYTES * count for count in kernel.traffic)
-    return name, f"reads {read}", f"writes {written}", str(read + written)
+    rows: list[Sequence[str]] = [(name, f"reads {read}", f"writes {written}", str(read + written))]
+    if kernel.earlier:
+        before = BYTES * kernel.earlier
+        rows.append((_EARLIER, f"reads {before}", "writes 0", str(before)))
+    return rows
 
 
 def _compared(found: Sequence[Plan], chosen: Plan, machine: Balance) -> list[Sequence[str]]:
     """The plans with names, and those that no other one beats in both state and time."""
     costs = [cost(plan, machine) for plan in found]
     best = frontier(costs)
-    rows: list[Sequence[str]] = []
+    rows: list[Sequence[str]] = [("plan", "state", "moved in a step", "operations", "time", "")]
     for number, (plan, each) in enumerate(zip(found, costs, strict=True)):
         if plan.kind in KINDS or plan == chosen or number in best:
             mark = "chosen" if plan == chosen else ""
             rows.append((plan.kind, *_cost(each), mark))
-    names = {plan.kind for plan in found}
-    missing = [kind for kind in KINDS if kind not in names]
-    needs = "what is left of earlier ones" if chosen.traces else "values that are gone"
-    return rows + [(kind, f"not possible: a tangent needs {needs}") for kind in missing]
+    return rows
 
 
 def _cost(each: Cost) -> Sequence[str]:
     return (
-        f"{each.state:g} bytes of state",
-        f"{each.moved:g} bytes a step",
-        f"{each.operations:g} operations",
+        f"{each.state:g} bytes",
+        f"{each.moved:g} bytes",
+        f"{each.operations:g}",
         f"{each.nanoseconds:.3g} ns",
     )

@@ -333,3 +333,16 @@ def test_hyperparameters_given_to_a_function_of_the_library_are_refused_with_the
 def test_help_is_free_of_the_program() -> None:
     assert repr(optdsl.load("adam").compiled) == "<Adam, order='overlapped'>"
     assert "`differentiable=True` is refused." in (optdsl.load("adam").__doc__ or "")
+
+
+def test_betas_are_shown_together_or_one_by_one() -> None:
+    def text(cls: Any) -> str:
+        return repr(cls([torch.nn.Parameter(torch.zeros(2))]))
+
+    assert "betas: (0.9, 0.999)" in text(optdsl.load("adam"))
+    assert "beta1" not in text(optdsl.load("adam"))
+    how = optdsl.Learn("sgd", lr=1e-3, bounds=(0.5, 0.99), sample=8)
+    learned = text(optdsl.load("adam", learn={"beta1": how}))
+    told = "learned in [0.5, 0.99], from 1 in 8 elements of large tensors"
+    assert f"    beta1: 0.9 ({told})\n    beta2: 0.999\n" in learned
+    assert "betas" not in learned

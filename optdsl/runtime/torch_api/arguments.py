@@ -180,19 +180,22 @@ def shown(
 ) -> str:
     """The text of an optimizer in the format of torch.
 
-    Learned coefficients are shown with the bounds of learning, betas that are not learned as a
-    tuple; the memories of rules are left out.
+    Learned coefficients are shown with the bounds of learning and their sample; betas as a tuple,
+    unless one of them is learned, and then one by one. The memories of rules are left out.
     """
     # A coefficient of tensors is in their states; its group has the value of new ones.
     each = {"group": ", for each group", "tensor": ", for each tensor, starting here"}
-    how = {x.hyper: f" (learned in {x.bounds}{each.get(x.scope, '')})" for x in learned}
+    how = {
+        x.hyper: f" (learned in {x.bounds}{each.get(x.scope, '')}"
+        + (f", from 1 in {x.sample} elements of large tensors)" if x.sample > 1 else ")")
+        for x in learned
+    }
+    hidden = {"betas"} if any(beta in how for beta in betas) else set(betas)
     lines = [f"{name} ("]
     for number, group in enumerate(groups):
         lines.append(f"Parameter Group {number}")
         for key in sorted(group):
-            if key == "params" or "/" in key or (key in betas and key not in how):
-                continue
-            if key == "betas" and all(beta in how for beta in betas):
+            if key == "params" or "/" in key or key in hidden:
                 continue
             lines.append(f"    {key}: {group[key]}{how.get(key, '')}")
     return "\n".join([*lines, ")"])
