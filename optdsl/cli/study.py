@@ -90,6 +90,8 @@ def _studies(options: argparse.Namespace) -> list[Study]:
     found: dict[str, Study] = {}
     for name in options.names or STUDIES:
         if name.endswith((".yaml", ".yml")):
+            if options.quick:
+                raise StudyError(f"--quick is for studies by name; {name} says how large it is")
             study = read_study(Path(name), STUDIES)
         elif name in STUDIES:
             cls = STUDIES[name]

@@ -86,8 +86,6 @@ def _node(program: Program, value: Value) -> ast.Expression:
             text = f"{abs(operation.attribute):.15g}"
             literal = ast.Number(abs(operation.attribute), text, _NOWHERE)
             return ast.Negate(literal, _NOWHERE) if operation.attribute < 0 else literal
-        case "stop_gradient":
-            return _node(program, arguments[0])
         case "mix":
             parts = [_node(program, a) for a in arguments]
             products = map(_binary("*"), parts[0::2], parts[1::2])

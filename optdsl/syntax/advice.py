@@ -29,6 +29,9 @@ _STATEMENT = (
 _PLAIN = "write `x = ...`; an equation needs no word in front"
 _GIVEN = "`g`, `theta` and `t` are given; a number that the user sets is a `hyper`"
 _BRACKETS = "tensors have no indices: an equation holds for every element; group with `(` and `)`"
+_TIMES = "write `{0}` for the value before the step, which papers call {0}_(t-1), and `{0}'` for {0}_t"
+# The parts of `learn` in their order.
+_PARTS = ("per", "in", "by", "on", "after", "horizon", "sample")
 
 _CHARACTERS = {
     "²": "write `^2` for a square",
@@ -203,6 +206,9 @@ def _of_operator(found: str, before: str, accepted: AbstractSet[str]) -> str:
         return "at most two comparisons follow each other, as in `0 < x <= 1`"
     if found == "+" and "PLUS" not in accepted:
         return "leave out the sign: numbers are positive without it"
+    indexed = re.search(r"([^\W\d_]\w*?)_\Z", before)
+    if found == "{" and indexed:
+        return _TIMES.format(indexed[1])
     if found in {"[", "{"} and "EQUAL" not in accepted:
         return _BRACKETS
     if found == "{":
@@ -241,6 +247,10 @@ def _of_form(found: str, before: str, after: str, accepted: AbstractSet[str]) ->
         return "a domain has brackets, as in `in [0, 1)` or `in {0, 1}`"
     if "LPAR" in accepted and {"AFTER", "$END"} <= accepted and re.match(_NAME, found):
         return "the options of a rule stand in parentheses, as in `SGD(lr = 1e-3)`"
+    if word == "learn" and found in _PARTS:
+        later = _PARTS[_PARTS.index(found) + 1 :]
+        if any(re.search(rf"\b{part}\b", before) for part in later):
+            return f"the parts of `learn` stand in this order: {', '.join(_PARTS)}"
     if found == "horizon" and word == "learn":
         return "a horizon is a number, as in `horizon 0.99`"
     if re.search(r"\bsample\s*[\d.]*\s*\Z", before) and word == "learn":

@@ -162,6 +162,7 @@ def test_a_tiny_study_runs_from_a_file(
         (["cost", "--seeds", "0"], "--seeds must be 1 or more"),
         (["language", "--text", "none.txt"], "there is no 'none.txt'"),
         (["none.yaml"], "cannot read 'none.yaml'"),
+        (["none.yaml", "--quick"], "--quick is for studies by name"),
     ],
 )
 def test_a_mistake_in_the_request_is_told(
@@ -169,3 +170,16 @@ def test_a_mistake_in_the_request_is_told(
 ) -> None:
     assert main(["study", *arguments, "--out", str(tmp_path)]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["counterexample", "interpolation"])
+def test_a_share_out_of_bounds_is_told_before_anything_runs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"study: {name}\nrhos: [0.5, 2.5]\n")
+    assert main(["study", str(file), "--out", str(tmp_path / "out")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "rhos" in told
+    assert "less than or equal to 1" in told
+    assert not (tmp_path / "out").exists()

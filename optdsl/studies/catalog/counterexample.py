@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from optdsl.pages.charts import legend_beside, line_style
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
-from optdsl.studies.frame.study import Study
+from optdsl.studies.frame.study import Share, Study
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.counterexample import Counterexample
 from optdsl.studies.runs.optimizers import Contestant, Learned
@@ -56,7 +56,7 @@ class CounterexampleStudy(Study):
     study: Literal["counterexample"] = "counterexample"
     seeds: PositiveInt = 1
     steps: PositiveInt = 2_000_000
-    rhos: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.3, 1.0)
+    rhos: tuple[Share, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.3, 1.0)
     rho_steps: PositiveInt = 200_000
 
     title: ClassVar[str] = "The counterexample"

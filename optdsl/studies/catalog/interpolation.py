@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from optdsl.pages.charts import band, legend_beside
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
 from optdsl.pages.statistics import slope, spread
-from optdsl.studies.frame.study import Study
+from optdsl.studies.frame.study import Share, Study
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.convex import Convex
 
@@ -30,7 +30,7 @@ class InterpolationStudy(Study):
     """
 
     study: Literal["interpolation"] = "interpolation"
-    rhos: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
+    rhos: tuple[Share, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
     steps: PositiveInt = 20_000
 
     title: ClassVar[str] = "Between Adam and AVGrad"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from optdsl.pages.claims import Chapter
 from optdsl.studies.frame.values import Frozen, Results, Run
+
+# A weight of one of two rules that are mixed.
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Study(Frozen, ABC):
