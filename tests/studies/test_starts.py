@@ -149,3 +149,16 @@ def test_learners_have_all_their_controls(cls: type[TrainingStudy]) -> None:
     table = chapter.claims[0].tables[-1]
     assert [row[0] for row in table.rows][1:3] == ["fixed at the start", "fixed at the end"]
     assert len(table.rows) == 6
+
+
+def test_a_miss_of_a_target_is_marked() -> None:
+    def loss(run: Training) -> float:
+        learns = run.contestant.learn is not False and run.control is None
+        return 0.6 if run.contestant.label == "mada" and learns else 0.5
+
+    study = WorkloadsStudy.quick().model_copy(update={"tasks": ("mlp",), "seeds": 1})
+    chapter, _ = simulated(study, loss)
+    (table,) = chapter.claims[0].tables
+    assert "* where a run missed its target" in table.caption
+    marked = {str(row[0]) for row in table.rows if str(row[-1]).endswith(" *")}
+    assert marked == {"mada"}

@@ -123,13 +123,28 @@ class WorkloadsStudy(TrainingStudy):
             losses.append(min(reached) if reached else math.nan)
         return fmean(losses) if losses else math.nan
 
-    def _steps_to(self, known: Results, run: Training, target: float) -> float:
-        """Returns the steps to a target; a miss counts as all steps of the run."""
+    def _reached(self, known: Results, run: Training, target: float) -> float | None:
+        """Returns the steps to a target; None for a miss, NaN for a run without a result."""
         if known.of(run) is None and run not in known:
             return math.nan
         steps, losses = known.series(run, "step"), known.series(run, "validation")
         reached = (step for step, loss in zip(steps, losses, strict=True) if loss <= target)
-        return next(reached, float(run.steps))
+        return next(reached, None)
+
+    def _steps_to(self, known: Results, run: Training, target: float) -> float:
+        """Returns the steps to a target; a miss counts as all steps of the run."""
+        reached = self._reached(known, run, target)
+        return float(run.steps) if reached is None else reached
+
+    def missed(self, known: Results) -> set[tuple[str, str]]:
+        """Returns the labels and tasks of which a run has not reached the target."""
+        return {
+            (label, task)
+            for task in self.tasks
+            if math.isfinite(target := self._target(known, task))
+            for label, runs in self._entries(known, task).items()
+            if any(self._reached(known, run, target) is None for run in runs)
+        }
 
     def ratios(self, known: Results) -> dict[str, dict[str, float]]:
         """Returns the logarithms of the ratios of steps by label and task, means over seeds."""
@@ -188,12 +203,15 @@ class WorkloadsStudy(TrainingStudy):
             for other in others
             if self.learner in ratios and (other == tuned or other in ratios)
         )  # fmt: skip
+        missed = self.missed(known)
         rows = tuple(
             (label, f"{score[label]:.3f}", f"{z[label][0]:+.2f}", f"{z[label][1]:.2g}",
-             *(f"{math.exp(found[task]):.2f}" for task in self.tasks))
+             *(f"{math.exp(found[task]):.2f}{' *' if (label, task) in missed else ''}"
+               for task in self.tasks))
             for label, found in ratios.items()
         )  # fmt: skip
         columns = ("optimizer", "score", "z", "p", *self.tasks)
+        caption = "Score: geometric mean; then each task, * where a run missed its target"
 
         def draw(figure: Figure) -> None:
             axes = figure.subplots()
@@ -217,5 +235,5 @@ class WorkloadsStudy(TrainingStudy):
             "The geometric mean over tasks of steps to the target over those of tuned AdamW.",
             criteria,
             (Chart("workloads", "Steps to the target, relative; below 1 is faster.", draw),),
-            (Table("Score: geometric mean; then each task", columns, rows),),
+            (Table(caption, columns, rows),),
         )
