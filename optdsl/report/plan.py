@@ -34,8 +34,8 @@ _NAMES = {
     Role.STEP_COMPLETED: "exact: then the step",
 }
 _NORMS = (
-    "Norms and other sums over a tensor are known only after a pass over it. What these passes read "
-    "comes from a cache where the tensor fits into it."
+    "Norms and other sums over a tensor are known only after a pass over it. What these passes "
+    "read comes from a cache where the tensor fits into it."
 )
 _OPERATIONS = (
     "Operations are of one element, counted as additions: a root or a division is 10 of them, a "
@@ -86,8 +86,8 @@ def _page(title: str, program: Program, bound: float | None) -> list[list[str]]:
             notes.append("What products of matrices move is not counted.")
         if chosen.sample > 1:
             notes.append(
-                f"Tensors of fewer than {smallest(chosen.sample):,} elements are taken whole, as the "
-                f"sampled elements are."
+                f"Tensors of fewer than {smallest(chosen.sample):,} elements are taken whole, as "
+                f"the sampled elements are."
             )
         blocks.append(["A step, in bytes per parameter", *table(rows), *map(_wrapped, notes)])
     if learns:

@@ -29,7 +29,9 @@ _STATEMENT = (
 _PLAIN = "write `x = ...`; an equation needs no word in front"
 _GIVEN = "`g`, `theta` and `t` are given; a number that the user sets is a `hyper`"
 _BRACKETS = "tensors have no indices: an equation holds for every element; group with `(` and `)`"
-_TIMES = "write `{0}` for the value before the step, which papers call {0}_(t-1), and `{0}'` for {0}_t"
+_TIMES = (
+    "write `{0}` for the value before the step, which papers call {0}_(t-1), and `{0}'` for {0}_t"
+)
 # The parts of `learn` in their order.
 _PARTS = ("per", "in", "by", "on", "after", "horizon", "sample")
 

@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,41 @@ def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
         [*command, f"--screenshot={shot}", path.as_uri()], capture_output=True, timeout=120
     )
     assert shot.stat().st_size > 5000
+
+
+WIDE = ("name", *(f"a column of some words, {n}" for n in range(12)))
+# Where boxes of a page in a frame end, whether a table scrolls, and where its caption is then.
+MEASURE = """onload = () => {
+  const page = frames[0].document, ends = (what) => Math.max(...[...page.querySelectorAll(what)]
+    .map((box) => box.getBoundingClientRect().right));
+  const box = page.querySelector(".wide:has(thead)"), scrolls = box.scrollWidth > box.clientWidth;
+  box.scrollLeft = 200;
+  const caption = page.querySelector("article caption").getBoundingClientRect();
+  document.body.dataset.found = [page.documentElement.scrollWidth, ends("svg"), ends(".wide"),
+    scrolls, Math.round(caption.left), caption.right < 390].join(" ");
+}"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="there is no browser here")
+def test_a_phone_shows_whole_figures_and_wide_tables_in_boxes(tmp_path: Path) -> None:
+    table = Table("A caption", WIDE, (tuple(f"{n}.{n}{n}" for n in range(13)),))
+    chart = Chart("wide", "A line.", draw)
+    claims = [Claim("A", "p", "m", (Criterion("a", "b", True),), (chart,), (table,))]
+    text = render(Page("A page", [], [Chapter("one", "One", "T.", claims)], {}), tmp_path)
+    frame = f'<iframe width="390" height="4000" style="border:0" srcdoc="{escape(text)}"></iframe>'
+    outer = tmp_path / "outer.html"
+    outer.write_text(f"<!DOCTYPE html><body>{frame}<script>{MEASURE}</script></body>")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=800,1000"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    seen = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-found="(\S+) (\S+) (\S+) (\S+) (\S+) (\S+)"', seen.stdout)
+    assert found, seen.stderr
+    width, figures, boxes, scrolls, left, whole = found.groups()
+    assert float(width) == 390
+    assert float(figures) <= 374
+    assert float(boxes) <= 374
+    # The caption stays where it is while the table moves.
+    assert (scrolls, left, whole) == ("true", "16", "true")
 
 
 def test_a_study_writes_its_report(tmp_path: Path) -> None:
