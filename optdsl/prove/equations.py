@@ -56,16 +56,22 @@ def sizes(program: Program) -> list[int]:
     return found
 
 
-def equation(program: Program, definition: Value, spelled: list[int]) -> str:
+def equation(
+    program: Program,
+    definition: Value,
+    spelled: list[int],
+    rewritten: Callable[[ast.Expression], ast.Expression] = lambda node: node,
+) -> str:
     """The equation of a `define`, with the names of other equations that it uses.
 
     `spelled` has the `sizes` of the program; an equation of more than `MAX_SHOWN` is left out.
+    `rewritten` gives the expression its final form.
     """
     named = program.operations[definition]
     (inner,) = named.arguments
     if spelled[inner] > MAX_SHOWN:
         return f"{named.attribute} = (an equation of more than {MAX_SHOWN} operations)"
-    return f"{named.attribute} = {expression(_node(program, inner))}"
+    return f"{named.attribute} = {expression(rewritten(_node(program, inner)))}"
 
 
 def spelled_value(program: Program, value: Value) -> str:

@@ -19,6 +19,7 @@ from optdsl.ir.types import Extent
 from optdsl.passes.specialize import in_kind
 from optdsl.plan.keys import tangent
 from optdsl.prove.equations import equation, sizes, spelled_value
+from optdsl.report.functions import named
 from optdsl.report.layout import WIDTH, table, unit_of
 from optdsl.syntax import ast
 from optdsl.syntax.format import combination, expression, reference, statement
@@ -109,7 +110,7 @@ def _of_program(program: Program) -> dict[str, dict[str, str]]:
 
 def _equations(program: Program) -> dict[str, str]:
     spelled = sizes(program)
-    lines = (equation(program, value, spelled) for value in program.equations.values())
+    lines = (equation(program, value, spelled, named) for value in program.equations.values())
     return dict(line.split(" = ", 1) for line in lines)
 
 

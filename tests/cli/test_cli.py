@@ -11,7 +11,10 @@ import pytest
 
 import optdsl
 from optdsl.cli import main
+from optdsl.diagnostics import Source
+from optdsl.report.specification import _equations
 from optdsl.specifications import library
+from optdsl.specifications.library import read
 
 GOOD = library.open_source("adam").text
 # Weight decay is declared and forgotten.
@@ -332,3 +335,46 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m optdsl show mada_legacy --ir | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("program MADALegacy\n", "")
+
+
+def test_the_page_on_a_modified_rule_keeps_functions_and_constants(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", "adamw with direction"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "m' = ema(m, g, beta1)",
+        "num = debias(m', beta1)",
+        "weight_decay * finite(theta)",
+        "direction.scale = stop_gradient(direction.length) / direction.length",
+    ):
+        assert text in told
+
+
+def test_functions_are_named_only_where_they_are_meant() -> None:
+    """What is shown takes the step of what it is shown for, to the bit."""
+    import torch
+
+    from optdsl import interpret
+
+    for text, shown in (
+        ("b * m + (1 - b) * g", "ema(m, g, b)"),
+        ("b * m + (1 - c) * g", "b * m + (1 - c) * g"),
+        ("b * m + (2 - b) * g", "b * m + (2 - b) * g"),
+        ("-(g / (1 - b^t))", "-debias(g, b)"),
+        ("g / (1 - b^2)", "g / (1 - b^2)"),
+        ("max(where(g - g == 0, g, 0), m)", "max(finite(g), m)"),
+        ("where(g - g == 0, m, 0)", "where(g - g == 0, m, 0)"),
+        ("where(g - g == 0, g, 1)", "where(g - g == 0, g, 1)"),
+    ):
+        rule = "optimizer A\nhyper b = 0.5 in [0, 1)\nhyper c = 0.5 in [0, 1)\nstate m = 0\n"
+        rule += "m' = {}\ntheta' = theta - c * b * m'\n"
+        first, second = (read(Source("a", rule.format(value))) for value in (text, shown))
+        (found,) = (e for e in _equations(first).items() if e[0] == "m'")
+        assert found[1] == shown
+        g, m = torch.tensor([1.5, torch.inf], dtype=torch.float64), torch.ones(2)
+        ends = [
+            interpret.step(p, m, g, {"m": m}, {"b": 0.3, "c": 0.7}, 3).parameter
+            for p in (first, second)
+        ]
+        torch.testing.assert_close(*ends, rtol=0, atol=0, equal_nan=True)
