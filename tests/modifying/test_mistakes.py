@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 import optdsl
 from optdsl.diagnostics import SpecError
 from optdsl.specifications import library
+from optdsl.verification import verify
 
 
 def made(directory: Path, combination: str, **files: str) -> type[torch.optim.Optimizer]:
@@ -96,14 +96,12 @@ def test_a_wrong_claim_comes_with_a_test_that_runs(tmp_path: Path) -> None:
     )
     with pytest.raises(SpecError, match="recovers base at w = 1") as caught:
         made(tmp_path, "AdamW with Grams, Mine", mine=mine)
-    text = re.sub(r"(?m)^[^|\n]*\| ?", "", str(caught.value))
-    lines = text.splitlines()
-    start = next(n for n, line in enumerate(lines) if "import optdsl" in line)
-    indent = len(lines[start]) - len(lines[start].lstrip())
-    end = next(n for n, line in enumerate(lines) if "assert_close" in line)
-    code = "\n".join(line[indent:] for line in lines[start : end + 1])
+    assert "`optdsl verify` prints a test that shows it" in str(caught.value)
+    found = verify(library.open_source(tmp_path / "made.opt"))
+    (refuted,) = (statement for statement in found if statement.test)
+    assert refuted.text.startswith("recovers base at w = 1")
     with pytest.raises(AssertionError, match="not close"):
-        exec(code, {})
+        exec(refuted.test, {})
 
 
 @pytest.mark.parametrize(
