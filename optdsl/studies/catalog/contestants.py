@@ -6,20 +6,14 @@ from optdsl.studies.runs.optimizers import Contestant, Learned
 
 ADAMW = Contestant(label="adamw", rule="adamw")
 MADA = Contestant(label="mada", rule="mada")
-# Quick grids are so short that the 50 steps before MADA's first update would be all.
-MADA_SOON = Contestant(
-    label="mada",
-    rule="mada",
-    learn={
-        **dict.fromkeys(
-            ("c", "rho", "kappa", "gamma"), Learned(hypers={"lr": 0.1}, clip=10.0, after=5)
-        ),
-        **dict.fromkeys(
-            ("beta1", "beta2"),
-            Learned(hypers={"lr": 5e-4}, clip=10.0, after=5, bounds=(0.01, 0.999)),
-        ),
-    },
-)
+# With the start and the learning of the paper, which `mada` had before studies compared them.
+_GATES = Learned(hypers={"lr": 0.1}, clip=10.0, after=50)
+_BETAS = Learned(hypers={"lr": 5e-4}, clip=10.0, after=50, bounds=(0.01, 0.999))
+PAPER_LEARNS = {
+    **dict.fromkeys(("c", "rho", "kappa", "gamma"), _GATES),
+    **dict.fromkeys(("beta1", "beta2"), _BETAS),
+}
+PAPER = Contestant(label="mada of the paper", rule="mada", hypers={"rho": 1.0}, learn=PAPER_LEARNS)
 HYPERADAM = Contestant(label="hyperadam", rule="hyperadam")
 # One coefficient, learned fast and by the sign of its hyper-gradient.
 SIGN = Contestant(
@@ -38,7 +32,6 @@ DIRECTION = Contestant(
     hypers={"beta2": 0.95},
     learn=ACROSS,
 )
-MADA_DIRECTION = Contestant(label="mada, β1 by direction", rule="mada with direction", learn=ACROSS)
 MEMBERS = (
     *(Contestant(label=rule, rule=rule) for rule in ("avgrad", "yogi", "adan")),
     Contestant(label="lion", rule="lion", scale=0.1),

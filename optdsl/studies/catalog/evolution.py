@@ -12,26 +12,19 @@ from optdsl.pages.charts import band, legend_beside
 from optdsl.pages.claims import Chapter, Chart, Claim, Table
 from optdsl.pages.statistics import spread
 from optdsl.studies.catalog.comparison import TrainingStudy, control_table
-from optdsl.studies.catalog.contestants import DIRECTION, MADA
+from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER, PAPER_LEARNS
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import PREFIX
-from optdsl.studies.runs.optimizers import Contestant, Learned
+from optdsl.studies.runs.optimizers import Contestant
 
-PER_TENSOR = Contestant(
-    label="mada per tensor",
-    rule="mada",
-    learn={
-        **{
-            name: Learned(hypers={"lr": 0.1}, clip=10.0, after=50, scope="tensor")
-            for name in ("c", "rho", "kappa", "gamma")
+# A tensor's own hyper-gradient of every coefficient.
+PER_TENSOR = PAPER.model_copy(
+    update={
+        "label": f"{PAPER.label}, per tensor",
+        "learn": {
+            name: how.model_copy(update={"scope": "tensor"}) for name, how in PAPER_LEARNS.items()
         },
-        **{
-            name: Learned(
-                hypers={"lr": 5e-4}, clip=10.0, after=50, scope="tensor", bounds=(0.01, 0.999)
-            )
-            for name in ("beta1", "beta2")
-        },
-    },
+    }
 )
 
 
@@ -44,7 +37,7 @@ class EvolutionStudy(TrainingStudy):
 
     study: Literal["evolution"] = "evolution"
     tasks: tuple[str, ...] = ("characters", "cnn")
-    contestants: tuple[Contestant, ...] = (MADA, PER_TENSOR, DIRECTION)
+    contestants: tuple[Contestant, ...] = (MADA, PAPER, PER_TENSOR, DIRECTION)
 
     title: ClassVar[str] = "Evolution"
     summary: ClassVar[str] = "the coefficients over training, one for all and per tensor"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -14,8 +14,8 @@ from optdsl.studies.catalog.contestants import (
     DIRECTION,
     HYPERADAM,
     MADA,
-    MADA_SOON,
     MEMBERS,
+    PAPER,
     PEERS,
     SIGN,
     absent,
@@ -34,12 +34,20 @@ class LossStudy(TrainingStudy):
 
     Attributes:
         contestants: The optimizers beside AdamW.
-        learner: The label of the one whose controls are run.
+        learners: The labels of those whose controls are run.
         defaults: Whether all are run at their default learning rates, too.
     """
 
-    contestants: tuple[Contestant, ...] = (MADA, HYPERADAM, SIGN, DIRECTION, *MEMBERS, *PEERS)
-    learner: str = "mada"
+    contestants: tuple[Contestant, ...] = (
+        MADA,
+        PAPER,
+        HYPERADAM,
+        SIGN,
+        DIRECTION,
+        *MEMBERS,
+        *PEERS,
+    )
+    learners: tuple[str, ...] = (MADA.label, PAPER.label)
     defaults: bool = True
 
     paper: ClassVar[str]
@@ -50,6 +58,9 @@ class LossStudy(TrainingStudy):
     def _tuned(self, known: Results, task: str) -> dict[str, Contestant]:
         pairs = ((c.label, self.tuned(known, self.trials(task, c))) for c in self._all())
         return {label: found for label, found in pairs if found is not None}
+
+    def _learners(self, known: Container[str]) -> list[str]:
+        return [label for label in self.learners if label in known]
 
     def runs(self, known: Results) -> Sequence[Run]:
         """See `Study`."""
@@ -69,16 +80,16 @@ class LossStudy(TrainingStudy):
         runs = {label: self.repeated(task, contestant) for label, contestant in tuned.items()}
         if ADAMW.label in tuned:
             runs[NOISE] = self.noise(task, tuned[ADAMW.label])
-        if self.learner in tuned:
-            controls = self.controlled(known, task, tuned[self.learner])
-            runs |= {f"{self.learner}, {kind}": controls[kind] for kind in CONTROLS}
+        for label in self._learners(tuned):
+            controls = self.controlled(known, task, tuned[label])
+            runs |= {f"{label}, {kind}": controls[kind] for kind in CONTROLS}
         return runs
 
     def chapter(self, known: Results) -> Chapter:
         """See `Study`."""
         told = (
             f"{self.summary[0].upper()}{self.summary[1:]}; {self.seeds} seeds. {self.budget()} "
-            "Controls: the learner with its coefficients fixed at their start, or at the values at "
+            "Controls: each MADA with its coefficients fixed at their start, or at the values at "
             "which it ended; a random walk with its step sizes; a straight path from its first to "
             "its last values; and AdamW with ε changed by a thousandth, which shows the noise."
         )
@@ -87,44 +98,46 @@ class LossStudy(TrainingStudy):
 
     def _claim(self, known: Results, task: str) -> Claim:
         runs = self._measured(known, task)
-        label, base = self.learner, ADAMW.label
+        base = ADAMW.label
         tables = []
-        criteria: tuple[Criterion, ...] = (Criterion("the runs are there", "they are not", None),)
+        criteria: list[Criterion] = []
         if base in runs:
             tables.append(loss_table(self, known, task, runs, base))
         if self.defaults:
             plain = {c.label: self.repeated(task, c) for c in self._all()}
             table = loss_table(self, known, task, plain, base)
             tables.append(replace(table, caption=f"{table.caption}; default learning rates"))
-        if base in runs and label in runs:
-            criteria = self._criteria(known, runs, label, base)
+        for label in self._learners(runs if base in runs else ()):
+            criteria += self._criteria(known, runs, label, base)
+        if not criteria:
+            criteria = [Criterion("the runs are there", "they are not", None)]
         charts = (loss_chart(f"{self.study}-{task}", known, task, runs),) if runs else ()
         return Claim(
             f"MADA ends lower than AdamW: {task}",
             self.paper,
             "Validation losses at equal steps, paired by seed, and at the time that AdamW took.",
-            criteria,
+            tuple(criteria),
             charts,
             tuple(tables),
         )
 
     def _criteria(
         self, known: Results, runs: dict[str, list[Training]], label: str, base: str
-    ) -> tuple[Criterion, ...]:
+    ) -> list[Criterion]:
         level = self.level(known, runs[NOISE], runs[base])
         against = [("AdamW, tuned with the same budget", runs[base])]
         against += [(f"itself with coefficients: {k}", runs[f"{label}, {k}"]) for k in CONTROLS]
-        criteria = []
+        criteria: list[Criterion] = []
         for words, other in against:
             found = self.compared(known, runs[label], other)
             lower = found.mean < -level and found.p < LEVEL
-            words = f"lower than {words}, by more than the noise of {level:.2g}, with p < {LEVEL}"
+            words = f"{label}: lower than {words}, by more than the noise of {level:.2g}"
             known_all = math.isfinite(found.mean + level + found.p)
-            criteria.append(Criterion(words, str(found), lower if known_all else None))
+            criteria.append(Criterion(f"{words}, with p < {LEVEL}", str(found), lower if known_all else None))
         train = self.compared(known, runs[label], runs[base], "train")
         met = train.mean < 0 if math.isfinite(train.mean) else None
-        criteria.append(Criterion("lower training loss than AdamW", str(train), met))
-        return tuple(criteria)
+        criteria.append(Criterion(f"{label}: lower training loss than AdamW", str(train), met))
+        return criteria
 
 
 class LanguageStudy(LossStudy):
@@ -144,7 +157,7 @@ class LanguageStudy(LossStudy):
     @classmethod
     def quick(cls) -> Self:
         """See `Study`."""
-        few = (MADA_SOON, SIGN, MEMBERS[-1], PEERS[-1])
+        few = (MADA, SIGN, MEMBERS[-1], PEERS[-1])
         return cls(seeds=2, scale=0.1, multipliers=(0.3, 1.0), contestants=few, defaults=False)
 
 
@@ -164,5 +177,5 @@ class VisionStudy(LossStudy):
     @classmethod
     def quick(cls) -> Self:
         """See `Study`."""
-        few = (MADA_SOON, SIGN, MEMBERS[1])
+        few = (MADA, SIGN, MEMBERS[1])
         return cls(seeds=2, scale=0.1, multipliers=(0.3, 1.0), contestants=few, defaults=False)

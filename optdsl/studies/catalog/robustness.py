@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from optdsl.pages.charts import heat_maps
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
 from optdsl.studies.catalog.comparison import TrainingStudy, control_table
-from optdsl.studies.catalog.contestants import DIRECTION, HYPERADAM, MADA, MADA_SOON
+from optdsl.studies.catalog.contestants import DIRECTION, HYPERADAM, MADA, PAPER
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
@@ -37,7 +37,7 @@ class RobustnessStudy(TrainingStudy):
     tasks: tuple[str, ...] = ("characters", "cnn")
     beta1s: tuple[float, ...] = (0.5, 0.7, 0.9, 0.95, 0.98)
     beta2s: tuple[float, ...] = (0.6, 0.8, 0.95, 0.99)
-    contestants: tuple[Contestant, ...] = (MADA, HYPERADAM, DIRECTION)
+    contestants: tuple[Contestant, ...] = (MADA, PAPER, HYPERADAM, DIRECTION)
     learner: str = "mada"
     rate: float = 1.0
 
@@ -54,7 +54,7 @@ class RobustnessStudy(TrainingStudy):
             tasks=("cnn",),
             beta1s=(0.5, 0.9, 0.98),
             beta2s=(0.6, 0.95),
-            contestants=(MADA_SOON, DIRECTION),
+            contestants=(MADA, DIRECTION),
         )
 
     def _started(self, task: str, contestant: Contestant, beta1: float, beta2: float) -> Contestant:

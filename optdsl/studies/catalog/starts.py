@@ -9,7 +9,7 @@ from pydantic import Field
 
 from optdsl.pages.claims import Chapter, Claim
 from optdsl.studies.catalog.comparison import ControlKind, TrainingStudy
-from optdsl.studies.catalog.contestants import DIRECTION, MADA, MADA_SOON
+from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER
 from optdsl.studies.catalog.start_cells import Arms, CellRuns, describe
 from optdsl.studies.catalog.start_tables import cell_table, chart, criteria
 from optdsl.studies.frame.values import Frozen, Results, Run
@@ -94,7 +94,7 @@ class StartsStudy(TrainingStudy):
     study: Literal["starts"] = "starts"
     tasks: tuple[str, ...] = ("characters", "cnn", "recurrent", "autoencoder")
     cells: tuple[Cell, ...] = Field(default=CELLS, min_length=1)
-    contestants: tuple[Contestant, ...] = (MADA, DIRECTION)
+    contestants: tuple[Contestant, ...] = (MADA, PAPER, DIRECTION)
     members: tuple[Member, ...] = Field(default=MEMBERS, min_length=1)
     factors: tuple[float, ...] = (3.0, 1 / 3)
     controls: tuple[ControlKind, ...] = ("start", "walk")
@@ -111,7 +111,7 @@ class StartsStudy(TrainingStudy):
             scale=0.1,
             tasks=("mlp",),
             cells=_cells((1.0, 0.9, 0.95), (3.0, 0.98, 0.6)),
-            contestants=(MADA_SOON, DIRECTION),
+            contestants=(MADA, DIRECTION),
         )
 
     def started(

@@ -17,7 +17,7 @@ from optdsl.studies.catalog.contestants import (
     ADAMW,
     DIRECTION,
     MADA,
-    MADA_SOON,
+    PAPER,
     PEERS,
     SIGN,
     absent,
@@ -50,7 +50,10 @@ class WorkloadsStudy(TrainingStudy):
 
     study: Literal["workloads"] = "workloads"
     tasks: tuple[str, ...] = tuple(TASKS)
-    contestants: tuple[Contestant, ...] = (_at(ADAMW), _at(MADA), _at(SIGN), _at(DIRECTION), *PEERS)
+    contestants: tuple[Contestant, ...] = (
+        *map(_at, (ADAMW, MADA, PAPER, SIGN, DIRECTION)),
+        *PEERS,
+    )
     learner: str = "mada"
 
     title: ClassVar[str] = "Twelve workloads"
@@ -61,16 +64,11 @@ class WorkloadsStudy(TrainingStudy):
     def quick(cls) -> Self:
         """See `Study`."""
         tasks = ("mlp", "autoencoder", "diffusion", "logistic", "least_squares", "rosenbrock")
-        quick = tuple(
-            _at(MADA_SOON) if c.label == MADA.label else c
-            for c in cls.model_fields["contestants"].default
-        )
         return cls(
             seeds=2,
             scale=0.2,
             tasks=(*tasks, "saddle"),
             multipliers=(0.3, 1.0, 3.0),
-            contestants=quick,
         )
 
     def training(
