@@ -133,7 +133,8 @@ class LossStudy(TrainingStudy):
             lower = found.mean < -level and found.p < LEVEL
             words = f"{label}: lower than {words}, by more than the noise of {level:.2g}"
             known_all = math.isfinite(found.mean + level + found.p)
-            criteria.append(Criterion(f"{words}, with p < {LEVEL}", str(found), lower if known_all else None))
+            met = lower if known_all else None
+            criteria.append(Criterion(f"{words}, with p < {LEVEL}", str(found), met))
         train = self.compared(known, runs[label], runs[base], "train")
         met = train.mean < 0 if math.isfinite(train.mean) else None
         criteria.append(Criterion(f"{label}: lower training loss than AdamW", str(train), met))
