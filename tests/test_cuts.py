@@ -26,6 +26,7 @@ from optdsl.plan.text import parse_plan, print_plan
 from optdsl.report.plan import describe_plan
 from optdsl.schedule import cheapest
 from optdsl.specifications import library
+from tests.paper import SIX, six_source
 from tests.test_plans import program
 
 # Memory is dear, or arithmetic is.
@@ -170,14 +171,14 @@ def test_a_bound_is_a_number_of_bytes(bound: object) -> None:
 )
 def test_a_bound_that_nothing_keeps_says_what_the_least_is(backend: str, least: int) -> None:
     with pytest.raises(OptionError, match=rf"is too little for MADA, .* at least {least} bytes"):
-        optdsl.load("mada", backend=backend, state_bytes=least - 1)
-    assert optdsl.load("mada", backend=backend, state_bytes=least)
+        optdsl.load("mada", learn=SIX, backend=backend, state_bytes=least - 1)
+    assert optdsl.load("mada", learn=SIX, backend=backend, state_bytes=least)
     assert optdsl.load("adam", backend=backend, state_bytes=8)
 
 
 def test_the_page_lists_the_plans_that_nothing_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTDSL_BALANCE", "0.001,0.1")
-    mada = library.open_source("mada")
+    mada = six_source()
     page = describe_plan(mada, bound=32)
     assert "State: 32 bytes per parameter" in page
     assert "Possible plans, at 0.001 ns a byte and 0.1 ns an operation" in page
