@@ -21,6 +21,8 @@ SIX_LEARNED = "`mada`, six coefficients learned"
 ROWS: dict[str, tuple[str, LearnOption, tuple[Role, ...]]] = {
     "`adam`": ("adam", False, (Role.STEP,)),
     "`mada`, nothing learned": ("mada", False, (Role.STEP,)),
+    "`mada`, learned, overlapped": ("mada", True, (Role.FUSED,)),
+    "`mada`, learned, exact": ("mada", True, (Role.COMPLETE, Role.STEP_COMPLETED)),
     f"{SIX_LEARNED}, overlapped": ("mada", SIX, (Role.FUSED,)),
     f"{SIX_LEARNED}, exact": ("mada", SIX, (Role.COMPLETE, Role.STEP_COMPLETED)),
 }
@@ -112,10 +114,10 @@ def test_what_a_plan_computes_is_weighed_as_the_page_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["show", "mada", "--plan"]) == 0
-    assert "replay 28 bytes 64 bytes 526 " in " ".join(capsys.readouterr().out.split())
+    assert "replay 28 bytes 64 bytes 403 " in " ".join(capsys.readouterr().out.split())
     prices = {opcode: TABLE[opcode].laws.price for opcode in ("sqrt", "div", "pow")}
     assert prices == {"sqrt": 10, "div": 10, "pow": 50}
-    assert "So the last line is 526 there" in PAGE
+    assert "The learned `mada` is 403 there" in PAGE
 
 
 def test_the_python_of_the_page_runs() -> None:
