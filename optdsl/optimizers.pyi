@@ -1274,15 +1274,15 @@ class MADA(CompiledOptimizer):
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
-        beta1: 0.9 by default, in [0, 1); learned by sgd in [0.01, 0.999]
+        beta1: 0.9 by default, in [0, 1); learned by sgd in [0, 0.99], on its sign
         eps: 1e-06 by default, in [0, inf)
-        beta2: 0.95 by default, in [0, 1); learned by sgd in [0.01, 0.999]
+        beta2: 0.95 by default, in [0, 1)
         weight_decay: 0 by default, in [0, inf)
         lr_ratio: 0.1 by default, in [0, inf)
-        c: 1 by default, in [0, 1]; learned by sgd in [0, 1]
-        rho: 1 by default, in [0, 1]; learned by sgd in [0, 1]
-        kappa: 0 by default, in [0, 1]; learned by sgd in [0, 1]
-        gamma: 1 by default, in [0, 1]; learned by sgd in [0, 1]
+        c: 1 by default, in [0, 1]
+        rho: 0.5 by default, in [0, 1]; learned by sgd in [0, 1], on its sign
+        kappa: 0 by default, in [0, 1]
+        gamma: 1 by default, in [0, 1]
         adan_beta2: 0.92 by default, in [0, 1)
         lion_beta1: 0.9 by default, in [0, 1)
         lion_beta2: 0.99 by default, in [0, 1)
@@ -1299,7 +1299,7 @@ class MADA(CompiledOptimizer):
         weight_decay: float | Tensor = 0.0,
         lr_ratio: float | Tensor = 0.1,
         c: float | Tensor = 1.0,
-        rho: float | Tensor = 1.0,
+        rho: float | Tensor = 0.5,
         kappa: float | Tensor = 0.0,
         gamma: float | Tensor = 1.0,
         adan_beta2: float | Tensor = 0.92,
