@@ -130,7 +130,7 @@ def planned(
             keep(pending("theta"), old)
         elif found is not None:
             again.alive[old] = found
-    new = again.values(roots)
+    new = _from_the_old(program, again, roots) if old in kept.values() else again.values(roots)
     if new is None:
         return None
     nexts = {s.name: new[s.next] for s in advanced}
@@ -156,6 +156,22 @@ def recoverable(program: Program, again: Rematerialization, lagging: bool, round
     old = parameter_of(program)
     nexts = [s.next for s in program.states] if lagging else []
     return not rounded and old not in upstream(program.operations, nexts, again.alive)
+
+
+def _from_the_old(
+    program: Program, again: Rematerialization, roots: Sequence[Value]
+) -> dict[Value, Value] | None:
+    """Values of a step whose old parameter is kept; None if one cannot be computed.
+
+    They are not computed from the new parameter where they need not be: it is found as something
+    else may have changed it between two steps. Differences between the old one, as it was, and the
+    new one would change with it.
+    """
+    alive = again.alive
+    again.alive = {value: found for value, found in alive.items() if value != program.parameter}
+    new = again.values(roots)
+    again.alive = alive
+    return again.values(roots) if new is None else new
 
 
 def _leaf(builder: Builder, state: State) -> Value:

@@ -1,6 +1,7 @@
 """Hyper-gradients are the derivatives of the loss by the hyperparameters."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,6 +109,37 @@ def test_a_gradient_of_zero_is_a_gradient(order: str) -> None:
     recorded.step(torch.tensor([1.0, 2.0]))
     assert recorded.step(torch.zeros(2)) == 0
     assert recorded.step(torch.tensor([1.0, 2.0])) == 0
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("spec", "edit"),
+    [
+        *((spec, lambda x: x.mul_(0.5)) for spec in ("adaptivity", "memory", "mada")),
+        # The old parameter is kept: nothing of the step before is computed from the new one.
+        ("adaptivity", lambda x: x.view(-1)[:1].fill_(torch.inf)),
+        ("adaptivity", lambda x: x.fill_(torch.nan)),
+    ],
+)
+def test_a_parameter_may_be_changed_between_two_steps(
+    spec: str, edit: Callable[[Tensor], object], order: str
+) -> None:
+    """As where tangents are stored, which no change of a parameter can reach."""
+    found = []
+    for backend in ("auto", "eager"):
+        cls = optdsl.load(spec, backend=backend, order=order)
+        optimizer = cls(parameters(), lr=0.01)
+        train(optimizer, range(TAKEN))
+        gradients = [p.grad for p in held(optimizer)]
+        for parameter, gradient in zip(held(optimizer), gradients, strict=True):
+            edit(parameter.detach())
+            parameter.grad = gradient
+        optimizer.step()
+        metrics = optimizer.metrics().items()
+        found.append({n: value for n, value in metrics if n.startswith("hypergradient/")})
+    compiled, stored = found
+    assert compiled == pytest.approx(stored, rel=1e-9, abs=1e-12)
+    assert any(stored.values())
 
 
 def test_the_dot_product_is_accurate_for_half_precision() -> None:
