@@ -94,8 +94,8 @@ static int returned(const Python *py, void *object, void *result)
 }
 
 /* Whether a tensor is to be read as its negative, which DLPack does not tell. It is not asked of
-   states every time, since it would take a tenth of a step of many small tensors. Only setting their
-   data to a negative view of the same memory makes them one. */
+   states every time, since that would take a tenth of a step of many small tensors. They become one
+   only if their data are set to a negative view of the same memory. */
 static int negated(const Python *py, void *object)
 {
     return !returned(py, py->no, py->call(py->is_neg, object, NULL));

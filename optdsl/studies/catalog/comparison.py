@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from optdsl.pages.charts import band, legend_beside
 from optdsl.pages.claims import Chart, Table
 from optdsl.pages.statistics import Paired, paired, spread
+from optdsl.studies.catalog.settings import DIFFERENT, SOME, Positive, Task, learns
 from optdsl.studies.frame.study import Study
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import Control
@@ -45,9 +46,9 @@ class TrainingStudy(Study):
         images: A directory for the tasks of images.
     """
 
-    tasks: tuple[str, ...]
-    scale: float = 1.0
-    multipliers: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT]
+    scale: Positive = 1.0
+    multipliers: Annotated[tuple[Positive, ...], SOME, DIFFERENT] = (0.1, 0.3, 1.0, 3.0)
     text: Path | None = None
     images: Path | None = None
 
@@ -113,7 +114,12 @@ class TrainingStudy(Study):
         learner: Contestant,
         kinds: Sequence[ControlKind] = CONTROLS,
     ) -> dict[str, list[Training]]:
-        """Returns the controls of a learner that can be named so far, by kind, each seed's own."""
+        """Returns the controls of a learner that can be named so far, by kind, each seed's own.
+
+        There are none of an optimizer that learns nothing.
+        """
+        if not learns(learner):
+            return {}
         learned = [run for run in self.repeated(task, learner) if known.of(run) is not None]
         return {
             kind: self.repeated(task, learner.frozen())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from matplotlib.figure import Figure
 
@@ -13,6 +13,7 @@ from optdsl.pages.claims import Chapter, Chart, Claim, Table
 from optdsl.pages.statistics import spread
 from optdsl.studies.catalog.comparison import TrainingStudy, control_table
 from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER, PAPER_LEARNS
+from optdsl.studies.catalog.settings import DIFFERENT, SOME, Started, Task
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import PREFIX
 from optdsl.studies.runs.optimizers import Contestant
@@ -36,8 +37,8 @@ class EvolutionStudy(TrainingStudy):
     """
 
     study: Literal["evolution"] = "evolution"
-    tasks: tuple[str, ...] = ("characters", "cnn")
-    contestants: tuple[Contestant, ...] = (MADA, PAPER, PER_TENSOR, DIRECTION)
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = ("characters", "cnn")
+    contestants: Annotated[tuple[Started, ...], DIFFERENT] = (MADA, PAPER, PER_TENSOR, DIRECTION)
 
     title: ClassVar[str] = "Evolution"
     summary: ClassVar[str] = "the coefficients over training, one for all and per tensor"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from optdsl.pages.claims import Chapter, Claim, Criterion
 from optdsl.studies.catalog.comparison import CONTROLS, TrainingStudy, loss_chart, loss_table
@@ -21,6 +21,7 @@ from optdsl.studies.catalog.contestants import (
     absent,
     installed,
 )
+from optdsl.studies.catalog.settings import BESIDE_ADAMW, DIFFERENT, SOME, Started, Task
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
@@ -38,7 +39,7 @@ class LossStudy(TrainingStudy):
         defaults: Whether all are run at their default learning rates, too.
     """
 
-    contestants: tuple[Contestant, ...] = (
+    contestants: Annotated[tuple[Started, ...], DIFFERENT, BESIDE_ADAMW] = (
         MADA,
         PAPER,
         HYPERADAM,
@@ -82,7 +83,7 @@ class LossStudy(TrainingStudy):
             runs[NOISE] = self.noise(task, tuned[ADAMW.label])
         for label in self._learners(tuned):
             controls = self.controlled(known, task, tuned[label])
-            runs |= {f"{label}, {kind}": controls[kind] for kind in CONTROLS}
+            runs |= {f"{label}, {kind}": found for kind, found in controls.items()}
         return runs
 
     def chapter(self, known: Results) -> Chapter:
@@ -126,7 +127,11 @@ class LossStudy(TrainingStudy):
     ) -> list[Criterion]:
         level = self.level(known, runs[NOISE], runs[base])
         against = [("AdamW, tuned with the same budget", runs[base])]
-        against += [(f"itself with coefficients: {k}", runs[f"{label}, {k}"]) for k in CONTROLS]
+        against += [
+            (f"itself with coefficients: {kind}", runs[f"{label}, {kind}"])
+            for kind in CONTROLS
+            if f"{label}, {kind}" in runs
+        ]
         criteria: list[Criterion] = []
         for words, other in against:
             found = self.compared(known, runs[label], other)
@@ -145,7 +150,7 @@ class LanguageStudy(LossStudy):
     """Characters of a text."""
 
     study: Literal["language"] = "language"
-    tasks: tuple[str, ...] = ("characters",)
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = ("characters",)
 
     title: ClassVar[str] = "Language"
     summary: ClassVar[str] = "a character transformer on real text"
@@ -166,7 +171,7 @@ class VisionStudy(LossStudy):
     """Images."""
 
     study: Literal["vision"] = "vision"
-    tasks: tuple[str, ...] = ("cnn", "resnet")
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = ("cnn", "resnet")
 
     title: ClassVar[str] = "Vision"
     summary: ClassVar[str] = "a convolutional and a residual network on images"

@@ -6,14 +6,25 @@ import math
 from collections.abc import Sequence
 from itertools import product
 from statistics import fmean
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from matplotlib.figure import Figure
+from pydantic import model_validator
 
 from optdsl.pages.charts import heat_maps
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
 from optdsl.studies.catalog.comparison import TrainingStudy, control_table
 from optdsl.studies.catalog.contestants import DIRECTION, HYPERADAM, MADA, PAPER
+from optdsl.studies.catalog.settings import (
+    BESIDE_ADAMW,
+    DIFFERENT,
+    SOME,
+    Beta,
+    Listed,
+    Positive,
+    Task,
+    startable,
+)
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.studies.runs.training import Training
@@ -34,12 +45,17 @@ class RobustnessStudy(TrainingStudy):
     """
 
     study: Literal["robustness"] = "robustness"
-    tasks: tuple[str, ...] = ("characters", "cnn")
-    beta1s: tuple[float, ...] = (0.5, 0.7, 0.9, 0.95, 0.98)
-    beta2s: tuple[float, ...] = (0.6, 0.8, 0.95, 0.99)
-    contestants: tuple[Contestant, ...] = (MADA, PAPER, HYPERADAM, DIRECTION)
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = ("characters", "cnn")
+    beta1s: Annotated[tuple[Beta, ...], SOME, DIFFERENT] = (0.5, 0.7, 0.9, 0.95, 0.98)
+    beta2s: Annotated[tuple[Beta, ...], SOME, DIFFERENT] = (0.6, 0.8, 0.95, 0.99)
+    contestants: Annotated[tuple[Listed, ...], DIFFERENT, BESIDE_ADAMW] = (
+        MADA,
+        PAPER,
+        HYPERADAM,
+        DIRECTION,
+    )
     learner: str = "mada"
-    rate: float = 1.0
+    rate: Positive = 1.0
 
     title: ClassVar[str] = "Robustness"
     summary: ClassVar[str] = "the grid of starts of β1 and β2, training and validation"
@@ -56,6 +72,13 @@ class RobustnessStudy(TrainingStudy):
             beta2s=(0.6, 0.95),
             contestants=(MADA, DIRECTION),
         )
+
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        for number, contestant in enumerate(self.contestants):
+            cells = (self._started(self.tasks[0], contestant, *cell) for cell in self._cells())
+            startable(("contestants", number), cells)
+        return self
 
     def _started(self, task: str, contestant: Contestant, beta1: float, beta2: float) -> Contestant:
         rate = self.rate * find_task(task).learning_rate

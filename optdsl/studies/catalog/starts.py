@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import model_validator
 
+from optdsl.diagnostics import nearest
 from optdsl.pages.claims import Chapter, Claim
 from optdsl.studies.catalog.comparison import ControlKind, TrainingStudy
 from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER
+from optdsl.studies.catalog.settings import (
+    DIFFERENT,
+    SOME,
+    Beta,
+    Listed,
+    Positive,
+    Task,
+    mistake,
+    startable,
+)
 from optdsl.studies.catalog.start_cells import Arms, CellRuns, describe
 from optdsl.studies.catalog.start_tables import cell_table, chart, criteria
 from optdsl.studies.frame.values import Frozen, Results, Run
 from optdsl.studies.runs.optimizers import Contestant
 from optdsl.training.tasks import find_task
+
+BETAS = ("beta1", "beta2")  # what learners and most members call them
 
 
 class Cell(Frozen):
@@ -26,9 +39,9 @@ class Cell(Frozen):
         beta2: The start of β2.
     """
 
-    rate: float
-    beta1: float
-    beta2: float
+    rate: Positive
+    beta1: Beta
+    beta2: Beta
 
     def __str__(self) -> str:
         """Says it in a cell of a table."""
@@ -40,11 +53,28 @@ class Member(Frozen):
 
     Attributes:
         contestant: The optimizer.
-        betas: Its hyperparameters that start at the β1 and β2 of the cell.
+        betas: Its hyperparameters that start at the β1 and β2 of the cell, as far as it has them.
     """
 
-    contestant: Contestant
-    betas: tuple[str, ...] = ("beta1", "beta2")
+    contestant: Listed
+    betas: tuple[str, ...] = BETAS
+
+    @model_validator(mode="after")
+    def _has_the_betas(self) -> Self:
+        if self.contestant.foreign:
+            return self
+        known = self.contestant.elaboration().program.defaults
+        for number, name in enumerate(self.betas):
+            if name not in known and name not in BETAS:
+                hint = nearest(name, known) or f"its hyperparameters are {', '.join(known)}"
+                told = f"{self.contestant.label} has no hyperparameter '{name}': {hint}"
+                raise mistake(("betas", number), told)
+        return self
+
+    @property
+    def label(self) -> str:
+        """That of the optimizer."""
+        return self.contestant.label
 
 
 def _cells(*starts: tuple[float, float, float]) -> tuple[Cell, ...]:
@@ -92,11 +122,16 @@ class StartsStudy(TrainingStudy):
     """
 
     study: Literal["starts"] = "starts"
-    tasks: tuple[str, ...] = ("characters", "cnn", "recurrent", "autoencoder")
-    cells: tuple[Cell, ...] = Field(default=CELLS, min_length=1)
-    contestants: tuple[Contestant, ...] = (MADA, PAPER, DIRECTION)
-    members: tuple[Member, ...] = Field(default=MEMBERS, min_length=1)
-    factors: tuple[float, ...] = (3.0, 1 / 3)
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = (
+        "characters",
+        "cnn",
+        "recurrent",
+        "autoencoder",
+    )
+    cells: Annotated[tuple[Cell, ...], SOME, DIFFERENT] = CELLS
+    contestants: Annotated[tuple[Listed, ...], DIFFERENT] = (MADA, PAPER, DIRECTION)
+    members: Annotated[tuple[Member, ...], SOME, DIFFERENT] = MEMBERS
+    factors: Annotated[tuple[Positive, ...], DIFFERENT] = (3.0, 1 / 3)
     controls: tuple[ControlKind, ...] = ("start", "walk")
 
     title: ClassVar[str] = "Good and bad starts"
@@ -114,6 +149,16 @@ class StartsStudy(TrainingStudy):
             contestants=(MADA, DIRECTION),
         )
 
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        every = [Member(contestant=learner) for learner in self.contestants] + [*self.members]
+        for number, cell in enumerate(self.cells):
+            startable(
+                ("cells", number),
+                (self.started(self.tasks[0], cell, m.contestant, m.betas) for m in every),
+            )
+        return self
+
     def started(
         self, task: str, cell: Cell, contestant: Contestant, betas: Sequence[str]
     ) -> Contestant:
@@ -126,7 +171,7 @@ class StartsStudy(TrainingStudy):
 
     def cell_runs(self, known: Results, task: str, cell: Cell, learner: Contestant) -> CellRuns:
         """Returns the runs of a cell that can be named so far."""
-        ours = self.started(task, cell, learner, ("beta1", "beta2"))
+        ours = self.started(task, cell, learner, BETAS)
         members = [self.started(task, cell, m.contestant, m.betas) for m in self.members]
         others: Arms = self.controlled(known, task, ours, self.controls)
         for factor in self.factors:

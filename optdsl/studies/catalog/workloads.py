@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from matplotlib.figure import Figure
 
@@ -23,6 +23,7 @@ from optdsl.studies.catalog.contestants import (
     absent,
     installed,
 )
+from optdsl.studies.catalog.settings import DIFFERENT, SOME, Started, Task
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.controls import Control
 from optdsl.studies.runs.optimizers import Contestant
@@ -49,8 +50,8 @@ class WorkloadsStudy(TrainingStudy):
     """
 
     study: Literal["workloads"] = "workloads"
-    tasks: tuple[str, ...] = tuple(TASKS)
-    contestants: tuple[Contestant, ...] = (
+    tasks: Annotated[tuple[Task, ...], SOME, DIFFERENT] = tuple(TASKS)
+    contestants: Annotated[tuple[Started, ...], DIFFERENT] = (
         *map(_at, (ADAMW, MADA, PAPER, SIGN, DIRECTION)),
         *PEERS,
     )

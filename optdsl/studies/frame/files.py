@@ -58,32 +58,53 @@ def read_study(path: Path, known: Mapping[str, type[Study]]) -> Study:
 
 def _told(path: Path, root: Any, error: ValidationError, cls: type[Study]) -> str:
     """Returns all mistakes in one line, each with its line and its field."""
-    parts = []
+    found = []
     for item in error.errors():
-        place = item["loc"]
+        line, place = _found(root, item["loc"], item["type"] == "missing")
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if item["type"] == "extra_forbidden":
             hint = nearest(str(place[-1]), cls.model_fields) if len(place) == 1 else ""
             message = "there is no such setting" + (f": {hint}" if hint else "")
-        field = ".".join(map(str, place)) or "the study"
-        parts.append(f"line {_line(root, place)}, {field}: {message}")
+        found.append((line, place, message))
+    parts = []
+    for line, place, message in found:
+        # What may be one of several things, and has parts, is meant as the one that has parts.
+        if not any(len(part) > len(place) > 0 and part[: len(place)] == place
+                   for _, part, _ in found):  # fmt: skip
+            field = ".".join(map(str, place)) or "the study"
+            parts.append(f"line {line}, {field}: {message}")
     return f"{path}, {'; '.join(parts)}"
 
 
 def _line(node: Any, place: tuple[int | str, ...]) -> int:
     """Returns the line of a field, or of the nearest one around it, counted from 1."""
+    return _found(node, place, True)[0]
+
+
+def _found(
+    node: Any, place: tuple[int | str, ...], missing: bool
+) -> tuple[int, tuple[int | str, ...]]:
+    """Returns the line of a field, as `_line` does, and the steps to it that the document has.
+
+    Args:
+        node: The document.
+        place: The steps to the field, and names of types where it may be one of several things.
+        missing: Whether the last step is a field that the document lacks.
+    """
     line: int = node.start_mark.line + 1
+    steps: list[int | str] = []
     for step in place:
         if isinstance(node, yaml.MappingNode):
             pairs = [(key, value) for key, value in node.value if key.value == str(step)]
             if not pairs:
-                return line
+                continue
             line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             if step >= len(node.value):
-                return line
+                break
             node = node.value[step]
             line = node.start_mark.line + 1
         else:
-            return line
-    return line
+            continue
+        steps.append(step)
+    return line, (*steps, place[-1]) if missing and place else tuple(steps)
