@@ -1274,7 +1274,7 @@ class MADA(CompiledOptimizer):
 
     Hyperparameters:
         lr: 0.0006 by default, in [0, inf)
-        beta1: 0.9 by default, in [0, 1); learned by sgd in [0, 0.99], on its sign
+        beta1: 0.9 by default, in [0, 1)
         eps: 1e-06 by default, in [0, inf)
         beta2: 0.95 by default, in [0, 1)
         weight_decay: 0 by default, in [0, inf)

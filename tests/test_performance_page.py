@@ -114,10 +114,10 @@ def test_what_a_plan_computes_is_weighed_as_the_page_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["show", "mada", "--plan"]) == 0
-    assert "replay 28 bytes 64 bytes 403 " in " ".join(capsys.readouterr().out.split())
+    assert "live 24 bytes 60 bytes 310 " in " ".join(capsys.readouterr().out.split())
     prices = {opcode: TABLE[opcode].laws.price for opcode in ("sqrt", "div", "pow")}
     assert prices == {"sqrt": 10, "div": 10, "pow": 50}
-    assert "The learned `mada` is 403 there" in PAGE
+    assert "The learned `mada` is 310 there" in PAGE
 
 
 def test_the_python_of_the_page_runs() -> None:

@@ -8,7 +8,13 @@ from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from optdsl.pages.claims import Chapter, Claim, Criterion
-from optdsl.studies.catalog.comparison import CONTROLS, TrainingStudy, loss_chart, loss_table
+from optdsl.studies.catalog.comparison import (
+    CONTROLS,
+    NAMES,
+    TrainingStudy,
+    loss_chart,
+    loss_table,
+)
 from optdsl.studies.catalog.contestants import (
     ADAMW,
     DIRECTION,
@@ -128,7 +134,7 @@ class LossStudy(TrainingStudy):
         level = self.level(known, runs[NOISE], runs[base])
         against = [("AdamW, tuned with the same budget", runs[base])]
         against += [
-            (f"itself with coefficients: {kind}", runs[f"{label}, {kind}"])
+            (f"itself with coefficients: {NAMES[kind]}", runs[f"{label}, {kind}"])
             for kind in CONTROLS
             if f"{label}, {kind}" in runs
         ]
@@ -141,8 +147,9 @@ class LossStudy(TrainingStudy):
             met = lower if known_all else None
             criteria.append(Criterion(f"{words}, with p < {LEVEL}", str(found), met))
         train = self.compared(known, runs[label], runs[base], "train")
-        met = train.mean < 0 if math.isfinite(train.mean) else None
-        criteria.append(Criterion(f"{label}: lower training loss than AdamW", str(train), met))
+        met = train.mean < 0 and train.p < LEVEL if math.isfinite(train.mean + train.p) else None
+        words = f"{label}: lower training loss than AdamW, with p < {LEVEL}"
+        criteria.append(Criterion(words, str(train), met))
         return criteria
 
 
