@@ -10,7 +10,7 @@ from pydantic import model_validator
 from optdsl.diagnostics import nearest
 from optdsl.pages.claims import Chapter, Claim
 from optdsl.studies.catalog.comparison import ControlKind, TrainingStudy
-from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER
+from optdsl.studies.catalog.contestants import DIRECTION, MADA, PAPER, STEERED
 from optdsl.studies.catalog.settings import (
     DIFFERENT,
     SOME,
@@ -129,7 +129,7 @@ class StartsStudy(TrainingStudy):
         "autoencoder",
     )
     cells: Annotated[tuple[Cell, ...], SOME, DIFFERENT] = CELLS
-    contestants: Annotated[tuple[Listed, ...], DIFFERENT] = (MADA, PAPER, DIRECTION)
+    contestants: Annotated[tuple[Listed, ...], DIFFERENT] = (MADA, STEERED, PAPER, DIRECTION)
     members: Annotated[tuple[Member, ...], SOME, DIFFERENT] = MEMBERS
     factors: Annotated[tuple[Positive, ...], DIFFERENT] = (3.0, 1 / 3)
     controls: tuple[ControlKind, ...] = ("start", "walk")
