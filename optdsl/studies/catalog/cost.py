@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from optdsl.pages.charts import COLOURS
 from optdsl.pages.claims import Chapter, Chart, Claim, Criterion, Table
-from optdsl.studies.catalog.contestants import HYPERADAM, MADA, MEMBERS
+from optdsl.studies.catalog.contestants import HYPERADAM, MADA, MEMBERS, PAPER
 from optdsl.studies.frame.study import Study
 from optdsl.studies.frame.values import Results, Run
 from optdsl.studies.runs.cost import AUTOGRAD, Cost
@@ -23,6 +23,7 @@ CONTESTANTS = (
     HYPERADAM,
     Contestant(label="mada, fixed", rule="mada", learn=False),
     MADA,
+    PAPER,
 )
 
 
@@ -68,23 +69,24 @@ class CostStudy(Study):
             label: known.number(largest, f"state/{label}") + known.number(largest, f"graph/{label}")
             for label in labels
         }
-        time_ratio, size_ratio = ms[AUTOGRAD] / ms["mada"], size[AUTOGRAD] / size["mada"]
+        ours = PAPER.label  # it learns what the other one learns
+        time_ratio, size_ratio = ms[AUTOGRAD] / ms[ours], size[AUTOGRAD] / size[ours]
         known_all = all(map(math.isfinite, (time_ratio, size_ratio)))
         criteria = (
             Criterion(
-                "a compiled step takes at most half the time of one by autograd",
-                f"{ms['mada']:.2f} ms and {ms[AUTOGRAD]:.2f} ms, a factor of {time_ratio:.1f}",
+                "a compiled step for six coefficients takes at most half the time of one by autograd",
+                f"{ms[ours]:.2f} ms and {ms[AUTOGRAD]:.2f} ms, a factor of {time_ratio:.1f}",
                 time_ratio >= 2 if known_all else None,
             ),
             Criterion(
                 "it holds at most half the bytes between steps",
-                f"{size['mada']:.0f} and {size[AUTOGRAD]:.0f} bytes per parameter",
+                f"{size[ours]:.0f} and {size[AUTOGRAD]:.0f} bytes per parameter",
                 size_ratio >= 2 if known_all else None,
             ),
             Criterion(
                 "it takes at most three times as long as a step of Adam",
-                f"{ms['mada'] / ms['adam']:.1f} times",
-                ms["mada"] <= 3 * ms["adam"] if known_all else None,
+                f"{ms[ours] / ms['adam']:.1f} times",
+                ms[ours] <= 3 * ms["adam"] if known_all else None,
             ),
         )
         rows = tuple(
