@@ -74,7 +74,7 @@ class CostStudy(Study):
         known_all = all(map(math.isfinite, (time_ratio, size_ratio)))
         criteria = (
             Criterion(
-                "a compiled step for six coefficients takes at most half the time of one by autograd",
+                "a compiled step of six coefficients takes at most half the time of autograd",
                 f"{ms[ours]:.2f} ms and {ms[AUTOGRAD]:.2f} ms, a factor of {time_ratio:.1f}",
                 time_ratio >= 2 if known_all else None,
             ),
