@@ -10,11 +10,12 @@ from torch import nn
 
 import optdsl
 from optdsl import Learn
+from tests.paper import SIX
 
 
 def stepped(**options: Any) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     parameter = nn.Parameter(torch.linspace(-1, 1, 6))
-    optimizer = optdsl.load("mada", backend="c", **options)([parameter])
+    optimizer = optdsl.load("mada", learn=SIX, backend="c", **options)([parameter])
     for _ in range(2):
         parameter.grad = torch.linspace(1, 2, 6)
         optimizer.step()

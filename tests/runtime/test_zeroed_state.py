@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import optdsl
 from optdsl import Learn
+from tests.paper import SIX
 
 from .helpers import ORDERS
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.broad(8)
 
 # "replay" and "live" plans, with one tangent and with several.
 RULES: dict[str, tuple[str, Any]] = {
-    "mada": ("mada", True),
+    "mada": ("mada", SIX),
     "adamw": ("adamw", {"lr": Learn("sgd", lr=1e-3, bounds=(0, 1))}),
     "sgd": ("sgd", {"lr": Learn("sgd", lr=1e-3, bounds=(0, 1))}),
     "momentum": (
@@ -86,7 +87,7 @@ def test_what_reads_a_state_that_was_set_to_zero_finds_no_step_pending(backend: 
     second.observe()
     second.step()
     assert all(map(torch.isfinite, map(torch.tensor, second.metrics().values())))
-    eager = optdsl.load("mada", backend="eager")(
+    eager = optdsl.load("mada", learn=SIX, backend="eager")(
         [{"params": copy.deepcopy(group["params"])} for group in optimizer.param_groups]
     )
     eager.load_state_dict(optimizer.state_dict())

@@ -219,9 +219,9 @@ def test_bounds_and_weight_vectors_are_those_of_the_specification(
     from optdsl.compose import blend_source
 
     path.write_text(blend_source(["adam", "lion"], None, str(tmp_path)).text)
-    comparison = compare(make("mada", str(path), steps=2))
-    mada, pair = (dict(entry.setup.spaces) for entry in comparison.entries)
-    assert mada["rho"] == Space(0, 1)
-    assert mada["beta1"] == Space(0.01, 0.999)
+    comparison = compare(make("mada", "hyperadam", str(path), steps=2))
+    mada, betas, pair = (dict(entry.setup.spaces) for entry in comparison.entries)
+    assert mada == {"rho": Space(0, 1)}
+    assert betas["beta1"] == Space(0.01, 0.999)
     assert pair == {"w_adam": Space(0, 1, "w"), "w_lion": Space(0, 1, "w")}
     assert dataclasses.asdict(comparison.entries[0].setup)["learning_rate"] == 6e-4
