@@ -48,8 +48,11 @@ def _pieces(line: str, width: int) -> list[str]:
     if line.strip().startswith("torch._foreach_"):
         return _listed(indent, "", line.strip(), "")
     if not equals or not name.isidentifier():
-        # One of several values that are listed on lines of their own.
-        return _listed(indent, "", line.strip()[:-1], ",") if line.endswith(",") else [line]
+        # One of several values that are listed on lines of their own, or a call on its own line.
+        if line.endswith(","):
+            return _listed(indent, "", line.strip()[:-1], ",")
+        called = line.endswith(")") and re.match(r"\s*[\w.]+\(", line)
+        return _listed(indent, "", line.strip(), "") if called else [line]
     places = list(_top(value))
     for operators in _BREAKS:
         cuts = [i for i in places if any(value.startswith(o, i) for o in operators)]
